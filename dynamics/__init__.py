@@ -1,0 +1,52 @@
+"""Pre-training dynamics: how embedding norms come to encode frequency and importance.
+
+Every command is one function here; nothing heavy is imported before it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamics.checkpoints.series import CheckpointSeries, open_series
+    from dynamics.config import StudySettings
+    from dynamics.corpus.count import count_corpus
+    from dynamics.corpus.counts import Counts, read_counts
+    from dynamics.report.figures import plot
+    from dynamics.study import run_study
+    from dynamics.tracking.run import Run
+    from dynamics.tracking.track import track
+    from dynamics.training.train import train
+
+__all__ = [
+    "CheckpointSeries",
+    "Counts",
+    "Run",
+    "StudySettings",
+    "count_corpus",
+    "open_series",
+    "plot",
+    "read_counts",
+    "run_study",
+    "track",
+    "train",
+]
+
+_HOMES = {
+    "CheckpointSeries": "dynamics.checkpoints.series",
+    "Counts": "dynamics.corpus.counts",
+    "Run": "dynamics.tracking.run",
+    "StudySettings": "dynamics.config",
+    "count_corpus": "dynamics.corpus.count",
+    "open_series": "dynamics.checkpoints.series",
+    "plot": "dynamics.report.figures",
+    "read_counts": "dynamics.corpus.counts",
+    "run_study": "dynamics.study",
+    "track": "dynamics.tracking.track",
+    "train": "dynamics.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dynamics' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

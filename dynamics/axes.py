@@ -1,0 +1,11 @@
+"""Aliases that give tensors their meaning; axes are letters.
+
+V tokens of the vocabulary (rows), D hidden size.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+EmbeddingMatrix = Float[Tensor, "V D"]
+TokenScores = Float[Tensor, " V"]
+HiddenVector = Float[Tensor, " D"]

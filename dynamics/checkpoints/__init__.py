@@ -1,0 +1,1 @@
+"""Checkpoint series, and one tensor of a checkpoint without its model."""

@@ -1,0 +1,207 @@
+"""One checkpoint: its tensors by role, read without the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynamics.checkpoints.architectures import (
+    FAMILIES,
+    Norm,
+    Role,
+    find_family,
+    find_roles,
+    gain_offset,
+    norm_type,
+)
+from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
+from dynamics.checkpoints.tensors import digest
+from dynamics.checkpoints.ties import is_tied
+from dynamics.checkpoints.weights import LocatedTensor, Weights
+from dynamics.errors import CheckpointError
+
+_REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model at one step of its training; nothing is read before it is asked for.
+
+    Attributes:
+        place: Its folder, or where else its files are.
+        step: Training steps taken.
+        tokens: Tokens trained on up to this step, where the series knows.
+    """
+
+    place: Path | FileStore
+    step: int
+    tokens: int | None = None
+
+    @cached_property
+    def store(self) -> FileStore:
+        """Where its files are."""
+        return LocalFolder(self.place) if isinstance(self.place, Path) else self.place
+
+    @property
+    def path(self) -> Path | None:
+        """Its folder, None when its files are on a hub."""
+        return self.place if isinstance(self.place, Path) else None
+
+    @property
+    def name(self) -> str:
+        """Name of the folder or of the revision."""
+        return self.store.label
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit on a hub, None for a folder."""
+        return self.store.revision
+
+    @property
+    def commit(self) -> str | None:
+        """Hash of the commit on a hub; None for a folder, and before a tag was read from."""
+        return self.store.commit
+
+    @property
+    def traffic(self) -> Traffic:
+        """What reading it transferred so far."""
+        return self.store.traffic
+
+    def tensor(self, role: Role, rows: slice | None = None) -> torch.Tensor:
+        """Read one tensor, in the dtype on disk; of the others nothing is read.
+
+        Args:
+            role: Which one. `output_embedding` is the input embedding when they are tied.
+            rows: Which consecutive rows, all of them when None.
+
+        Returns:
+            Of shape (V, D) for embeddings, (V,) for the output bias, (D,) for the final norm. It
+            may be a view of the mapped file; changing it does not change the file.
+
+        Raises:
+            CheckpointError: The checkpoint has no such tensor, or a file is missing, damaged,
+                unsafe, of unknown layout or cannot be fetched.
+        """
+        return _contents(self).locate(role).read(rows)
+
+    def has(self, role: Role) -> bool:
+        """Whether the checkpoint has a tensor in this role."""
+        contents = _contents(self)
+        return role in contents.roles or (role == "output_embedding" and contents.tied)
+
+    def digest(self, role: Role) -> str:
+        """SHA-256 of a tensor's dtype, shape and values, whatever file format holds it."""
+        return digest(self.tensor(role))
+
+    def locate(self, role: Role) -> LocatedTensor:
+        """In which file a tensor is and where in it, of which dtype and shape.
+
+        Raises:
+            CheckpointError: As for `tensor`.
+        """
+        return _contents(self).locate(role)
+
+    def bytes(self, role: Role) -> int:
+        """Bytes of a tensor on disk."""
+        return _contents(self).locate(role).entry.nbytes
+
+    def file_sha256(self, role: Role) -> str | None:
+        """Hexadecimal SHA-256 of the whole file that holds a tensor.
+
+        A hub tells it without sending the file, or tells none (None); a file on disk is read.
+        """
+        return self.store.sha256(_contents(self).locate(role).filename)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output embedding is the input embedding."""
+        return _contents(self).tied
+
+    @property
+    def final_norm(self) -> Norm | None:
+        """Type of the norm before the output embedding, None when there is none or unknown."""
+        contents = _contents(self)
+        return norm_type(contents.family, contents.roles, contents.config)
+
+    def final_norm_gain(self) -> torch.Tensor | None:
+        """What the final norm multiplies each of the D features by; None without a weight for it.
+
+        This is the stored weight, except in models that multiply by 1 + weight.
+        """
+        if not self.has("final_norm_weight"):
+            return None
+        weight = self.tensor("final_norm_weight").float()
+        return weight + gain_offset(_contents(self).config)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding; often more than the tokenizer has entries."""
+        return _contents(self).locate("input_embedding").entry.shape[0]
+
+    @cached_property
+    def tokens_seen(self) -> int | None:
+        """Tokens trained on up to this step, None when nothing recorded it."""
+        if self.tokens is not None or self.path is None:
+            return self.tokens
+        if self.path.parent.name == "checkpoints":
+            training = read_json(LocalFolder(self.path.parent.parent), "train.json") or {}
+            if isinstance(per_step := training.get("tokens_per_step"), int):
+                return per_step * self.step
+        state = read_json(self.store, "trainer_state.json") or {}
+        recorded = state.get("num_input_tokens_seen")
+        return int(recorded) if recorded else None
+
+
+class _Contents:
+    """What a checkpoint holds; a tensor is looked up in its file when it is asked for."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+        self._weights = Weights(store)
+        name = find_family(self._weights)
+        if name is None:
+            raise CheckpointError(
+                f"{store.name}: no input embedding is known by these keys; matrices found are "
+                f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
+            )
+        self.family = FAMILIES[name]
+        self.roles = find_roles(self.family, self._weights)
+        key = self.roles["input_embedding"]
+        if len(shape := self._weights[key].entry.shape) != 2:
+            raise CheckpointError(
+                f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
+            )
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of config.json, empty when there is none."""
+        return read_json(self._store, "config.json") or {}
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the output embedding is the input embedding."""
+        return is_tied(self.family, self.roles, self._weights, self.config)
+
+    def locate(self, role: Role) -> LocatedTensor:
+        """Where the tensor in a role is; a tied output embedding is the input embedding."""
+        if role == "output_embedding" and self.tied:
+            role = "input_embedding"
+        if role not in self.roles:
+            found = ", ".join(self.roles)
+            raise CheckpointError(f"{self._store.name}: has no {role}; it has {found}")
+        return self._weights[self.roles[role]]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _contents(checkpoint: Checkpoint) -> _Contents:
+    return _Contents(checkpoint.store)
+
+
+def _largest_matrices(weights: Weights) -> str:
+    shapes = {key: weights[key].entry.shape for key in weights}
+    matrices = [key for key, shape in shapes.items() if len(shape) == 2]
+    matrices.sort(key=lambda key: shapes[key][0], reverse=True)
+    return ", ".join(f"{key} {shapes[key]}" for key in matrices[:8]) or "none"

@@ -1,0 +1,36 @@
+"""What a checkpoint file holds, whatever its format."""
+
+from collections.abc import Mapping
+
+from dynamics.checkpoints.entries import TensorEntry
+from dynamics.checkpoints.safetensors_files import index_safetensors
+from dynamics.checkpoints.sources import ByteSource
+from dynamics.checkpoints.torch_files import index_legacy, index_zip
+from dynamics.errors import CheckpointError
+
+_HEAD = 16
+
+
+def index_container(source: ByteSource) -> Mapping[str, TensorEntry]:
+    """The tensors of a file, by key; the format is told from its first bytes, not from its name.
+
+    Only headers are read: of the tensors not a byte.
+
+    Raises:
+        CheckpointError: The file is of no known format, damaged or unsafe; or, when a tensor is
+            asked for, where it should lie contradicts the file.
+    """
+    head = bytes(source.read(0, min(_HEAD, source.size)))
+    if head[8:9] == b"{":  # first: the length in front of it may look like any magic number
+        return index_safetensors(source)
+    if head.startswith(b"PK\x03\x04"):
+        return index_zip(source)
+    if head.startswith(b"\x80"):
+        return index_legacy(source)
+    if head.startswith(b"version https://"):
+        raise CheckpointError(
+            f"{source.name}: is a git-lfs pointer in place of the file; run `git lfs pull`"
+        )
+    raise CheckpointError(
+        f"{source.name}: neither safetensors nor written by torch.save; it begins with {head!r}"
+    )

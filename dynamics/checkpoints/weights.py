@@ -1,0 +1,117 @@
+"""The weights files of one checkpoint, whole or in shards."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+
+from dynamics.checkpoints.containers import index_container
+from dynamics.checkpoints.entries import TensorEntry
+from dynamics.checkpoints.sources import ByteSource
+from dynamics.checkpoints.stores import FileStore, read_json
+from dynamics.checkpoints.tensors import read_tensor
+from dynamics.errors import CheckpointError
+
+SHARD_INDEX = ".index.json"
+
+# In the order in which they are looked for.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors" + SHARD_INDEX,
+    "pytorch_model.bin",
+    "pytorch_model.bin" + SHARD_INDEX,
+    "embeddings.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class LocatedTensor:
+    """A tensor in a checkpoint: the file and where in it."""
+
+    store: FileStore
+    filename: str
+    entry: TensorEntry
+
+    def read(self, rows: slice | None = None) -> torch.Tensor:
+        """The tensor, or some consecutive rows of it, in the dtype on disk."""
+        return read_tensor(_open(self.store, self.filename), self.entry, rows)
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return _open(self.store, self.filename).size
+
+
+class Weights(Mapping[str, LocatedTensor]):
+    """The tensors of a checkpoint by key; a shard is opened when one of its keys is asked for.
+
+    Args:
+        store: The files of the checkpoint.
+
+    Raises:
+        CheckpointError: There is no weights file, or it or a shard is damaged or unsafe.
+    """
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+        self._indexes: dict[str, Mapping[str, TensorEntry]] = {}
+        self._located: dict[str, LocatedTensor] = {}
+        self._files = self._find()
+
+    def __getitem__(self, key: str) -> LocatedTensor:
+        if key not in self._located:
+            filename = self._files[key]
+            if filename not in self._indexes:
+                self._indexes[filename] = index_container(_open(self._store, filename))
+            if key not in self._indexes[filename]:
+                raise CheckpointError(
+                    f"{self._store.name}/{filename}: does not hold {key!r}, which its index "
+                    "places there"
+                )
+            entry = self._indexes[filename][key]
+            self._located[key] = LocatedTensor(self._store, filename, entry)
+        return self._located[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _find(self) -> dict[str, str]:
+        """The file of every key."""
+        for name in WEIGHTS_FILES:
+            if name.endswith(SHARD_INDEX):
+                if (index := read_json(self._store, name)) is not None:
+                    return _shards(index, f"{self._store.name}/{name}")
+            elif (source := self._store.open(name)) is not None:
+                self._indexes[name] = index_container(source)
+                return dict.fromkeys(self._indexes[name], name)
+        raise CheckpointError(no_weights(self._store))
+
+
+def no_weights(store: FileStore) -> str:
+    """What to say of a checkpoint without weights."""
+    return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
+
+
+def _open(store: FileStore, filename: str) -> ByteSource:
+    source = store.open(filename)
+    if source is None:
+        raise CheckpointError(f"{store.name}/{filename}: cannot be read: there is no such file")
+    return source
+
+
+def _shards(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{name}: has no 'weight_map' from keys to shards")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or PurePosixPath(shard).name != shard or shard == "..":
+            raise CheckpointError(f"{name}: {shard!r} is no file name of a shard beside it")
+    return weight_map

@@ -1,0 +1,290 @@
+"""Settings of a study: one YAML file, strict, every key named and typed.
+
+A file is read as YAML 1.2's core schema, so that `3e-4` is a number, `010` is ten and `no` is a
+word; `key=value` overrides are read the same way. What is unknown, doubled or of another type is an
+error that names the key.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dynamics import steps
+from dynamics.errors import ConfigError, StepError, did_you_mean
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class CorpusSettings(_Settings):
+    """Where the text comes from.
+
+    Attributes:
+        source: `python-docs`, a file or folder of text, `.jsonl[.xz]` or `.parquet`, or the name of
+            a data set on the hub (`name` or `name:configuration`).
+        text_column: Column that holds the text, where there are columns.
+        split: Split of a hub data set.
+        max_documents: Read no more than this many documents.
+        max_tokens: Keep no more than this many tokens.
+        placebo_rows: Rows added to the model's vocabulary for ids that never occur.
+    """
+
+    source: str = "python-docs"
+    text_column: str = "text"
+    split: str = "train"
+    max_documents: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    placebo_rows: int = Field(default=0, ge=0)
+
+
+class TokenizerSettings(_Settings):
+    """A byte-level BPE trained on the corpus, or an existing tokenizer.
+
+    Attributes:
+        vocab_size: Entries of the tokenizer to train, special tokens included.
+        path: Folder, `tokenizer.json` or hub name of an existing tokenizer; none is trained then.
+    """
+
+    vocab_size: int = Field(default=4096, ge=258)
+    path: str | None = None
+
+
+class ModelSettings(_Settings):
+    """Shape of the model to train.
+
+    Attributes:
+        architecture: `gpt-neox`, `gpt2` and `llama` predict the next token, `bert` masked tokens.
+        hidden_size: Width D.
+        num_layers: Layers L.
+        num_heads: Attention heads of a layer.
+        intermediate_size: Width of the feed-forward layers; 4 D by default.
+        tied: Whether input and output embedding are one matrix.
+        dropout: Probability of every dropout in the model.
+        initializer_range: Standard deviation of the initial weights.
+    """
+
+    architecture: Literal["gpt-neox", "gpt2", "llama", "bert"] = "gpt-neox"
+    hidden_size: int = Field(default=128, gt=0)
+    num_layers: int = Field(default=4, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    intermediate_size: int | None = Field(default=None, gt=0)
+    tied: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    initializer_range: float = Field(default=0.02, gt=0)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the model predicts masked tokens instead of the next one."""
+        return self.architecture == "bert"
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelSettings":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}"
+            )
+        return self
+
+
+class TrainingSettings(_Settings):
+    """How the model is trained.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Rows of a step, over all processes and micro-batches.
+        device_batch_size: Rows that one device takes at once; as many as fit the step by default.
+        sequence_length: Positions T that a row feeds.
+        max_passes: Most passes over the corpus that are meant; more is an error.
+        optimizer: `adamw` or `sgd`.
+        learning_rate: Peak of the schedule.
+        schedule: Shape after warm-up: `cosine`, `linear` or `constant`.
+        final_learning_rate_ratio: Last learning rate as a share of the peak.
+        warmup_steps: Steps of linear warm-up; the first step has learning_rate / warmup_steps.
+        weight_decay: Decoupled (AdamW) or added to the gradient (SGD); on matrices, the embeddings
+            among them, not on biases and norms.
+        beta1: AdamW's decay of the first moment.
+        beta2: AdamW's decay of the second moment.
+        epsilon: AdamW's epsilon.
+        momentum: SGD's momentum.
+        gradient_clip: Largest L2 norm of the gradient; 0 does not clip.
+        masked_share: Share of positions that a masked model predicts.
+        device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
+        precision: `float32`, or `bfloat16` for automatic mixed precision.
+        threads: Threads of the CPU; by default what torch chooses when the training starts.
+    """
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    device_batch_size: int | None = Field(default=None, gt=0)
+    sequence_length: int = Field(default=128, gt=1)
+    max_passes: float = Field(default=1.0, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, ge=0)
+    masked_share: float = Field(default=0.15, gt=0, lt=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "TrainingSettings":
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is more than the {self.steps} steps"
+            )
+        return self
+
+
+class CheckpointSettings(_Settings):
+    """Which steps are kept, in the step language.
+
+    Attributes:
+        steps: Steps of whole models; step 0 and the last are always kept.
+        embeddings: Further steps, of which only embeddings, output bias and final norm are kept.
+        state_every: Steps between two resumable states; a tenth of the training by default.
+    """
+
+    # A single step is a number in YAML.
+    steps: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] = "log2(512)+every(1000)"
+    embeddings: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] | None = None
+    state_every: int | None = Field(default=None, gt=0)
+
+    @field_validator("steps", "embeddings")
+    @classmethod
+    def _readable(cls, expression: str | None) -> str | None:
+        if expression is not None:
+            try:
+                steps.parse(expression)
+            except StepError as error:
+                raise ValueError(str(error)) from error
+        return expression
+
+
+class StudySettings(_Settings):
+    """Everything a study needs: what `dynamics train` and `dynamics study` read.
+
+    Attributes:
+        name: Names the output folder, `runs/NAME`, when none is given.
+        seed: Of the initial weights, the order of the rows and the masks.
+        corpus: Text.
+        tokenizer: Text to ids.
+        model: Shape.
+        training: Optimisation.
+        checkpoints: What is kept.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    seed: int = Field(default=0, ge=0)
+    corpus: CorpusSettings = CorpusSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings
+    checkpoints: CheckpointSettings = CheckpointSettings()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema; a key given twice is an error."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's protocol)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise ConfigError(f"the key {doubled[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in [
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false|True|False", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+]:
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
+    """Read the settings in a YAML file, then those given as `key=value`, `model.tied=true` for one.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}") from error
+    content = _parse(text, str(path))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings; expected lines such as 'name: demo'")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return StudySettings.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {'; '.join(_explain(error, content))}") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"cannot read the setting {override!r}; expected key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a group of settings")
+    content[last] = _parse(value, f"the setting {override!r}")
+
+
+def _explain(error: ValidationError, content: dict[str, Any]) -> Iterable[str]:
+    for found in error.errors():
+        path = [str(part) for part in found["loc"]]
+        key = ".".join(path)
+        if found["type"] == "extra_forbidden":
+            yield f"unknown key {key!r}; {did_you_mean(path[-1], _keys(path[:-1]))}"
+        elif found["type"] == "missing":
+            yield f"the key {key!r} is missing"
+        else:
+            message = found["msg"].removeprefix("Value error, ")
+            value = found["input"]
+            given = "" if isinstance(value, dict) else f" (got {value!r})"
+            yield f"{key}: {message[:1].lower()}{message[1:]}{given}"
+
+
+def _keys(path: Sequence[str]) -> Iterable[str]:
+    settings: type[BaseModel] = StudySettings
+    for part in path:
+        annotation = settings.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        settings = annotation
+    return settings.model_fields
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -1,0 +1,1 @@
+"""Text to a token stream on disk, and the stream to counts."""

@@ -1,0 +1,78 @@
+"""Counting whatever is given: text in any form, a token stream, or that of a public series."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamics.corpus.counts import Counts, count_documents, count_stream
+from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts
+from dynamics.corpus.sample_blocks import OnProgress
+from dynamics.corpus.sources import documents
+from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.tokens import TOKENS, open_stream
+from dynamics.errors import CorpusError
+
+
+def count_corpus(
+    corpus: str,
+    tokenizer: str | None = None,
+    *,
+    vocab_size: int | None = None,
+    text_column: str = "text",
+    split: str = "train",
+    max_documents: int | None = None,
+    sequence_length: int | None = None,
+    dtype: str | None = None,
+    sample_tokens: int = SAMPLE_TOKENS,
+    report: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Counts:
+    """Count the tokens of a corpus.
+
+    Args:
+        corpus: A source of text as in `sources.documents`, or a token stream: a training folder,
+            its `tokens.bin`, or with `sequence_length` any file of ids; or a public series whose
+            token stream is known, of which a sample is counted.
+        tokenizer: Folder, `tokenizer.json` or hub name; None takes the one of the training folder
+            or of the public series.
+        vocab_size: Rows of the model, where they are more than the tokenizer's entries.
+        text_column: Column that holds the text, where there are columns.
+        split: Split of a hub data set.
+        max_documents: Read no more documents of a text.
+        sequence_length: T of a stream of rows of T + 1 ids that is not ours.
+        dtype: Type on disk of a stream that is not ours, uint16 by default.
+        sample_tokens: Tokens of the sample of a public series.
+        report: Called with a line that says what is fetched.
+        on_progress: Called with how many blocks of a sample are done, and how many there are.
+
+    Raises:
+        CorpusError: The corpus cannot be read, is empty, or needs a tokenizer.
+        MismatchError: The stream was made by another tokenizer.
+        CheckpointError: The stream of a public series cannot be read.
+    """
+    path = Path(corpus).expanduser()
+    if not path.exists():
+        sampled = find_public_counts(
+            corpus,
+            tokens=sample_tokens,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            report=report,
+            on_progress=on_progress,
+        )
+        if sampled is not None:
+            return sampled
+    folder = path.parent if path.name == TOKENS else path
+    is_stream = sequence_length is not None or (folder / TOKENS).is_file()
+    if tokenizer is None and is_stream and (folder / "tokenizer").is_dir():
+        tokenizer = str(folder / "tokenizer")
+    if tokenizer is None:
+        raise CorpusError(
+            f"counting {corpus} needs a tokenizer; give a folder, a tokenizer.json or a hub name "
+            "with --tokenizer"
+        )
+    loaded = load_tokenizer(tokenizer)
+    if is_stream:
+        stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
+        return count_stream(stream, loaded, vocab_size=vocab_size)
+    text = documents(corpus, text_column=text_column, split=split, max_documents=max_documents)
+    return count_documents(text, loaded, vocab_size=vocab_size)

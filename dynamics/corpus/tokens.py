@@ -1,0 +1,267 @@
+"""The token stream: training order as a file.
+
+`tokens.bin` is a flat little-endian array of rows of T + 1 ids, in the order in which training
+consumes them: step t takes rows [t*B, (t+1)*B) modulo the number of rows, so every pass has the
+same order. A row gives T inputs, its ids [:-1], and T targets, its ids [1:]. `tokens.json` tells
+what the file holds. Streams of others (nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without.
+"""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
+from dynamics.errors import CorpusError
+from dynamics.files import sha256_file, whole_file, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENS = "tokens.bin"
+INFO = "tokens.json"
+ROW_ORDER = "permuted by numpy default_rng(seed)"
+_ROWS_PER_WRITE = 4096
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What is known of a stream; None is what a stream of others does not tell.
+
+    Attributes:
+        dtype: Numpy's name of the type on disk, `<u2` or `<u4` in our own streams.
+        rows: Number of rows of `sequence_length` + 1 ids.
+        sequence_length: Tokens a row feeds to the model.
+        tokenizer_sha256: Digest of the tokenizer that made the ids.
+        vocab_size: Entries of that tokenizer; every id is smaller.
+        end_of_text_id: Id that ends each document.
+        seed: Seed of the row permutation.
+        row_order: How the rows came into their order.
+        source: Where the text came from, as the user named it.
+        documents: Number of documents read; the last may be cut.
+        corpus_digest: SHA-256 over the documents, each as UTF-8 after its length in bytes.
+        tokens_sha256: SHA-256 of `tokens.bin`.
+    """
+
+    dtype: str
+    rows: int
+    sequence_length: int
+    tokenizer_sha256: str | None = None
+    vocab_size: int | None = None
+    end_of_text_id: int | None = None
+    seed: int | None = None
+    row_order: str | None = None
+    source: str | None = None
+    documents: int | None = None
+    corpus_digest: str | None = None
+    tokens_sha256: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """A token stream on disk, read through a memory map.
+
+    Attributes:
+        path: The file of ids.
+        info: What is known of them.
+        ids: Memory map of shape (rows, sequence_length + 1).
+    """
+
+    path: Path
+    info: StreamInfo
+    ids: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in one pass."""
+        return self.info.rows
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens a row feeds to the model; the row holds one more."""
+        return self.info.sequence_length
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file; reads all of it when it is a stream of others."""
+        return self.info.tokens_sha256 or sha256_file(self.path)
+
+    def rows_for_step(self, step: int, batch_size: int) -> np.ndarray:
+        """The (batch_size, sequence_length + 1) ids that step `step`, from 0, consumes."""
+        chosen = np.arange(step * batch_size, (step + 1) * batch_size) % self.rows
+        return np.asarray(self.ids[chosen])
+
+    def passes(self, steps: int, batch_size: int) -> float:
+        """How often `steps` steps go through the stream."""
+        return steps * batch_size / self.rows
+
+
+class CorpusDigest:
+    """SHA-256 over documents, each framed by its length, so that moving a boundary changes it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.documents = 0
+
+    def add(self, document: str) -> None:
+        """Take in the next document."""
+        content = document.encode()
+        self._hash.update(len(content).to_bytes(8, "little") + content)
+        self.documents += 1
+
+    def hexdigest(self) -> str:
+        """Digest of the documents so far."""
+        return self._hash.hexdigest()
+
+
+def write_stream(
+    folder: Path,
+    documents: Iterable[str],
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    sequence_length: int,
+    seed: int,
+    max_tokens: int | None = None,
+    source: str | None = None,
+) -> TokenStream:
+    """Write documents as a token stream into `folder`, replacing the one that is there.
+
+    Each document is ended by the end-of-text token. What remains beyond the last whole row is
+    dropped before the rows are permuted.
+
+    Args:
+        folder: Training folder.
+        documents: Text, in source order; may be endless when `max_tokens` is given.
+        tokenizer: Must have an end-of-sentence or a separator token.
+        sequence_length: T, in tokens; a row has T + 1.
+        seed: Seed of the row permutation.
+        max_tokens: Use so many tokens of the text at most, end-of-text tokens included.
+        source: Name of the text, for the record.
+
+    Raises:
+        CorpusError: There is no text, less than one row of it, or no end-of-text token.
+    """
+    end = end_of_text_id(tokenizer)
+    if end is None:
+        raise CorpusError(
+            "the tokenizer has neither an end-of-sentence nor a separator token to end documents "
+            "with; set its eos_token"
+        )
+    vocab_size = vocabulary_size(tokenizer)
+    dtype = np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
+    digest = CorpusDigest()
+    tokens = array("H" if dtype.itemsize == 2 else "I")
+    for text, ids in tokenize(documents, tokenizer):
+        digest.add(text)
+        tokens.extend(ids)
+        tokens.append(end)
+        if max_tokens is not None and len(tokens) >= max_tokens:
+            del tokens[max_tokens:]
+            break
+    if not digest.documents:
+        raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
+    width = sequence_length + 1
+    rows = len(tokens) // width
+    if not rows:
+        raise CorpusError(
+            f"{len(tokens)} tokens do not fill one row of {width} (sequence_length + 1); "
+            "give more text or a shorter sequence_length"
+        )
+    (folder / INFO).unlink(missing_ok=True)
+    table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
+    _write_rows(folder / TOKENS, table, np.random.default_rng(seed).permutation(rows), dtype)
+    info = StreamInfo(
+        dtype=dtype.str,
+        rows=rows,
+        sequence_length=sequence_length,
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        vocab_size=vocab_size,
+        end_of_text_id=end,
+        seed=seed,
+        row_order=ROW_ORDER,
+        source=source,
+        documents=digest.documents,
+        corpus_digest=digest.hexdigest(),
+        tokens_sha256=sha256_file(folder / TOKENS),
+    )
+    write_json(folder / INFO, asdict(info))
+    return open_stream(folder)
+
+
+def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtype) -> None:
+    with whole_file(path) as partial, partial.open("wb") as file:
+        for start in range(0, len(order), _ROWS_PER_WRITE):
+            chosen = table[order[start : start + _ROWS_PER_WRITE]]
+            file.write(chosen.astype(dtype, copy=False).tobytes())
+
+
+def open_stream(
+    path: Path | str, *, dtype: str | None = None, sequence_length: int | None = None
+) -> TokenStream:
+    """Open a token stream for reading.
+
+    Args:
+        path: A training folder, its `tokens.bin`, or, with `sequence_length`, any file of ids: flat
+            (nanoGPT, Pythia, OLMo) or a numpy file with its header.
+        dtype: Type of the ids in a flat stream of others, `uint16` when not given.
+        sequence_length: T of a stream of others, which is then read in rows of T + 1; the remainder
+            is dropped. Pythia's rows of 2,049 have T = 2,048.
+
+    Raises:
+        CorpusError: The stream is missing, damaged or shorter than a row, or how to read it is not
+            known.
+    """
+    path = Path(path).expanduser()
+    path = path / TOKENS if path.is_dir() else path
+    if not path.is_file():
+        raise CorpusError(f"there is no token stream {path}; check the path, or write one first")
+    if sequence_length is not None:
+        return _open_foreign(path, dtype or "uint16", sequence_length)
+    if path.name != TOKENS or not path.with_name(INFO).is_file():
+        raise CorpusError(
+            f"{path} has no {INFO} beside it; give sequence_length (and dtype) to read a stream of "
+            "others, or write ours again if writing was interrupted"
+        )
+    info = _read_info(path.with_name(INFO))
+    shape = (info.rows, info.sequence_length + 1)
+    found, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
+    if found != expected:
+        raise CorpusError(
+            f"{path} is damaged: it has {found:,} bytes, {INFO} says {expected:,}; write it again"
+        )
+    return TokenStream(path, info, np.memmap(path, info.dtype, "r", shape=shape))
+
+
+def _read_info(path: Path) -> StreamInfo:
+    try:
+        return StreamInfo(**json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
+
+
+def _open_foreign(path: Path, dtype: str, sequence_length: int) -> TokenStream:
+    width = sequence_length + 1
+    try:
+        with path.open("rb") as file:
+            has_header = file.read(6) == b"\x93NUMPY"
+        size = path.stat().st_size // np.dtype(dtype).itemsize
+        flat = np.load(path, "r").reshape(-1) if has_header else None
+    except (TypeError, ValueError) as error:
+        raise CorpusError(f"{path} cannot be read as {dtype}: {error}") from error
+    if flat is None and size:
+        flat = np.memmap(path, dtype, "r", shape=(size,))
+    if flat is None or len(flat) < width or flat.dtype.kind not in "iu":
+        found = "nothing" if flat is None else f"{len(flat)} numbers of type {flat.dtype}"
+        raise CorpusError(
+            f"{path} holds {found}, expected integers for at least one row of {width} "
+            "(sequence_length + 1)"
+        )
+    rows = len(flat) // width
+    info = StreamInfo(flat.dtype.str, rows, sequence_length)
+    return TokenStream(path, info, flat[: rows * width].reshape(rows, width))

@@ -1,0 +1,61 @@
+"""The exception tree: every mistake a user can make ends in one of these.
+
+DynamicsError                what the command line prints on one line, with exit status 2
+├── ConfigError              a setting is unknown, of the wrong type or contradicts another
+├── StepError                a step expression is malformed or names steps that do not exist
+├── CorpusError              text cannot be read, is empty, or is too small for what was asked
+├── CheckpointError          a checkpoint file is missing, damaged, unsafe, out of reach or of
+│                            unknown layout
+├── MismatchError            two things that must belong together do not (tokenizer, run, series)
+├── MeasureError             a tensor holds values no statistic can use (NaN, infinity)
+└── OutputError              an output folder cannot be used as asked
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DynamicsError(Exception):
+    """Base of everything the user can cause; the message says what to do about it."""
+
+
+class ConfigError(DynamicsError):
+    """A setting is unknown, of the wrong type or contradicts another."""
+
+
+class StepError(DynamicsError):
+    """A step expression is malformed or names steps that do not exist."""
+
+
+class CorpusError(DynamicsError):
+    """Text cannot be read, is empty, or is too small for what was asked."""
+
+
+class CheckpointError(DynamicsError):
+    """A checkpoint file is missing, damaged, unsafe, of unknown layout or out of reach."""
+
+
+class MismatchError(DynamicsError):
+    """Two things that must belong together do not."""
+
+
+class MeasureError(DynamicsError):
+    """A tensor holds values that no statistic can use."""
+
+
+class OutputError(DynamicsError):
+    """An output folder cannot be used as asked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End of a message: the closest known name, or all of them when none is close.
+
+    Example:
+        >>> did_you_mean("learning_rat", ["learning_rate", "steps"])
+        "did you mean 'learning_rate'?"
+        >>> did_you_mean("colour", ["steps", "seed"])
+        'known are: seed, steps'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""The scoring core: tensors in, tensors out, no files."""

@@ -1,0 +1,129 @@
+"""Row norms of an embedding matrix, in the gauges that decide what they mean.
+
+V tokens (rows), D hidden size. Everything runs over chunks of rows in one reused buffer, so that
+memory stays constant whatever V is, and accumulates in float32 or wider whatever the dtype on disk;
+in float64 where something is subtracted first, as little may be left of a row that lies near the
+mean.
+NaN and infinity are not hidden: the norm of such a row is NaN or infinite. A matrix without rows
+gives an empty result.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
+
+CHUNK_ROWS = 1024
+
+
+def embedding_norm(
+    embedding: EmbeddingMatrix,
+    *,
+    shift: HiddenVector | None = None,
+    gain: HiddenVector | None = None,
+    center_features: bool = False,
+) -> TokenScores:
+    """L2 norm of each token's row, in the units of the weights.
+
+    Args:
+        embedding: Input or output embedding, one row per token id.
+        shift: Vector subtracted from every row first; `mean_row` gives the two centrings. Adding
+            one vector to every output row changes no prediction, so that only norms which ignore
+            it are identifiable (Coupled Adam, arXiv 2502.08441).
+        gain: Final norm's weight, multiplied into every feature after the shift: what the output
+            row does to a normalised representation.
+        center_features: Remove from each row its own mean over features, after the gain. Under
+            LayerNorm this mean is free; under RMSNorm it is not.
+
+    Returns:
+        Norms in float32, or float64 for a float64 matrix.
+
+    Example:
+        >>> embedding_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([5., 0.])
+        >>> embedding_norm(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), center_features=True)
+        tensor([0.7071, 0.0000])
+    """
+    norms = torch.empty(len(embedding), dtype=_accumulator(embedding))
+    subtracts = shift is not None or center_features
+    for start, rows in _chunks(embedding, torch.float64 if subtracts else norms.dtype):
+        if shift is not None:
+            rows.sub_(shift.to(rows.dtype))
+        if gain is not None:
+            rows.mul_(gain.to(rows.dtype))
+        if center_features:
+            rows.sub_(rows.mean(dim=1, keepdim=True))
+        norms[start : start + len(rows)] = torch.linalg.vector_norm(rows, dim=1)
+    return norms
+
+
+def mean_row(
+    embedding: EmbeddingMatrix, weights: Shaped[Tensor, " V"] | None = None
+) -> HiddenVector:
+    """Mean of the rows: uniform, or weighted (by counts: the unigram mean), in float64.
+
+    Args:
+        embedding: Input or output embedding.
+        weights: Weight of each row, not negative, of any scale. None weighs all alike.
+
+    Raises:
+        ValueError: The weights sum to zero, or there is no row.
+    """
+    total = torch.zeros(embedding.shape[1], dtype=torch.float64)
+    share = torch.ones(len(embedding)) if weights is None else weights
+    mass = share.double().sum().item()
+    if mass == 0:
+        raise ValueError("the weights of the rows sum to zero: there is no mean row")
+    for start, rows in _chunks(embedding, torch.float64):
+        total += share[start : start + len(rows)].double() @ rows
+    return total / mass
+
+
+def displacement(
+    embedding: EmbeddingMatrix, reference: EmbeddingMatrix
+) -> tuple[TokenScores, TokenScores]:
+    """How far each row has moved from a reference, and the cosine between the two.
+
+    Args:
+        embedding: Rows now.
+        reference: The same rows at another step.
+
+    Returns:
+        L2 distances, and cosines: exactly 1 for a row that has not moved, 0 for a row that is zero
+        in one matrix only.
+
+    Raises:
+        ValueError: The matrices differ in shape.
+    """
+    if embedding.shape != reference.shape:
+        raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(reference.shape)}")
+    distances = torch.empty(len(embedding), dtype=_accumulator(embedding))
+    cosines = torch.empty_like(distances)
+    dtype = torch.promote_types(distances.dtype, reference.dtype)
+    for (start, rows), (_, before) in zip(
+        _chunks(embedding, dtype), _chunks(reference, dtype), strict=True
+    ):
+        here = slice(start, start + len(rows))
+        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(before, dim=1)
+        cosine = (rows * before).sum(dim=1).div_(norms).clamp_(-1, 1)
+        cosines[here] = cosine.masked_fill_(norms == 0, 0)
+        distances[here] = torch.linalg.vector_norm(rows.sub_(before), dim=1)
+    cosines[distances == 0] = 1
+    return distances, cosines
+
+
+def _accumulator(matrix: Tensor) -> torch.dtype:
+    return torch.promote_types(matrix.dtype, torch.float32)
+
+
+def _chunks(
+    matrix: EmbeddingMatrix, dtype: torch.dtype
+) -> Iterator[tuple[int, Float[Tensor, "rows D"]]]:
+    """Start and a scratch copy, free to overwrite until the next one, of each chunk of rows."""
+    buffer = torch.empty(min(CHUNK_ROWS, len(matrix)), *matrix.shape[1:], dtype=dtype)
+    for start in range(0, len(matrix), CHUNK_ROWS):
+        rows = buffer[: min(CHUNK_ROWS, len(matrix) - start)]
+        yield start, rows.copy_(matrix[start : start + CHUNK_ROWS])

@@ -1,0 +1,1 @@
+"""Statistics with their intervals and nulls: arrays in, result objects out."""

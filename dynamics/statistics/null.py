@@ -1,0 +1,206 @@
+"""What correlations look like when there is nothing to find: tokens permuted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+from numpy.typing import ArrayLike
+
+from dynamics.statistics.bins import tokens_by_bin
+from dynamics.statistics.controlled import (
+    FEWEST_TOKENS_IN_BIN,
+    largest_imperfect,
+    within_bin_spearman,
+)
+from dynamics.statistics.correlation import spearman
+from dynamics.statistics.intervals import Interval, largest_deviation, normal_quantile
+from dynamics.statistics.ranks import Ranked, Values, rank
+
+_ROUNDING = 1e-12
+"""A permuted statistic this close to the observed one counts as equal to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PermutationTest:
+    """A correlation against its permutation null.
+
+    Attributes:
+        statistic: The observed correlation.
+        pvalue: Two-sided, (b + 1) / (m + 1) with b of m permutations at least as far from 0.
+        null: The m permuted correlations.
+    """
+
+    statistic: float
+    pvalue: float
+    null: Float[np.ndarray, " m"]
+
+    def null_interval(self, level: float = 0.95) -> Interval:
+        """Central interval that holds a share `level` of the permuted correlations.
+
+        Raises:
+            ValueError: `level` lies outside 0 to 1.
+        """
+        low, high = np.quantile(self.null, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class NullBand:
+    """Half-widths around 0 of what correlations reach without an association.
+
+    Attributes:
+        simultaneous: Inside, all members of the family stay together with the level's probability.
+        pointwise: Inside, each member by itself stays with that probability.
+    """
+
+    simultaneous: float
+    pointwise: float
+
+
+def permutation_test(
+    x: Values,
+    y: Values,
+    rng: np.random.Generator,
+    permutations: int = 999,
+) -> PermutationTest:
+    """Test Spearman's correlation of x and y by permuting y over tokens.
+
+    Args:
+        x: n values.
+        y: As many.
+        rng: Draws the permutations.
+        permutations: How many; the smallest p-value is 1 / (permutations + 1).
+
+    Returns:
+        The test; all NaN if x or y is constant or empty.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: x and y differ in length.
+    """
+    x, y = rank(x, "x"), rank(y, "y")
+    statistic = spearman(x, y).statistic
+    if np.isnan(statistic):
+        return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
+    return _against(statistic, _permuted(x, y, rng, permutations))
+
+
+def within_bin_permutation_test(
+    x: ArrayLike,
+    y: ArrayLike,
+    bins: Integer[np.ndarray, " n"],
+    rng: np.random.Generator,
+    permutations: int = 999,
+) -> PermutationTest:
+    """Test `within_bin_spearman` by permuting y over the tokens of each bin.
+
+    With bins of frequency this asks for an association beyond frequency.
+
+    Args:
+        x: n values.
+        y: As many.
+        bins: Label of each token's bin.
+        rng: Draws the permutations.
+        permutations: How many; the smallest p-value is 1 / (permutations + 1).
+
+    Returns:
+        The test; all NaN if no bin has 5 tokens and varying x and y.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: x, y and bins differ in length.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    statistic = within_bin_spearman(x, y, bins).statistic
+    z, weights = np.zeros(permutations), 0
+    for tokens in tokens_by_bin(bins):
+        inside_x, inside_y = rank(x[tokens], "x"), rank(y[tokens], "y")
+        if len(tokens) < FEWEST_TOKENS_IN_BIN or inside_x.is_constant or inside_y.is_constant:
+            continue
+        weight, largest = len(tokens) - 3, largest_imperfect(len(tokens))
+        rho = _permuted(inside_x, inside_y, rng, permutations)
+        z += weight * np.arctanh(np.clip(rho, -largest, largest))
+        weights += weight
+    if weights == 0:
+        return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
+    return _against(statistic, np.tanh(z / weights))
+
+
+def null_band(
+    pairs: Iterable[tuple[Values, Values]],
+    level: float,
+    rng: np.random.Generator,
+    draws: int = 20_000,
+) -> NullBand:
+    """Where a family of Spearman correlations stays when the tokens of all y are permuted.
+
+    The family may run over steps and over measures: every member sees the same permutation, so
+    members that resemble each other count as fewer. With a_s, b_s the mid-ranks of member s,
+    centred and of unit length, a permutation gives mean 0 and exactly
+
+        Cov(rho_s, rho_t) = <a_s, a_t> <b_s, b_t> / (n - 1);
+
+    their joint distribution is taken as normal (Hoeffding 1951), good from some 30 tokens on.
+
+    Args:
+        pairs: The x and y of each correlation, n values each, all of the same tokens. They are
+            taken one by one; give what recurs as `Ranked`, one after the other.
+        level: Probability of the simultaneous and of the pointwise band.
+        rng: Simulates the largest of the correlated normal deviates.
+        draws: How many simulations.
+
+    Returns:
+        Half-widths. Pairs with a constant are left out; NaN if that leaves none.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: The lengths differ, or `level` does not lie between 0 and 1.
+    """
+    pointwise = normal_quantile(level)
+    lengths: set[int] = set()
+    a: list[Float[np.ndarray, " n"]] = []
+    b: list[Float[np.ndarray, " n"]] = []
+    before = None
+    for x, y in pairs:
+        x, y = rank(x, "x"), rank(y, "y")
+        lengths |= {x.n, y.n}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"all values must be of the same tokens, found {sorted(lengths)} tokens"
+            )
+        if x.is_constant or y.is_constant:
+            continue
+        a.append(_standardized(x).astype(np.float32))
+        b.append(b[-1] if y is before else _standardized(y).astype(np.float32))
+        before = y
+    if not a:
+        return NullBand(float("nan"), float("nan"))
+    deviation = float(1 / np.sqrt(lengths.pop() - 1))
+    simultaneous = largest_deviation(_gram(a) * _gram(b), level, rng, draws)
+    return NullBand(simultaneous * deviation, pointwise * deviation)
+
+
+def _gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
+    if all(row is rows[0] for row in rows):
+        return np.ones((len(rows), len(rows)))
+    stacked = np.stack(rows)
+    return (stacked @ stacked.T).astype(np.float64)
+
+
+def _standardized(ranked: Ranked) -> Float[np.ndarray, " n"]:
+    """Mid-ranks with mean 0 and length 1."""
+    return ranked.centered / np.sqrt(ranked.n * ranked.variance)
+
+
+def _permuted(
+    x: Ranked, y: Ranked, rng: np.random.Generator, permutations: int
+) -> Float[np.ndarray, " m"]:
+    """Spearman's correlation under random permutations of y."""
+    a, b = _standardized(x), _standardized(y)
+    return np.array([(a * rng.permutation(b)).sum() for _ in range(permutations)])
+
+
+def _against(statistic: float, null: Float[np.ndarray, " m"]) -> PermutationTest:
+    beyond = int(np.count_nonzero(np.abs(null) >= abs(statistic) - _ROUNDING))
+    return PermutationTest(statistic, (beyond + 1) / (len(null) + 1), null)

@@ -1,0 +1,111 @@
+"""Which tokens enter a correlation: a rule that is declared, printed and swept."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Integer
+from numpy.typing import ArrayLike
+
+from dynamics.errors import ConfigError
+
+KINDS = ("word_start", "continuation")
+"""Kinds of token that can enter; padding, special, added, byte, fragment and unreachable never."""
+
+_DEFAULT_COUNT = 10
+
+
+@dataclass(frozen=True)
+class VocabularyRule:
+    """Tokens by how often they occur: `count>=10`, or the most frequent, `top-1000`.
+
+    Attributes:
+        min_count: Fewest occurrences; has no say when `top` is given.
+        top: Number of most frequent tokens, of those that occur at all.
+
+    Raises:
+        ConfigError: `min_count` is negative, `top` is below 1, or both are given.
+
+    Example:
+        >>> str(VocabularyRule(min_count=100))
+        'count>=100'
+    """
+
+    min_count: int = _DEFAULT_COUNT
+    top: int | None = None
+
+    def __post_init__(self):
+        if self.top is not None and (self.top < 1 or self.min_count != _DEFAULT_COUNT):
+            raise ConfigError(
+                f"a vocabulary rule takes either a smallest count or a top of at least 1, not "
+                f"min_count={self.min_count} with top={self.top}"
+            )
+        if self.min_count < 0:
+            raise ConfigError(f"the smallest count cannot be negative: {self.min_count}")
+
+    def __str__(self) -> str:
+        return f"count>={self.min_count}" if self.top is None else f"top-{self.top}"
+
+    def mask(self, counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:
+        """Whether each token of the vocabulary enters.
+
+        Args:
+            counts: Occurrences of each token.
+            kinds: Kind of each token, as in `counts.parquet`; only `KINDS` enter.
+
+        Returns:
+            The mask. `top` keeps fewer when fewer occur; of equally frequent tokens at its border
+            the lower ids enter.
+
+        Raises:
+            ValueError: counts and kinds differ in length.
+        """
+        counts, kinds = np.asarray(counts), np.asarray(kinds)
+        if counts.shape != kinds.shape:
+            raise ValueError(f"{counts.shape} counts but {kinds.shape} kinds of token")
+        eligible = np.isin(kinds, KINDS)
+        if self.top is None:
+            return eligible & (counts >= self.min_count)
+        seen = np.flatnonzero(eligible & (counts > 0))
+        mask = np.zeros(len(counts), dtype=bool)
+        mask[seen[np.argsort(-counts[seen], kind="stable")[: self.top]]] = True
+        return mask
+
+
+SWEEP = (
+    VocabularyRule(1),
+    VocabularyRule(10),
+    VocabularyRule(100),
+    VocabularyRule(1000),
+    VocabularyRule(top=1000),
+    VocabularyRule(top=5000),
+)
+"""Rules under which every correlation is repeated, to see whether it hangs on the rule."""
+
+
+def parse_rule(text: str) -> VocabularyRule:
+    """The rule that prints as `text`.
+
+    Raises:
+        ConfigError: `text` is no rule.
+
+    Example:
+        >>> parse_rule("top-1000")
+        VocabularyRule(min_count=10, top=1000)
+    """
+    match = re.fullmatch(r"(?:count>=([0-9]+)|top-([0-9]+))", text.replace(" ", ""))
+    if not match:
+        raise ConfigError(
+            f"cannot read the vocabulary rule {text!r}; it is 'count>=N' or 'top-N', such as "
+            "'count>=10' or 'top-1000'"
+        )
+    count, top = match.groups()
+    return VocabularyRule(int(count)) if top is None else VocabularyRule(top=int(top))
+
+
+def placebo_mask(counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:
+    """Tokens that never occurred: their rows moved without a single look at data.
+
+    Special tokens are not among them: a mask or an end of text is fed without standing in the text.
+    """
+    return (np.asarray(counts) == 0) & (np.asarray(kinds) != "special")

@@ -1,0 +1,131 @@
+"""The step language: which training steps are meant, in schedules and in series alike.
+
+An expression is a union, joined by `+` or `,`, of
+
+    all          every step there is
+    last         the last one
+    512          that step, which must exist
+    log2(512)    0 and the powers of two up to 512
+    every(1000)  0 and the multiples of 1000
+
+Numbers are promises: a step that does not exist is an error. `log2` and `every` are patterns: they
+are intersected with what exists.
+"""
+
+import re
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dynamics.errors import StepError
+
+_PATTERN = re.compile(r"(log2|every)\((\d+)\)")
+
+
+def _is_log2(step: int, limit: int) -> bool:
+    return step <= limit and step & (step - 1) == 0
+
+
+def _is_multiple(step: int, interval: int) -> bool:
+    return step % interval == 0
+
+
+_PATTERNS: dict[str, Callable[[int, int], bool]] = {"log2": _is_log2, "every": _is_multiple}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A parsed step expression.
+
+    Attributes:
+        expression: What was parsed.
+        numbers: Steps given as numbers, ascending; each must exist.
+        patterns: Name and argument of each pattern, in the order given.
+        last: Whether the last step is meant.
+        all: Whether every step is meant.
+    """
+
+    expression: str
+    numbers: tuple[int, ...] = ()
+    patterns: tuple[tuple[str, int], ...] = ()
+    last: bool = False
+    all: bool = False
+
+    def select(self, existing: Iterable[int]) -> list[int]:
+        """The steps meant, of those that exist, ascending.
+
+        Raises:
+            StepError: A step given as a number does not exist, or nothing is selected.
+
+        Example:
+            >>> parse("0,last+log2(4)").select([0, 1, 3, 4, 9])
+            [0, 1, 4, 9]
+        """
+        steps = sorted(set(existing))
+        if missing := [step for step in self.numbers if step not in steps]:
+            raise StepError(f"step {missing[0]} does not exist; {_nearest(missing[0], steps)}")
+        chosen = [
+            step
+            for step in steps
+            if self.all
+            or step in self.numbers
+            or (self.last and step == steps[-1])
+            or any(_PATTERNS[name](step, argument) for name, argument in self.patterns)
+        ]
+        if not chosen:
+            raise StepError(f"{self.expression!r} selects none of the {len(steps)} steps there are")
+        return chosen
+
+    def schedule(self, last: int) -> list[int]:
+        """The steps meant in a training of `last` steps: 0 and `last` always, ascending.
+
+        Raises:
+            StepError: A step given as a number lies beyond `last`.
+
+        Example:
+            >>> parse("log2(8)").schedule(20)
+            [0, 1, 2, 4, 8, 20]
+        """
+        if beyond := [step for step in self.numbers if step > last]:
+            raise StepError(f"step {beyond[0]} lies beyond the last step of this training, {last}")
+        return sorted({0, last, *(self.select(range(last + 1)))})
+
+
+def parse(expression: str) -> Steps:
+    """Parse a step expression.
+
+    Raises:
+        StepError: The expression is malformed, names a number twice, or has a zero argument.
+
+    Example:
+        >>> parse("log2(512)+every(1000)").patterns
+        (('log2', 512), ('every', 1000))
+    """
+    numbers: list[int] = []
+    patterns: list[tuple[str, int]] = []
+    words: set[str] = set()
+    for term in re.split(r"[+,]", expression.replace(" ", "")):
+        match = _PATTERN.fullmatch(term)
+        if match and int(match[2]) > 0:
+            patterns.append((match[1], int(match[2])))
+        elif term in ("all", "last"):
+            words.add(term)
+        elif term.isascii() and term.isdigit():
+            numbers.append(int(term))
+        else:
+            raise StepError(
+                f"cannot read {term!r} in the steps {expression!r}; a step is a number, 'all', "
+                "'last', 'log2(N)' or 'every(N)', joined by '+' or ','"
+            )
+    if twice := {step for step in numbers if numbers.count(step) > 1}:
+        raise StepError(f"step {min(twice)} is given twice in {expression!r}")
+    return Steps(
+        expression, tuple(sorted(numbers)), tuple(patterns), "last" in words, "all" in words
+    )
+
+
+def _nearest(step: int, steps: Sequence[int]) -> str:
+    if not steps:
+        return "there are no steps"
+    at = bisect(steps, step)
+    return "the nearest are " + " and ".join(str(near) for near in steps[max(0, at - 1) : at + 1])

@@ -1,0 +1,69 @@
+"""A study from its settings: train, count, track and plot into one folder, each stage resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dynamics.config import StudySettings
+from dynamics.errors import OutputError
+
+OnStep = Callable[[dict[str, Any]], None]
+OnCheckpoint = Callable[[int, int], None]
+
+
+def run_study(
+    settings: StudySettings,
+    folder: Path,
+    *,
+    command: str = "",
+    report: Callable[[str], None] = lambda message: None,
+    on_step: OnStep = lambda line: None,
+    on_checkpoint: OnCheckpoint = lambda done, total: None,
+) -> dict[str, Any]:
+    """Do everything a study asks for; what a former call has finished is not done again.
+
+    The folder gets `training/`, `run/` and `figures/`.
+
+    Args:
+        settings: What to train and how.
+        folder: The study folder.
+        command: Recorded in the run, as what made it.
+        report: Receives a line per stage.
+        on_step: Receives each line of `train.jsonl` as it is written.
+        on_checkpoint: Receives how many checkpoints are measured, of how many.
+
+    Returns:
+        `findings` (sentences computed from the run), `run`, `training` and `figures` (paths).
+
+    Raises:
+        OutputError: The folder, or one inside it, is in use for something else.
+    """
+    from dynamics.checkpoints.series import open_series
+    from dynamics.report.figures import plot
+    from dynamics.tracking.summary import findings
+    from dynamics.tracking.track import find_counts, track
+    from dynamics.training.optimization import unused_row_factor
+    from dynamics.training.train import train
+
+    if (folder / "train.json").exists():
+        raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
+    training = folder / "training"
+    series = open_series(train(settings, training, report=report, on_step=on_step))
+    report(f"tracking {len(series)} checkpoints")
+    run = track(
+        series,
+        folder / "run",
+        counts=find_counts(series, "auto"),
+        command=command,
+        on_checkpoint=on_checkpoint,
+    )
+    report("drawing figures")
+    figures = plot([run], folder / "figures")
+    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
+    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
+    return {
+        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
+        "training": str(training),
+        "run": str(run.path),
+        "figures": [str(file) for file in figures],
+    }

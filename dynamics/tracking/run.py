@@ -1,0 +1,200 @@
+"""A run on disk: tables of what was measured, and what made them.
+
+    run.json                      settings, versions, digests; equal inputs give equal bytes
+    tokens.parquet                one row per token: what does not change over steps
+    measures/step-NNNNNNNN.parquet  one row per token: what was measured at that step
+    trends.parquet                one row per step and statistic
+    profile.parquet               one row per step, measure and frequency bin
+
+V tokens, K steps.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32
+
+from dynamics.errors import OutputError
+from dynamics.files import sha256_file, whole_file
+from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
+
+
+class Run:
+    """A run folder, read on demand.
+
+    Args:
+        path: What `dynamics track` wrote, or a folder of `dynamics study`, whose run is meant.
+
+    Attributes:
+        path: The run folder.
+        info: Content of `run.json`.
+
+    Raises:
+        OutputError: There is no run at `path`, or it is damaged or not finished.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "run.json").exists() and (self.path / "run" / "run.json").exists():
+            self.path = self.path / "run"
+        if not (self.path / "run.json").exists():
+            raise OutputError(
+                f"{path} holds no run (no run.json); `dynamics track SERIES -o {path}` makes one"
+            )
+        self.info = read_info(self.path)
+        if not self.info["finished"]:
+            raise OutputError(
+                f"{path} is not finished; the same `dynamics track` command goes on with it"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the series that was tracked."""
+        return self.info["series"]["name"]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that were measured, ascending."""
+        return [checkpoint["step"] for checkpoint in self.info["checkpoints"]]
+
+    @property
+    def rule(self) -> VocabularyRule | None:
+        """Vocabulary rule of the main statistics; None for a run without counts."""
+        rule = self.info["settings"]["rule"]
+        return None if rule is None else parse_rule(rule)
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """One row per token id: surface, kind, counts; only the ids for a run without counts."""
+        return read_table(self.path / "tokens.parquet", self.info["tables"]["tokens.parquet"])
+
+    @cached_property
+    def trends(self) -> pd.DataFrame:
+        """One row per step and statistic, with interval, band and null; empty without counts."""
+        return read_table(self.path / "trends.parquet", self.info["tables"]["trends.parquet"])
+
+    def trend(
+        self,
+        measure: str,
+        *,
+        against: str = "log_frequency",
+        statistic: str = "spearman",
+        given: str = "",
+        rule: VocabularyRule | None = None,
+    ) -> pd.DataFrame:
+        """The rows of `trends` of one statistic, by ascending step; the main rule by default.
+
+        Raises:
+            OutputError: There is no such statistic in this run.
+        """
+        wanted = {
+            "measure": measure,
+            "against": against,
+            "statistic": statistic,
+            "given": given,
+            "rule": str(rule or self.rule),
+        }
+        rows = self.trends
+        for column, value in wanted.items():
+            rows = rows[rows[column] == value]
+            if rows.empty:
+                raise OutputError(f"{self.path} has no trend with {column} {value!r} in {wanted}")
+        return rows.sort_values("step")
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        """One row per step, measure and frequency bin; empty without counts."""
+        return read_table(self.path / "profile.parquet", self.info["tables"]["profile.parquet"])
+
+    @property
+    def kept(self) -> Bool[np.ndarray, " V"]:
+        """Which tokens the main vocabulary rule keeps.
+
+        Raises:
+            OutputError: The run has no counts.
+        """
+        if self.rule is None:
+            raise OutputError(f"{self.path} was tracked without counts: no vocabulary rule applies")
+        return self.rule.mask(self.tokens["count"].to_numpy(), self.tokens["kind"].to_numpy())
+
+    @property
+    def never_seen(self) -> Bool[np.ndarray, " V"]:
+        """Which tokens never occur in the training stream, special tokens apart."""
+        return placebo_mask(self.tokens["count"].to_numpy(), self.tokens["kind"].to_numpy())
+
+    def measures(self, step: int) -> pd.DataFrame:
+        """What was measured at one step, one row per token id.
+
+        Raises:
+            OutputError: The step was not measured, or its table is damaged.
+        """
+        for checkpoint in self.info["checkpoints"]:
+            if checkpoint["step"] == step:
+                return read_table(measures_path(self.path, step), checkpoint["table_sha256"])
+        raise OutputError(f"{self.path} has no step {step}; it has {self.steps}")
+
+    def array(self, measure: str) -> Float32[np.ndarray, "K V"]:
+        """One measure at every step, plain numpy.
+
+        Raises:
+            OutputError: No such measure; the message lists those there are.
+        """
+        known = self.info["measures"]
+        if measure not in known:
+            raise OutputError(f"{self.path} has no measure {measure!r}; it has {', '.join(known)}")
+        return np.stack([self.measures(step)[measure].to_numpy() for step in self.steps])
+
+
+def read_info(run: Path) -> dict[str, Any]:
+    """Content of a run's `run.json`, finished or not.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
+    path = run / "run.json"
+    try:
+        info = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        info = None
+    if not isinstance(info, dict) or "finished" not in info:
+        raise OutputError(
+            f"{path} is damaged, or not what `dynamics track` writes; remove the folder {run} to "
+            "have it redone, or give another"
+        )
+    return info
+
+
+def measures_path(run: Path, step: int) -> Path:
+    """Where the table of a step lies in a run folder."""
+    return run / "measures" / f"step-{step:08d}.parquet"
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> str:
+    """Write columns of equal length atomically as parquet; the SHA-256 of the file.
+
+    Equal columns give equal bytes for one version of pyarrow.
+    """
+    with whole_file(path) as partial:
+        pq.write_table(pa.table(dict(columns)), partial, compression="zstd")
+    return sha256_file(path)
+
+
+def read_table(path: Path, sha256: str) -> pd.DataFrame:
+    """Read a table and see that it is the one that was written.
+
+    Raises:
+        OutputError: The table is missing or its bytes have changed.
+    """
+    if not path.exists() or sha256_file(path) != sha256:
+        raise OutputError(
+            f"{path} is {'damaged' if path.exists() else 'missing'}; run the same `dynamics track` "
+            "command again to have it redone"
+        )
+    return pq.read_table(path).to_pandas()

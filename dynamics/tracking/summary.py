@@ -1,0 +1,176 @@
+"""What a run shows in words, computed from its tables: what is decided, and what is not."""
+
+from typing import Any
+
+import numpy as np
+
+from dynamics.statistics.vocabulary import SWEEP, VocabularyRule
+from dynamics.tracking.run import Run
+
+NAMES = {
+    "input_embedding_norm": "input embedding norms",
+    "output_embedding_norm_centered": "output embedding norms, uniform mean removed",
+    "output_embedding_norm_centered_frequency": "output embedding norms, unigram mean removed",
+    "output_embedding_norm": "output embedding norms, raw",
+}
+"""The measures that a summary speaks of, and what it calls them."""
+
+IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
+
+
+def last_step_table(run: Run) -> str:
+    """Correlation with log frequency at the last step, under every rule of the sweep, as text."""
+    if run.rule is None:
+        return f"norms at {len(run.steps)} steps; without counts nothing is correlated"
+    width = max(map(len, NAMES.values()))
+    lines = [f"Spearman correlation with log frequency at step {run.steps[-1]:,} [95 % interval]"]
+    for rule in (run.rule, *(other for other in SWEEP if other != run.rule)):
+        rows = _at(run, run.steps[-1], rule)
+        if rows:
+            lines.append(f"{rule}: {rows[0]['n']:,} tokens")
+        lines.extend(
+            f"  {NAMES[row['measure']]:{width}}  {_value(row)}"
+            for row in rows
+            if row["measure"] in NAMES
+        )
+    return "\n".join(lines)
+
+
+def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
+    """Sentences on what a run shows, and on what it leaves open.
+
+    Args:
+        run: A run; without counts there is nothing to say.
+        unused_row_factor: What the schedule predicts for the norm of an input row that never
+            occurs, relative to step 0; None where nothing is predicted.
+    """
+    if run.rule is None:
+        return [last_step_table(run)]
+    sentences = [_start(run)]
+    if len(run.steps) > 1:
+        sentences += [_end(run), _order(run)]
+    if unused_row_factor is not None and run.steps[0] == 0:
+        sentences.append(_never_seen(run, unused_row_factor))
+    return [*sentences, _open(run)]
+
+
+def _start(run: Run) -> str:
+    rows = [row for row in _at(run, run.steps[0], run.rule) if "_norm" in row["measure"]]
+    if not rows:
+        return f"At step {run.steps[0]:,} every gauge of norm is constant over tokens."
+    reach = rows[0]["null_high"]
+    outside = sum(_beyond_null(row) for row in rows)
+    largest = max(rows, key=lambda row: abs(row["value"]))
+    verdict = (
+        f"none of {len(rows)} gauges of norm correlates with frequency"
+        if outside == 0
+        else f"{outside} of {len(rows)} gauges of norm correlate with frequency"
+    )
+    return (
+        f"At step {run.steps[0]:,} {verdict}: the largest rho is {largest['value']:+.3f}, the null "
+        f"band over all gauges and steps is ±{reach:.3f} ({largest['n']:,} tokens, {run.rule})."
+    )
+
+
+def _end(run: Run) -> str:
+    rows = {row["measure"]: row for row in _at(run, run.steps[-1], run.rule)}
+    parts = [
+        f"{NAMES[measure]} {_value(rows[measure], 'band_')}"
+        for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT)
+        if measure in rows
+    ]
+    uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
+    if uniform is None or unigram is None:
+        verdict = "there are no output embedding norms to correlate"
+    elif not (_beyond_null(uniform) and _beyond_null(unigram)):
+        verdict = "a sign for the output embedding is not decided"
+    elif uniform["value"] * unigram["value"] < 0:
+        verdict = "the two centrings of the output embedding disagree, so its sign is not decided"
+    else:
+        kind = "frequent" if uniform["value"] > 0 else "rare"
+        verdict = f"under both centrings {kind} tokens have the longer output rows"
+    return (
+        f"At step {run.steps[-1]:,}, rho with log frequency [simultaneous band]: "
+        f"{'; '.join(parts)}; {verdict}."
+    )
+
+
+def _order(run: Run) -> str:
+    parts = []
+    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
+        if measure not in run.info["measures"]:
+            continue
+        step = _first_lasting(run, measure)
+        when = "not by the end" if step is None else f"from step {step:,} on"
+        parts.append(f"{NAMES[measure]} {when}")
+    return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
+
+
+def _never_seen(run: Run, factor: float) -> str:
+    never = run.never_seen
+    if not never.any():
+        return "There is no row that never occurs to hold against pure decay."
+    first, last = (
+        run.measures(step)["input_embedding_norm"].to_numpy(np.float64)[never]
+        for step in (run.steps[0], run.steps[-1])
+    )
+    ratio = last / first
+    return (
+        f"{never.sum()} input rows never occur: their norm became {ratio.mean():.6f} of what it "
+        f"was, learning rates and weight decay predict {factor:.6f} (largest relative error "
+        f"{np.abs(ratio / factor - 1).max():.0e})."
+    )
+
+
+def _open(run: Run) -> str:
+    values: dict[str, list[float]] = {measure: [] for measure in NAMES}
+    for rule in SWEEP:
+        for row in _at(run, run.steps[-1], rule):
+            values.get(row["measure"], []).append(row["value"])
+    flips = [NAMES[name] for name, swept in values.items() if swept and min(swept) * max(swept) < 0]
+    sweep = (
+        f"The vocabulary rule changes the sign of {'; '.join(flips)}"
+        if flips
+        else "No sign changes over the vocabulary rules tried"
+    )
+    return (
+        "Not decided here: whether another seed, corpus or optimizer gives the same (tokens of one "
+        "training are not replicates of training); whether a norm that tracks frequency also "
+        "encodes importance (nothing here measures importance); what raw output norms mean (a "
+        f"vector added to every row changes no prediction). {sweep}."
+    )
+
+
+def _at(run: Run, step: int, rule: VocabularyRule | None) -> list[dict[str, Any]]:
+    """Correlations with log frequency of every measure at one step, where they are defined."""
+    trends = run.trends
+    rows = trends[
+        (trends["against"] == "log_frequency")
+        & (trends["statistic"] == "spearman")
+        & (trends["rule"] == str(rule))
+        & (trends["step"] == step)
+    ]
+    return [
+        {str(column): value for column, value in row.items()}
+        for row in rows.dropna(subset=["value"]).to_dict("records")
+    ]
+
+
+def _first_lasting(run: Run, measure: str) -> int | None:
+    """First step from which on every correlation lies beyond the null band, on one side."""
+    rows = run.trend(measure)
+    value, reach = rows["value"].to_numpy(), rows["null_high"].to_numpy()
+    side = np.where(np.abs(value) > reach, np.sign(value), 0)
+    if side[-1] == 0:
+        return None
+    before = np.flatnonzero(side != side[-1])
+    return int(rows["step"].to_numpy()[before[-1] + 1 if len(before) else 0])
+
+
+def _beyond_null(row: dict[str, Any]) -> bool:
+    return abs(row["value"]) > row["null_high"]
+
+
+def _value(row: dict[str, Any], interval: str = "") -> str:
+    low, high = row[f"{interval}low"], row[f"{interval}high"]
+    return f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -1,0 +1,396 @@
+"""Walks a checkpoint series once and leaves a run: measures per step, then trends over steps.
+
+One checkpoint at a time is read, measured and written whole, so that a run that was killed goes on
+where it was. A table whose bytes have changed is measured again.
+"""
+
+import importlib.metadata
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
+from dynamics.corpus.exposure import exposures
+from dynamics.corpus.public_counts import find_public_counts, public_exposures
+from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokens import TokenStream, open_stream
+from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError, OutputError
+from dynamics.files import PARTIAL, sha256_file, write_json
+from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
+from dynamics.tracking.audit import cheap_audit
+from dynamics.tracking.run import Run, measures_path, read_info, read_table, write_table
+from dynamics.tracking.trends import (
+    FEWEST_TOKENS,
+    PROFILE_COLUMNS,
+    TREND_COLUMNS,
+    Measured,
+    Row,
+    profile_rows,
+    trend_rows,
+)
+from dynamics.tracking.walk import walk
+
+OnCheckpoint = Callable[[int, int], None]
+Exposure = Literal["auto", "exact"]
+
+EXPOSURE = {"input_embedding": "exposure_as_input", "output_embedding": "exposure_as_target"}
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """The stream a series was trained on, and how it was consumed.
+
+    Attributes:
+        stream: The token stream.
+        batch_size: Rows of a step.
+    """
+
+    stream: TokenStream
+    batch_size: int
+
+
+def training_folder(series: CheckpointSeries) -> Path | None:
+    """The folder of the training that made a series, when it is one of ours."""
+    path = series.checkpoints[0].path
+    if path is None or not (path.parent.parent / "train.json").exists():
+        return None
+    return path.parent.parent
+
+
+def training_stream(series: CheckpointSeries) -> Exposed | None:
+    """The token stream a series was trained on, when the training is one of ours."""
+    folder = training_folder(series)
+    if folder is None:
+        return None
+    return Exposed(open_stream(folder), _described(folder)["settings"]["training"]["batch_size"])
+
+
+def find_counts(
+    series: CheckpointSeries,
+    counts: str,
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    on_progress: OnCheckpoint = lambda done, total: None,
+) -> Counts | None:
+    """The counts that belong to a series.
+
+    Args:
+        series: The series.
+        counts: Path of a `counts.parquet`; `auto` for those beside the training that made the
+            series, or a sample of the public stream it was trained on, None where neither is
+            known; `none` for None.
+        report: Receives a line about the sample, before and after it is read.
+        on_progress: Receives how many blocks of the sample are counted, of how many.
+
+    Raises:
+        CorpusError: There are no counts at the path.
+    """
+    if counts == "none":
+        return None
+    if counts != "auto":
+        return read_counts(counts)
+    training = training_folder(series)
+    if training is not None:
+        return read_counts(training / "counts.parquet")
+    if series.checkpoints[0].path is not None:
+        return None
+    return find_public_counts(series.name, report=report, on_progress=on_progress)
+
+
+def track(
+    series: CheckpointSeries,
+    output: Path,
+    *,
+    counts: Counts | None = None,
+    steps: str = "all",
+    rule: str = "count>=10",
+    command: str = "",
+    allow_flagged: bool = False,
+    exposure: Exposure = "auto",
+    executor: Executor | None = None,
+    ahead: int = 1,
+    report: Callable[[str], None] = lambda line: None,
+    on_checkpoint: OnCheckpoint = lambda done, total: None,
+) -> Run:
+    """Measure both embeddings of a series at every selected step, and what becomes of them.
+
+    Args:
+        series: Checkpoints of one model.
+        output: The run folder; new, or of the same settings.
+        counts: Token counts of the training corpus; without them norms are followed and nothing
+            is correlated. Must be of the series' tokenizer.
+        steps: Which steps, in the step language.
+        rule: Vocabulary rule of the main statistics.
+        command: Recorded in the run, as what made it.
+        allow_flagged: Keep steps that the cheap audit finds wrong; otherwise they are left out,
+            and the run says so.
+        exposure: `auto` counts what a token was used for up to each step where the stream is on
+            this machine; `exact` reads a public stream for it, up to the last step.
+        executor: Measures checkpoints on threads, processes or other machines; None does it here.
+        ahead: Checkpoints under way at once with an executor.
+        report: Receives a line for each step that is left out.
+        on_checkpoint: Called before each checkpoint and after the last, with how many are done
+            and how many there are.
+
+    Raises:
+        ConfigError: The rule is malformed, or keeps too few tokens to correlate anything.
+        MismatchError: The folder holds another run, or counts and series do not belong together.
+        MeasureError: A matrix changes its shape, or a row is not finite.
+        OutputError: The folder holds something else.
+        StepError: A step does not exist.
+        CheckpointError: A file cannot be read.
+    """
+    keeps = parse_rule(rule)
+    chosen = series.select(steps)
+    left_out = {} if allow_flagged else _flagged(series, steps)
+    for step, why in left_out.items():
+        report(f"step {step} is left out: {why}")
+    chosen = _without(chosen, left_out)
+    tokens = None
+    if counts is not None:
+        _check_same_tokenizer(counts, chosen)
+        tokens = _token_columns(counts, chosen)
+        _check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
+    info = _describe(chosen, counts, rule, steps, command)
+    info["series"]["left_out"] = {str(step): why for step, why in left_out.items()}
+    done = _resume(output, info, chosen)
+    write_json(output / "run.json", info)  # claims the folder
+    exposed = None if counts is None else training_stream(series)
+    vocab_size = None if tokens is None else len(tokens["token_id"])
+    seen = _exposures(exposed, chosen, vocab_size, exposure)
+    missing = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
+    results = walk(missing, chosen.checkpoints[0], tokens, executor=executor, ahead=ahead)
+    for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
+        on_checkpoint(at, len(chosen))
+        if checkpoint.step not in done:
+            result = next(results)
+            names = [name for name in result.columns if name != "token_id"]
+            if differing := set(names) ^ set(info["measures"] or names):
+                raise MeasureError(
+                    f"{checkpoint.store.name} has other tensors than the steps before: they do not "
+                    f"share {', '.join(sorted(differing))}; leave it out with --steps"
+                )
+            info["measures"] = names
+            table = write_table(measures_path(output, checkpoint.step), result.columns | used)
+            done[checkpoint.step] = {
+                "step": checkpoint.step,
+                "name": checkpoint.name,
+                "tokens_seen": checkpoint.tokens_seen,
+                "commit": result.commit,
+                "file_sha256": result.file_sha256,
+                "tensor_sha256": result.tensor_sha256,
+                "table_sha256": table,
+            }
+        info["checkpoints"] = [done[step] for step in sorted(done)]
+        write_json(output / "run.json", info)
+    on_checkpoint(len(chosen), len(chosen))
+    _finish(output, info, tokens)
+    return Run(output)
+
+
+def _described(training: Path) -> dict[str, Any]:
+    return json.loads((training / "train.json").read_text("utf-8"))
+
+
+def _describe(
+    chosen: CheckpointSeries, counts: Counts | None, rule: str, steps: str, command: str
+) -> dict[str, Any]:
+    first = chosen.checkpoints[0]
+    training = training_folder(chosen)
+    return {
+        "finished": False,
+        "command": command,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("dynamics", "torch", "numpy", "scipy", "pyarrow")
+        },
+        "series": {
+            "name": _described(training)["settings"]["name"] if training else chosen.name,
+            "steps": chosen.steps,
+            "vocab_size": first.vocab_size,
+            "tied": first.tied,
+            "final_norm": first.final_norm,
+            "training_sha256": training and sha256_file(training / "train.json"),
+        },
+        "settings": {"steps": steps, "rule": None if counts is None else rule},
+        "counts": None if counts is None else asdict(counts.info),
+        "measures": [],
+        "checkpoints": [],
+        "tables": {},
+    }
+
+
+def _check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
+    training, beside = training_folder(chosen), chosen.checkpoints[0].path
+    if beside is None:
+        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(chosen.name)), chosen.name)
+    elif training is not None:
+        check_tokenizer(counts, _described(training)["tokenizer_sha256"], str(training))
+    elif (beside / "tokenizer.json").exists():
+        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))
+
+
+def _check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> None:
+    if kept.sum() < FEWEST_TOKENS:
+        raise ConfigError(
+            f"the vocabulary rule {rule} keeps {kept.sum()} of the {len(kept)} tokens of "
+            f"{counts.name}, and a correlation needs {FEWEST_TOKENS}; give another rule, or count "
+            "more text"
+        )
+
+
+def _resume(
+    output: Path, info: dict[str, Any], chosen: CheckpointSeries
+) -> dict[int, dict[str, Any]]:
+    """Checkpoints already measured by the same run, whose tables are whole."""
+    if not (output / "run.json").exists():
+        if output.exists() and any(path.suffix != PARTIAL for path in output.iterdir()):
+            raise OutputError(f"{output} exists and holds no run; give another output folder")
+        return {}
+    found = read_info(output)
+    for part in ("settings", "counts", "series", "versions"):
+        if found.get(part) != info[part]:
+            difference = _first_difference(found.get(part), info[part])
+            raise MismatchError(
+                f"{output} holds another run ({part}: {difference}); give another output folder, "
+                "or remove that one"
+            )
+    info["measures"] = found["measures"]
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
+    for entry in found["checkpoints"]:
+        checkpoint = checkpoints[entry["step"]]
+        if not _same_weights(checkpoint, entry):
+            raise MismatchError(
+                f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
+                "another output folder, or remove that one"
+            )
+    return {
+        entry["step"]: entry
+        for entry in found["checkpoints"]
+        if (path := measures_path(output, entry["step"])).exists()
+        and sha256_file(path) == entry["table_sha256"]
+    }
+
+
+def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is what was measured; by its commit on a hub, which reads nothing."""
+    if entry["commit"] is not None:
+        _ = checkpoint.vocab_size  # a tag says which commit it is when its index is read
+        if checkpoint.commit is not None:
+            return entry["commit"] == checkpoint.commit
+    return all(checkpoint.digest(role) == sha for role, sha in entry["tensor_sha256"].items())
+
+
+def _first_difference(there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        key = next(key for key in here if there.get(key) != here[key])
+        return f"{key} is {_first_difference(there.get(key), here[key])}"
+    there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
+    return f"{there} there, {here} here"
+
+
+def _exposures(
+    exposed: Exposed | None, chosen: CheckpointSeries, vocab_size: int | None, wanted: Exposure
+) -> Iterator[dict[str, np.ndarray]]:
+    if vocab_size is None or (exposed is None and wanted == "auto"):
+        yield from ({} for _ in chosen)
+        return
+    counted = (
+        public_exposures(chosen.name, chosen.steps, vocab_size)
+        if exposed is None
+        else exposures(exposed.stream, chosen.steps, exposed.batch_size, vocab_size)
+    )
+    for inputs, targets in counted:
+        yield {EXPOSURE["input_embedding"]: inputs, EXPOSURE["output_embedding"]: targets}
+
+
+def _flagged(series: CheckpointSeries, steps: str) -> dict[int, str]:
+    """Steps of a hub's series that its hashes and shapes speak against; weights are not read."""
+    return {} if series.checkpoints[0].path else cheap_audit(series, steps).flagged_steps
+
+
+def _without(chosen: CheckpointSeries, left_out: Mapping[int, str]) -> CheckpointSeries:
+    kept = tuple(each for each in chosen if each.step not in left_out)
+    if not kept:
+        step, why = next(iter(left_out.items()))
+        raise CheckpointError(
+            f"the audit of {chosen.name} flags every step (step {step}: {why}); see `dynamics "
+            "audit`, or track them all the same with --allow-flagged"
+        )
+    return replace(chosen, checkpoints=kept)
+
+
+def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.ndarray]:
+    """The counts, a row for each row of the matrix, and what spelling alone tells of a token."""
+    rows = chosen.checkpoints[0].vocab_size
+    table = counts.table
+    if len(table) > rows:
+        raise MismatchError(
+            f"{counts.name} has {len(table)} tokens but the embedding of {chosen.name} has {rows} "
+            "rows; count with the tokenizer of this series"
+        )
+    padding = pd.DataFrame({"token_id": np.arange(len(table), rows), "token": ""})
+    padding["count"] = 0
+    padding["first_seen"] = -1
+    padding["kind"] = "padding"
+    table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
+    surface = table["token"].str.strip()
+    columns = {str(name): column.to_numpy() for name, column in table.items()}
+    columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
+    seen = np.where(table["count"] > 0, table["count"], np.nan)
+    columns["log_frequency"] = np.log(seen / counts.info.tokens_counted)
+    columns["characters"] = surface.str.len().to_numpy(np.int32)
+    columns["word_start"] = (table["kind"] == "word_start").to_numpy()
+    columns["ascii_alphabetic"] = np.array([t.isascii() and t.isalpha() for t in surface])
+    return columns
+
+
+def _finish(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray] | None) -> None:
+    """Write the tables over all steps, and declare the run finished."""
+    rows = info["series"]["vocab_size"]
+    token_ids = {"token_id": np.arange(rows)}
+    tables: dict[str, Mapping[str, Any]] = {"tokens.parquet": tokens or token_ids}
+    trends: list[Row] = []
+    profile: list[Row] = []
+    if tokens is not None:
+        measured = _measured(output, info, tokens)
+        rule = parse_rule(info["settings"]["rule"])
+        trends, profile = list(trend_rows(measured, rule)), list(profile_rows(measured, rule))
+    for name, rows, columns in (
+        ("trends.parquet", trends, TREND_COLUMNS),
+        ("profile.parquet", profile, PROFILE_COLUMNS),
+    ):
+        tables[name] = {column: [row[column] for row in rows] for column in columns}
+    info["tables"] = {name: write_table(output / name, table) for name, table in tables.items()}
+    info["finished"] = True
+    write_json(output / "run.json", info)
+
+
+def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> Measured:
+    tables = [
+        read_table(measures_path(output, entry["step"]), entry["table_sha256"])
+        for entry in info["checkpoints"]
+    ]
+    exposed = all(column in table for table in tables for column in EXPOSURE.values())
+    return Measured(
+        steps=[entry["step"] for entry in info["checkpoints"]],
+        tokens=pd.DataFrame(dict(tokens)),
+        measures={
+            name: np.stack([t[name].to_numpy() for t in tables]) for name in info["measures"]
+        },
+        exposures={
+            role: np.stack([t[column].to_numpy() for t in tables])
+            for role, column in EXPOSURE.items()
+        }
+        if exposed
+        else None,
+    )

@@ -1,0 +1,256 @@
+"""From the measures of a run to its trends: correlations with frequency over steps.
+
+Every correlation is repeated under the vocabulary rules of the sweep; bands, differences, partial
+and within-bin estimates are of the main rule. V tokens, K steps, n tokens that a rule keeps.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Shaped
+
+from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
+from dynamics.statistics.controlled import Controlled, within_bin_spearman
+from dynamics.statistics.correlation import Correlation, spearman
+from dynamics.statistics.intervals import Band
+from dynamics.statistics.null import NullBand, null_band
+from dynamics.statistics.ranks import Ranked, rank
+from dynamics.statistics.trajectory import Trajectory, stack
+from dynamics.statistics.vocabulary import SWEEP, VocabularyRule, placebo_mask
+
+LEVEL = 0.95
+PROFILE_BINS = 30
+WITHIN_BINS = 20
+NEVER_SEEN = -1
+"""Label of the profile's group of rows that never occur."""
+
+FEWEST_TOKENS = 10
+"""A rule that keeps fewer tokens than this has no correlations."""
+
+SURFACE = ("characters", "word_start", "ascii_alphabetic")
+"""What is known of a token from its spelling alone; partialled out of norm and frequency."""
+
+TREND_COLUMNS = (
+    *("step", "measure", "against", "statistic", "given", "rule"),
+    *("value", "low", "high", "band_low", "band_high", "n", "null_low", "null_high"),
+)
+PROFILE_COLUMNS = (
+    *("step", "measure", "bin", "count_low", "count_median", "count_high", "n"),
+    *("mean", "mean_low", "mean_high", "median", "median_low", "median_high"),
+)
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the trends are made of.
+
+    Attributes:
+        steps: K steps, ascending.
+        tokens: One row per token: `count`, `kind`, `token`, `document_count`, ...
+        measures: Each measure at each step.
+        exposures: For `input_embedding` and `output_embedding`, how often each token was used as
+            input or as target before each step; None where the training stream is not known.
+    """
+
+    steps: Sequence[int]
+    tokens: pd.DataFrame
+    measures: Mapping[str, Float[np.ndarray, "K V"]]
+    exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
+
+
+def trend_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
+    """One row per step and statistic, ready for `trends.parquet`.
+
+    A correlation is NaN where the measure or what it is held against is constant, as distances are
+    at the first step and exposure is at step 0. A rule that keeps fewer than 10 tokens gives no
+    rows.
+    """
+    for swept in (rule, *(other for other in SWEEP if other != rule)):
+        kept = _mask(measured, swept)
+        if kept.sum() < FEWEST_TOKENS:
+            continue
+        against = list(_against(measured, kept))
+        main = swept == rule
+        nulls = {name: _nulls(measured, kept, ranks) if main else {} for name, ranks in against}
+        controls = _controls(measured, kept) if main else ()
+        for measure, array in measured.measures.items():
+            ranked = [rank(values, measure) for values in array[:, kept]]
+            for name, ranks in against:
+                about = {"measure": measure, "against": name, "given": "", "rule": str(swept)}
+                trajectory = stack(list(map(spearman, ranked, ranks[_role(measure)])))
+                null = nulls[name].get(_family(measure))
+                yield from _rows(measured, trajectory, about, null=null, band=main)
+                if main and np.isfinite(trajectory.values[0]):
+                    about |= {"statistic": "spearman_minus_first"}
+                    yield from _rows(measured, trajectory.differences(), about, band=True)
+            for about, estimate in controls:
+                correlations = [
+                    estimate(x, values) for x, values in zip(ranked, array[:, kept], strict=True)
+                ]
+                about = {"measure": measure, "rule": str(swept), **about}
+                yield from _rows(
+                    measured, stack(correlations), about, n=correlations[0].n, band=True
+                )
+
+
+def profile_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
+    """One row per step, measure and bin of frequency, ready for `profile.parquet`.
+
+    Bins of the tokens that the rule keeps are equally wide in log count, merged until each has 50;
+    rows that never occur come apart, as bin -1.
+    """
+    kept = _mask(measured, rule)
+    counts = measured.tokens["count"].to_numpy()
+    never = np.flatnonzero(placebo_mask(counts, measured.tokens["kind"]))
+    groups = [(never, np.full(len(never), NEVER_SEEN))]
+    if kept.sum() >= FEWEST_TOKENS:
+        groups.append((np.flatnonzero(kept), log_spaced_bins(counts[kept], PROFILE_BINS)))
+    for tokens, labels in groups:
+        if len(tokens) == 0:
+            continue
+        bounds = pd.Series(counts[tokens]).groupby(labels).agg(["min", "median", "max"])
+        for name, array in measured.measures.items():
+            for step, values in zip(measured.steps, array[:, tokens], strict=True):
+                profile = binned_profile(values, labels, LEVEL)
+                for at, label in enumerate(profile.label):
+                    yield {
+                        "step": step,
+                        "measure": name,
+                        "bin": int(label),
+                        "count_low": int(bounds["min"][label]),
+                        "count_median": float(bounds["median"][label]),
+                        "count_high": int(bounds["max"][label]),
+                        "n": int(profile.n[at]),
+                        "mean": profile.mean[at],
+                        "mean_low": profile.mean_low[at],
+                        "mean_high": profile.mean_high[at],
+                        "median": profile.median[at],
+                        "median_low": profile.median_low[at],
+                        "median_high": profile.median_high[at],
+                    }
+
+
+def _mask(measured: Measured, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
+    return rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
+
+
+def _against(
+    measured: Measured, kept: Bool[np.ndarray, " V"]
+) -> Iterator[tuple[str, Mapping[str, list[Ranked]]]]:
+    """Name, and per role the ranks at each step, of what measures are correlated with."""
+    frequency = rank(measured.tokens["count"].to_numpy()[kept])
+    everywhere = [frequency] * len(measured.steps)
+    yield "log_frequency", dict.fromkeys(("input_embedding", "output_embedding"), everywhere)
+    if measured.exposures is not None:
+        yield (
+            "log_exposure",
+            {
+                role: [rank(seen) for seen in exposure[:, kept]]
+                for role, exposure in measured.exposures.items()
+            },
+        )
+
+
+def _controls(
+    measured: Measured, kept: Bool[np.ndarray, " V"]
+) -> list[tuple[Row, Callable[[Ranked, Float[np.ndarray, " n"]], Correlation]]]:
+    """Frequency beyond spelling, and spread over documents beyond frequency.
+
+    Each comes as what to call it and a function of a measure, ranked and as it is.
+    """
+    tokens = measured.tokens[kept]
+    frequency = rank(tokens["count"].to_numpy())
+    surface = Controlled(frequency, [rank(tokens[column].to_numpy()) for column in SURFACE])
+    controls = [
+        (
+            _about("log_frequency", "partial_spearman", "+".join(SURFACE)),
+            lambda ranked, values: surface.spearman(ranked),
+        )
+    ]
+    documents = tokens["document_count"].to_numpy(dtype=float, na_value=np.nan)
+    if np.isfinite(documents).all():
+        spread = Controlled(documents, [frequency])
+        bins = equal_count_bins(frequency, WITHIN_BINS)
+        controls += [
+            (
+                _about("log_document_frequency", "partial_spearman", "log_frequency"),
+                lambda ranked, values: spread.spearman(ranked),
+            ),
+            (
+                _about("log_document_frequency", "within_bin_spearman", "log_frequency"),
+                lambda ranked, values: within_bin_spearman(values, documents, bins),
+            ),
+        ]
+    return controls
+
+
+def _about(against: str, statistic: str, given: str) -> Row:
+    return {"against": against, "statistic": statistic, "given": given}
+
+
+def _rows(
+    measured: Measured,
+    trajectory: Trajectory,
+    about: Row,
+    *,
+    n: int | None = None,
+    null: NullBand | None = None,
+    band: bool,
+) -> Iterator[Row]:
+    pointwise = trajectory.confidence_intervals(LEVEL)
+    nothing = np.full(len(measured.steps), np.nan)
+    everywhere = (
+        trajectory.simultaneous_band(LEVEL, np.random.default_rng(0))
+        if band and np.isfinite(trajectory.values).any()
+        else Band(nothing, nothing)
+    )
+    reach = np.nan if null is None else null.simultaneous
+    for at, step in enumerate(measured.steps):
+        yield {
+            "statistic": "spearman",
+            **about,
+            "step": step,
+            "value": trajectory.values[at],
+            "low": pointwise.low[at],
+            "high": pointwise.high[at],
+            "band_low": everywhere.low[at],
+            "band_high": everywhere.high[at],
+            "n": trajectory.influence.shape[1] if n is None else n,
+            "null_low": -reach,
+            "null_high": reach,
+        }
+
+
+def _nulls(
+    measured: Measured, kept: Bool[np.ndarray, " V"], ranks: Mapping[str, list[Ranked]]
+) -> dict[str, NullBand]:
+    """A band per family of measures, over all its measures and steps together."""
+    families: dict[str, list[str]] = {}
+    for name in measured.measures:
+        families.setdefault(_family(name), []).append(name)
+    return {
+        family: null_band(
+            (
+                (rank(values, name), against)
+                for name in names
+                for values, against in zip(
+                    measured.measures[name][:, kept], ranks[_role(name)], strict=True
+                )
+            ),
+            LEVEL,
+            np.random.default_rng(0),
+        )
+        for family, names in families.items()
+    }
+
+
+def _family(measure: str) -> str:
+    return "norm" if "_norm" in measure else "displacement"
+
+
+def _role(measure: str) -> str:
+    return "_".join(measure.split("_")[:2])

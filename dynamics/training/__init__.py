@@ -1,0 +1,1 @@
+"""Trains tiny language models over a token stream whose order is data."""

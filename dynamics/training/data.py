@@ -1,0 +1,82 @@
+"""Rows of the token stream as training examples, in the stream's order.
+
+B rows of a batch, T positions. Example i is row i modulo the number of rows, so that every pass
+over the corpus has the same order; what is masked is a function of the seed and i alone, so that a
+resumed training sees the same.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dynamics.corpus.tokens import TokenStream
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+Batch = dict[str, torch.Tensor]
+
+
+class CausalRows(Dataset[Batch]):
+    """Ids [:-1] with labels [1:], already shifted: the model must not shift again.
+
+    Attributes:
+        targets_per_row: Labels of a row that enter the loss.
+    """
+
+    def __init__(self, stream: TokenStream, examples: int) -> None:
+        self.stream = stream
+        self.examples = examples
+        self.targets_per_row = stream.sequence_length
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = self._rows(indices)
+        return {"input_ids": rows[:, :-1].contiguous(), "labels": rows[:, 1:].contiguous()}
+
+    def _rows(self, indices: Sequence[int]) -> torch.Tensor:
+        rows = self.stream.ids[np.asarray(indices) % self.stream.rows]
+        return torch.from_numpy(rows.astype(np.int64))
+
+
+class MaskedRows(CausalRows):
+    """Ids [:T], of which a fixed number is predicted: BERT's recipe.
+
+    Of the chosen positions 80 % show the mask, 10 % a random one of `random_ids` and 10 %
+    themselves (Devlin et al. 2019, section 3.1). End-of-text is never chosen; should a row hold
+    fewer other positions than are to be chosen, all of them are.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        examples: int,
+        *,
+        mask_id: int,
+        random_ids: np.ndarray,
+        share: float,
+        seed: int,
+    ) -> None:
+        super().__init__(stream, examples)
+        self.mask_id = mask_id
+        self.random_ids = random_ids
+        self.seed = seed
+        self.targets_per_row = max(1, round(share * stream.sequence_length))
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        ids = self._rows(indices)[:, :-1].contiguous()
+        labels = torch.full_like(ids, IGNORED)
+        for example, row, label in zip(indices, ids.numpy(), labels.numpy(), strict=True):
+            rng = np.random.default_rng([self.seed, example])
+            eligible = np.flatnonzero(row != self.stream.info.end_of_text_id)
+            chosen = rng.permutation(eligible)[: self.targets_per_row]
+            label[chosen] = row[chosen]
+            shown = rng.random(chosen.size)
+            random_ids = rng.choice(self.random_ids, chosen.size)
+            row[chosen] = np.where(
+                shown < 0.8, self.mask_id, np.where(shown < 0.9, random_ids, row[chosen])
+            )
+        return {"input_ids": ids, "labels": labels}

@@ -1,0 +1,221 @@
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
+from dynamics.corpus.kinds import token_kinds, token_surfaces
+from dynamics.corpus.tokenizer import tokenize, tokenizer_sha256, train_tokenizer
+from dynamics.corpus.tokens import open_stream, write_stream
+from dynamics.errors import CorpusError, MismatchError
+
+CHUNK = "dynamics.corpus.counts.TOKENS_PER_CHUNK"
+COUNT = """
+import sys
+from pathlib import Path
+from dynamics.corpus.counts import count_stream
+from dynamics.corpus.tokenizer import train_tokenizer
+from dynamics.corpus.tokens import write_stream
+folder, *story = sys.argv[1:]
+tokenizer = train_tokenizer(story, 300)
+stream = write_stream(Path(folder), story, tokenizer, sequence_length=9, seed=1)
+count_stream(stream, tokenizer).write(Path(folder) / "counts.parquet")
+"""
+
+
+def letters():
+    """A tokenizer of one token per letter, `e` ending documents."""
+    backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate("eabcd")}))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="e")
+
+
+def slowly(flat, source_order, rows=300):
+    """count, first_seen and document_count with dictionaries."""
+    count, holders, document = Counter(flat), Counter(), set()
+    for token in source_order:
+        document.add(token)
+        if token == 0:
+            holders.update(document)
+            document = set()
+    holders.update(document)
+    first = {token: flat.index(token) for token in count}
+    ids = range(rows)
+    return [count[i] for i in ids], [first.get(i, -1) for i in ids], [holders[i] for i in ids]
+
+
+def columns(counts):
+    return [counts.table[name].tolist() for name in ("count", "first_seen", "document_count")]
+
+
+def source_order(story, tokenizer):
+    return [i for _, ids in tokenize(story, tokenizer) for i in [*ids, 0]]
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory, story, tokenizer):
+    folder = tmp_path_factory.mktemp("training")
+    return write_stream(folder, story, tokenizer, sequence_length=9, seed=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 25, 1 << 18])
+def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
+    monkeypatch.setattr(CHUNK, chunk)
+    counts = count_stream(stream, tokenizer)
+    flat = stream.ids.reshape(-1).tolist()
+    assert columns(counts) == list(slowly(flat, source_order(story, tokenizer)[: len(flat)]))
+    assert counts.table.columns.tolist() == [
+        "token_id",
+        "token",
+        "count",
+        "document_count",
+        "first_seen",
+        "kind",
+    ]
+    assert counts.table["token_id"].tolist() == list(range(300))
+    assert counts.table["token"].tolist() == token_surfaces(tokenizer)
+    assert counts.table["kind"].tolist() == token_kinds(tokenizer)
+    assert counts.info.corpus_digest == stream.info.corpus_digest
+    assert counts.info.tokenizer_sha256 == tokenizer_sha256(tokenizer)
+    assert counts.info.tokens_counted == len(flat) == counts.table["count"].sum()
+    assert (counts.info.vocab_size, counts.info.window) == (300, None)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    st.lists(st.text("abcd", min_size=1, max_size=12), min_size=1, max_size=8),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.integers(1, 9),
+)
+def test_any_stream_of_ours(tmp_path_factory, documents, sequence_length, seed, chunk):
+    tokenizer = letters()
+    flat = source_order(documents, tokenizer)
+    folder = tmp_path_factory.mktemp("training")
+    if len(flat) <= sequence_length:
+        return
+    stream = write_stream(folder, documents, tokenizer, sequence_length=sequence_length, seed=seed)
+    kept = flat[: stream.rows * (sequence_length + 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CHUNK, chunk)
+        counts = count_stream(stream, tokenizer)
+        assert columns(counts) == list(slowly(stream.ids.reshape(-1).tolist(), kept, rows=5))
+        whole = count_documents(documents, tokenizer)
+    count, first, holders = slowly([i for i in flat if i], flat, rows=5)
+    assert columns(whole) == [count, first, [0, *holders[1:]]]
+
+
+def test_a_stream_of_others(tmp_path, tokenizer):
+    ids = np.random.default_rng(0).integers(0, 20, 10_000).astype("<u2")
+    ids.tofile(tmp_path / "train.bin")
+    stream = open_stream(tmp_path / "train.bin", sequence_length=9)
+    counts = count_stream(stream, tokenizer)
+    assert columns(counts) == list(slowly(ids.tolist(), ids.tolist()))
+    assert counts.info.corpus_digest == stream.digest
+
+
+def test_documents_unknown_are_null(tmp_path):
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    np.array([0, 1, 1], "<u2").tofile(tmp_path / "train.bin")
+    counts = count_stream(open_stream(tmp_path / "train.bin", sequence_length=2), tokenizer)
+    assert counts.table["document_count"].isna().all()
+    assert counts.table["count"].tolist() == [1, 2]
+    counts.write(tmp_path / "counts.parquet")
+    pd.testing.assert_frame_equal(read_counts(tmp_path / "counts.parquet").table, counts.table)
+
+
+def test_rows_of_the_model_beyond_the_tokenizer_are_kept(stream, tokenizer, story):
+    for counts in (
+        count_stream(stream, tokenizer, vocab_size=320),
+        count_documents(story, tokenizer, vocab_size=320),
+    ):
+        beyond = counts.table[300:]
+        assert len(counts.table) == counts.info.vocab_size == 320
+        assert set(beyond["kind"]) == {"padding"}
+        assert not beyond["count"].any() and not beyond["document_count"].any()
+        assert (beyond["first_seen"] == -1).all()
+    with pytest.raises(MismatchError, match="has 300 entries, the vocabulary only 299 rows"):
+        count_stream(stream, tokenizer, vocab_size=299)
+
+
+def test_file_holds_what_was_counted(stream, tokenizer, tmp_path):
+    counts = count_stream(stream, tokenizer, vocab_size=310)
+    counts.write(tmp_path / "counts.parquet")
+    read = read_counts(str(tmp_path / "counts.parquet"))
+    pd.testing.assert_frame_equal(read.table, counts.table)
+    assert read.info == counts.info and read.name.endswith("counts.parquet")
+    metadata = pq.read_schema(tmp_path / "counts.parquet").metadata
+    assert list(metadata) == [b"dynamics.counts"]
+    assert json.loads(metadata[b"dynamics.counts"])["tokens_counted"] == counts.info.tokens_counted
+    assert [path.name for path in tmp_path.iterdir()] == ["counts.parquet"]
+
+
+def test_bytes_are_the_same_in_every_process(tmp_path, story):
+    written = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", COUNT, str(tmp_path / seed), *story]
+        subprocess.run(command, env=environment, check=True)
+        written.add((tmp_path / seed / "counts.parquet").read_bytes())
+    assert len(written) == 1
+
+
+def test_markup_survives(tmp_path):
+    tokenizer = train_tokenizer(["<script>" * 20], 262)
+    counts = count_documents(["<script>alert(1)</script>"], tokenizer)
+    counts.write(tmp_path / "counts.parquet")
+    table = read_counts(tmp_path / "counts.parquet").table.set_index("token")
+    assert any("<s" in token or "script" in token for token in table.index[table["count"] > 0])
+    assert table["count"].sum() == counts.info.tokens_counted
+
+
+def test_counts_of_one_tokenizer_are_not_joined_with_another(stream, tokenizer, story, tmp_path):
+    other = train_tokenizer(story, 299)
+    ours, theirs = tokenizer_sha256(tokenizer), tokenizer_sha256(other)
+    with pytest.raises(MismatchError, match=f"made with tokenizer {ours[:12]}, .* {theirs[:12]};"):
+        count_stream(stream, other)
+    count_stream(stream, tokenizer).write(tmp_path / "c.parquet")
+    counts = read_counts(tmp_path / "c.parquet")
+    check_tokenizer(counts, ours, "pythia-14m")
+    with pytest.raises(
+        MismatchError,
+        match=rf"c.parquet was counted with tokenizer {ours[:12]}, but pythia-14m has tokenizer "
+        rf"{theirs[:12]}; count again with the tokenizer of pythia-14m",
+    ):
+        check_tokenizer(counts, theirs, "pythia-14m")
+
+
+def test_an_id_beyond_the_vocabulary(tmp_path, tokenizer):
+    np.array([1, 300, 2], "<u2").tofile(tmp_path / "train.bin")
+    stream = open_stream(tmp_path / "train.bin", sequence_length=2)
+    with pytest.raises(CorpusError, match=r"train.bin holds the id 300, but .* has 300 entries"):
+        count_stream(stream, tokenizer)
+    assert count_stream(stream, tokenizer, vocab_size=301).table["count"][300] == 1
+
+
+def test_no_text(tokenizer):
+    with pytest.raises(CorpusError, match="there is no text to count; give a corpus that has some"):
+        count_documents([], tokenizer)
+
+
+def test_what_is_no_counts_file(tmp_path):
+    with pytest.raises(CorpusError, match=r"there are no counts .*x\.parquet; make them with `dyn"):
+        read_counts(tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").write_bytes(b"nothing")
+    with pytest.raises(CorpusError, match=r"x\.parquet holds no counts of ours"):
+        read_counts(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"count": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(CorpusError, match=r"x\.parquet holds no counts of ours"):
+        read_counts(tmp_path / "x.parquet")

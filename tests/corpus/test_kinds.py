@@ -1,0 +1,178 @@
+import lzma
+from collections import Counter
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dynamics.corpus.kinds import KINDS, token_kinds, token_surfaces
+from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.errors import MismatchError
+
+
+def byte_level(vocabulary, merges=(), special=(), added=()):
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, list(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(special))
+    backend.add_tokens(list(added))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+BYTE_LEVEL = {
+    "<s>": ("<s>", "special"),
+    "a": ("a", "continuation"),
+    "Ġ": (" ", "continuation"),
+    "Ċ": ("\n", "continuation"),
+    "<": ("<", "continuation"),
+    "Ã": (r"\xc3", "byte"),
+    "©": (r"\xa9", "byte"),
+    "â": (r"\xe2", "byte"),
+    "Ģ": (r"\x80", "byte"),
+    "âĢ": (r"\xe2\x80", "fragment"),
+    "Ã©": ("é", "continuation"),
+    "Ġa": (" a", "word_start"),
+    "ĠĠ": ("  ", "continuation"),
+    "aaa": ("aaa", "unreachable"),
+    "aa": ("aa", "continuation"),
+    "ĠâĢ": (r" \xe2\x80", "fragment"),
+    "raw space": ("raw space", "unreachable"),
+    "<script>": ("<script>", "added"),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return byte_level(
+        [token for token in BYTE_LEVEL if token != "<script>"],
+        [("â", "Ģ"), ("Ã", "©"), ("Ġ", "a"), ("Ġ", "Ġ"), ("a", "a"), ("Ġ", "âĢ")],
+        special=["<s>"],
+        added=["<script>"],
+    )
+
+
+def test_each_kind_of_a_byte_level_vocabulary(small):
+    surfaces, kinds = token_surfaces(small), token_kinds(small)
+    found = dict(zip(BYTE_LEVEL, zip(surfaces, kinds, strict=True), strict=True))
+    assert found == BYTE_LEVEL
+    assert set(kinds) | {"padding"} == set(KINDS)
+
+
+def test_rows_of_the_model_beyond_the_tokenizer_are_padding(small):
+    rows = len(BYTE_LEVEL)
+    assert token_kinds(small, rows + 2) == [*token_kinds(small), "padding", "padding"]
+    assert token_surfaces(small, rows + 2) == [*token_surfaces(small), "", ""]
+    for function in (token_kinds, token_surfaces):
+        with pytest.raises(
+            MismatchError, match="has 18 entries, the vocabulary only 17 rows; give"
+        ):
+            function(small, rows - 1)
+
+
+def test_holes_in_the_vocabulary_are_padding():
+    tokenizer = byte_level(["a", "b"])
+    spec = tokenizer.backend_tokenizer.to_str().replace('"b":1', '"b":3')
+    holed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(spec))
+    assert token_kinds(holed) == ["continuation", "padding", "padding", "continuation"]
+
+
+def test_a_special_token_known_only_by_its_role():
+    tokenizer = byte_level(["a", "b"], added=[AddedToken("<end>")])
+    assert token_kinds(tokenizer)[2] == "added"
+    tokenizer.eos_token = "<end>"
+    assert token_kinds(tokenizer)[2] == "special"
+
+
+def test_trained_here(tokenizer):
+    kinds, surfaces = token_kinds(tokenizer), token_surfaces(tokenizer)
+    assert kinds[0] == "special" and Counter(kinds)["byte"] == 128
+    assert kinds[surfaces.index(" the")] == "word_start"
+    assert kinds[surfaces.index("a")] == "continuation"
+    assert "unreachable" not in kinds
+
+
+@pytest.fixture(scope="module")
+def published(shared_data, tmp_path_factory):
+    def load(name):
+        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+        packed = shared_data / "tokenizers" / f"{name}_tokenizer.json.xz"
+        path.write_bytes(lzma.decompress(packed.read_bytes()))
+        return load_tokenizer(path)
+
+    return load
+
+
+def kinds_by_surface(tokenizer):
+    surfaces, kinds = token_surfaces(tokenizer), token_kinds(tokenizer)
+    return Counter(kinds), dict(zip(surfaces, kinds, strict=True))
+
+
+@pytest.mark.shared_data
+def test_neox_has_the_published_numbers(published):
+    """Published (see the data's README): 243 single-byte, 369 fragment, 221 unreachable, 2 special.
+
+    Single bytes are 115 of 0x80 or more (13 never occur in UTF-8 and have no entry) and 128 of
+    ASCII, which are ordinary tokens here.
+    """
+    tokenizer = published("gpt_neox_20b")
+    numbers, kind = kinds_by_surface(tokenizer)
+    assert numbers == {
+        "special": 2,
+        "added": 23,
+        "byte": 115,
+        "fragment": 369,
+        "unreachable": 221,
+        "continuation": 20_878,
+        "word_start": 28_669,
+    }
+    ascii_bytes = [kind.get(chr(byte)) for byte in range(128)]
+    assert numbers["byte"] + sum(found == "continuation" for found in ascii_bytes) == 243
+    assert numbers.total() == 50_277
+    assert (kind[" the"], kind["the"], kind["<"]) == ("word_start", "continuation", "continuation")
+
+
+@pytest.mark.shared_data
+def test_roberta(published):
+    numbers, kind = kinds_by_surface(published("roberta_base"))
+    assert [surface for surface, found in kind.items() if found == "unreachable"] == [
+        "<|endoftext|>",
+        "madeupword0000",
+        "madeupword0001",
+        "madeupword0002",
+    ]
+    assert (numbers["special"], numbers["byte"], kind[" the"]) == (5, 128, "word_start")
+
+
+@pytest.mark.shared_data
+def test_a_prefix_space_makes_no_token_unreachable(published):
+    numbers, kind = kinds_by_surface(published("babyberta"))
+    assert "unreachable" not in numbers
+    assert (kind["ification"], kind[" summer"]) == ("continuation", "word_start")
+
+
+@pytest.mark.shared_data
+def test_word_piece(published):
+    numbers, kind = kinds_by_surface(published("bert_base_uncased"))
+    assert (numbers["special"], numbers["byte"], numbers["fragment"]) == (5, 0, 0)
+    assert sum(found == "unreachable" for name, found in kind.items() if "[unused" in name) == 994
+    assert (kind["the"], kind["##ing"], kind[","]) == ("word_start", "continuation", "word_start")
+    assert kind["##,"] == kind["##京"] == "unreachable"
+
+
+@pytest.mark.shared_data
+def test_byte_fallback(shared_data):
+    tokenizer = load_tokenizer(shared_data / "models" / "stories260K")
+    kinds, surfaces = token_kinds(tokenizer, 514), token_surfaces(tokenizer, 514)
+    entry = tokenizer.convert_tokens_to_ids
+    expected = {
+        "<s>": ("<s>", "special"),
+        "<0x0A>": ("\n", "continuation"),
+        "<0x41>": ("A", "unreachable"),
+        "<0xFF>": (r"\xff", "byte"),
+        "▁the": (" the", "word_start"),
+        "▁": (" ", "continuation"),
+        "he": ("he", "continuation"),
+    }
+    assert {token: (surfaces[entry(token)], kinds[entry(token)]) for token in expected} == expected
+    assert kinds[512:] == ["padding", "padding"]
+    assert Counter(kinds)["byte"] == 128

@@ -1,0 +1,405 @@
+"""What tracking does when it is killed, repeated, given what does not belong, or damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.series import open_series
+from dynamics.corpus.counts import Counts
+from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
+from dynamics.errors import (
+    ConfigError,
+    CorpusError,
+    MeasureError,
+    MismatchError,
+    OutputError,
+    StepError,
+)
+from dynamics.tracking import walk as walking
+from dynamics.tracking.run import Run
+from dynamics.tracking.track import find_counts, track
+from tests.tracking.conftest import run_of
+from tests.tracking.synthetic import (
+    GAIN,
+    INPUT,
+    OUTPUT,
+    STEPS,
+    files_of,
+    grow,
+    make_counts,
+    tracked,
+    write_series,
+    write_training,
+)
+
+
+class Killed(BaseException):
+    """What no handler of tracking knows, like a kill."""
+
+
+def killed_at(moment):
+    """An `on_checkpoint` that dies when so many checkpoints are done."""
+
+    def on_checkpoint(done, total):
+        if done == moment:
+            raise Killed
+
+    return on_checkpoint
+
+
+def planted(counts, changes):
+    """A series in which some values were changed: {(step, key): function of the matrix}."""
+    series = grow(counts)
+    for (step, key), change in changes.items():
+        series[step][key] = change(series[step][key])
+    return series
+
+
+def test_two_runs_give_the_same_bytes(series, counts, tmp_path):
+    for name in "ab":
+        track(series, tmp_path / name, counts=counts, command="dynamics track")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert set(files_of(tmp_path / "a")) == {
+        *("run.json", "tokens.parquet", "trends.parquet", "profile.parquet"),
+        *(f"measures/step-{step:08d}.parquet" for step in STEPS),
+    }
+
+
+def test_the_run_says_what_made_it_and_neither_when_nor_where(series, counts, tmp_path):
+    info = track(series, tmp_path / "run", counts=counts, command="dynamics track x").info
+    assert info["command"] == "dynamics track x"
+    assert info["counts"]["tokenizer_sha256"] == "a" * 64
+    assert set(info["versions"]) == {"dynamics", "torch", "numpy", "scipy", "pyarrow"}
+    assert info["settings"] == {"steps": "all", "rule": "count>=10"}
+    for entry, checkpoint in zip(info["checkpoints"], series, strict=True):
+        assert entry["step"] == checkpoint.step
+        assert entry["tensor_sha256"] == {
+            role: checkpoint.digest(role) for role in ("input_embedding", "output_embedding")
+        }
+    assert str(tmp_path) not in (tmp_path / "run/run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("moment", "with_counts"), [(0, False), (1, True), (3, False), (len(STEPS), True)]
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(series, tmp_path, moment, with_counts):
+    counts = make_counts() if with_counts else None
+    track(series, tmp_path / "whole", counts=counts)
+    with pytest.raises(Killed):
+        track(series, tmp_path / "cut", counts=counts, on_checkpoint=killed_at(moment))
+    with pytest.raises(OutputError, match="is not finished; the same `dynamics track`"):
+        Run(tmp_path / "cut")
+    track(series, tmp_path / "cut", counts=counts)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_a_kill_inside_a_write_leaves_nothing_that_counts(series, tmp_path, monkeypatch):
+    track(series, tmp_path / "whole")
+
+    def half_written(table, partial, **settings):
+        Path(partial).write_bytes(b"PAR1 and then the power went")
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dynamics.tracking.run.pq.write_table", half_written)
+        with pytest.raises(Killed):
+            track(series, tmp_path / "cut")
+    assert not [name for name in files_of(tmp_path / "cut") if name.endswith(".parquet")]
+    track(series, tmp_path / "cut")
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_what_is_done_is_not_measured_again(series, counts, tmp_path, monkeypatch):
+    before = files_of(track(series, tmp_path / "run", counts=counts).path)
+    monkeypatch.setattr(walking, "measure", None)  # would fail if it were called
+    seen = []
+    track(series, tmp_path / "run", counts=counts, on_checkpoint=lambda *at: seen.append(at))
+    assert seen == [(done, len(STEPS)) for done in range(len(STEPS) + 1)]
+    assert files_of(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("damage", ["bytes", "missing"])
+def test_a_damaged_table_is_told_and_redone(series, counts, tmp_path, damage):
+    before = files_of(track(series, tmp_path / "run", counts=counts).path)
+    for name in ("measures/step-00000008.parquet", "trends.parquet", "tokens.parquet"):
+        path = tmp_path / "run" / name
+        if damage == "bytes":
+            path.write_bytes(path.read_bytes()[:-9] + b"x" + path.read_bytes()[-8:])
+        else:
+            path.unlink()
+    run = Run(tmp_path / "run")
+    told = "is missing" if damage == "missing" else "is damaged"
+    for read in (lambda: run.measures(8), lambda: run.trends, lambda: run.tokens):
+        with pytest.raises(OutputError, match=f"{told}; run the same `dynamics track` command"):
+            read()
+    track(series, tmp_path / "run", counts=counts)
+    assert files_of(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"epoch": 3}', '"finished"'])
+def test_a_damaged_run_json_is_told(series, tmp_path, content):
+    path = track(series, tmp_path / "run").path / "run.json"
+    path.write_text(content)
+    for use in (lambda: Run(path.parent), lambda: track(series, path.parent)):
+        with pytest.raises(OutputError, match=r"run\.json is damaged, or not what"):
+            use()
+
+
+def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(series, counts, tmp_path):
+    output = track(series, tmp_path / "run", counts=counts).path
+    before = files_of(output)
+    other_counts = Counts(counts.table, make_counts(padding=1).info)
+    other_series = write_series(tmp_path / "other", grow(counts, steps=(0, 1)))
+    for told, given, settings in [
+        ("settings: rule is count>=10 there, count>=100 here", series, {"rule": "count>=100"}),
+        ("settings: rule is count>=10 there, None here", series, {"counts": None}),
+        ("counts: vocab_size is 300 there, 301 here", series, {"counts": other_counts}),
+        ("series: name is series there, other here", other_series, {}),
+        ("settings: steps is all there, 0,8 here", series, {"steps": "0,8"}),
+    ]:
+        with pytest.raises(MismatchError, match=rf"holds another run \({told}\)"):
+            track(given, output, **{"counts": counts} | settings)
+    assert files_of(output) == before
+
+
+def test_a_series_of_the_same_name_and_steps_but_other_weights_is_refused(tmp_path, counts):
+    series = write_series(tmp_path / "a/series", grow(counts))
+    track(series, tmp_path / "run")
+    for name, changed in [("b", grow(counts, seed=1)), ("c", grow(counts, slope=0.2))]:
+        other = write_series(tmp_path / name / "series", changed)
+        with pytest.raises(MismatchError, match=r"of other weights than .* holds now"):
+            track(other, tmp_path / "run")
+
+
+def test_a_folder_in_use_for_something_else_is_refused(series, counts, tmp_path):
+    with pytest.raises(OutputError, match="exists and holds no run; give another output folder"):
+        track(series, tmp_path / "series", counts=counts)
+
+
+def test_counts_of_another_tokenizer_are_refused_by_name(tmp_path, counts):
+    story = "the cat sat on the mat and the cat was glad " * 30
+    tokenizer = train_tokenizer([story], 260)
+    series = write_series(tmp_path / "series", grow(counts))
+    tokenizer.save_pretrained(tmp_path / "series/step-0")
+    theirs = tokenizer_sha256(tokenizer)[:12]
+    with pytest.raises(
+        MismatchError, match=f"the counts was counted with tokenizer {'a' * 12}, but .*step-0 has"
+    ) as raised:
+        track(series, tmp_path / "run", counts=counts)
+    assert theirs in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_counts_of_another_tokenizer_than_the_trainings_are_refused(tmp_path, counts):
+    series = write_training(tmp_path / "training", counts, grow(counts))
+    make_counts(tokenizer="b" * 64).write(tmp_path / "other.parquet")
+    given = find_counts(series, str(tmp_path / "other.parquet"))
+    told = f"other.parquet was counted with tokenizer {'b' * 12}, but .*training has .*{'a' * 12}"
+    with pytest.raises(MismatchError, match=told):
+        track(series, tmp_path / "run", counts=given)
+
+
+def test_more_counts_than_rows_are_refused(series, tmp_path):
+    told = "the counts has 301 tokens but the embedding of series has 300 rows"
+    with pytest.raises(MismatchError, match=told):
+        track(series, tmp_path / "run", counts=make_counts(padding=1))
+
+
+@pytest.mark.parametrize(("key", "name"), [(INPUT, "input"), (OUTPUT, "output")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(tmp_path, counts, key, name, value):
+    def spoil(matrix):
+        matrix[[3, 7, 11, 200, 201, 299], 1] = value
+        return matrix
+
+    series = write_series(tmp_path / "series", planted(counts, {(8, key): spoil}))
+    told = (
+        f"the {name} embedding at step 8 has 6 rows that are not finite "
+        r"\(token ids 3, 7, 11, 200, 201, \.\.\.\); leave that step out with --steps"
+    )
+    with pytest.raises(MeasureError, match=told):
+        track(series, tmp_path / "run", counts=counts)
+    track(series, tmp_path / "without", steps="0,2,32")
+
+
+def test_a_shape_that_changes_over_steps_is_named(tmp_path, counts):
+    cut = dict.fromkeys([(8, INPUT), (8, OUTPUT)], lambda matrix: matrix[:-1])
+    series = write_series(tmp_path / "series", planted(counts, cut))
+    told = r"the input embedding has shape \(299, 16\) at step 8 and \(300, 16\) at step 0"
+    with pytest.raises(MeasureError, match=told):
+        track(series, tmp_path / "run", counts=counts)
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"), [(OUTPUT, "output_embedding_norm"), (GAIN, "norm_folded")]
+)
+def test_a_tensor_that_is_gone_at_one_step_is_named(tmp_path, counts, gone, told):
+    series = grow(counts)
+    del series[8][gone]
+    opened = write_series(tmp_path / "series", series)
+    with pytest.raises(MeasureError, match=f"step-8 has other tensors .*{told}.*; leave it out"):
+        track(opened, tmp_path / "run", counts=counts)
+
+
+def test_zero_rows_are_followed_like_others(tmp_path, counts):
+    """Some models begin with an output embedding of zeros."""
+    zero = planted(counts, {(0, OUTPUT): np.zeros_like})
+    run = tracked(tmp_path, series=zero)
+    assert (run.measures(0)["output_embedding_norm"] == 0).all()
+    assert (run.measures(32)["output_embedding_cosine_to_first"] == 0).all()
+    trend = run.trend("output_embedding_norm").set_index("step")["value"]
+    assert np.isnan(trend[0])
+    assert trend[32] > trend[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ("0,4", "step 4 does not exist; the nearest are 2 and 8"),
+        ("99", "step 99 does not exist; the nearest are 32"),
+        ("2,2", "step 2 is given twice"),
+        ("every(0)", r"cannot read 'every\(0\)' in the steps"),
+        ("log2(512)+first", "cannot read 'first'"),
+    ],
+)
+def test_steps_that_cannot_be_had_are_an_error(series, counts, tmp_path, steps, told):
+    with pytest.raises(StepError, match=told):
+        track(series, tmp_path / "run", counts=counts, steps=steps)
+    assert not (tmp_path / "run").exists()
+
+
+def test_chosen_steps_alone_are_measured(series, tmp_path):
+    run = track(series, tmp_path / "run", steps="log2(2)+last")
+    assert run.steps == [0, 2, 32]
+    assert run.array("input_embedding_norm").shape == (3, 300)
+
+
+@pytest.mark.parametrize("rule", ["", "count>10", "top-0", "most"])
+def test_a_rule_that_cannot_be_read_is_an_error_before_anything_is_read(series, tmp_path, rule):
+    with pytest.raises(ConfigError, match="vocabulary rule"):
+        track(series, tmp_path / "run", counts=make_counts(), rule=rule)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rule_that_keeps_too_few_tokens_is_an_error(series, counts, tmp_path):
+    told = "rule count>=1000000 keeps 0 of the 300 tokens of the counts, and a correlation needs 10"
+    with pytest.raises(ConfigError, match=told):
+        track(series, tmp_path / "run", counts=counts, rule="count>=1000000")
+    assert not (tmp_path / "run").exists()
+
+
+def test_counts_auto_are_the_trainings_own(tmp_path, counts):
+    series = write_training(tmp_path / "training", counts, grow(counts))
+    found = find_counts(series, "auto")
+    assert found.name == str(tmp_path / "training/counts.parquet")
+    assert found.info == counts.info
+
+
+def test_counts_auto_are_none_for_a_foreign_folder_and_none_are_none(series, tmp_path, counts):
+    assert find_counts(series, "auto") is None
+    assert find_counts(write_training(tmp_path / "x", counts, grow(counts)), "none") is None
+    with pytest.raises(CorpusError, match=r"there are no counts .*auto\.parquet; make them with"):
+        find_counts(series, "auto.parquet")
+
+
+def test_without_counts_norms_are_followed_and_nothing_is_correlated(run_without_counts):
+    run = run_without_counts
+    assert run.rule is None
+    assert list(run.tokens["token_id"]) == list(range(300))
+    assert run.trends.empty
+    assert run.profile.empty
+    assert "input_embedding_norm_centered_frequency" not in run.info["measures"]
+    assert run.array("output_embedding_norm_folded").shape == (4, 300)
+    with pytest.raises(OutputError, match="was tracked without counts: no vocabulary rule applies"):
+        _ = run.kept
+    with pytest.raises(OutputError, match="has no trend with measure 'input_embedding_norm'"):
+        run.trend("input_embedding_norm")
+
+
+def test_a_single_model_has_a_profile_and_correlations_and_no_trend(tmp_path, counts):
+    write_series(tmp_path / "series", grow(counts))
+    single = open_series(tmp_path / "series/step-32")
+    run = track(single, tmp_path / "run", counts=counts)
+    assert run.steps == [32]
+    assert run.trend("input_embedding_norm")["value"].item() > 0.95
+    assert set(run.profile["step"]) == {32}
+    changes = run.trends[run.trends["statistic"] == "spearman_minus_first"]
+    assert (changes["value"] == 0).all()
+
+
+def test_a_single_model_without_a_step_in_its_name_is_step_0(tmp_path, counts):
+    write_series(tmp_path / "series", {0: grow(counts)[32]})
+    (tmp_path / "series/step-0").rename(tmp_path / "model")
+    assert track(open_series(tmp_path / "model"), tmp_path / "run").steps == [0]
+
+
+def test_a_tied_model_has_one_matrix_under_both_names(tmp_path):
+    run = tracked(tmp_path, tied=True)
+    table = run.measures(32)
+    for suffix in ("norm", "norm_centered", "distance_from_first"):
+        assert table[f"input_embedding_{suffix}"].equals(table[f"output_embedding_{suffix}"])
+    assert "input_embedding_norm_folded" not in table
+
+
+def test_a_base_model_without_head_has_input_measures_only(tmp_path, counts):
+    series = grow(counts)
+    for tensors in series.values():
+        del tensors[OUTPUT]
+    for checkpoint in write_series(tmp_path / "series", series):
+        (checkpoint.path / "config.json").write_text(json.dumps({"tie_word_embeddings": False}))
+    run = track(open_series(tmp_path / "series"), tmp_path / "run", counts=counts)
+    assert all(name.startswith("input_embedding") for name in run.info["measures"])
+
+
+def test_the_run_names_its_training_and_counts_tokens_seen(tmp_path, counts):
+    write_training(tmp_path / "training", counts, grow(counts), name="small study")
+    run = run_of(tmp_path / "training", tmp_path / "run")
+    assert run.name == "small study"
+    assert [entry["tokens_seen"] for entry in run.info["checkpoints"]] == [
+        33 * step for step in STEPS
+    ]
+
+
+def test_one_tensor_at_a_time_is_read(series, tmp_path, monkeypatch):
+    """Roles and rows are read by name; the model's other tensors are not."""
+    read = []
+    tensor = Checkpoint.tensor
+
+    def noted(self, role, rows=None):
+        read.append(role)
+        return tensor(self, role, rows)
+
+    monkeypatch.setattr(Checkpoint, "tensor", noted)
+    track(series, tmp_path / "run")
+    assert set(read) == {"input_embedding", "output_embedding", "final_norm_weight"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda run: run.measures(3), r"has no step 3; it has \[0, 2, 8, 32\]"),
+        (lambda run: run.array("norm"), "has no measure 'norm'; it has input_embedding_norm, "),
+        (lambda run: run.trend("norm"), "has no trend with measure 'norm'"),
+        (lambda run: Run(run.path / "measures"), "holds no run .*; `dynamics track SERIES -o"),
+    ],
+)
+def test_what_a_run_does_not_have_is_told_with_what_it_has(run, ask, told):
+    with pytest.raises(OutputError, match=told):
+        ask(run)
+
+
+def test_a_study_folder_stands_for_its_run(run, tmp_path):
+    (tmp_path / "run").symlink_to(run.path)
+    assert Run(tmp_path).trends.equals(run.trends)
+
+
+def test_a_run_reads_as_frames_and_as_a_plain_array(run):
+    norms = run.array("input_embedding_norm")
+    assert norms.dtype == np.float32
+    assert norms.shape == (len(STEPS), 300)
+    assert (norms[2] == run.measures(8)["input_embedding_norm"]).all()
+    assert run.kept.sum() == run.trend("input_embedding_norm")["n"].unique().item()
+    assert (run.tokens["count"][run.never_seen] == 0).all()

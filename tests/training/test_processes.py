@@ -1,0 +1,128 @@
+"""Two processes take the rows that one would, and arrive at its weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from itertools import chain
+
+import pytest
+import torch
+import yaml
+
+from dynamics.errors import MismatchError
+from dynamics.training.train import train
+from tests.training import two_processes
+from tests.training.small import (
+    ROWS,
+    STEPS,
+    assert_same_training,
+    kept_steps,
+    log_lines,
+    small,
+    weights,
+)
+
+pytestmark = pytest.mark.slow
+
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+    "--standalone", "--local-addr", "127.0.0.1",
+]  # fmt: skip
+# With AdamW's usual epsilon the rounding of gradients that are truly zero, those of the key biases
+# of attention, becomes steps as long as any other: "usual" is within 1e-4 at its learning rate.
+EPSILON = {"epsilon": 1e-4}
+CASES = {
+    "usual": {"training": {"learning_rate": 1e-3}},
+    "causal": {"training": EPSILON},
+    "masked": {"model": {"architecture": "bert", "tied": True}, "training": EPSILON},
+    "parts": {"training": {"device_batch_size": 1, **EPSILON}},
+}
+
+
+@contextmanager
+def torchrun(*command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([*TORCHRUN, *map(str, command)], env=environment, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def run(*command):
+    """Exit status and output of a command on two processes."""
+    with torchrun(*command) as process:
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """Folder with one training per case on two processes, and on one under `one/`."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name, changes in CASES.items():
+        settings = small(corpus, **changes)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+        train(settings, folder / "one" / name)
+    status, output = run(two_processes.__file__, folder, *CASES)
+    assert status == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_step_takes_its_rows_of_the_stream_half_on_each_process(trained, name):
+    files = [trained / f"{name}.rank-{rank}.json" for rank in (0, 1)]
+    first, second = (list(chain(*json.loads(file.read_text()))) for file in files)
+    half = ROWS // 2
+    for step in range(STEPS):
+        taken = [each[step * half : (step + 1) * half] for each in (first, second)]
+        assert sorted(taken[0] + taken[1]) == list(range(step * ROWS, (step + 1) * ROWS))
+    assert len(first) == len(second) == STEPS * half
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_reach_the_weights_of_one(trained, name):
+    assert kept_steps(trained / name) == kept_steps(trained / "one" / name)
+    tolerance = 1e-4 if name == "usual" else 1e-6
+    for step in kept_steps(trained / name):
+        expected = weights(trained / "one" / name, step)
+        for key, value in weights(trained / name, step).items():
+            torch.testing.assert_close(value, expected[key], atol=tolerance, rtol=0)
+    losses = [
+        [line["loss_nats"] for line in log_lines(folder / name)]
+        for folder in (trained, trained / "one")
+    ]
+    assert len(losses[0]) == STEPS
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_two_processes_are_recorded_and_one_cannot_go_on(trained, corpus):
+    assert json.loads((trained / "causal/train.json").read_text())["processes"] == 2
+    with pytest.raises(MismatchError, match=r"begun with 2 processes .* cannot go on with 1"):
+        train(small(corpus, **CASES["causal"]), trained / "causal")
+
+
+def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_bits(corpus, tmp_path):
+    """Through the command line, with Ctrl-C as torchrun hands it on."""
+    settings = small(corpus, training={"steps": 400, "max_passes": 10})
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    command = ["-m", "dynamics", "train", tmp_path / "small.yaml", "-o"]
+    status, output = run(*command, tmp_path / "one")
+    assert status == 0, output
+    log = tmp_path / "two/train.jsonl"
+    with torchrun(*command, tmp_path / "two") as process:
+        while process.poll() is None and not (log.exists() and log.stat().st_size > 500):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    [state] = (tmp_path / "two/state").iterdir()
+    steps = int(state.name[5:])
+    assert steps < 400 and steps == len(log_lines(tmp_path / "two")), output
+    status, output = run(*command, tmp_path / "two")
+    assert status == 0 and f"going on at step {steps}" in output
+    assert_same_training(tmp_path / "two", tmp_path / "one")
