@@ -104,7 +104,10 @@ class StandIn:
             self.requests.append(request)
 
     def pace(self, count, since, done):
-        """Wait until a connection, and the link that all share, would have carried the bytes."""
+        """Count bytes, and wait until a connection, and the link that all share, would carry them.
+
+        Called before they are written: a client never has a byte that was not counted.
+        """
         with self._lock:
             self.sent += count
             now = time.perf_counter()
@@ -189,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
             self.hub.pace(len(body), time.perf_counter(), 0)
+            self.wfile.write(body)
 
     def json(self, content, headers=None):
         self.answer(200, json.dumps(content).encode(), headers)
@@ -353,9 +356,9 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(start)
             while start < end:
                 chunk = file.read(min(CHUNK, end - start))
-                self.wfile.write(chunk)
                 start += len(chunk)
                 self.hub.pace(len(chunk), since, start - first)
+                self.wfile.write(chunk)
         if fault:
             self.wfile.flush()
             time.sleep(30 if fault.kind == "stall" else 0)
