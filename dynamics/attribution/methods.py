@@ -1,0 +1,47 @@
+"""The methods of attribution, by name, with what each covers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dynamics.attribution import normxlogit as own
+from dynamics.attribution.question import Question, Scores
+from dynamics.errors import ConfigError, did_you_mean
+from dynamics.models.live import LiveModel
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of attribution.
+
+    Attributes:
+        function: Scores a batch.
+        covers: Architectures and heads, for the documentation.
+        refuses: Why a model is not covered, None when it is.
+        needs_head: Whether it asks the model for a prediction.
+    """
+
+    function: Callable[[Question], Scores]
+    covers: str
+    refuses: Callable[[LiveModel], str | None] = lambda model: None
+    needs_head: bool = True
+
+
+METHODS: dict[str, Method] = {
+    "normxlogit": Method(own.normxlogit, "every architecture and head"),
+    "logit": Method(own.logit_only, "every architecture and head"),
+    "norm": Method(own.norm_only, "every architecture, also without a head", needs_head=False),
+}
+
+
+def find_method(name: str, model: LiveModel) -> Method:
+    """The method of a name, if it fits a model.
+
+    Raises:
+        ConfigError: There is no such method, or it does not cover the model.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
+    method = METHODS[name]
+    if reason := method.refuses(model):
+        raise ConfigError(f"{name} does not cover {type(model.network).__name__}: {reason}")
+    return method

@@ -1,0 +1,187 @@
+"""What is asked of a batch of inputs, and what a method answers.
+
+B inputs, P positions, T targets, D hidden size. Inputs are padded on the right with positions,
+and with targets of readout -1; what is scored there is NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dynamics.models.live import Batch, LiveModel, Reading, Side
+from dynamics.scores.logits import LogitForm, logit_attribution
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How scores are made where the released code of NormXLogit and sound practice differ.
+
+    Attributes:
+        unsigned_gradients: Gradient methods take the absolute value of each feature's share before
+            they sum; signed methods are then compared with unsigned ones.
+        embeds_twice: Gradient methods get the output of the embedding module as if it were the
+            embedding's row, so that positions, segments and norms are applied twice and segments
+            are those of a first segment.
+        fixed_steps: Integrated gradients take 50 steps from zero, converged or not.
+        ranks_special: Special tokens other than the first are ranked with the others.
+    """
+
+    unsigned_gradients: bool = False
+    embeds_twice: bool = False
+    fixed_steps: bool = False
+    ranks_special: bool = False
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "sound": Protocol(),
+    "paper": Protocol(
+        unsigned_gradients=True, embeds_twice=True, fixed_steps=True, ranks_special=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an attribution is made.
+
+    Attributes:
+        norm_source: Which norm: `row` of the embedding, `row_centered` (the mean row subtracted),
+            `module_output` (what the first block gets), or `layer N`.
+        logit_form: Which logit: `raw`, `centered` (mean over all logits subtracted) or
+            `log_probability` (nats).
+        layer: Layer whose representations the head reads, 0 for the embeddings; None for the last.
+        side: Whose tokens are scored, in an encoder-decoder.
+        protocol: A name in `PROTOCOLS`.
+        baseline: What integrated gradients start from: `zero`, `pad`, `mask`, or `auto`.
+        steps: Steps of integrated gradients to begin with; doubled until they have converged.
+        occlude_with: What occlusion puts in place of a token: `mask`, `pad`, `unk`, `mean` (the
+            mean row), `delete`, or `auto`.
+        draws: Random scores that are averaged over, and given one by one.
+        seed: Of the random scores.
+    """
+
+    norm_source: str = "module_output"
+    logit_form: LogitForm = "raw"
+    layer: int | None = None
+    side: Side = "source"
+    protocol: Literal["sound", "paper"] = "sound"
+    baseline: Literal["auto", "zero", "pad", "mask"] = "auto"
+    steps: int = 50
+    occlude_with: Literal["auto", "mask", "pad", "unk", "mean", "delete"] = "auto"
+    draws: int = 20
+    seed: int = 0
+
+    @property
+    def rules(self) -> Protocol:
+        """The switches of the protocol."""
+        return PROTOCOLS[self.protocol]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A batch of inputs, and the targets whose prediction is explained.
+
+    Attributes:
+        model: The model.
+        batch: Its inputs.
+        readouts: Position that each target is read from, -1 where an input has fewer targets.
+        targets: Label or token id of each target.
+        foils: Label or token id that each is contrasted with, -1 for none.
+        settings: How.
+    """
+
+    model: LiveModel
+    batch: Batch
+    readouts: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    foils: Int[Tensor, "B T"]
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def scored_ids(self) -> Int[Tensor, "B P"]:
+        """Token ids of the positions that are scored."""
+        return self._scored[0]
+
+    @property
+    def attended(self) -> Bool[Tensor, "B P"]:
+        """Positions that hold a token."""
+        return self._scored[1]
+
+    @property
+    def _scored(self) -> tuple[Tensor, Tensor]:
+        batch = self.batch
+        if self.settings.side == "target" and self.model.is_encoder_decoder:
+            assert batch.decoder_input_ids is not None
+            assert batch.decoder_attention_mask is not None
+            return batch.decoder_input_ids, batch.decoder_attention_mask.bool()
+        return batch.input_ids, batch.attention_mask.bool()
+
+    @property
+    def asked(self) -> Bool[Tensor, "B T"]:
+        """Which targets exist."""
+        return self.readouts >= 0
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "B P T"]:
+        """Which positions can have a part in the prediction of each target."""
+        seen = self.attended[:, :, None] & self.asked[:, None, :]
+        crosses = self.model.is_encoder_decoder and self.settings.side == "source"
+        if self.model.is_causal and not crosses:
+            positions = torch.arange(seen.shape[1], device=seen.device)
+            seen = seen & (positions[None, :, None] <= self.readouts[:, None, :])
+        return seen
+
+    def read(self, rows: Float[Tensor, "B P E"] | None = None, *, blocks: bool = False) -> Reading:
+        """Run the model on the batch, without its head."""
+        return self.model.read(self.batch, side=self.settings.side, rows=rows, blocks=blocks)
+
+    def read_out(self, reading: Reading) -> Float[Tensor, "B T D"]:
+        """The representation that each target is read from."""
+        final = reading.read.final
+        if self.model.head.readout == "mean":
+            weights = self.batch.attention_mask.to(final.dtype)[:, :, None]
+            mean = (final * weights).sum(1) / weights.sum(1)
+            return mean[:, None].expand(-1, self.readouts.shape[1], -1)
+        rows = torch.arange(len(final), device=final.device)[:, None]
+        return final[rows, self.readouts.clamp_min(0)]
+
+    def predictions(self, reading: Reading) -> Float[Tensor, "B T"]:
+        """What is explained: the logit of each target, in the form of the settings.
+
+        Differentiable; 0 for targets that do not exist.
+        """
+        states = self.read_out(reading)[self.asked]
+        targets, foils = self.targets[self.asked], self.foils[self.asked]
+        wanted, column = torch.unique(
+            torch.stack([targets, foils.clamp_min(0)]), return_inverse=True
+        )
+        logits = logit_attribution(self.model.head, states, wanted, form=self.settings.logit_form)
+        rows = torch.arange(len(states), device=states.device)
+        values = logits[rows, column[0]]
+        values = torch.where(foils >= 0, values - logits[rows, column[1]], values)
+        return torch.zeros(
+            self.asked.shape, dtype=values.dtype, device=values.device
+        ).masked_scatter(self.asked, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a method answers.
+
+    Attributes:
+        values: Score of each position for each target.
+        norm: The norms, where the score has that factor.
+        logit: The logits, where it has that factor.
+        checks: Numbers that say whether the scores can be trusted, one for each target: what a sum
+            of scores should be, and how far from it they are.
+    """
+
+    values: Float[Tensor, "B P T"]
+    norm: Float[Tensor, "B P"] | None = None
+    logit: Float[Tensor, "B P T"] | None = None
+    checks: Mapping[str, Float[Tensor, "B T"]] = field(default_factory=dict)

@@ -1,0 +1,160 @@
+"""A model that runs: its tokenizer, its head, and the representations it gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dynamics.axes import EmbeddingMatrix
+from dynamics.errors import CheckpointError
+from dynamics.models.head import HeadOnTop
+from dynamics.models.stack import Stack, States
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
+Side = Literal["source", "target"]
+Ids = Int[Tensor, "B P"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of several inputs, padded on the right.
+
+    Attributes:
+        input_ids: Of the text; of the source in an encoder-decoder.
+        attention_mask: 1 for tokens, 0 for padding.
+        token_type_ids: Segment of each token, where the tokenizer gives it.
+        decoder_input_ids: What the decoder gets, in an encoder-decoder.
+        decoder_attention_mask: 1 for its tokens, 0 for padding.
+    """
+
+    input_ids: Ids
+    attention_mask: Ids
+    token_type_ids: Ids | None = None
+    decoder_input_ids: Ids | None = None
+    decoder_attention_mask: Ids | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a forward pass without head gives.
+
+    Attributes:
+        scored: Representations of the tokens that are scored.
+        read: Those of the tokens that predictions are read from; the same, but for the source of
+            an encoder-decoder.
+    """
+
+    scored: States
+    read: States
+
+
+@dataclass(frozen=True, eq=False)
+class LiveModel:
+    """A checkpoint as a live model, in evaluation mode.
+
+    Attributes:
+        network: The model, with its head.
+        tokenizer: What turns text into its token ids.
+        task: What its head predicts.
+        name: Where it comes from.
+        revision: Branch, tag, commit or step, None when there is one only.
+    """
+
+    network: PreTrainedModel
+    tokenizer: "PreTrainedTokenizerFast"
+    task: Task
+    name: str
+    revision: str | None = None
+
+    @cached_property
+    def head(self) -> HeadOnTop:
+        """The head-on-top, checked against the model's own logits.
+
+        Raises:
+            CheckpointError: The model has no head, or the check fails.
+        """
+        if self.task == "none":
+            raise CheckpointError(
+                f"{self.name} ({type(self.network).__name__}) has no head, so it predicts nothing "
+                "that could be attributed; give a model with a language-model or classification "
+                "head"
+            )
+        return HeadOnTop(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.network.device
+
+    @property
+    def embedding_matrix(self) -> EmbeddingMatrix:
+        """The rows of the input embedding, before any scaling of the module that looks them up."""
+        weight = self.network.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether source and target are different inputs."""
+        return bool(self.network.config.is_encoder_decoder)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the representation of a token predicts the token after it."""
+        return self.task in ("causal", "seq2seq")
+
+    def stack(self, side: Side = "source") -> Stack:
+        """The part that holds the tokens of one side; there is one only but in encoder-decoders."""
+        return self._stacks[side]
+
+    @cached_property
+    def _stacks(self) -> Mapping[Side, Stack]:
+        if not self.is_encoder_decoder:
+            base = self.network.base_model if self.task == "none" else self.head.base
+            stack = Stack(base)
+            return {"source": stack, "target": stack}
+        return {
+            "source": Stack(self.network.get_encoder()),
+            "target": Stack(self.network.get_decoder()),
+        }
+
+    def read(
+        self,
+        batch: Batch,
+        *,
+        side: Side = "source",
+        rows: Float[Tensor, "B P E"] | None = None,
+        blocks: bool = False,
+    ) -> Reading:
+        """Run the model without its head.
+
+        Args:
+            batch: Token ids.
+            side: Whose tokens are scored, in an encoder-decoder.
+            rows: Taken instead of the embedding's rows of the tokens that are scored.
+            blocks: Whether to keep what each block gives, for the tokens that are scored.
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        own = {"rows": rows, "blocks": blocks}
+        if not self.is_encoder_decoder:
+            states = self.stack().read(**inputs, **own)
+            return Reading(states, states)
+        source = self.stack("source").read(**inputs, **(own if side == "source" else {}))
+        target = self.stack("target").read(
+            input_ids=batch.decoder_input_ids,
+            attention_mask=batch.decoder_attention_mask,
+            encoder_hidden_states=source.final,
+            encoder_attention_mask=batch.attention_mask,
+            **(own if side == "target" else {}),
+        )
+        return Reading(source if side == "source" else target, target)
