@@ -183,4 +183,6 @@ def _sum(scores: Float[np.ndarray, "tokens T"]) -> Float[np.ndarray, " T"]:
 
 
 def _plain(values: np.ndarray) -> list[Any]:
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return plain.tolist()
