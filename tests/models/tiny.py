@@ -113,7 +113,10 @@ def live(name, task=None, **changes):
     return LiveModel(network, tokenizer(name), task or language_task(name), f"tiny {name}")
 
 
-WORDS = "the cat dog man sat ran on mat not bad good film is was a very".split()
+WORDS = [
+    "the", "cat", "dog", "man", "sat", "ran", "on", "mat",
+    "not", "bad", "good", "film", "is", "was", "a", "very",
+]  # fmt: skip
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _BERT = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
 _TEXT = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
