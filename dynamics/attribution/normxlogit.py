@@ -85,7 +85,7 @@ def _logits(question: Question, reading: Reading) -> Float[Tensor, "B P T"]:
     if settings.layer is not None:
         states = model.stack(settings.side).as_final(reading.scored, settings.layer)
     regression = model.task == "regression"
-    read_out = question.read_out(reading)
+    read_out = question.read_out(reading.read.final)
     return torch.stack(
         [
             logit_attribution(

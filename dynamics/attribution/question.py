@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.models.live import Batch, LiveModel, Reading, Side
-from dynamics.scores.logits import LogitForm, logit_attribution
+from dynamics.scores.logits import CHUNK, LogitForm, logit_attribution
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Question:
         targets: Label or token id of each target.
         foils: Label or token id that each is contrasted with, -1 for none.
         settings: How.
+        reading: What a forward pass gave, where it was made already.
     """
 
     model: LiveModel
@@ -101,6 +102,7 @@ class Question:
     targets: Int[Tensor, "B T"]
     foils: Int[Tensor, "B T"]
     settings: Settings = field(default_factory=Settings)
+    reading: Reading | None = None
 
     @property
     def scored_ids(self) -> Int[Tensor, "B P"]:
@@ -137,12 +139,19 @@ class Question:
         return seen
 
     def read(self, rows: Float[Tensor, "B P E"] | None = None, *, blocks: bool = False) -> Reading:
-        """Run the model on the batch, without its head."""
+        """Run the model on the batch, without its head, or give the reading that was made.
+
+        Args:
+            rows: Taken instead of the embedding's rows of the tokens that are scored.
+            blocks: Whether what each block gives is needed.
+        """
+        made = self.reading
+        if made is not None and rows is None and (made.scored.blocks or not blocks):
+            return made
         return self.model.read(self.batch, side=self.settings.side, rows=rows, blocks=blocks)
 
-    def read_out(self, reading: Reading) -> Float[Tensor, "B T D"]:
+    def read_out(self, final: Float[Tensor, "B P D"]) -> Float[Tensor, "B T D"]:
         """The representation that each target is read from."""
-        final = reading.read.final
         if self.model.head.readout == "mean":
             weights = self.batch.attention_mask.to(final.dtype)[:, :, None]
             mean = (final * weights).sum(1) / weights.sum(1)
@@ -155,7 +164,7 @@ class Question:
 
         Differentiable; 0 for targets that do not exist.
         """
-        states = self.read_out(reading)[self.asked]
+        states = self.read_out(reading.read.final)[self.asked]
         targets, foils = self.targets[self.asked], self.foils[self.asked]
         wanted, column = torch.unique(
             torch.stack([targets, foils.clamp_min(0)]), return_inverse=True
@@ -167,6 +176,26 @@ class Question:
         return torch.zeros(
             self.asked.shape, dtype=values.dtype, device=values.device
         ).masked_scatter(self.asked, values)
+
+    def lens_divergence(self) -> Float[Tensor, "B T"] | None:
+        """KL(final prediction || prediction from the layer of the settings) in nats.
+
+        None where the tokens that are scored are not those that predictions are read from.
+        """
+        reading, layer = self.read(blocks=True), self.settings.layer
+        if reading.scored is not reading.read or layer is None:
+            return None
+        lens = self.model.stack(self.settings.side).as_final(reading.read, layer)
+        divergences = torch.zeros(self.asked.shape, device=self.asked.device)
+        where = self.asked.nonzero()
+        for some in where.split(CHUNK):
+            index = tuple(some.T)
+            before, after = (
+                self.model.head(self.read_out(final)[index]).float().log_softmax(-1)
+                for final in (lens, reading.read.final)
+            )
+            divergences[index] = (after.exp() * (after - before)).sum(-1)
+        return divergences
 
 
 @dataclass(frozen=True, eq=False)
