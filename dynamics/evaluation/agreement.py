@@ -40,7 +40,7 @@ def within_input_agreement(
 
     Tracking correlates token types over a vocabulary; an attribution ranks the tokens of one
     input. This is the number that says whether a norm explains predictions. The interval is
-    Student's, over inputs. Ties have their mean rank; positions that are NaN in either are left out.
+    Student's. Ties have their mean rank; positions that are NaN in either are left out.
 
     Args:
         scores: Of the positions of each input.
