@@ -119,22 +119,6 @@ class LiveModel:
         """Whether source and target are different inputs."""
         return bool(self.network.config.is_encoder_decoder)
 
-    @cached_property
-    def max_length(self) -> int | None:
-        """The longest input in tokens, None where the architecture sets no limit."""
-        config = self.network.config
-        names = ("max_position_embeddings", "n_positions")
-        limits = [limit for name in names if (limit := getattr(config, name, None))]
-        for table in self.network.modules():
-            # RoBERTa counts positions from behind the padding index.
-            if isinstance(table, nn.Embedding) and table.num_embeddings in limits:
-                limits.append(
-                    table.num_embeddings
-                    - (table.padding_idx + 1 if table.padding_idx is not None else 0)
-                )
-        stated = self.tokenizer.model_max_length
-        return min([*limits, *([stated] if stated < _NO_LIMIT else [])], default=None)
-
     @property
     def has_segments(self) -> bool:
         """Whether the model tells a first text from a second one by segment ids."""
