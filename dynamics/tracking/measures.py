@@ -13,7 +13,7 @@ from torch import Tensor
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.checkpoints.architectures import Role
 from dynamics.errors import MeasureError
-from dynamics.scores.norms import displacement, embedding_norm, mean_row
+from dynamics.scores.norms import Rows, displacement, embedding_norm, mean_row
 
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 
@@ -24,7 +24,7 @@ class View:
 
     Attributes:
         matrix: The embedding.
-        first: The same embedding at the first checkpoint of the run.
+        first: The same embedding at the first checkpoint of the run, which may be on disk.
         counts: Occurrences of each token in the training stream, or None.
         entries: Which rows the tokenizer has an entry for, None where that is not known. The others
             pad the matrix; they have no part in the mean row.
@@ -33,7 +33,7 @@ class View:
     """
 
     matrix: EmbeddingMatrix
-    first: EmbeddingMatrix
+    first: EmbeddingMatrix | Rows
     counts: Tensor | None
     entries: Tensor | None
     final_norm: str | None

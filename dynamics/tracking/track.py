@@ -9,6 +9,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -168,30 +169,32 @@ def track(
     vocab_size = None if tokens is None else len(tokens["token_id"])
     seen = _exposures(exposed, chosen, vocab_size, exposure)
     missing = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
-    results = walk(missing, chosen.checkpoints[0], tokens, executor=executor, ahead=ahead)
-    for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
-        on_checkpoint(at, len(chosen))
-        if checkpoint.step not in done:
-            result = next(results)
-            names = [name for name in result.columns if name != "token_id"]
-            if differing := set(names) ^ set(info["measures"] or names):
-                raise MeasureError(
-                    f"{checkpoint.store.name} has other tensors than the steps before: they do not "
-                    f"share {', '.join(sorted(differing))}; leave it out with --steps"
-                )
-            info["measures"] = names
-            table = write_table(measures_path(output, checkpoint.step), result.columns | used)
-            done[checkpoint.step] = {
-                "step": checkpoint.step,
-                "name": checkpoint.name,
-                "tokens_seen": checkpoint.tokens_seen,
-                "commit": result.commit,
-                "file_sha256": result.file_sha256,
-                "tensor_sha256": result.tensor_sha256,
-                "table_sha256": table,
-            }
-        info["checkpoints"] = [done[step] for step in sorted(done)]
-        write_json(output / "run.json", info)
+    with closing(
+        walk(missing, chosen.checkpoints[0], tokens, executor=executor, ahead=ahead)
+    ) as results:
+        for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
+            on_checkpoint(at, len(chosen))
+            if checkpoint.step not in done:
+                result = next(results)
+                names = [name for name in result.columns if name != "token_id"]
+                if differing := set(names) ^ set(info["measures"] or names):
+                    raise MeasureError(
+                        f"{checkpoint.store.name} has other tensors than the steps before: they do "
+                        f"not share {', '.join(sorted(differing))}; leave it out with --steps"
+                    )
+                info["measures"] = names
+                table = write_table(measures_path(output, checkpoint.step), result.columns | used)
+                done[checkpoint.step] = {
+                    "step": checkpoint.step,
+                    "name": checkpoint.name,
+                    "tokens_seen": checkpoint.tokens_seen,
+                    "commit": result.commit,
+                    "file_sha256": result.file_sha256,
+                    "tensor_sha256": result.tensor_sha256,
+                    "table_sha256": table,
+                }
+            info["checkpoints"] = [done[step] for step in sorted(done)]
+            write_json(output / "run.json", info)
     on_checkpoint(len(chosen), len(chosen))
     _finish(output, info, tokens)
     return Run(output)
