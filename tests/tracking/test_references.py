@@ -152,7 +152,6 @@ def test_another_process_reads_once_for_a_walk_and_lets_go_when_it_is_idle(
     while alive(reads) and time.monotonic() < until:
         time.sleep(0.01)
     assert alive(reads) == []
-    assert not references._lent
 
 
 def test_walks_do_not_share(remote):
