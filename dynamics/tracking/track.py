@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.exposure import exposures
 from dynamics.corpus.public_counts import find_public_counts, public_exposures
-from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_sha256
 from dynamics.corpus.tokens import TokenStream, open_stream
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file, write_json
@@ -234,8 +235,12 @@ def _describe(
 
 def _check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     training, beside = training_folder(chosen), chosen.checkpoints[0].path
-    if beside is None:
-        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(chosen.name)), chosen.name)
+    store = chosen.checkpoints[0].store
+    if isinstance(store, HubRevision):
+        tokenizer = fetch_tokenizer(store.beside("main"))
+        check_tokenizer(counts, tokenizer_sha256(tokenizer), chosen.name)
+    elif beside is None:
+        return
     elif training is not None:
         check_tokenizer(counts, _described(training)["tokenizer_sha256"], str(training))
     elif (beside / "tokenizer.json").exists():
