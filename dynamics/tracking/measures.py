@@ -30,6 +30,7 @@ class View:
             pad the matrix; they have no part in the mean row.
         final_norm: `layer`, `rms`, or None where the model has no final norm.
         gain: Weight of the final norm, for an output embedding that follows it, or None.
+        whole: Whether `matrix` has all rows of the embedding, so that their mean is known.
     """
 
     matrix: EmbeddingMatrix
@@ -38,6 +39,7 @@ class View:
     entries: Tensor | None
     final_norm: str | None
     gain: HiddenVector | None
+    whole: bool = True
 
     @cached_property
     def uniform_mean(self) -> HiddenVector:
@@ -110,6 +112,9 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
     "cosine_to_first": cosine_to_first,
 }
 
+NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded")
+"""Measures that subtract a mean row: there are none of a part of an embedding."""
+
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     """Every measure that applies to one embedding, by full name.
@@ -128,6 +133,8 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     results = {"norm": norms} | {
         suffix: scores
         for suffix, function in MEASURES.items()
-        if suffix != "norm" and (scores := function(view)) is not None
+        if suffix != "norm"
+        and (view.whole or suffix not in NEED_ALL_ROWS)
+        and (scores := function(view)) is not None
     }
     return {f"{role}_{suffix}": scores for suffix, scores in results.items()}

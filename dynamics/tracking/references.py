@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from mmap import ACCESS_COPY, mmap
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dynamics.checkpoints.architectures import Role
@@ -54,12 +55,21 @@ class References:
 
     Args:
         first: The checkpoint.
+        rows: Ids of the rows that are read, all of them when None.
         walk: What tells the walk from others.
         lent: Whether this is another process than the walk's.
     """
 
-    def __init__(self, first: Checkpoint, walk: str | None = None, *, lent: bool = False) -> None:
+    def __init__(
+        self,
+        first: Checkpoint,
+        rows: np.ndarray | None = None,
+        walk: str | None = None,
+        *,
+        lent: bool = False,
+    ) -> None:
         self.first = first
+        self.rows = rows
         self._walk = walk or uuid.uuid4().hex
         self._lent = lent
         self._held: dict[Role, StoredRows] = {}
@@ -82,7 +92,7 @@ class References:
             if self._over:
                 raise CancelledError
             if role not in held:
-                held[role] = _stored(self.first, role)
+                held[role] = _stored(self.first, role, self.rows)
             return held[role]
 
     def end(self) -> None:
@@ -111,26 +121,26 @@ class References:
                 self._held, self._lease = {}, None
 
     def __reduce__(self) -> tuple[Callable[..., "References"], tuple[Any, ...]]:
-        return _lend, (self.first, self._walk)
+        return _lend, (self.first, self.rows, self._walk)
 
 
 _lent: weakref.WeakValueDictionary[str, References] = weakref.WeakValueDictionary()
 _lending = threading.Lock()
 
 
-def _lend(first: Checkpoint, walk: str) -> References:
+def _lend(first: Checkpoint, rows: np.ndarray | None, walk: str) -> References:
     """The references of a walk in a process that was sent them."""
     with _lending:
-        found = _lent.get(walk) or References(first, walk, lent=True)
+        found = _lent.get(walk) or References(first, rows, walk, lent=True)
         _lent[walk] = found
         return found
 
 
-def _stored(checkpoint: Checkpoint, role: Role) -> StoredRows:
+def _stored(checkpoint: Checkpoint, role: Role, rows: np.ndarray | None) -> StoredRows:
     located = checkpoint.locate(role)
-    if checkpoint.path is not None:
+    if checkpoint.path is not None and rows is None:
         return StoredRows(located.entry, located.read)
-    matrix = located.read()
+    matrix = located.read(rows)
     entry = TensorEntry(matrix.dtype, tuple(matrix.shape), contiguous_stride(matrix.shape), 0)
     file = _NamelessFile(row_bytes(matrix))
     return StoredRows(entry, lambda rows: read_tensor(file, entry, rows))

@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         columns: `token_id` and every measure, one value per token.
-        tensor_sha256: Digest of each embedding that was read.
+        tensor_sha256: Digest of each embedding, or of the rows of it that were read.
         file_sha256: What a hub says of the file that holds it; empty for a folder.
         commit: Hash of the commit on a hub, None for a folder.
     """
@@ -40,6 +40,7 @@ def walk(
     first: Checkpoint,
     tokens: Tokens | None,
     *,
+    rows: np.ndarray | None = None,
     executor: Executor | None = None,
     ahead: int = 1,
 ) -> Generator[Measured]:
@@ -49,6 +50,7 @@ def walk(
         checkpoints: What to measure.
         first: The checkpoint that distances are taken to.
         tokens: `count` and `kind` of each row, None without counts.
+        rows: Ids of the rows to read, ascending, of which `tokens` is; all of them when None.
         executor: Does the work, on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once, each of which holds one tensor.
 
@@ -59,7 +61,7 @@ def walk(
         CheckpointError: A file cannot be read.
         OutputError: There is no room for a copy of the first checkpoint's embeddings.
     """
-    references = References(first)
+    references = References(first, rows)
     waiting: deque[Future[Measured]] = deque()
     try:
         for checkpoint in checkpoints:
@@ -92,6 +94,7 @@ def measure_checkpoint(
     digests: dict[str, str] = {}
     files: dict[str, str | None] = {}
     gain = checkpoint.final_norm_gain()
+    rows = references.rows
     with references:
         view = None
         for role in ROLES:
@@ -99,22 +102,25 @@ def measure_checkpoint(
                 continue
             if view is None or not checkpoint.tied:
                 view = None  # let go of one matrix before the next is read
+                _check_shape(checkpoint, references.first, role)
                 before = references.get(role)
-                _check_shape(checkpoint, references.first, role, before.shape)
                 same = checkpoint.store.name == references.first.store.name
                 view = View(
-                    matrix=before[:] if same else checkpoint.tensor(role),
+                    matrix=before[:] if same else checkpoint.tensor(role, rows),
                     first=before,
                     counts=None if tokens is None else torch.tensor(tokens["count"]),
                     entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
                     final_norm=checkpoint.final_norm,
                     gain=gain if role == "output_embedding" else None,
+                    whole=rows is None,
                 )
                 digests[role] = digest(view.matrix)
             else:
                 view = replace(view, gain=gain)
                 digests[role] = digests["input_embedding"]
-            columns["token_id"] = np.arange(len(view.matrix), dtype=np.int32)
+            columns["token_id"] = (np.arange(len(view.matrix)) if rows is None else rows).astype(
+                np.int32
+            )
             for name, scores in measure(role, view, step=checkpoint.step).items():
                 columns[name] = scores.numpy()
             if checkpoint.path is None:
@@ -122,10 +128,8 @@ def measure_checkpoint(
     return Measured(columns, digests, files, checkpoint.commit)
 
 
-def _check_shape(
-    checkpoint: Checkpoint, first: Checkpoint, role: Role, expected: tuple[int, ...]
-) -> None:
-    found = checkpoint.locate(role).entry.shape
+def _check_shape(checkpoint: Checkpoint, first: Checkpoint, role: Role) -> None:
+    found, expected = (each.locate(role).entry.shape for each in (checkpoint, first))
     if found != expected:
         raise MeasureError(
             f"the {role.replace('_', ' ')} has shape {found} at step {checkpoint.step} and "

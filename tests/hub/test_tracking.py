@@ -225,6 +225,21 @@ def test_an_interrupted_run_goes_on(standin, tmp_path, undisturbed, done, ahead)
     assert files_of(tmp_path / "run") == undisturbed["alone"]
 
 
+def test_rows_alone_are_sent(standin, folder, tmp_path):
+    some = 2000 * WIDTH * 4
+    remote = track(series_of(standin), tmp_path / "remote", rows="0:2000,4999")
+    assert ranges(standin) == {step: [some, some] for step in STEPS}
+    assert standin.sent <= len(STEPS) * (2 * some + SPARE)
+    local = track(open_series(folder), tmp_path / "local", rows="0:2000,4999")
+    for step in STEPS:
+        pd.testing.assert_frame_equal(remote.measures(step), local.measures(step))
+    standin.reset()
+    before = files_of(tmp_path / "remote")
+    track(series_of(standin), tmp_path / "remote", rows="0:2000,4999")
+    assert ranges(standin) == {}
+    assert files_of(tmp_path / "remote") == before
+
+
 def track_in_child(endpoint, output, workers):
     torch.set_num_threads(1)
     transport = Transport(PATIENT)
@@ -346,6 +361,25 @@ def test_the_cost_is_shown_before_anything_is_read(standin, tmp_path, run_comman
     status, out, err = run_command("-o", output, "--dry-run")
     assert status == 0
     assert f"{REPO}: 6 checkpoints" in out
+
+
+def test_rows_from_the_command_line(standin, tmp_path, run_command):
+    output = tmp_path / "run"
+    status, out, err = run_command("--rows", "5,17:19,4000", "--dry-run", "--json")
+    assert (status, err) == (0, "")
+    cost = json.loads(out)
+    assert cost["rows"] == "5,17:19,4000"
+    assert cost["bytes_per_checkpoint"] == 2 * (14 + 1) * WIDTH * 4
+    status, out, err = run_command("--rows", "5,17:19,4000", "-o", output, "--counts", "none")
+    assert status == 0, err
+    assert "read were rows 5,17:19,4000 alone; left out, as they need every row: norm_cent" in out
+    assert ranges(standin) == {}
+    for rows in ("0:5001", "9:3", "x", ""):
+        status, out, err = run_command("--rows", rows, "-o", tmp_path / "bad", "--counts", "none")
+        assert (status, out) == (2, "")
+        assert err.startswith("dynamics: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "bad").exists()
 
 
 def test_from_the_command_line(standin, tmp_path, run_command, undisturbed):

@@ -124,9 +124,9 @@ def test_a_read_that_ends_after_the_end_is_not_kept(remote, reads, monkeypatch):
     asked = References(remote.checkpoints[0])
     stored = references._stored
 
-    def late(checkpoint, role):
+    def late(checkpoint, role, rows):
         asked.end()
-        return stored(checkpoint, role)
+        return stored(checkpoint, role, rows)
 
     monkeypatch.setattr(references, "_stored", late)
     asked.get("input_embedding")
