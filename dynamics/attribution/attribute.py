@@ -88,10 +88,11 @@ class _Asked:
 def _layers(
     model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: Settings
 ) -> Sequence[int | None]:
-    if layers is None:
-        return [settings.layer]
+    if layers is None and settings.layer is None:
+        return [None]
     depth = model.stack(settings.side).depth
-    chosen = range(depth + 1) if layers == "all" else layers
+    named = [settings.layer] if layers is None else layers
+    chosen = range(depth + 1) if layers == "all" else named
     if wrong := [layer for layer in chosen if not 0 <= layer <= depth]:
         raise ConfigError(
             f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"
@@ -169,8 +170,7 @@ def _attribution(
     exclude_readout: bool,
 ) -> Attribution:
     model, settings = question.model, question.settings
-    crosses = model.is_encoder_decoder and settings.side == "source"
-    tokens = asked.given.tokens if crosses else asked.given.predicting
+    tokens = asked.given.tokens if question.crosses else asked.given.predicting
     size, count = len(tokens), len(targets)
     values = (
         scores.values[index, :size, :count]
@@ -182,7 +182,7 @@ def _attribution(
             f"{method} gives NaN for {asked.given.text[:60]!r}; the weights or the dtype of "
             f"{model.name} are at fault"
         )
-    if exclude_readout and not crosses:
+    if exclude_readout and not question.crosses:
         read = torch.tensor([place.readout for place in asked.places])
         values[read, torch.arange(count)] = torch.nan
     checks = {name: each[index, :count].tolist() for name, each in scores.checks.items()}
