@@ -85,6 +85,7 @@ class LiveModel:
 
         Raises:
             CheckpointError: The model has no head, or the check fails.
+            MeasureError: It gives logits that are not finite.
         """
         if self.task == "none":
             raise CheckpointError(
