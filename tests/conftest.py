@@ -1,6 +1,13 @@
 import pytest
 
-SMALL = ("tests.scores", "tests.tracking", "tests.report", "tests.cli")
+SMALL = (
+    "tests.scores",
+    "tests.models",
+    "tests.attribution",
+    "tests.tracking",
+    "tests.report",
+    "tests.cli",
+)
 
 
 @pytest.fixture(autouse=True)

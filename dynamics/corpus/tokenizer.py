@@ -69,8 +69,14 @@ def train_tokenizer(
     )
 
 
-def load_tokenizer(path_or_name: str | Path) -> "PreTrainedTokenizerFast":
+def load_tokenizer(
+    path_or_name: str | Path, *, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerFast":
     """Load a tokenizer from a folder, a `tokenizer.json` or a hub repository.
+
+    Args:
+        path_or_name: Which.
+        trust_remote_code: Run the code that it may bring along.
 
     Raises:
         CorpusError: Nothing is there, it is damaged, or it is not backed by `tokenizers`.
@@ -85,7 +91,9 @@ def load_tokenizer(path_or_name: str | Path) -> "PreTrainedTokenizerFast":
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        tokenizer = AutoTokenizer.from_pretrained(str(path if path.exists() else path_or_name))
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path if path.exists() else path_or_name), trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # the Rust side raises bare `Exception`
         reason = " ".join(str(error).split())
         raise CorpusError(f"the tokenizer {path_or_name} cannot be loaded: {reason}") from error

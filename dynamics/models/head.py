@@ -47,7 +47,7 @@ class HeadOnTop:
         self.network = network
         output = network.get_output_embeddings()
         self.over: Literal["vocabulary", "labels"] = "labels" if output is None else "vocabulary"
-        self._output = output if isinstance(output, nn.Linear) else None
+        self._output: nn.Linear | None = None
         self._answer: type[Any] = BaseModelOutput
         self.base, self.readout = self._check()
 
@@ -66,8 +66,10 @@ class HeadOnTop:
             columns: Labels or token ids wanted, in this order, repeated if need be; all when None.
                 Only these rows of the output embedding are multiplied where the head is `linear`.
         """
+        if not len(states):
+            return self(states.new_zeros(1, states.shape[1]), columns)[:0]
         one_by_one = self.over == "labels" and self.network.config.pad_token_id is None
-        parts = states.split(1) if one_by_one and len(states) else [states]
+        parts = states.split(1) if one_by_one else [states]
         return torch.cat([self._run(part, columns) for part in parts])
 
     def _run(self, states: Tensor, columns: Tensor | None) -> Tensor:
@@ -115,6 +117,9 @@ class HeadOnTop:
         self._answer = type(answers[self.base])
         states = answers[self.base].last_hidden_state[0]
         own = logits[0] if self.over == "vocabulary" else logits
+        output = self.network.get_output_embeddings()
+        if isinstance(output, nn.Linear) and output.out_features == own.shape[-1]:
+            self._output = output
         reads: dict[Readout, Tensor] = {
             "first": states[:1],
             "last": states[-1:],
@@ -122,14 +127,24 @@ class HeadOnTop:
         }
         if self.over == "vocabulary":
             reads = {"each": states}
-        some = torch.tensor([own.shape[-1] - 1, 0], device=own.device)
-        for readout, read in reads.items():
-            if _agree(self(read), own) and _agree(self(read, some), own[:, some]):
-                return self.base, readout
+        errors = {readout: self._error(read, own) for readout, read in reads.items()}
+        readout = min(reads, key=lambda each: errors[each])
+        tolerance = max(_TOLERANCE, 4 * torch.finfo(own.dtype).eps)
+        if errors[readout] <= tolerance * max(1, own.abs().max().item()):
+            return self.base, readout
         raise CheckpointError(
             f"{type(self.network).__name__}: its head, applied to the representation of one "
             f"position, does not give the model's own logits ({', '.join(reads)} tried); "
             "attribution through the head does not fit this architecture"
+        )
+
+    def _error(self, states: Tensor, own: Tensor) -> float:
+        """Largest difference to the model's own logits, alone and together, all and some."""
+        some = torch.tensor([own.shape[-1] - 1, 0], device=own.device)
+        alone = torch.cat([self(each) for each in states.split(1)])
+        return max(
+            (alone - own).abs().max().item(),
+            (self(states, some) - own[:, some]).abs().max().item(),
         )
 
 
@@ -148,20 +163,16 @@ def _rows_only(network: PreTrainedModel, output: nn.Linear, rows: Tensor) -> Exi
 
 
 def _probe(network: PreTrainedModel) -> dict[str, Tensor]:
-    """An input of five different tokens, neither padding nor, but at its end, end of sentence."""
+    """An input of five tokens, none of them padding, that ends with the end of a sentence."""
     config = network.config
-    special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
-    ids = [each for each in range(config.get_text_config().vocab_size) if each not in special][-4:]
-    ends = config.eos_token_id if isinstance(config.eos_token_id, int) else ids[0]
-    probe = torch.tensor([[*ids, ends]], device=network.device)
+    roles = {name: getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
+    special = {each for ids in roles.values() for each in (ids if isinstance(ids, list) else [ids])}
+    ids = [each for each in range(config.get_text_config().vocab_size) if each not in special][-5:]
+    if isinstance(roles["eos"], int) and roles["eos"] != roles["pad"]:
+        ids[-1] = roles["eos"]
+    probe = torch.tensor([ids], device=network.device)
     return {"input_ids": probe} | (
         {"decoder_input_ids": probe}
         if config.is_encoder_decoder and network.get_output_embeddings() is not None
         else {}
-    )
-
-
-def _agree(found: Tensor, own: Tensor) -> bool:
-    return found.shape == own.shape and bool(
-        (found - own).abs().max() <= _TOLERANCE * own.abs().max().clamp_min(1)
     )

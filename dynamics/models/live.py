@@ -18,6 +18,7 @@ from dynamics.models.stack import Stack, States
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_NO_LIMIT = 10**9  # tokenizers without a limit say more
 Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
 Side = Literal["source", "target"]
 Ids = Int[Tensor, "B P"]
@@ -66,7 +67,7 @@ class LiveModel:
         tokenizer: What turns text into its token ids.
         task: What its head predicts.
         name: Where it comes from.
-        revision: Branch, tag, commit or step, None when there is one only.
+        revision: Branch, tag or commit on a hub, None for a folder.
     """
 
     network: PreTrainedModel
@@ -139,6 +140,30 @@ class LiveModel:
     def is_causal(self) -> bool:
         """Whether the representation of a token predicts the token after it."""
         return self.task in ("causal", "seq2seq")
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input in tokens, special ones included; None where nothing limits it.
+
+        What the table of positions holds, without the rows that RoBERTa-like models keep for
+        padding, or what the tokenizer says where that is less.
+        """
+        config = self.network.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None) or getattr(
+            config, "n_positions", None
+        )
+        limits = [] if positions is None else [positions - self._rows_before_first_position]
+        if self.tokenizer.model_max_length < _NO_LIMIT:
+            limits.append(self.tokenizer.model_max_length)
+        return min(limits, default=None)
+
+    @property
+    def _rows_before_first_position(self) -> int:
+        for module in self.network.modules():
+            table = getattr(module, "position_embeddings", None)
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+                return table.padding_idx + 1
+        return 0
 
     def stack(self, side: Side = "source") -> Stack:
         """The part that holds the tokens of one side; there is one only but in encoder-decoders."""

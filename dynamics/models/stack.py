@@ -5,7 +5,6 @@ B inputs, P positions, D hidden size, L blocks.
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -70,6 +69,9 @@ class Stack:
                 added to it once, by the model.
             blocks: Whether to keep what each block gives.
             inputs: As the model takes them.
+
+        Raises:
+            CheckpointError: Blocks are asked for, and some run more than once.
         """
         first: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -93,6 +95,11 @@ class Stack:
                     ).remove
                 )
             answer = self.module(**inputs)
+        if blocks and len(outputs) != self.depth:
+            raise CheckpointError(
+                f"{type(self.module).__name__} runs {self.depth} blocks {len(outputs)} times, so "
+                "its layers cannot be told apart; only the last one can be read"
+            )
         return States(first[0], answer.last_hidden_state, tuple(outputs))
 
     def as_final(self, states: States, layer: int) -> Hidden:
@@ -112,22 +119,25 @@ class Stack:
 
     def _final_norm(self, states: States) -> nn.Module:
         last = states.blocks[-1]
-        for module in (nn.Identity(), *self._norms):
+        for module in (nn.Identity(), *self._norms(last.shape[-1])):
             found = module(last)
-            if torch.allclose(found, states.final, rtol=1e-4, atol=1e-5):
+            if found.shape == states.final.shape and torch.allclose(
+                found, states.final, rtol=1e-4, atol=1e-5
+            ):
                 return module
         raise CheckpointError(
             f"{type(self.module).__name__}: no final norm gives what the head gets from what the "
             "last block gives, so the head cannot be applied to other layers than the last"
         )
 
-    @cached_property
-    def _norms(self) -> list[nn.Module]:
+    def _norms(self, width: int) -> list[nn.Module]:
         inside = {id(each) for block in self._blocks for each in block.modules()}
         return [
             each
             for each in self.module.modules()
-            if type(each).__name__.endswith("Norm") and id(each) not in inside
+            if type(each).__name__.endswith("Norm")
+            and id(each) not in inside
+            and getattr(each, "weight", torch.empty(width)).shape == (width,)
         ]
 
 
