@@ -1,6 +1,6 @@
 """A model that runs: its tokenizer, its head, and the representations it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -42,6 +42,10 @@ class Batch:
     token_type_ids: Ids | None = None
     decoder_input_ids: Ids | None = None
     decoder_attention_mask: Ids | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Every tensor of the batch changed in the same way."""
+        return Batch(*(None if each is None else change(each) for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -114,22 +118,6 @@ class LiveModel:
     def is_encoder_decoder(self) -> bool:
         """Whether source and target are different inputs."""
         return bool(self.network.config.is_encoder_decoder)
-
-    @cached_property
-    def max_length(self) -> int | None:
-        """The longest input in tokens, None where the architecture sets no limit."""
-        config = self.network.config
-        names = ("max_position_embeddings", "n_positions")
-        limits = [limit for name in names if (limit := getattr(config, name, None))]
-        for table in self.network.modules():
-            # RoBERTa counts positions from behind the padding index.
-            if isinstance(table, nn.Embedding) and table.num_embeddings in limits:
-                limits.append(
-                    table.num_embeddings
-                    - (table.padding_idx + 1 if table.padding_idx is not None else 0)
-                )
-        stated = self.tokenizer.model_max_length
-        return min([*limits, *([stated] if stated < _NO_LIMIT else [])], default=None)
 
     @property
     def has_segments(self) -> bool:
