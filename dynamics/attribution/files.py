@@ -79,9 +79,9 @@ def read_dataset(source: str, column: str = "text") -> list[dict[str, str]]:
     builder = _LOCAL.get(Path(name).suffix) if Path(name).is_file() else None
     try:
         found = datasets.load_dataset(
-                builder or name, data_files=name if builder else None, split=split, streaming=True
-            )
-        rows = [row for row in found]
+            builder or name, data_files=name if builder else None, split=split, streaming=True
+        )
+        rows = list(found)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise CorpusError(
             f"the data set {name} (split {split}) cannot be read: {' '.join(str(error).split())}; "

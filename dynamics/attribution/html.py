@@ -121,7 +121,6 @@ def _compared(group: Sequence[Attribution]) -> Iterator[str]:
             yield _matrix(tokens, names, [group] * len(tokens), lambda row, _, at=target: (row, at))
         else:
             rows = [[each] * len(tokens) for each in group]
-            names = [f"layer {name}" for name in names]
             yield _matrix(names, tokens, rows, lambda _, column, at=target: (column, at))
 
 

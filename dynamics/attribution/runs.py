@@ -1,9 +1,13 @@
 """Many texts by several methods, in an order in which a file can be gone on with."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
 
 from dynamics.attribution.attribute import attribute
 from dynamics.attribution.files import append_lines, keep_lines
@@ -13,10 +17,13 @@ from dynamics.attribution.result import Attribution
 from dynamics.attribution.targets import Ask
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.corpus.counts import check_tokenizer, read_counts
+from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live import LiveModel
 
 _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
+_NEED_COUNTS = ("inverse_log_frequency",)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,9 @@ class Run:
     def _asked(self, text: Mapping[str, str]) -> dict[str, Any]:
         """What a line of JSON does not tell otherwise; nothing that is None."""
         own = {key: value for key, value in text.items() if key != "text"}
-        how = {key: value for key, value in asdict(self.settings).items() if key not in _IN_RESULT}
+        how = {key: value for key, value in vars(self.settings).items() if key not in _IN_RESULT}
+        if self.settings.counts is not None:
+            how["counts"] = f"sha256:{sha256(self.settings.counts.tobytes()).hexdigest()[:16]}"
         flags = {"exclude_readout": self.exclude_readout, "word_level": self.word_level}
         dtype = {"dtype": str(self.model.network.dtype).removeprefix("torch.")}
         asked = {**vars(self.ask), **own, **flags, **how, **dtype}
@@ -203,34 +212,47 @@ def check_methods(names: Sequence[str]) -> None:
 
 
 def choose_methods(
-    names: Sequence[str], model: LiveModel, report: Callable[[str], None]
+    names: Sequence[str], model: LiveModel, settings: Settings, report: Callable[[str], None]
 ) -> list[str]:
-    """The methods of a list of names without repetition; `all` for each that fits the model.
+    """The methods of a list of names without repetition; `all` for each that can be run.
 
     Args:
         names: Names in `METHODS`, or `all`.
         model: The model.
+        settings: How.
         report: Told which methods `all` leaves out, and why.
 
     Raises:
-        ConfigError: A method that is named does not cover the model, or `all` finds none.
+        ConfigError: A method that is named does not cover the model.
     """
     check_methods(names)
     if "all" not in names:
         for name in names:
             find_method(name, model)
         return list(dict.fromkeys(names))
-    reasons = {name: _misfit(name, model) for name in METHODS}
+    reasons = {name: _misfit(name, model, settings) for name in METHODS}
     for name, reason in reasons.items():
         if reason:
             report(f"left out: {name}, {reason}")
-    if not (fitting := [name for name, reason in reasons.items() if reason is None]):
-        raise ConfigError(f"no method covers {model.name}")
-    return fitting
+    return [name for name, reason in reasons.items() if reason is None]
 
 
-def _misfit(name: str, model: LiveModel) -> str | None:
+def counts_for(model: LiveModel, path: Path) -> Int[np.ndarray, " V"]:
+    """The counts of a file for each token id of a model.
+
+    Raises:
+        CorpusError: The file is missing, damaged or holds something else.
+        MismatchError: The counts are of another tokenizer.
+    """
+    counts = read_counts(path)
+    check_tokenizer(counts, tokenizer_sha256(model.tokenizer), model.name)
+    return counts.table.sort_values("token_id")["count"].to_numpy()
+
+
+def _misfit(name: str, model: LiveModel, settings: Settings) -> str | None:
     method = METHODS[name]
     if method.needs_head and model.task == "none":
         return "which needs a head"
+    if name in _NEED_COUNTS and settings.counts is None:
+        return "which needs --counts"
     return method.refuses(model)

@@ -19,7 +19,9 @@ _LISTED = 4  # tokens that a row of a group names
 def show(
     attributions: Iterable[Attribution], *, top: int = 10, console: Console | None = None
 ) -> None:
-    """Print attributions; those that differ in layer or revision only become one table.
+    """Print attributions, and then their notes, each once.
+
+    Those that differ in layer or revision only become one table.
 
     Args:
         attributions: What to print.
@@ -27,8 +29,12 @@ def show(
         console: Where to; standard output when None.
     """
     console = console or Console(highlight=False)
+    notes: dict[str, None] = {}
     for group in view.groups(attributions):
-        console.print(render(group, top=top))
+        console.print(render(group, top=top), Text())
+        notes |= dict.fromkeys(note for each in group for note in each.notes)
+    for note in notes:
+        console.print(Text(f"note: {view.visible(note)}", style="italic"))
 
 
 def render(group: Sequence[Attribution], *, top: int = 10) -> RenderableType:
@@ -37,9 +43,7 @@ def render(group: Sequence[Attribution], *, top: int = 10) -> RenderableType:
     parts: list[RenderableType] = [Text(view.heading(one, alone=len(group) == 1), style="bold")]
     for target in range(len(one.targets)):
         parts += _alone(one, target, top) if len(group) == 1 else _compared(group, target)
-    notes = dict.fromkeys(note for each in group for note in each.notes)
-    parts += [Text(f"note: {view.visible(note)}", style="italic") for note in notes]
-    return Group(*parts, Text())
+    return Group(*parts)
 
 
 def _alone(one: Attribution, target: int, top: int) -> Iterator[RenderableType]:
@@ -81,7 +85,7 @@ def _compared(group: Sequence[Attribution], target: int) -> Iterator[RenderableT
     names = list(group[0].checks)
     differ = len(set(targets)) > 1
     table = _new_table(
-        "step" if view.is_series(group) else "layer",
+        "",
         *(["target"] if differ else []),
         *(view.check_name(name) for name in names),
         "highest scores",
@@ -114,7 +118,7 @@ def _listed(one: Attribution, target: int) -> Text:
 def _new_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="underline")
     for name in columns:
-        words = name in ("token", "target", "highest scores")
+        words = name in ("", "token", "target", "highest scores")
         table.add_column(name, justify="left" if words else "right", overflow="fold")
     return table
 

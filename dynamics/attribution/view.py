@@ -78,9 +78,14 @@ def _same(attribution: Attribution) -> tuple[object, ...]:
     )
 
 
+def layer_name(attribution: Attribution) -> str:
+    """Which layer the head reads."""
+    return "last layer" if attribution.layer is None else f"layer {attribution.layer}"
+
+
 def label(attribution: Attribution) -> str:
     """Layer and revision."""
-    layer = "last layer" if attribution.layer is None else f"layer {attribution.layer}"
+    layer = layer_name(attribution)
     return layer if attribution.revision is None else f"{attribution.revision}, {layer}"
 
 
@@ -90,7 +95,7 @@ def labels(group: Sequence[Attribution]) -> list[str]:
         return [str(each.revision) for each in group]
     if len({each.revision for each in group}) > 1:
         return [label(each) for each in group]
-    return ["last" if each.layer is None else str(each.layer) for each in group]
+    return [layer_name(each) for each in group]
 
 
 def is_series(group: Sequence[Attribution]) -> bool:

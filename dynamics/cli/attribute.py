@@ -92,6 +92,19 @@ def attribute(
         Literal["sound", "paper"],
         typer.Option(help="'paper' keeps the quirks of the released code."),
     ] = "sound",
+    baseline: Annotated[
+        Literal["auto", "zero", "pad", "mask"],
+        typer.Option(help="What integrated gradients start from."),
+    ] = "auto",
+    occlude_with: Annotated[
+        Literal["auto", "mask", "pad", "unk", "mean", "delete"],
+        typer.Option(help="What occlusion puts in place of a token."),
+    ] = "auto",
+    counts: Annotated[
+        Path | None,
+        typer.Option(help="counts.parquet of `dynamics count`, for inverse_log_frequency."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random scores.")] = 0,
     side: Annotated[
         Literal["source", "target"],
         typer.Option(help="Whose tokens are scored, in an encoder-decoder."),
@@ -148,6 +161,7 @@ def attribute(
         Run,
         check_methods,
         choose_methods,
+        counts_for,
         follow,
         write_followed,
     )
@@ -162,14 +176,22 @@ def attribute(
             loaded = load_model(
                 place, task=task, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
+            settings = Settings(
+                norm_source=norm_source,
+                logit_form=logit_form,
+                side=side,
+                protocol=protocol,
+                baseline=baseline,
+                occlude_with=occlude_with,
+                seed=seed,
+                counts=None if counts is None else counts_for(loaded, counts),
+            )
             return Run(
                 loaded,
-                choose_methods(method, loaded, report),
+                choose_methods(method, loaded, settings, report),
                 ask=Ask(target, foil, position, generate),
                 layers=chosen_layers,
-                settings=Settings(
-                    norm_source=norm_source, logit_form=logit_form, side=side, protocol=protocol
-                ),
+                settings=settings,
                 exclude_readout=exclude_readout,
                 word_level=word_level,
                 batch_size=batch_size,
