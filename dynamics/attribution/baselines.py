@@ -32,7 +32,7 @@ def random(question: Question) -> Scores:
 
 
 def recency(question: Question) -> Scores:
-    """How near each position is to the one that the prediction is read from: -|i - read-out|."""
+    """How near each position is to the read-out, nearest first: minus their distance."""
     positions = torch.arange(question.scored_ids.shape[1], device=question.readouts.device)
     distances = (positions[None, :, None] - question.readouts[:, None, :]).abs()
     return Scores(-distances.float())

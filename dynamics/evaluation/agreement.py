@@ -31,7 +31,7 @@ class Agreement:
 
 
 def within_input_agreement(
-    scores: Sequence[Float[np.ndarray, " P"]],
+    scores: Sequence[Float[np.ndarray, "P draws"] | Float[np.ndarray, " P"]],
     reference: Sequence[Float[np.ndarray, " P"]],
     *,
     level: float = 0.95,
@@ -43,7 +43,8 @@ def within_input_agreement(
     Student's. Ties have their mean rank; positions that are NaN in either are left out.
 
     Args:
-        scores: Of the positions of each input.
+        scores: Of the positions of each input; several draws of scores in columns, whose
+            correlations are averaged inside the input.
         reference: The same, by what is trusted, such as occlusion.
         level: Of the interval.
 
@@ -60,11 +61,13 @@ def within_input_agreement(
     return Agreement(mean, mean - margin, mean + margin, len(found), len(each) - len(found))
 
 
-def _spearman(left: Float[np.ndarray, " P"], right: Float[np.ndarray, " P"]) -> float:
-    if left.shape != right.shape:
-        raise ValueError(f"{left.shape} positions are compared with {right.shape}")
-    both = ~(np.isnan(left) | np.isnan(right))
-    left, right = left[both], right[both]
+def _spearman(scores: Float[np.ndarray, "P *draws"], reference: Float[np.ndarray, " P"]) -> float:
+    if len(scores) != len(reference):
+        raise ValueError(f"{len(scores)} positions are compared with {len(reference)}")
+    if scores.ndim == 2:
+        return float(np.mean([_spearman(draw, reference) for draw in scores.T]))
+    both = ~(np.isnan(scores) | np.isnan(reference))
+    left, right = scores[both], reference[both]
     if len(left) < LEAST_POSITIONS or np.ptp(left) == 0 or np.ptp(right) == 0:
         return np.nan
     return float(spearmanr(left, right).statistic)
