@@ -127,8 +127,8 @@ def load(name, **revision):
     model = AutoModelForCausalLM.from_pretrained(name, **revision)
     return model.get_input_embeddings().weight, model.get_output_embeddings().weight
 """
-# What magikarp/model.py and magikarp/tokenization.py of cohere-ai/magikarp do at commit 0d466b2,
-# which read `main` only: the revision is added here.
+# What magikarp/model.py (0d466b2) and magikarp/tokenization.py (39a9045) of cohere-ai/magikarp do;
+# they read `main` only: the revision is added here.
 _MAGIKARP = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM

@@ -169,8 +169,7 @@ def _attribution(
     exclude_readout: bool,
 ) -> Attribution:
     model, settings = question.model, question.settings
-    crosses = model.is_encoder_decoder and settings.side == "source"
-    tokens = asked.given.tokens if crosses else asked.given.predicting
+    tokens = asked.given.tokens if question.crosses else asked.given.predicting
     size, count = len(tokens), len(targets)
     values = (
         scores.values[index, :size, :count]
@@ -182,7 +181,7 @@ def _attribution(
             f"{method} gives NaN for {asked.given.text[:60]!r}; the weights or the dtype of "
             f"{model.name} are at fault"
         )
-    if exclude_readout and not crosses:
+    if exclude_readout and not question.crosses:
         read = torch.tensor([place.readout for place in asked.places])
         values[read, torch.arange(count)] = torch.nan
     checks = {name: each[index, :count].tolist() for name, each in scores.checks.items()}

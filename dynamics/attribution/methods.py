@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dynamics.attribution import baselines
 from dynamics.attribution import normxlogit as own
+from dynamics.attribution.occlusion import occlusion
 from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live import LiveModel
@@ -30,6 +32,13 @@ METHODS: dict[str, Method] = {
     "normxlogit": Method(own.normxlogit, "every architecture and head"),
     "logit": Method(own.logit_only, "every architecture and head"),
     "norm": Method(own.norm_only, "every architecture, also without a head", needs_head=False),
+    "occlusion": Method(occlusion, "every architecture and head; one forward pass per token"),
+    "random": Method(baselines.random, "everything", needs_head=False),
+    "recency": Method(baselines.recency, "everything"),
+    "inverse_log_frequency": Method(
+        baselines.inverse_log_frequency, "everything, given counts", needs_head=False
+    ),
+    "token_length": Method(baselines.token_length, "everything", needs_head=False),
 }
 
 

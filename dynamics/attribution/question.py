@@ -5,13 +5,14 @@ and with targets of readout -1; what is scored there is NaN.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamics.models.live import Batch, LiveModel, Reading, Side
 from dynamics.scores.logits import CHUNK, LogitForm, logit_attribution
@@ -45,7 +46,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """How an attribution is made.
 
@@ -61,8 +62,8 @@ class Settings:
         steps: Steps of integrated gradients to begin with; doubled until they have converged.
         occlude_with: What occlusion puts in place of a token: `mask`, `pad`, `unk`, `mean` (the
             mean row), `delete`, or `auto`.
-        draws: Random scores that are averaged over, and given one by one.
         seed: Of the random scores.
+        counts: Of each token id, for the baseline that ranks by frequency.
     """
 
     norm_source: str = "module_output"
@@ -73,8 +74,8 @@ class Settings:
     baseline: Literal["auto", "zero", "pad", "mask"] = "auto"
     steps: int = 50
     occlude_with: Literal["auto", "mask", "pad", "unk", "mean", "delete"] = "auto"
-    draws: int = 20
     seed: int = 0
+    counts: np.ndarray | None = None
 
     @property
     def rules(self) -> Protocol:
@@ -105,23 +106,61 @@ class Question:
     reading: Reading | None = None
 
     @property
+    def crosses(self) -> bool:
+        """Whether the tokens that are scored are the source of an encoder-decoder."""
+        return self.model.is_encoder_decoder and self.settings.side == "source"
+
+    @property
     def scored_ids(self) -> Int[Tensor, "B P"]:
         """Token ids of the positions that are scored."""
-        return self._scored[0]
+        return getattr(self.batch, self._scored[0])
 
     @property
     def attended(self) -> Bool[Tensor, "B P"]:
         """Positions that hold a token."""
-        return self._scored[1]
+        return getattr(self.batch, self._scored[1]).bool()
 
     @property
-    def _scored(self) -> tuple[Tensor, Tensor]:
-        batch = self.batch
-        if self.settings.side == "target" and self.model.is_encoder_decoder:
-            assert batch.decoder_input_ids is not None
-            assert batch.decoder_attention_mask is not None
-            return batch.decoder_input_ids, batch.decoder_attention_mask.bool()
-        return batch.input_ids, batch.attention_mask.bool()
+    def _scored(self) -> tuple[str, str]:
+        """Names of what is scored in the batch."""
+        if self.model.is_encoder_decoder and not self.crosses:
+            return "decoder_input_ids", "decoder_attention_mask"
+        return "input_ids", "attention_mask"
+
+    @property
+    def embedding(self) -> nn.Module:
+        """What looks up the rows of the tokens that are scored."""
+        return self.model.stack(self.settings.side).embedding
+
+    def select(self, inputs: Int[Tensor, " N"]) -> "Question":
+        """The same question of some inputs, each as often as it is named."""
+        return replace(
+            self,
+            batch=self.batch.map(lambda each: each[inputs]),
+            readouts=self.readouts[inputs],
+            targets=self.targets[inputs],
+            foils=self.foils[inputs],
+            reading=None,
+        )
+
+    def with_ids(
+        self, ids: Int[Tensor, "B Q"], kept: Int[Tensor, "B Q"] | None = None
+    ) -> "Question":
+        """The same question with other tokens.
+
+        Args:
+            ids: Of the positions that are scored.
+            kept: Position that each of them had, where some are left out.
+        """
+        names = self._scored
+        changed = {names[0]: ids}
+        if kept is not None:
+            beside = (names[1],) if names[0] != "input_ids" else (names[1], "token_type_ids")
+            values = {name: getattr(self.batch, name) for name in beside}
+            changed |= {
+                name: value.gather(1, kept) for name, value in values.items() if value is not None
+            }
+        return replace(self, batch=replace(self.batch, **changed), reading=None)
 
     @property
     def asked(self) -> Bool[Tensor, "B T"]:
@@ -132,8 +171,7 @@ class Question:
     def visible(self) -> Bool[Tensor, "B P T"]:
         """Which positions can have a part in the prediction of each target."""
         seen = self.attended[:, :, None] & self.asked[:, None, :]
-        crosses = self.model.is_encoder_decoder and self.settings.side == "source"
-        if self.model.is_causal and not crosses:
+        if self.model.is_causal and not self.crosses:
             positions = torch.arange(seen.shape[1], device=seen.device)
             seen = seen & (positions[None, :, None] <= self.readouts[:, None, :])
         return seen

@@ -1,6 +1,6 @@
 """A model that runs: its tokenizer, its head, and the representations it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -41,6 +41,10 @@ class Batch:
     token_type_ids: Ids | None = None
     decoder_input_ids: Ids | None = None
     decoder_attention_mask: Ids | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Every tensor of the batch changed in the same way."""
+        return Batch(*(None if each is None else change(each) for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
