@@ -152,10 +152,9 @@ def _fed(question: Question) -> tuple[Question, Rows]:
 
 
 def _baseline(question: Question, rows: Rows) -> Rows:
-    """Rows that integrated gradients start from; padding starts from itself."""
-    padding = ~question.attended[:, :, None]
+    """Rows that integrated gradients start from; what padding starts from has no gradient."""
     if question.settings.rules.fixed_steps:
-        return rows * padding
+        return torch.zeros_like(rows)
     tokenizer, wanted = question.model.tokenizer, question.settings.baseline
     if wanted == "auto":
         known = (name for name in ("mask", "pad") if _token(question, name) is not None)
@@ -173,7 +172,7 @@ def _baseline(question: Question, rows: Rows) -> Rows:
         each for each in tokenizer.all_special_ids if each in ends or each != tokenizer.unk_token_id
     ]
     keep = torch.isin(question.scored_ids, torch.tensor(special).to(question.scored_ids))
-    return torch.where(keep[:, :, None] | padding, rows, start)
+    return torch.where(keep[:, :, None], rows, start)
 
 
 def _token(question: Question, name: str) -> int | None:

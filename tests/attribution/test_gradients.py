@@ -304,7 +304,7 @@ def test_an_unknown_word_is_no_special_token():
 
 @pytest.mark.parametrize("baseline", ["zero", "pad", "mask"])
 def test_integrated_gradients_sum_to_the_change_of_the_prediction(baseline):
-    asked = question("bert", baseline=baseline)
+    asked = question("bert", baseline=baseline, steps=1)
     scores = integrated_gradients(asked)
     start = looked_up(asked)
     token = getattr(asked.model.tokenizer, f"{baseline}_token_id", None)
