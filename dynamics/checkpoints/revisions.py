@@ -109,6 +109,9 @@ class HubRevision:
         Raises:
             CheckpointError: As for `open`.
         """
+        if self.commit != self.revision and not self._hub.offline:
+            # The cache learns which commit the name stands for, so that it is found offline.
+            self._hub.fetch(self.repo, self.revision, ["config.json"])
         return self._hub.fetch(self.repo, self.commit or self.revision, patterns)
 
     def _cached(self, filename: str) -> Any:

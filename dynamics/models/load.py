@@ -199,18 +199,18 @@ def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, t
 def _fetch(checkpoint: Checkpoint) -> Path:
     """A folder on this machine with everything that loading needs."""
     store = checkpoint.store
-    if read_json(store, "config.json") is None:
-        raise CheckpointError(
-            f"{store.name}: has no config.json, which tells what model the weights are of"
-        )
     weights = next((each for each in WEIGHTS_FILES if store.open(each)), None)
-    if weights is None:
-        raise CheckpointError(no_weights(store))
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
             f"{store.name}: holds the embeddings only, which are no model that runs; give a "
             "checkpoint with all weights"
         )
+    if read_json(store, "config.json") is None:
+        raise CheckpointError(
+            f"{store.name}: has no config.json, which tells what model the weights are of"
+        )
+    if weights is None:
+        raise CheckpointError(no_weights(store))
     stem, _, suffix = weights.removesuffix(SHARD_INDEX).rpartition(".")
     shards = [f"{stem}-*-of-*.{suffix}"] if weights.endswith(SHARD_INDEX) else []
     return store.folder([weights, *shards, *_BESIDE_WEIGHTS])
@@ -264,9 +264,9 @@ def _check_complete(
     if needed:
         more = len(needed) - _SHOWN
         raise CheckpointError(
-            f"{name}: has not all weights of a {type(network).__name__}; missing are "
-            f"{', '.join(needed[:_SHOWN])}{f' and {more} more' if more > 0 else ''}, which would "
-            "be random; give the task that it was trained for, or none"
+            f"{name}: lacks weights that {type(network).__name__} has and that would be random: "
+            f"{', '.join(needed[:_SHOWN])}{f' and {more} more' if more > 0 else ''}; give the task "
+            "that it was trained for, or none"
         )
 
 

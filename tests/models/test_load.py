@@ -2,19 +2,24 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
-from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import dynamic_module_utils
+from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
+from dynamics.corpus.tokenizer import vocabulary_size
 from dynamics.errors import CheckpointError, ConfigError, MismatchError, StepError
-from dynamics.models.load import find_checkpoint, load_model
+from dynamics.models.load import load_model
+from dynamics.training.train import train
 from tests.models.tiny import CONFIGS, POSITIONS, build, language_task, live, tokenizer, write
+from tests.training.small import small, write_corpus
 
 IDS = torch.tensor([[7, 9, 12, 5, 8]])
 
@@ -135,7 +140,8 @@ def test_a_head_that_is_not_in_the_files_is_never_made_up(bert, tmp_path):
     with pytest.raises(
         CheckpointError,
         match=r"lacks weights that BertForSequenceClassification has and that would be random: "
-        r"bert\.pooler\.dense\.bias, bert\.pooler\.dense\.weight, classifier\.bias, clas",
+        r"bert\.pooler\.dense\.bias, bert\.pooler\.dense\.weight, classifier\.bias, "
+        r"classifier\.weight; give the task that it was trained for, or none",
     ):
         load_model(bert, task="classification")
     write(tmp_path, "electra", "none")
@@ -308,91 +314,6 @@ def test_a_folder_that_does_not_exist(place, tmp_path):
         load_model("pythia-161m")
 
 
-class TestHub:
-    @pytest.fixture
-    def folders(self, tmp_path):
-        return steps_of(tmp_path / "steps", ["step-1", "step-20"])
-
-    @pytest.fixture
-    def repo(self, folders, publish):
-        publish(folders / "step-1", "step1")
-        publish(folders / "step-20", "step20")
-        return publish(folders / "step-20", "main")
-
-    def test_the_last_checkpoint(self, repo, hub):
-        model = load_model(repo, hub=hub)
-        assert (model.name, model.revision) == ("org/model", "step20")
-        assert same_weights(model, build("gpt2"))
-        assert model.tokenizer.get_vocab() == tokenizer("gpt2").get_vocab()
-
-    def test_a_revision(self, repo, hub, folders):
-        model = load_model(f"{repo}@step1", hub=hub)
-        assert (model.name, model.revision) == ("org/model", "step1")
-        own = hf.AutoModelForCausalLM.from_pretrained(folders / "step-1")
-        assert same_weights(model, own)
-        assert not same_weights(model, build("gpt2"))
-
-    def test_a_repository_with_one_model(self, folders, publish, hub):
-        repo = publish(folders / "step-20", "main", "org/single")
-        assert same_weights(load_model(repo, hub=hub), build("gpt2"))
-
-    def test_what_was_fetched_is_not_fetched_again(self, repo, hub, standin):
-        load_model(f"{repo}@step1", hub=hub)
-        standin.reset()
-        load_model(f"{repo}@step1", hub=hub)
-        assert standin.requests  # a branch may have moved on
-        fetched = [path for method, path, _ in standin.requests if method == "GET"]
-        assert not [path for path in fetched if "safetensors" in path or "/blob/" in path]
-
-    def test_only_the_weights_that_are_needed_are_fetched(self, folders, publish, hub, standin):
-        (folders / "step-20" / "pytorch_model.bin").write_bytes(bytes(1000))
-        (folders / "step-20" / "optimizer.pt").write_bytes(bytes(1000))
-        load_model(publish(folders / "step-20", "main", "org/double") + "@main", hub=hub)
-        asked = " ".join(map(str, standin.requests))
-        assert "model.safetensors" in asked
-        assert "optimizer.pt" not in asked
-        assert "pytorch_model.bin" not in asked
-
-    def test_shards(self, tmp_path, publish, hub):
-        network = build("gpt2")
-        network.save_pretrained(tmp_path / "model", max_shard_size="10KB")
-        assert len([*(tmp_path / "model").glob("*.safetensors")]) > 1
-        tokenizer("gpt2").save_pretrained(tmp_path / "model")
-        assert same_weights(load_model(publish(tmp_path / "model") + "@main", hub=hub), network)
-
-    def test_names_of_the_catalog(self, folders, publish, hub):
-        for step, folder in ((1, "step-1"), (143000, "step-20")):
-            publish(folders / folder, f"step{step}", "EleutherAI/pythia-14m")
-        publish(folders / "step-20", "main", "EleutherAI/pythia-14m")
-        assert load_model("pythia-14m", hub=hub).revision == "step143000"
-        assert load_model("pythia-14m@step1", hub=hub).revision == "step1"
-        assert find_checkpoint("EleutherAI/pythia-14m@step1", hub).revision == "step1"
-
-    def test_a_series_with_a_repository_for_each_checkpoint(self, folders, publish, hub):
-        for thousand, folder in ((20, "step-1"), (2000, "step-20")):
-            publish(folders / folder, repo=f"google/multiberts-seed_0-step_{thousand}k")
-        last, first = "google/multiberts-seed_0-step_2000k", "google/multiberts-seed_0-step_20k"
-        assert load_model("multiberts-seed_0", hub=hub).name == last
-        model = load_model(first, hub=hub)
-        assert (model.name, model.revision) == (first, "main")
-        with pytest.raises(CheckpointError, match="each checkpoint of multiberts-seed_0 has a rep"):
-            load_model("multiberts-seed_0@main", hub=hub)
-
-    @pytest.mark.parametrize(
-        ("place", "told"), [("org/gone@main", "org/gone"), ("org/model@step9", "step9")]
-    )
-    def test_what_the_hub_does_not_have(self, place, told, repo, hub):
-        with pytest.raises(CheckpointError, match=told) as error:
-            load_model(place, hub=hub)
-        assert "\n" not in str(error.value)
-
-    def test_the_hub_of_the_environment(self, repo, standin, monkeypatch):
-        files = standin.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", standin.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        assert load_model(f"{repo}@step1").revision == "step1"
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_longest_input_is_run_and_one_more_token_is_not(name):
     """Tables of positions end where `max_length` says; models without one take any length."""
@@ -416,3 +337,58 @@ def test_a_tokenizer_may_limit_further(monkeypatch):
     model = live("roberta", "none")
     monkeypatch.setattr(model.tokenizer, "model_max_length", 12)
     assert model.max_length == 12
+
+
+@pytest.mark.parametrize("architecture", ["gpt-neox", "bert"])
+def test_what_a_training_of_ours_wrote(architecture, tmp_path):
+    """The weights of the file, under whatever keys; more rows than the tokenizer has entries."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    settings = small(
+        write_corpus(tmp_path / "text"),
+        model={"architecture": architecture},
+        checkpoints={"steps": "every(6)", "embeddings": "every(4)"},
+    )
+    try:
+        series = open_series(train(settings, tmp_path / "training"))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    model = load_model(tmp_path)
+    last = series.checkpoints[-1]
+    assert (series.steps, model.name) == ([0, 4, 6, 8, 12], str(last.path))
+    assert model.task == {"gpt-neox": "causal", "bert": "masked"}[architecture]
+    assert model.embedding_matrix.equal(last.tensor("input_embedding"))
+    output = model.network.get_output_embeddings().weight
+    assert output.equal(last.tensor("output_embedding"))
+    assert not output.equal(model.embedding_matrix)
+    assert vocabulary_size(model.tokenizer) == 300 == len(model.embedding_matrix) - 4
+    assert model.max_length == 16
+    assert model.head.linear
+    with pytest.raises(CheckpointError, match=r"step-00000004: holds the embeddings only, which"):
+        load_model(series.checkpoints[1])
+
+
+def test_code_that_comes_along_is_run_when_it_is_trusted(changed, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    folder = changed(model_type="own", architectures=["ModelForCausalLM"], auto_map=own)
+    (folder / "own.py").write_text(
+        "from transformers import GPT2Config, GPT2LMHeadModel\n"
+        "class Config(GPT2Config):\n    model_type = 'own'\n"
+        "class Model(GPT2LMHeadModel):\n    config_class = Config\n"
+    )
+    model = load_model(folder, trust_remote_code=True)
+    assert type(model.network).__name__ == "Model"
+    assert same_weights(model, build("gpt2"))
+
+
+def test_what_transformers_prints_comes_back(bert, capfd):
+    transformers_logging.set_verbosity_info()
+    try:
+        capfd.readouterr()
+        load_model(bert, task="none")  # transformers would tell of the head that is left out
+        assert capfd.readouterr() == ("", "")
+        assert transformers_logging.get_verbosity() == transformers_logging.INFO
+    finally:
+        transformers_logging.set_verbosity_warning()

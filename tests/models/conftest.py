@@ -1,3 +1,0 @@
-from tests.hub.conftest import hub, publish, standin
-
-__all__ = ["hub", "publish", "standin"]
