@@ -209,6 +209,7 @@ def _attribution(
         model=model.name,
         revision=model.revision,
         side=settings.side,
+        task=model.task,
         checks=checks,
         notes=_notes(model, asked.given, checks),
     )
