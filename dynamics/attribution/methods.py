@@ -39,7 +39,7 @@ METHODS: dict[str, Method] = {
     ),
     "cp_lrp": Method(
         lrp.cp_lrp,
-        "attention models with every head; no state-space or recurrent models, no log-probabilities",
+        "attention with every head; no state-space or recurrent models, no log-probabilities",
         lrp.refuses,
     ),
     "occlusion": Method(occlusion, "every architecture and head; one forward pass per token"),
