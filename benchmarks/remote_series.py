@@ -4,8 +4,13 @@ A stand-in for the hub answers after 40 ms and sends 200 Mbit/s over each connec
 them together. Weights are random float16 in the shapes of Pythia-160m and Pythia-1b. All revisions
 of a series are one file under different commits; neither side keeps anything from one revision for
 the next by its digest: DYNAMICS_CACHE is off, and the hub cache of transformers is emptied after
-each revision. Every way is a new process; seconds are those of the work, without imports. Takes
-about six minutes and 5 GB of disk; --small leaves out the 1b shape.
+each revision. Every way is a new process; seconds are those of the work, without imports. The
+repositories and revisions have their public names. Takes 5 GB of disk and about six minutes with
+one baseline, two or three more with each other; --small leaves out the 1b shape.
+
+Whole models are loaded as transformers does, as magikarp (Land & Bartolo 2024) does, tokenizer
+included, and by TransformerLens, which is in no extra. It goes into an environment of its own that
+sees this one, whose Python then runs this program; docs/decisions.md has its limits.
 """
 
 import argparse
@@ -19,13 +24,16 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
-from transformers import GPTNeoXConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPTNeoXConfig, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[1]
-VOCABULARY = 50304
+VOCABULARY, TOKENS = 50304, 50277
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000, 4000, 5000)  # Pythia's first
 CONNECTIONS = 8
 LATENCY, MBIT = "0.04", "200"
 NOWHERE = "http://127.0.0.1:9"
@@ -98,21 +106,86 @@ end()
 _LOAD = """
 import shutil
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 
 place, steps = sys.argv[1], sys.argv[2].split(",")
 begin()
 for step in steps:
     if Path(place).exists():
-        model = AutoModelForCausalLM.from_pretrained(f"{place}/step{step}")
+        matrices = load(f"{place}/step{step}")
     else:
-        model = AutoModelForCausalLM.from_pretrained(place, revision=f"step{step}")
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        torch.linalg.vector_norm(layer.weight.float(), dim=1)
-    del model, layer
+        matrices = load(place, revision=f"step{step}")
+    for matrix in matrices:
+        torch.linalg.vector_norm(matrix.float(), dim=1)
+    del matrices, matrix
     shutil.rmtree(Path(os.environ["HF_HOME"], "hub"), ignore_errors=True)
 end()
 """
+_TRANSFORMERS = """
+from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
+
+def load(name, **revision):
+    model = AutoModelForCausalLM.from_pretrained(name, **revision)
+    return model.get_input_embeddings().weight, model.get_output_embeddings().weight
+"""
+# What magikarp/model.py (0d466b2) and magikarp/tokenization.py (39a9045) of cohere-ai/magikarp do;
+# they read `main` only: the revision is added here.
+_MAGIKARP = """
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM
+
+def load(name, **revision):
+    tokenizer = AutoTokenizer.from_pretrained(
+        name, use_fast=True, clean_up_tokenization_spaces=False, **revision
+    )
+    tokens = len(tokenizer.get_vocab())
+    model = AutoModelForCausalLM.from_pretrained(name, **revision)
+    (embedding,) = (
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding) and len(module.weight) >= tokens
+    )
+    head = model.lm_head if hasattr(model, "lm_head") else model.embed_out
+    return embedding.weight.detach(), head.weight.detach()
+"""
+_TRANSFORMER_LENS = """
+from transformer_lens import TransformerBridge
+from transformers import GPTNeoXForCausalLM
+
+def load(name, **revision):
+    model = TransformerBridge.boot_transformers(name, **revision)
+    return model.W_E, model.W_U.T
+"""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A way to load all of a model.
+
+    Attributes:
+        program: Defines `load(name, **revision)`, which gives both embeddings, rows being tokens.
+        install: What has to be installed for it.
+    """
+
+    program: str
+    install: str
+
+    def missing(self) -> str:
+        """Why it does not run here, and what to do; empty when it does."""
+        command = [sys.executable, "-c", self.program]
+        tried = subprocess.run(command, capture_output=True, text=True)
+        if tried.returncode == 0:
+            return ""
+        *_, last = ["", *tried.stderr.splitlines()]
+        return f"not installed: pip install {self.install} ({last})"
+
+
+BASELINES = {
+    "transformers": Baseline(_TRANSFORMERS, "transformers"),
+    "magikarp": Baseline(_MAGIKARP, "transformers"),
+    "TransformerLens": Baseline(
+        _TRANSFORMER_LENS, "--constraint constraints.txt 'transformer-lens>=4'"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +193,7 @@ class Shape:
     """A model, and how much of a series of it is read.
 
     Attributes:
-        name: Of the model.
+        name: Of the model, `pythia-` left out.
         hidden: Width.
         layers: Number of layers.
         steps: Checkpoints tracked.
@@ -156,6 +229,18 @@ class Taken:
 
 
 SHAPES = (Shape("160m", 768, 12, 16, 2, 5), Shape("1b", 2048, 16, 2, 1, 15))
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """A byte-pair tokenizer with as many tokens as Pythia's, which encodes nothing here."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = list(islice(product(letters, letters), TOKENS - 1 - len(letters)))
+    names = ["<|endoftext|>", *letters, *map("".join, merges)]
+    pairs = Tokenizer(models.BPE({name: at for at, name in enumerate(names)}, merges))
+    PreTrainedTokenizerFast(
+        tokenizer_object=pairs, bos_token=names[0], eos_token=names[0]
+    ).save_pretrained(folder)
+    pairs.save(str(folder / "tokenizer.json"), pretty=False)
 
 
 def _write(folder: Path, shape: Shape) -> None:
@@ -208,8 +293,10 @@ def _write(folder: Path, shape: Shape) -> None:
         num_attention_heads=8,
         tie_word_embeddings=False,
         dtype="float16",
+        architectures=["GPTNeoXForCausalLM"],
     ).save_pretrained(folder)
-    for step in range(1, shape.steps):
+    _write_tokenizer(folder)
+    for step in STEPS[1 : shape.steps]:
         other = folder.with_name(f"step{step}")
         other.mkdir()
         for file in folder.iterdir():
@@ -259,69 +346,71 @@ def _run(program: str, *arguments: str, endpoint: str = NOWHERE) -> Taken:
 
 def _show(shape: Shape, what: str, taken: Taken) -> None:
     print(
-        f"{shape.name:5} {what:42} {taken.requests or '':>5} {taken.sent / 1e6:9.1f} "
+        f"{shape.name:5} {what:55} {taken.requests or '':>5} {taken.sent / 1e6:9.1f} "
         f"{taken.seconds:8.2f} {taken.memory / 1e6:8.0f}",
         flush=True,
     )
 
 
-def _compare(shape: Shape, workers: int) -> None:
+def _load(shape: Shape, baseline: str, place: str, where: str, endpoint: str = NOWHERE) -> Taken:
+    """What a baseline takes for all checkpoints of a shape, by those it loads."""
+    steps = ",".join(map(str, STEPS[: shape.loaded]))
+    taken = _run(BASELINES[baseline].program + _LOAD, place, steps, endpoint=endpoint)
+    taken = taken.scaled(shape.steps / shape.loaded)
+    _show(shape, f"{baseline}, {shape.loaded} scaled to {shape.steps}, {where}", taken)
+    return taken
+
+
+def _ours(
+    shape: Shape, program: str, place: str, what: str, steps: int, workers: int, endpoint: str
+) -> Taken:
+    """What a program of this project takes for all checkpoints of a shape, by the first `steps`."""
+    with tempfile.TemporaryDirectory() as output:
+        named = ",".join(map(str, STEPS[:steps]))
+        arguments = (place, f"{output}/run", named, str(CONNECTIONS), str(workers))
+        taken = _run(program, *arguments, endpoint=endpoint).scaled(shape.steps / steps)
+    _show(shape, what, taken)
+    return taken
+
+
+def _compare(shape: Shape, workers: int, baselines: list[str]) -> None:
     root = Path(tempfile.mkdtemp(prefix="remote_series"))
-    repo = "org/model"
+    repo = f"EleutherAI/pythia-{shape.name}"
+    folder, few = str(root / repo), min(shape.steps, 4)
     try:
         _write(root / repo / "step0", shape)
-        scale = shape.steps / shape.loaded
-        how = f"loaded, {shape.loaded} scaled to {shape.steps}"
-
-        def named(steps: int) -> str:
-            return ",".join(map(str, range(steps)))
-
-        def ours_by(
-            program: str, place: str, steps: int, threads: int, endpoint: str = NOWHERE
-        ) -> Taken:
-            with tempfile.TemporaryDirectory() as output:
-                arguments = (place, f"{output}/run", named(steps), str(CONNECTIONS), str(threads))
-                return _run(program, *arguments, endpoint=endpoint).scaled(shape.steps / steps)
-
         with _served(root, "--mbit", MBIT) as endpoint:
-            ours = ours_by(_NORMS, repo, shape.steps, workers, endpoint)
-            _show(shape, f"norms, {workers} workers, each connection", ours)
-            everything = ours_by(_TRACK, repo, shape.steps, workers, endpoint)
-            _show(shape, "every measure, digests and tables", everything)
-            theirs = _run(_LOAD, repo, named(shape.loaded), endpoint=endpoint).scaled(scale)
-            _show(shape, f"{how}, each connection", theirs)
-        fewer = theirs.sent / ours.sent
-        allowed = (workers + 1) * shape.tensor + SPARE
-        print(
-            f"{shape.name}: {theirs.seconds / ours.seconds:.1f}x as fast with {CONNECTIONS} "
-            f"connections each (target {shape.target:g}x), {fewer:.2f}x fewer bytes; memory above "
-            f"rest {ours.memory / 1e6:.0f} MB ({workers + 1} tensors + 100 MB are "
-            f"{allowed / 1e6:.0f} MB)",
-            flush=True,
-        )
-        few = min(shape.steps, 4)
+            what = f"norms, {workers} workers, each connection"
+            ours = _ours(shape, _NORMS, repo, what, shape.steps, workers, endpoint)
+            what = "every measure, digests and tables"
+            _ours(shape, _TRACK, repo, what, shape.steps, workers, endpoint)
+            loaded = {
+                name: _load(shape, name, repo, "each connection", endpoint) for name in baselines
+            }
         with _served(root, "--link-mbit", MBIT) as endpoint:
-            linked = ours_by(_NORMS, repo, few, workers, endpoint)
-        _show(shape, f"norms, {few} scaled to {shape.steps}, one link", linked)
-        slower = theirs.seconds / linked.seconds  # loading takes one connection, so the whole link
-        print(
-            f"{shape.name}: {slower:.2f}x on one link, {slower / fewer:.2f} of the byte ratio "
-            "(target 0.8)",
-            flush=True,
-        )
-        folder = str(root / repo)
-        _run(_LOAD, folder, named(shape.loaded))  # warms the files
-        near = ours_by(_NORMS, folder, few, 1)
-        _show(shape, f"norms, {few} scaled to {shape.steps}, warm files", near)
-        theirs = _run(_LOAD, folder, named(shape.loaded)).scaled(scale)
-        _show(shape, f"{how}, warm files", theirs)
-        print(
-            f"{shape.name}: {theirs.seconds / near.seconds:.1f}x with warm files (target 4x); load "
-            f"of the machine {os.getloadavg()[0]:.1f}\n",
-            flush=True,
-        )
+            what = f"norms, {few} scaled to {shape.steps}, one link"
+            linked = _ours(shape, _NORMS, repo, what, few, workers, endpoint)
+        _run(_TRANSFORMERS + _LOAD, folder, "0")  # warms the files
+        what = f"norms, {few} scaled to {shape.steps}, warm files"
+        near = _ours(shape, _NORMS, folder, what, few, 1, NOWHERE)
+        local = {name: _load(shape, name, folder, "warm files") for name in baselines}
     finally:
         shutil.rmtree(root)
+    for name, theirs in loaded.items():
+        fewer = theirs.sent / ours.sent
+        slower = theirs.seconds / linked.seconds  # loading takes one connection, so the whole link
+        print(
+            f"{shape.name}, {name}: {theirs.seconds / ours.seconds:.1f}x as fast with "
+            f"{CONNECTIONS} connections each (target {shape.target:g}x), {fewer:.2f}x fewer bytes; "
+            f"{slower:.2f}x on one link, {slower / fewer:.2f} of the byte ratio (target 0.8); "
+            f"{local[name].seconds / near.seconds:.1f}x with warm files (target 4x)"
+        )
+    allowed = (workers + 1) * shape.tensor + SPARE
+    print(
+        f"{shape.name}: memory above rest {ours.memory / 1e6:.0f} MB ({workers + 1} tensors + "
+        f"100 MB are {allowed / 1e6:.0f} MB); load of the machine {os.getloadavg()[0]:.1f}\n",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -329,15 +418,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="leave out the 1b shape")
     parser.add_argument("--workers", type=int, default=2, help="checkpoints under way at once")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        choices=BASELINES,
+        default=list(BASELINES),
+        help="ways of loading to compare with; those not installed are left out (default: all)",
+    )
     parsed = parser.parse_args()
-    print(f"{'shape':5} {'way':42} {'req.':>5} {'MB':>9} {'s':>8} {'MB memory':>8}")
+    missing = {name: BASELINES[name].missing() for name in parsed.against}
+    baselines = [name for name, why in missing.items() if not why]
+    for name, why in missing.items():
+        if why:
+            print(f"{name}: {why}")
+    if not baselines:
+        parser.exit(1, "nothing to compare with\n")
+    print(f"{'shape':5} {'way':55} {'req.':>5} {'MB':>9} {'s':>8} {'MB memory':>8}")
     for shape in SHAPES:
         if shape.name == "1b" and parsed.small:
             print("1b: left out (--small)")
         elif shutil.disk_usage(tempfile.gettempdir()).free < 6e9:
             print(f"{shape.name}: left out, less than 6 GB of disk are free")
         else:
-            _compare(shape, parsed.workers)
+            _compare(shape, parsed.workers, baselines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Help texts of the commands, for the pages that cog generates."""
+"""What cog generates: help texts of the commands, the table of methods."""
 
 import os
 import subprocess
@@ -19,3 +19,13 @@ def show_help(*command: str) -> None:
     cog.outl(f"```console\n$ {' '.join(['dynamics', *command])} --help")
     cog.outl(shown.stdout.replace("python -m dynamics", "dynamics").strip())
     cog.outl("```")
+
+
+def show_methods() -> None:
+    """Write a table of the methods of attribution into the page."""
+    from dynamics.attribution.methods import METHODS
+
+    cog.outl("| `--method` | is | covers |\n|---|---|---|")
+    for name, method in METHODS.items():
+        said = (method.function.__doc__ or "").splitlines()[0].rstrip(".")
+        cog.outl(f"| `{name}` | {said} | {method.covers} |")

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +13,17 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -61,7 +68,7 @@ class Hub:
     Attributes:
         endpoint: Its address, HF_ENDPOINT when None.
         token: What to identify with, HF_TOKEN or the stored token when None; False for nothing.
-        folder: Its local cache, which is read and never written; HF_HUB_CACHE when None.
+        folder: Its local cache, which only `fetch` writes to; HF_HUB_CACHE when None.
         transport: How requests are made.
         kind: What its repositories hold.
     """
@@ -196,6 +203,34 @@ class Hub:
         if isinstance(found, str):
             return Path(found)
         return None if found is None else False
+
+    def fetch(self, repo: str, revision: str, patterns: Collection[str]) -> Path:
+        """The folder of a revision in the local cache, files that fit a pattern downloaded.
+
+        The only thing here that writes into the cache; whatever reads the hub's cache finds them.
+
+        Raises:
+            CheckpointError: There is no such revision, a file cannot be written, or as for
+                `references`.
+        """
+        with self._explained(f"{repo}@{revision}", repo, revision):
+            try:
+                return Path(
+                    snapshot_download(
+                        repo,
+                        repo_type=self.kind,
+                        revision=revision,
+                        cache_dir=self.folder,
+                        token=self.token,
+                        endpoint=self.address,
+                        allow_patterns=list(patterns),
+                    )
+                )
+            except LocalEntryNotFoundError as error:
+                raise CheckpointError(
+                    f"{repo}@{revision}: cannot be fetched from {self.address}, nor is it in the "
+                    "hub cache; check the network and HF_ENDPOINT"
+                ) from error
 
     @property
     def _timeout(self) -> float:

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ class HubRevision:
             return None if self.open(filename) is None else self.sha256(filename)
         blob = found.resolve().name  # the cache names large files after their digest
         return blob if _SHA256.fullmatch(blob) else sha256_file(found)
+
+    def folder(self, patterns: Collection[str]) -> Path:
+        """The revision in the local cache, its files that fit a pattern fetched where need be.
+
+        Raises:
+            CheckpointError: As for `open`.
+        """
+        if self.commit != self.revision and not self._hub.offline:
+            # The cache learns which commit the name stands for, so that it is found offline.
+            self._hub.fetch(self.repo, self.revision, ["config.json"])
+        return self._hub.fetch(self.repo, self.commit or self.revision, patterns)
 
     def _cached(self, filename: str) -> Any:
         """As `Hub.cached`; a name is trusted to be what it was only when nothing may be asked."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,10 @@ class FileStore(Protocol):
         """Hexadecimal SHA-256 of a whole file; None when a hub does not tell."""
         ...
 
+    def folder(self, patterns: Collection[str]) -> Path:
+        """A folder on this machine with at least the files whose names fit a pattern."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFolder:
@@ -123,6 +128,10 @@ class LocalFolder:
     def sha256(self, filename: str) -> str:
         """Hexadecimal SHA-256 of a file, all of which is read."""
         return sha256_file(self.path / filename)
+
+    def folder(self, patterns: Collection[str]) -> Path:
+        """The folder itself."""
+        return self.path
 
 
 def read_json(store: FileStore, filename: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dynamics.cli import series as public_series
+from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
 from dynamics.cli.output import Stages, emit
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
+app.command()(attribute)
 
 Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
 Overrides = Annotated[

@@ -74,12 +74,15 @@ def train_tokenizer(
     )
 
 
-def load_tokenizer(path_or_name: str | Path, hub: Hub | None = None) -> "PreTrainedTokenizerFast":
+def load_tokenizer(
+    path_or_name: str | Path, hub: Hub | None = None, *, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerFast":
     """Load a tokenizer from a folder, a `tokenizer.json` or a hub repository.
 
     Args:
         path_or_name: Which one.
         hub: The hub, as the environment says when None.
+        trust_remote_code: Run the code that a folder may bring along.
 
     Raises:
         CorpusError: Nothing is there, it is damaged, or it is not backed by `tokenizers`.
@@ -87,7 +90,7 @@ def load_tokenizer(path_or_name: str | Path, hub: Hub | None = None) -> "PreTrai
     """
     path = Path(path_or_name).expanduser()
     if path.exists():
-        return _load(path, str(path_or_name))
+        return _load(path, str(path_or_name), trust_remote_code=trust_remote_code)
     if path.suffix == ".json" or str(path_or_name)[:1] in (".", "/", "~"):
         raise CorpusError(
             f"there is no tokenizer {path}; give a folder, a tokenizer.json or a name"
@@ -121,13 +124,13 @@ def _copied(revision: HubRevision, filenames: Iterable[str], folder: str) -> dic
     return found
 
 
-def _load(path: Path, name: str) -> "PreTrainedTokenizerFast":
+def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except Exception as error:  # the Rust side raises bare `Exception`
         reason = " ".join(str(error).replace(str(path), name).split())
         raise CorpusError(f"the tokenizer {name} cannot be loaded: {reason}") from error

@@ -66,7 +66,7 @@ def embedding_norm(
         >>> embedding_norm(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), center_features=True)
         tensor([0.7071, 0.0000])
     """
-    norms = torch.empty(len(embedding), dtype=_accumulator(embedding))
+    norms = torch.empty(len(embedding), dtype=_accumulator(embedding), device=embedding.device)
     subtracts = shift is not None or center_features
     for start, rows in _chunks(embedding, torch.float64 if subtracts else norms.dtype):
         if shift is not None:
@@ -91,8 +91,8 @@ def mean_row(
     Raises:
         ValueError: The weights sum to zero, or there is no row.
     """
-    total = torch.zeros(embedding.shape[1], dtype=torch.float64)
-    share = torch.ones(len(embedding)) if weights is None else weights
+    total = torch.zeros(embedding.shape[1], dtype=torch.float64, device=embedding.device)
+    share = torch.ones(len(embedding), device=embedding.device) if weights is None else weights
     mass = share.double().sum().item()
     if mass == 0:
         raise ValueError("the weights of the rows sum to zero: there is no mean row")
@@ -119,7 +119,7 @@ def displacement(
     """
     if embedding.shape != reference.shape:
         raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(reference.shape)}")
-    distances = torch.empty(len(embedding), dtype=_accumulator(embedding))
+    distances = torch.empty(len(embedding), dtype=_accumulator(embedding), device=embedding.device)
     cosines = torch.empty_like(distances)
     dtype = torch.promote_types(distances.dtype, reference.dtype)
     for (start, rows), (_, before) in zip(
@@ -142,7 +142,8 @@ def _chunks(
     matrix: EmbeddingMatrix | Rows, dtype: torch.dtype
 ) -> Iterator[tuple[int, Float[Tensor, "rows D"]]]:
     """Start and a scratch copy, free to overwrite until the next one, of each chunk of rows."""
-    buffer = torch.empty(min(CHUNK_ROWS, len(matrix)), *matrix.shape[1:], dtype=dtype)
+    shape = (min(CHUNK_ROWS, len(matrix)), *matrix.shape[1:])
+    buffer = torch.empty(shape, dtype=dtype, device=matrix[:0].device)
     for start in range(0, len(matrix), CHUNK_ROWS):
         rows = buffer[: min(CHUNK_ROWS, len(matrix) - start)]
         yield start, rows.copy_(matrix[start : start + CHUNK_ROWS])

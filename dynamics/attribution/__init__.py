@@ -1,0 +1,1 @@
+"""Attribution: what each position of an input contributed to a prediction."""

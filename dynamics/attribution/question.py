@@ -1,0 +1,265 @@
+"""What is asked of a batch of inputs, and what a method answers.
+
+B inputs, P positions, T targets, D hidden size. Inputs are padded on the right with positions,
+and with targets of readout -1; what is scored there is NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from dynamics.errors import ConfigError
+from dynamics.models.live import Batch, LiveModel, Reading, Side
+from dynamics.scores.logits import CHUNK, LogitForm, logit_attribution
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How scores are made where the released code of NormXLogit and sound practice differ.
+
+    Attributes:
+        unsigned_gradients: Gradient methods take the absolute value of each feature's share before
+            they sum; signed methods are then compared with unsigned ones.
+        embeds_twice: Gradient methods get the output of the embedding module as if it were the
+            embedding's row, so that positions, segments and norms are applied twice and segments
+            are those of a first segment.
+        fixed_steps: Integrated gradients take 50 steps from zero, converged or not.
+        ranks_special: Special tokens other than the first are ranked with the others.
+    """
+
+    unsigned_gradients: bool = False
+    embeds_twice: bool = False
+    fixed_steps: bool = False
+    ranks_special: bool = False
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "sound": Protocol(),
+    "paper": Protocol(
+        unsigned_gradients=True, embeds_twice=True, fixed_steps=True, ranks_special=True
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How an attribution is made.
+
+    Attributes:
+        norm_source: Which norm: `row` of the embedding, `row_centered` (the mean row subtracted),
+            `module_output` (what the first block gets), or `layer N`.
+        logit_form: Which logit: `raw`, `centered` (mean over all logits subtracted) or
+            `log_probability` (nats).
+        layer: Layer whose representations the head reads, 0 for the embeddings; None for the last.
+        side: Whose tokens are scored, in an encoder-decoder.
+        protocol: A name in `PROTOCOLS`.
+        baseline: What integrated gradients start from: `zero`, `pad`, `mask`, or `auto`.
+        steps: Steps of integrated gradients to begin with; doubled until they have converged.
+        occlude_with: What occlusion puts in place of a token: `mask`, `pad`, `unk`, `mean` (the
+            mean row), `delete`, or `auto`.
+        seed: Of the random scores.
+        counts: Of each token id, for the baseline that ranks by frequency.
+    """
+
+    norm_source: str = "module_output"
+    logit_form: LogitForm = "raw"
+    layer: int | None = None
+    side: Side = "source"
+    protocol: Literal["sound", "paper"] = "sound"
+    baseline: Literal["auto", "zero", "pad", "mask"] = "auto"
+    steps: int = 50
+    occlude_with: Literal["auto", "mask", "pad", "unk", "mean", "delete"] = "auto"
+    seed: int = 0
+    counts: np.ndarray | None = None
+
+    @property
+    def rules(self) -> Protocol:
+        """The switches of the protocol."""
+        return PROTOCOLS[self.protocol]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A batch of inputs, and the targets whose prediction is explained.
+
+    Attributes:
+        model: The model.
+        batch: Its inputs.
+        readouts: Position that each target is read from, -1 where an input has fewer targets.
+        targets: Label or token id of each target.
+        foils: Label or token id that each is contrasted with, -1 for none.
+        settings: How.
+        reading: What a forward pass gave, where it was made already.
+
+    Raises:
+        ConfigError: The model predicts a number, and the logit form is that of a softmax.
+    """
+
+    model: LiveModel
+    batch: Batch
+    readouts: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    foils: Int[Tensor, "B T"]
+    settings: Settings = field(default_factory=Settings)
+    reading: Reading | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.task == "regression" and self.settings.logit_form != "raw":
+            raise ConfigError(
+                f"{self.model.name} predicts a number, not a softmax over labels, so its logit "
+                f"form is raw, not {self.settings.logit_form}"
+            )
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the tokens that are scored are the source of an encoder-decoder."""
+        return self.model.is_encoder_decoder and self.settings.side == "source"
+
+    @property
+    def scored_ids(self) -> Int[Tensor, "B P"]:
+        """Token ids of the positions that are scored."""
+        return getattr(self.batch, self._scored[0])
+
+    @property
+    def attended(self) -> Bool[Tensor, "B P"]:
+        """Positions that hold a token."""
+        return getattr(self.batch, self._scored[1]).bool()
+
+    @property
+    def _scored(self) -> tuple[str, str]:
+        """Names of what is scored in the batch."""
+        if self.model.is_encoder_decoder and not self.crosses:
+            return "decoder_input_ids", "decoder_attention_mask"
+        return "input_ids", "attention_mask"
+
+    @property
+    def embedding(self) -> nn.Module:
+        """What looks up the rows of the tokens that are scored."""
+        return self.model.stack(self.settings.side).embedding
+
+    def select(self, inputs: Int[Tensor, " N"]) -> "Question":
+        """The same question of some inputs, each as often as it is named."""
+        return replace(
+            self,
+            batch=self.batch.map(lambda each: each[inputs]),
+            readouts=self.readouts[inputs],
+            targets=self.targets[inputs],
+            foils=self.foils[inputs],
+            reading=None,
+        )
+
+    def with_ids(
+        self, ids: Int[Tensor, "B Q"], kept: Int[Tensor, "B Q"] | None = None
+    ) -> "Question":
+        """The same question with other tokens.
+
+        Args:
+            ids: Of the positions that are scored.
+            kept: Position that each of them had, where some are left out.
+        """
+        names = self._scored
+        changed = {names[0]: ids}
+        if kept is not None:
+            beside = (names[1],) if names[0] != "input_ids" else (names[1], "token_type_ids")
+            values = {name: getattr(self.batch, name) for name in beside}
+            changed |= {
+                name: value.gather(1, kept) for name, value in values.items() if value is not None
+            }
+        return replace(self, batch=replace(self.batch, **changed), reading=None)
+
+    @property
+    def asked(self) -> Bool[Tensor, "B T"]:
+        """Which targets exist."""
+        return self.readouts >= 0
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "B P T"]:
+        """Which positions can have a part in the prediction of each target."""
+        seen = self.attended[:, :, None] & self.asked[:, None, :]
+        if self.model.is_causal and not self.crosses:
+            positions = torch.arange(seen.shape[1], device=seen.device)
+            seen = seen & (positions[None, :, None] <= self.readouts[:, None, :])
+        return seen
+
+    def read(self, rows: Float[Tensor, "B P E"] | None = None, *, blocks: bool = False) -> Reading:
+        """Run the model on the batch, without its head, or give the reading that was made.
+
+        Args:
+            rows: Taken instead of the embedding's rows of the tokens that are scored.
+            blocks: Whether what each block gives is needed.
+        """
+        made = self.reading
+        if made is not None and rows is None and (made.scored.blocks or not blocks):
+            return made
+        return self.model.read(self.batch, side=self.settings.side, rows=rows, blocks=blocks)
+
+    def read_out(self, final: Float[Tensor, "B P D"]) -> Float[Tensor, "B T D"]:
+        """The representation that each target is read from."""
+        if self.model.head.readout == "mean":
+            weights = self.batch.attention_mask.to(final.dtype)[:, :, None]
+            mean = (final * weights).sum(1) / weights.sum(1)
+            return mean[:, None].expand(-1, self.readouts.shape[1], -1)
+        rows = torch.arange(len(final), device=final.device)[:, None]
+        return final[rows, self.readouts.clamp_min(0)]
+
+    def predictions(self, reading: Reading) -> Float[Tensor, "B T"]:
+        """What is explained: the logit of each target, in the form of the settings.
+
+        Differentiable; 0 for targets that do not exist.
+        """
+        states = self.read_out(reading.read.final)[self.asked]
+        targets, foils = self.targets[self.asked], self.foils[self.asked]
+        wanted, column = torch.unique(
+            torch.stack([targets, foils.clamp_min(0)]), return_inverse=True
+        )
+        logits = logit_attribution(self.model.head, states, wanted, form=self.settings.logit_form)
+        rows = torch.arange(len(states), device=states.device)
+        values = logits[rows, column[0]]
+        values = torch.where(foils >= 0, values - logits[rows, column[1]], values)
+        return torch.zeros(
+            self.asked.shape, dtype=values.dtype, device=values.device
+        ).masked_scatter(self.asked, values)
+
+    def lens_divergence(self) -> Float[Tensor, "B T"] | None:
+        """KL(final prediction || prediction from the layer of the settings) in nats.
+
+        None where the tokens that are scored are not those that predictions are read from.
+        """
+        reading, layer = self.read(blocks=True), self.settings.layer
+        if reading.scored is not reading.read or layer is None:
+            return None
+        lens = self.model.stack(self.settings.side).as_final(reading.read, layer)
+        divergences = torch.zeros(self.asked.shape, device=self.asked.device)
+        where = self.asked.nonzero()
+        for some in where.split(CHUNK):
+            index = tuple(some.T)
+            before, after = (
+                self.model.head(self.read_out(final)[index]).float().log_softmax(-1)
+                for final in (lens, reading.read.final)
+            )
+            divergences[index] = (after.exp() * (after - before)).sum(-1)
+        return divergences
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a method answers.
+
+    Attributes:
+        values: Score of each position for each target.
+        norm: The norms, where the score has that factor.
+        logit: The logits, where it has that factor.
+        checks: Numbers that say whether the scores can be trusted, one for each target: what a sum
+            of scores should be, and how far from it they are.
+    """
+
+    values: Float[Tensor, "B P T"]
+    norm: Float[Tensor, "B P"] | None = None
+    logit: Float[Tensor, "B P T"] | None = None
+    checks: Mapping[str, Float[Tensor, "B T"]] = field(default_factory=dict)

@@ -1,0 +1,222 @@
+"""The attribution of one input, as plain arrays.
+
+P positions that are scored, T targets.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+REGRESSION_ORDER = {
+    "descending": "tokens whose representation differs most from the read-out come first, as the "
+    "formula says",
+    "ascending": "tokens whose representation resembles the read-out most come first, as the "
+    "intuition says",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A prediction that is explained.
+
+    Attributes:
+        position: Position of the predicted token, one past the end for what would follow; of the
+            read-out for a label (-1 when it is the mean of all).
+        token_id: Token id or label predicted.
+        token: Its surface string or the label's name.
+        foil_id: Token id or label it is contrasted with.
+        foil: Its surface string.
+    """
+
+    position: int
+    token_id: int
+    token: str
+    foil_id: int | None = None
+    foil: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of every position of one input for each target.
+
+    Attributes:
+        text: The input.
+        tokens: Surface string of each position.
+        token_ids: Token id of each position.
+        special: Which positions the tokenizer added.
+        words: Index of the whitespace-separated word of each position, None for special tokens.
+        targets: What is explained.
+        scores: Positions x targets; NaN where a position cannot have a part in a prediction.
+        norm: Norm of each position's input embedding, where the score has that factor.
+        logit: Logit of each target at each position, where the score has that factor.
+        method: Name in `METHODS`.
+        layer: Layer whose representations the head reads, None for the last.
+        norm_source: Which norm.
+        logit_form: Which logit.
+        protocol: `sound` or `paper`.
+        model: Where the model comes from.
+        revision: Its branch, tag, commit or step.
+        side: Whose tokens are scored, in an encoder-decoder.
+        task: What the model predicts: `causal`, `masked`, `seq2seq`, `classification`,
+            `regression`, or `none`; None when it is not known.
+        asked: What else was asked for, as the command line had it.
+        checks: Numbers that say whether scores can be trusted, one for each target.
+        notes: What a reader has to know: truncation, a failed check, what the head reads.
+    """
+
+    text: str
+    tokens: Sequence[str]
+    token_ids: Sequence[int]
+    special: Sequence[bool]
+    words: Sequence[int | None]
+    targets: Sequence[Target]
+    scores: Float[np.ndarray, "P T"]
+    method: str
+    model: str
+    norm: Float[np.ndarray, " P"] | None = None
+    logit: Float[np.ndarray, "P T"] | None = None
+    layer: int | None = None
+    norm_source: str = "module_output"
+    logit_form: str = "raw"
+    protocol: str = "sound"
+    revision: str | None = None
+    side: str = "source"
+    task: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def ranking(self, target: int = 0, order: str = "descending") -> list[int]:
+        """Positions from the most important to the least, by signed score; ties in text order.
+
+        Special tokens and positions without a score are left out; the paper's protocol leaves out
+        the first position and what has no score only.
+
+        Args:
+            target: Which target.
+            order: `descending`; `ascending` for regression, where the formula's direction and its
+                stated intuition differ.
+        """
+        scores = self.scores[:, target]
+        paper = self.protocol == "paper"
+        left_out = [index == 0 for index in range(len(scores))] if paper else self.special
+        kept = [i for i in range(len(scores)) if not left_out[i] and not np.isnan(scores[i])]
+        return sorted(kept, key=lambda i: -scores[i] if order == "descending" else scores[i])
+
+    def to_word_level(self) -> "Attribution":
+        """Sum the scores of the tokens of each whitespace-separated word.
+
+        Special tokens stay alone. The factors are given up: a product of sums is not the sum. Where
+        some tokens of a word have no score, the word has the sum of the others; NaN if none has.
+        Positions of targets become those of words.
+        """
+        groups: list[list[int]] = []
+        for index, word in enumerate(self.words):
+            if groups and word is not None and self.words[groups[-1][0]] == word:
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        first = [group[0] for group in groups]
+        places = {index: place for place, group in enumerate(groups) for index in group}
+        places[len(self.tokens)] = len(groups)
+        scores = np.stack([_sum(self.scores[group]) for group in groups])
+        return replace(
+            self,
+            tokens=["".join(self.tokens[i] for i in group) for group in groups],
+            token_ids=[self.token_ids[i] for i in first],
+            special=[self.special[i] for i in first],
+            words=[self.words[i] for i in first],
+            targets=[
+                replace(each, position=places.get(each.position, -1)) for each in self.targets
+            ],
+            scores=scores,
+            norm=None,
+            logit=None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it; NaN becomes None."""
+        content: dict[str, Any] = {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "token_ids": list(self.token_ids),
+            "targets": [
+                {key: value for key, value in vars(each).items() if value is not None}
+                for each in self.targets
+            ],
+            "scores": _plain(self.scores),
+        }
+        if self.norm is not None:
+            content["norm"] = _plain(self.norm)
+        if self.logit is not None:
+            content["logit"] = _plain(self.logit)
+        content |= {
+            "special": list(self.special),
+            "words": list(self.words),
+            "method": self.method,
+            "layer": self.layer,
+            "norm_source": self.norm_source,
+            "logit_form": self.logit_form,
+            "protocol": self.protocol,
+            "model": self.model,
+            "revision": self.revision,
+            "side": self.side,
+            "task": self.task,
+            "asked": dict(self.asked),
+            "checks": {name: list(values) for name, values in self.checks.items()},
+            "notes": list(self.notes),
+        }
+        return content
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def to_inseq(self) -> str:
+        """The text of a JSON file that Inseq loads; `dynamics.attribution.inseq` writes several."""
+        from dynamics.attribution.inseq import to_inseq
+
+        return to_inseq([self])
+
+    def show(self, top: int = 10) -> None:
+        """Print it to the terminal, in colour where there is some.
+
+        Args:
+            top: Tokens in the table of each target; 0 for all, in text order.
+        """
+        from dynamics.attribution.terminal import show
+
+        show([self], top=top)
+
+    def _repr_html_(self) -> str:
+        from dynamics.attribution.html import fragment
+
+        return fragment([self])
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Attribution":
+        """The attribution that `to_dict` was called on."""
+        arrays = {
+            name: np.array(content[name], dtype=float) if name in content else None
+            for name in ("scores", "norm", "logit")
+        }
+        shape = (len(content["tokens"]), len(content["targets"]))
+        assert arrays["scores"] is not None
+        arrays["scores"] = arrays["scores"].reshape(shape)
+        return cls(
+            **{**content, **arrays, "targets": [Target(**each) for each in content["targets"]]}
+        )
+
+
+def _sum(scores: Float[np.ndarray, "tokens T"]) -> Float[np.ndarray, " T"]:
+    return np.where(np.isnan(scores).all(0), np.nan, np.nansum(scores, 0))
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return plain.tolist()

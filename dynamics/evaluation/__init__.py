@@ -1,0 +1,1 @@
+"""Whether attributions can be trusted."""

@@ -1,0 +1,65 @@
+"""Head-on-top logits: what a model's own head gives to representations, in shift-aware forms.
+
+N representations, D hidden size, T targets, C labels or tokens of the vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Head = Callable[[Float[Tensor, "N D"], Int[Tensor, " T"] | None], Float[Tensor, "N C"]]
+LogitForm = Literal["raw", "centered", "log_probability"]
+CHUNK = 64  # representations whose logits over all columns exist at once
+
+
+def logit_attribution(
+    head: Head,
+    states: Float[Tensor, "N D"],
+    targets: Int[Tensor, " T"],
+    *,
+    foils: Int[Tensor, " T"] | None = None,
+    form: LogitForm = "raw",
+    reference: Float[Tensor, " D"] | None = None,
+) -> Float[Tensor, "N T"]:
+    """LogAt: the logit of each target that the head gives to each representation.
+
+    NormXLogit (arXiv 2411.16252), Att_LogAt(x_i) = HoT(x_i)[p]; for regression
+    |HoT(x_i) - HoT(reference)|. A softmax ignores what is added to all logits, the raw form does
+    not: `centered` subtracts the mean over all columns, `log_probability` the log of the summed
+    exponentials (nats). Both need every column, 64 representations at a time; the raw form
+    multiplies the rows of the targets only.
+
+    Args:
+        head: Gives the logits of chosen columns, in their order; of all for None.
+        states: Representations as the head takes them.
+        targets: Column of each target; may repeat.
+        foils: Column of the contrast of each target, whose logit is subtracted; -1 for none.
+            Where there is one, every form gives the same.
+        form: What is subtracted from the logits.
+        reference: Representation that the prediction is read from, for regression.
+
+    Returns:
+        One number for each representation and target; empty when there is none of either. NaN and
+        infinite logits stay what they are.
+    """
+    if form == "raw":
+        logits = head(states, targets)
+    else:
+        logits = torch.cat(
+            [_shifted(head(each, None), targets, form) for each in states.split(CHUNK)]
+        )
+    if foils is not None and (foils >= 0).any():
+        contrast = logit_attribution(head, states, foils.clamp_min(0), form=form)
+        logits = torch.where(foils >= 0, logits - contrast, logits)
+    if reference is not None:
+        read_out = logit_attribution(head, reference[None], targets, foils=foils, form=form)
+        logits = (logits - read_out).abs()
+    return logits
+
+
+def _shifted(logits: Tensor, targets: Tensor, form: LogitForm) -> Tensor:
+    shift = logits.mean(-1) if form == "centered" else logits.logsumexp(-1)
+    return logits[:, targets] - shift[:, None]

@@ -1,0 +1,16 @@
+"""NormXLogit: the norm of a token's input embedding times what the head reads from it."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def normxlogit(norms: Float[Tensor, " N"], logits: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+    """Att(x_i) = ||x_i^0|| * Att_LogAt(x_i) (NormXLogit, arXiv 2411.16252).
+
+    Signed: a token whose logit is negative falls the lower the larger its norm.
+
+    Args:
+        norms: Norm of each token's input embedding, from `embedding_norm`.
+        logits: From `logit_attribution`, one column for each target.
+    """
+    return norms[:, None] * logits
