@@ -7,10 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynamics.attribution.attribute import attribute
     from dynamics.checkpoints.series import CheckpointSeries, open_series
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
     from dynamics.corpus.counts import Counts, read_counts
+    from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
     from dynamics.tracking.run import Run
@@ -22,7 +24,9 @@ __all__ = [
     "Counts",
     "Run",
     "StudySettings",
+    "attribute",
     "count_corpus",
+    "load_model",
     "open_series",
     "plot",
     "read_counts",
@@ -36,7 +40,9 @@ _HOMES = {
     "Counts": "dynamics.corpus.counts",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
+    "attribute": "dynamics.attribution.attribute",
     "count_corpus": "dynamics.corpus.count",
+    "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",
     "plot": "dynamics.report.figures",
     "read_counts": "dynamics.corpus.counts",

@@ -11,7 +11,7 @@ SMALL = (
 
 
 @pytest.fixture(autouse=True)
-def one_thread(request):
+def one_thread_and_seed(request):
     """Matrices this small wait for a second thread longer than they compute."""
     if not request.module.__name__.startswith(SMALL):
         yield
@@ -20,5 +20,6 @@ def one_thread(request):
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(before)

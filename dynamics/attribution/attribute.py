@@ -57,9 +57,12 @@ def attribute(
         For each text in order, one attribution for each layer.
 
     Raises:
+        CheckpointError: The method needs a head that the model does not have.
         ConfigError: A text is empty, or the method, target, layer or setting does not fit.
         MeasureError: The model gives NaN.
     """
+    if batch_size < 1:
+        raise ConfigError(f"a batch of {batch_size} inputs runs nothing; give 1 or more")
     settings = settings or Settings()
     chosen = find_method(method, model)
     each_layer = _layers(model, layers, settings)
@@ -88,10 +91,11 @@ class _Asked:
 def _layers(
     model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: Settings
 ) -> Sequence[int | None]:
-    if layers is None:
-        return [settings.layer]
+    if layers is None and settings.layer is None:
+        return [None]
     depth = model.stack(settings.side).depth
-    chosen = range(depth + 1) if layers == "all" else layers
+    named = [settings.layer] if layers is None else layers
+    chosen = range(depth + 1) if layers == "all" else named
     if wrong := [layer for layer in chosen if not 0 <= layer <= depth]:
         raise ConfigError(
             f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"
@@ -182,8 +186,9 @@ def _attribution(
             f"{model.name} are at fault"
         )
     if exclude_readout and not question.crosses:
-        read = torch.tensor([place.readout for place in asked.places])
-        values[read, torch.arange(count)] = torch.nan
+        for column, place in enumerate(asked.places):
+            if place.position >= 0:  # no position alone is read where all are
+                values[place.readout, column] = torch.nan
     checks = {name: each[index, :count].tolist() for name, each in scores.checks.items()}
     return Attribution(
         text=asked.given.text,
@@ -203,6 +208,7 @@ def _attribution(
         model=model.name,
         revision=model.revision,
         side=settings.side,
+        task=model.task,
         checks=checks,
         notes=_notes(model, asked.given, checks),
     )
@@ -211,7 +217,7 @@ def _attribution(
 def _notes(model: LiveModel, given: Input, checks: Mapping[str, Sequence[float]]) -> list[str]:
     notes = []
     if given.dropped:
-        end = "first" if model.is_causal else "last"
+        end = "first" if model.task == "causal" else "last"
         notes.append(
             f"the {end} {given.dropped} tokens were cut off: the window of {model.name} has "
             f"{model.max_length}"

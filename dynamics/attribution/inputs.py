@@ -98,19 +98,18 @@ def encode(model: LiveModel, content: str | Mapping[str, Any]) -> Input:
     """
     given = {"text": content} if isinstance(content, str) else content
     text, pair, continuation = (given.get(key) for key in ("text", "text_pair", "continuation"))
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or not plain_ids(model, text):
         raise ConfigError(f"the text is empty ({text!r}); an attribution needs tokens to score")
     if continuation and not model.is_causal:
         raise ConfigError(f"{model.name} predicts no continuation, its task is {model.task}")
     follows = plain_ids(model, continuation) if continuation else []
     room = model.max_length
+    if room is not None and len(follows) >= room:
+        raise ConfigError(
+            f"the continuation has {len(follows)} tokens, the window of {model.name} has {room}"
+        )
     if room is not None and not model.is_encoder_decoder:
         room -= len(follows)
-    if room is not None and room < 1:
-        raise ConfigError(
-            f"the continuation has {len(follows)} tokens, the window of {model.name} has "
-            f"{model.max_length}"
-        )
     tokens, dropped = _with_special(model, text, pair, room)
     decoder = _decoder_start(model, tokens) if model.is_encoder_decoder else None
     encoded = Input(text, tokens, decoder=decoder, dropped=dropped)
@@ -146,7 +145,8 @@ def one_token(model: LiveModel, written: str) -> int:
     """Id of a token, from its text or from `id:N`.
 
     Raises:
-        ConfigError: The text is several tokens or none, or the id is outside the vocabulary.
+        ConfigError: The text is several tokens, none or an unknown one, or the id is outside the
+            vocabulary.
     """
     rows = model.network.config.get_text_config().vocab_size
     if named := re.fullmatch(r"id:(-?\d+)", written):
@@ -159,6 +159,8 @@ def one_token(model: LiveModel, written: str) -> int:
     if written in vocabulary:
         return vocabulary[written]
     ids = plain_ids(model, written)
+    if ids == [model.tokenizer.unk_token_id]:
+        raise ConfigError(f"{written!r} is unknown to the tokenizer of {model.name}")
     if len(ids) == 1:
         return ids[0]
     pieces = model.tokenizer.convert_ids_to_tokens(ids)
@@ -210,7 +212,7 @@ def _with_special(
     whole = tokenizer(text, pair, truncation=False, verbose=False)
     dropped = 0 if room is None else max(0, len(whole["input_ids"]) - room)
     side = tokenizer.truncation_side
-    tokenizer.truncation_side = "left" if model.is_causal else side
+    tokenizer.truncation_side = "left" if model.task == "causal" else side
     try:
         encoded = tokenizer(
             text,

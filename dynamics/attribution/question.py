@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dynamics.errors import ConfigError
 from dynamics.models.live import Batch, LiveModel, Reading, Side
 from dynamics.scores.logits import CHUNK, LogitForm, logit_attribution
 
@@ -95,6 +96,9 @@ class Question:
         foils: Label or token id that each is contrasted with, -1 for none.
         settings: How.
         reading: What a forward pass gave, where it was made already.
+
+    Raises:
+        ConfigError: The model predicts a number, and the logit form is that of a softmax.
     """
 
     model: LiveModel
@@ -104,6 +108,13 @@ class Question:
     foils: Int[Tensor, "B T"]
     settings: Settings = field(default_factory=Settings)
     reading: Reading | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.task == "regression" and self.settings.logit_form != "raw":
+            raise ConfigError(
+                f"{self.model.name} predicts a number, not a softmax over labels, so its logit "
+                f"form is raw, not {self.settings.logit_form}"
+            )
 
     @property
     def crosses(self) -> bool:

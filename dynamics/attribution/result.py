@@ -61,6 +61,9 @@ class Attribution:
         model: Where the model comes from.
         revision: Its branch, tag, commit or step.
         side: Whose tokens are scored, in an encoder-decoder.
+        task: What the model predicts: `causal`, `masked`, `seq2seq`, `classification`,
+            `regression`, or `none`; None when it is not known.
+        asked: What else was asked for, as the command line had it.
         checks: Numbers that say whether scores can be trusted, one for each target.
         notes: What a reader has to know: truncation, a failed check, what the head reads.
     """
@@ -82,6 +85,8 @@ class Attribution:
     protocol: str = "sound"
     revision: str | None = None
     side: str = "source"
+    task: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -107,6 +112,7 @@ class Attribution:
 
         Special tokens stay alone. The factors are given up: a product of sums is not the sum. Where
         some tokens of a word have no score, the word has the sum of the others; NaN if none has.
+        Positions of targets become those of words.
         """
         groups: list[list[int]] = []
         for index, word in enumerate(self.words):
@@ -115,6 +121,8 @@ class Attribution:
             else:
                 groups.append([index])
         first = [group[0] for group in groups]
+        places = {index: place for place, group in enumerate(groups) for index in group}
+        places[len(self.tokens)] = len(groups)
         scores = np.stack([_sum(self.scores[group]) for group in groups])
         return replace(
             self,
@@ -122,6 +130,9 @@ class Attribution:
             token_ids=[self.token_ids[i] for i in first],
             special=[self.special[i] for i in first],
             words=[self.words[i] for i in first],
+            targets=[
+                replace(each, position=places.get(each.position, -1)) for each in self.targets
+            ],
             scores=scores,
             norm=None,
             logit=None,
@@ -154,6 +165,8 @@ class Attribution:
             "model": self.model,
             "revision": self.revision,
             "side": self.side,
+            "task": self.task,
+            "asked": dict(self.asked),
             "checks": {name: list(values) for name, values in self.checks.items()},
             "notes": list(self.notes),
         }
@@ -162,6 +175,27 @@ class Attribution:
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def to_inseq(self) -> str:
+        """The text of a JSON file that Inseq loads; `dynamics.attribution.inseq` writes several."""
+        from dynamics.attribution.inseq import to_inseq
+
+        return to_inseq([self])
+
+    def show(self, top: int = 10) -> None:
+        """Print it to the terminal, in colour where there is some.
+
+        Args:
+            top: Tokens in the table of each target; 0 for all, in text order.
+        """
+        from dynamics.attribution.terminal import show
+
+        show([self], top=top)
+
+    def _repr_html_(self) -> str:
+        from dynamics.attribution.html import fragment
+
+        return fragment([self])
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Attribution":

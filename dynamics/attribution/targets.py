@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import GenerationConfig
 
 from dynamics.attribution.inputs import Input, one_token, surfaces
 from dynamics.attribution.result import Target
@@ -193,14 +194,19 @@ def _generated(model: LiveModel, given: Input, count: int) -> Input:
         else {"decoder_input_ids": torch.tensor([decoder.ids], device=model.device)}
     )
     network: Any = model.network
-    produced = network.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        num_beams=1,
+    own = network.generation_config
+    # Penalties and forced tokens of its own would not give what the model holds most likely.
+    network.generation_config = GenerationConfig(
+        eos_token_id=own.eos_token_id,
+        pad_token_id=own.pad_token_id,
+        decoder_start_token_id=getattr(network.config, "decoder_start_token_id", None),
         max_new_tokens=count,
-        **start,
-    )[0, before:].tolist()
+    )
+    try:
+        produced = network.generate(ids, attention_mask=torch.ones_like(ids), **start)
+    finally:
+        network.generation_config = own
+    produced = produced[0, before:].tolist()
     if not produced:
         raise MeasureError(f"{model.name} generated no token")
     return given.followed_by(produced, surfaces(model, produced))

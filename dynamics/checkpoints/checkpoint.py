@@ -1,11 +1,12 @@
 """One checkpoint: its tensors by role, read without the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dynamics.checkpoints.architectures import (
@@ -70,12 +71,14 @@ class Checkpoint:
         """What reading it transferred so far."""
         return self.store.traffic
 
-    def tensor(self, role: Role, rows: slice | None = None) -> torch.Tensor:
+    def tensor(
+        self, role: Role, rows: slice | Sequence[int] | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Read one tensor, in the dtype on disk; of the others nothing is read.
 
         Args:
             role: Which one. `output_embedding` is the input embedding when they are tied.
-            rows: Which consecutive rows, all of them when None.
+            rows: Which ones: consecutive ones, or those of ascending ids; all of them when None.
 
         Returns:
             Of shape (V, D) for embeddings, (V,) for the output bias, (D,) for the final norm. It

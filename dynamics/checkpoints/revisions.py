@@ -11,10 +11,10 @@ from dynamics.checkpoints.http import HttpFile, RemoteFile
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.sources import LocalFile
 from dynamics.checkpoints.stores import Traffic
-from dynamics.checkpoints.weights import WEIGHTS_FILES
 from dynamics.errors import CheckpointError
 from dynamics.files import sha256_file
 
+CONFIG = "config.json"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -73,15 +73,15 @@ class HubRevision:
         """The whole of a small file, None when there is none of that name.
 
         Raises:
-            CheckpointError: As for `open`; or nothing may be fetched, and the cache does not know
-                whether there is such a file.
+            CheckpointError: As for `open`; or nothing may be fetched, and the cache has no
+                config.json.
         """
         path = self._cached(filename)
         if path is not None:
             return path.read_bytes() if path else None
         if not self._hub.offline:
             return self._hub.read(self.repo, self.revision, filename, self.commit)
-        if filename in WEIGHTS_FILES:  # another one may be there
+        if filename != CONFIG:  # the rest may be missing
             return None
         raise CheckpointError(
             f"{self.name}: {filename} is not there, which reading its weights needs; unset "
@@ -109,6 +109,9 @@ class HubRevision:
         Raises:
             CheckpointError: As for `open`.
         """
+        if self.commit != self.revision and not self._hub.offline:
+            # The cache learns which commit the name stands for, so that it is found offline.
+            self._hub.fetch(self.repo, self.revision, ["config.json"])
         return self._hub.fetch(self.repo, self.commit or self.revision, patterns)
 
     def _cached(self, filename: str) -> Any:

@@ -1,11 +1,14 @@
 """One tensor of a file, without the model."""
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
 from dynamics.checkpoints.entries import TensorEntry
 from dynamics.checkpoints.sources import ByteSource
+
+_ROWS = 1024  # copied at once where the elements are not in order
 
 
 def read_tensor(source: ByteSource, entry: TensorEntry, rows: slice | None = None) -> torch.Tensor:
@@ -45,8 +48,13 @@ def digest(tensor: torch.Tensor) -> str:
     Equal tensors have equal digests, whatever file, format or strides they were read from.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
-    header = f"{dtype} {tuple(tensor.shape)}\n".encode()
-    elements = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-    content = hashlib.sha256(header)
-    content.update(elements.data)
+    content = hashlib.sha256(f"{dtype} {tuple(tensor.shape)}\n".encode())
+    for part in row_bytes(tensor):
+        content.update(part)
     return content.hexdigest()
+
+
+def row_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor's elements, row by row, in parts; without a copy of the whole."""
+    for part in torch.atleast_1d(tensor.detach()).split(_ROWS):
+        yield part.contiguous().flatten().view(torch.uint8).numpy().data

@@ -1,10 +1,11 @@
 """The weights files of one checkpoint, whole or in shards."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from dynamics.checkpoints.containers import index_container
@@ -15,6 +16,7 @@ from dynamics.checkpoints.tensors import read_tensor
 from dynamics.errors import CheckpointError
 
 SHARD_INDEX = ".index.json"
+_GAP = 1 << 16  # bytes read along rather than asked around
 
 # In the order in which they are looked for.
 WEIGHTS_FILES = (
@@ -34,9 +36,38 @@ class LocatedTensor:
     filename: str
     entry: TensorEntry
 
-    def read(self, rows: slice | None = None) -> torch.Tensor:
-        """The tensor, or some consecutive rows of it, in the dtype on disk."""
-        return read_tensor(_open(self.store, self.filename), self.entry, rows)
+    def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+        """The tensor, or consecutive rows of it, or those of ascending ids, in the dtype on disk.
+
+        Raises:
+            CheckpointError: There is no row of an id, or a file cannot be read.
+        """
+        source = _open(self.store, self.filename)
+        if rows is None or isinstance(rows, slice):
+            return read_tensor(source, self.entry, rows)
+        ids = np.asarray(rows)
+        if ids[-1] >= self.entry.shape[0]:
+            raise CheckpointError(
+                f"{self.store.name}: has no row {ids[-1]} in a tensor of shape {self.entry.shape}"
+            )
+        return torch.cat(
+            [
+                read_tensor(source, self.entry, slice(part[0], part[-1] + 1))[part - part[0]]
+                for part in self._parts(ids)
+            ]
+        )
+
+    def part_bytes(self, ids: np.ndarray) -> list[int]:
+        """Bytes of each range that reading the rows of ascending ids takes."""
+        return [int(part[-1] - part[0] + 1) * self._row_bytes for part in self._parts(ids)]
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.entry.nbytes // self.entry.shape[0]
+
+    def _parts(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The ids, in parts each of which is read at once with what is between."""
+        return np.split(ids, np.flatnonzero((np.diff(ids) - 1) * self._row_bytes > _GAP) + 1)
 
     @property
     def file_bytes(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dynamics.cli import series as public_series
+from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
 from dynamics.cli.output import Stages, emit
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
+app.command()(attribute)
 
 Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
 Overrides = Annotated[
@@ -191,6 +193,12 @@ def track(
     rule: Annotated[
         str, typer.Option(help="Vocabulary rule of the main statistics: count>=N or top-N.")
     ] = "count>=10",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Read these rows only, 0:1000 or 5,17,290; what needs every row is left out."
+        ),
+    ] = None,
     allow_flagged: Annotated[
         bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
     ] = False,
@@ -222,7 +230,7 @@ def track(
     from dynamics.tracking.track import track as track_series
 
     if dry_run:
-        cost = track_cost(open_any(series), steps)
+        cost = track_cost(open_any(series), steps, rows)
         emit(as_json, cost.__dict__, cost.describe())
         return
     if output is None:
@@ -238,6 +246,7 @@ def track(
             counts=found,
             steps=steps,
             rule=rule,
+            rows=rows,
             command=_command(),
             allow_flagged=allow_flagged,
             exposure=exposure,

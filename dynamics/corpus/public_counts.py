@@ -127,7 +127,7 @@ def find_public_counts(
     if known is None:
         return None
     series, entry = known
-    loaded = load_tokenizer(tokenizer or series.repositories[0])
+    loaded = load_tokenizer(tokenizer or series.repositories[0], hub)
     rows = _training_rows(series, entry)
     folder = _folder(folder, entry)
     record = folder / f"sample-{tokens}-of-{rows}x{entry.row}-by-{block_rows}-seed-{seed}.json"

@@ -5,10 +5,13 @@ stands in a document as text is text: it is split like any other, so no document
 """
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamics.checkpoints.hub import Hub
+from dynamics.checkpoints.revisions import HubRevision
 from dynamics.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 _BATCH_CHARACTERS = 4_000_000
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_OLD_FILES = ("vocab.json", "merges.txt", "vocab.txt")  # where there is no tokenizer.json
 
 
 def train_tokenizer(
@@ -70,38 +75,68 @@ def train_tokenizer(
 
 
 def load_tokenizer(
-    path_or_name: str | Path, *, trust_remote_code: bool = False
+    path_or_name: str | Path, hub: Hub | None = None, *, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerFast":
     """Load a tokenizer from a folder, a `tokenizer.json` or a hub repository.
 
     Args:
-        path_or_name: Which.
-        trust_remote_code: Run the code that it may bring along.
+        path_or_name: Which one.
+        hub: The hub, as the environment says when None.
+        trust_remote_code: Run the code that a folder may bring along.
 
     Raises:
         CorpusError: Nothing is there, it is damaged, or it is not backed by `tokenizers`.
+        CheckpointError: The hub cannot be reached, or has no such repository.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     path = Path(path_or_name).expanduser()
-    if not path.exists() and (path.suffix == ".json" or str(path_or_name)[:1] in (".", "/", "~")):
+    if path.exists():
+        return _load(path, str(path_or_name), trust_remote_code=trust_remote_code)
+    if path.suffix == ".json" or str(path_or_name)[:1] in (".", "/", "~"):
         raise CorpusError(
             f"there is no tokenizer {path}; give a folder, a tokenizer.json or a name"
         )
+    return fetch_tokenizer(HubRevision(hub or Hub(), str(path_or_name), "main"))
+
+
+def fetch_tokenizer(revision: HubRevision) -> "PreTrainedTokenizerFast":
+    """Load the tokenizer of a revision on a hub, which is asked for its small files alone.
+
+    Raises:
+        CorpusError: There is none, it is damaged, or it is not backed by `tokenizers`.
+        CheckpointError: The hub cannot be reached, or has no such revision.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        found = _copied(revision, _FILES, folder)
+        if _FILES[0] not in found:
+            _copied(revision, _OLD_FILES, folder)
+        if b'"tokenizer_class"' not in found.get("tokenizer_config.json", b""):
+            _copied(revision, ("config.json",), folder)
+        return _load(Path(folder), revision.repo)
+
+
+def _copied(revision: HubRevision, filenames: Iterable[str], folder: str) -> dict[str, bytes]:
+    """Those of the files that there are, also written into the folder."""
+    found = {}
+    for filename in filenames:
+        if (content := revision.read_bytes(filename)) is not None:
+            Path(folder, filename).write_bytes(content)
+            found[filename] = content
+    return found
+
+
+def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path if path.exists() else path_or_name), trust_remote_code=trust_remote_code
-        )
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except Exception as error:  # the Rust side raises bare `Exception`
-        reason = " ".join(str(error).split())
-        raise CorpusError(f"the tokenizer {path_or_name} cannot be loaded: {reason}") from error
+        reason = " ".join(str(error).replace(str(path), name).split())
+        raise CorpusError(f"the tokenizer {name} cannot be loaded: {reason}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         kind = type(tokenizer).__name__
-        raise CorpusError(
-            f"the tokenizer {path_or_name} ({kind}) has no tokenizer.json; convert it"
-        )
+        raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
     return tokenizer
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, MeasureError
 from dynamics.models.substitution import substituted
 
 Readout = Literal["each", "first", "last", "mean"]
@@ -41,6 +41,7 @@ class HeadOnTop:
     Raises:
         CheckpointError: The head applied to the representation at the read-out does not give the
             model's own logits.
+        MeasureError: These are not finite.
     """
 
     def __init__(self, network: PreTrainedModel) -> None:
@@ -117,6 +118,11 @@ class HeadOnTop:
         self._answer = type(answers[self.base])
         states = answers[self.base].last_hidden_state[0]
         own = logits[0] if self.over == "vocabulary" else logits
+        if not own.isfinite().all():
+            raise MeasureError(
+                f"{type(self.network).__name__} gives logits that are not finite; its weights or "
+                "its dtype are at fault"
+            )
         output = self.network.get_output_embeddings()
         if isinstance(output, nn.Linear) and output.out_features == own.shape[-1]:
             self._output = output

@@ -18,7 +18,6 @@ from dynamics.models.stack import Stack, States
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_NO_LIMIT = 10**9  # tokenizers without a limit say more
 Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
 Side = Literal["source", "target"]
 Ids = Int[Tensor, "B P"]
@@ -86,6 +85,7 @@ class LiveModel:
 
         Raises:
             CheckpointError: The model has no head, or the check fails.
+            MeasureError: It gives logits that are not finite.
         """
         if self.task == "none":
             raise CheckpointError(
@@ -119,6 +119,25 @@ class LiveModel:
         """Whether source and target are different inputs."""
         return bool(self.network.config.is_encoder_decoder)
 
+    @cached_property
+    def max_length(self) -> int | None:
+        """The longest input in tokens, special ones included; None where nothing limits it.
+
+        What the table of positions holds, without the rows that RoBERTa-like models keep for
+        padding, or what the tokenizer says where that is less.
+        """
+        config = self.network.config.get_text_config()
+        names = ("max_position_embeddings", "n_positions")
+        limits = [limit for name in names if (limit := getattr(config, name, None))]
+        tables = (getattr(each, "position_embeddings", None) for each in self.network.modules())
+        limits += [
+            table.num_embeddings - table.padding_idx - 1
+            for table in tables
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None
+        ]
+        stated = self.tokenizer.model_max_length
+        return min([*limits, *([stated] if stated < _NO_LIMIT else [])], default=None)
+
     @property
     def has_segments(self) -> bool:
         """Whether the model tells a first text from a second one by segment ids."""
@@ -128,30 +147,6 @@ class LiveModel:
     def is_causal(self) -> bool:
         """Whether the representation of a token predicts the token after it."""
         return self.task in ("causal", "seq2seq")
-
-    @property
-    def max_length(self) -> int | None:
-        """The longest input in tokens, special ones included; None where nothing limits it.
-
-        What the table of positions holds, without the rows that RoBERTa-like models keep for
-        padding, or what the tokenizer says where that is less.
-        """
-        config = self.network.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None) or getattr(
-            config, "n_positions", None
-        )
-        limits = [] if positions is None else [positions - self._rows_before_first_position]
-        if self.tokenizer.model_max_length < _NO_LIMIT:
-            limits.append(self.tokenizer.model_max_length)
-        return min(limits, default=None)
-
-    @property
-    def _rows_before_first_position(self) -> int:
-        for module in self.network.modules():
-            table = getattr(module, "position_embeddings", None)
-            if isinstance(table, nn.Embedding) and table.padding_idx is not None:
-                return table.padding_idx + 1
-        return 0
 
     def stack(self, side: Side = "source") -> Stack:
         """The part that holds the tokens of one side; there is one only but in encoder-decoders."""

@@ -25,7 +25,7 @@ from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.stores import read_json
-from dynamics.checkpoints.weights import WEIGHTS_FILES, no_weights
+from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, no_weights
 from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
 from dynamics.errors import (
     CheckpointError,
@@ -126,10 +126,11 @@ def load_model(
         tokenizer = _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
     _check_complete(name, network, told["missing_keys"], task)
     _check_rows(name, network, tokenizer)
+    network.to(target)
     if task == "causal":
         _check_causal(name, network)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
-    return LiveModel(network.to(target).eval(), tokenizer, task, repo, checkpoint.revision)
+    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision)
 
 
 def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
@@ -147,7 +148,7 @@ def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
         StepError: Two checkpoints of a folder are of one step.
     """
     path = Path(place).expanduser()
-    if path.exists():
+    if path.exists() or str(place).startswith((".", "~", "/")):
         training = path / "training"
         is_study = (training / "train.json").is_file()
         return open_any(str(training if is_study else path), hub).checkpoints[-1]
@@ -198,20 +199,21 @@ def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, t
 def _fetch(checkpoint: Checkpoint) -> Path:
     """A folder on this machine with everything that loading needs."""
     store = checkpoint.store
-    if read_json(store, "config.json") is None:
-        raise CheckpointError(
-            f"{store.name}: has no config.json, which tells what model the weights are of"
-        )
     weights = next((each for each in WEIGHTS_FILES if store.open(each)), None)
-    if weights is None:
-        raise CheckpointError(no_weights(store))
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
             f"{store.name}: holds the embeddings only, which are no model that runs; give a "
             "checkpoint with all weights"
         )
-    stem, _, suffix = weights.removesuffix(".index.json").rpartition(".")
-    return store.folder([weights, f"{stem}-*-of-*.{suffix}", *_BESIDE_WEIGHTS])
+    if read_json(store, "config.json") is None:
+        raise CheckpointError(
+            f"{store.name}: has no config.json, which tells what model the weights are of"
+        )
+    if weights is None:
+        raise CheckpointError(no_weights(store))
+    stem, _, suffix = weights.removesuffix(SHARD_INDEX).rpartition(".")
+    shards = [f"{stem}-*-of-*.{suffix}"] if weights.endswith(SHARD_INDEX) else []
+    return store.folder([weights, *shards, *_BESIDE_WEIGHTS])
 
 
 def _task(name: str, config: Any) -> Task:
@@ -222,7 +224,7 @@ def _task(name: str, config: Any) -> Task:
             f"{name}: config.json names no architecture, so it is not known what the head is for; "
             f"give the task, one of {', '.join(_CLASSES)}"
         )
-    task = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)
+    task: Task | None = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)
     if task is None or (task == "seq2seq" and not config.is_encoder_decoder):
         raise CheckpointError(
             f"{name}: the head of {kind} is not covered; heads over the vocabulary and over the "
@@ -262,9 +264,9 @@ def _check_complete(
     if needed:
         more = len(needed) - _SHOWN
         raise CheckpointError(
-            f"{name}: has not all weights of a {type(network).__name__}; missing are "
-            f"{', '.join(needed[:_SHOWN])}{f' and {more} more' if more > 0 else ''}, which would "
-            "be random; give the task that it was trained for, or none"
+            f"{name}: lacks weights that {type(network).__name__} has and that would be random: "
+            f"{', '.join(needed[:_SHOWN])}{f' and {more} more' if more > 0 else ''}; give the task "
+            "that it was trained for, or none"
         )
 
 
@@ -291,13 +293,12 @@ def _check_causal(name: str, network: PreTrainedModel) -> None:
 
 
 def _unloadable(name: str, error: Exception) -> str:
-    reason = _one_line(error)
-    if "trust_remote_code" in reason:
+    if "trust_remote_code" in str(error):
         return (
             f"{name}: needs code that it brings along, which is not run; set trust_remote_code if "
             "you trust it"
         )
-    return f"{name}: cannot be loaded: {reason}"
+    return f"{name}: cannot be loaded: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:

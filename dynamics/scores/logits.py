@@ -55,7 +55,8 @@ def logit_attribution(
         contrast = logit_attribution(head, states, foils.clamp_min(0), form=form)
         logits = torch.where(foils >= 0, logits - contrast, logits)
     if reference is not None:
-        logits = (logits - head(reference[None], targets)).abs()
+        read_out = logit_attribution(head, reference[None], targets, foils=foils, form=form)
+        logits = (logits - read_out).abs()
     return logits
 
 

@@ -9,6 +9,7 @@ gives an empty result.
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Shaped
@@ -17,6 +18,24 @@ from torch import Tensor
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 
 CHUNK_ROWS = 1024
+
+
+class Rows(Protocol):
+    """A matrix that need not be in memory: it hands out consecutive rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """V and D."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the elements."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
 def embedding_norm(
@@ -83,13 +102,13 @@ def mean_row(
 
 
 def displacement(
-    embedding: EmbeddingMatrix, reference: EmbeddingMatrix
+    embedding: EmbeddingMatrix, reference: EmbeddingMatrix | Rows
 ) -> tuple[TokenScores, TokenScores]:
     """How far each row has moved from a reference, and the cosine between the two.
 
     Args:
         embedding: Rows now.
-        reference: The same rows at another step.
+        reference: The same rows at another step, which may be on disk.
 
     Returns:
         L2 distances, and cosines: exactly 1 for a row that has not moved, 0 for a row that is zero
@@ -115,12 +134,12 @@ def displacement(
     return distances, cosines
 
 
-def _accumulator(matrix: Tensor) -> torch.dtype:
+def _accumulator(matrix: EmbeddingMatrix) -> torch.dtype:
     return torch.promote_types(matrix.dtype, torch.float32)
 
 
 def _chunks(
-    matrix: EmbeddingMatrix, dtype: torch.dtype
+    matrix: EmbeddingMatrix | Rows, dtype: torch.dtype
 ) -> Iterator[tuple[int, Float[Tensor, "rows D"]]]:
     """Start and a scratch copy, free to overwrite until the next one, of each chunk of rows."""
     shape = (min(CHUNK_ROWS, len(matrix)), *matrix.shape[1:])

@@ -1,7 +1,7 @@
 """Which tokens enter a correlation: a rule that is declared, printed and swept."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -22,6 +22,8 @@ class VocabularyRule:
     Attributes:
         min_count: Fewest occurrences; has no say when `top` is given.
         top: Number of most frequent tokens, of those that occur at all.
+        rows: Which rows are known at all, as text; the whole vocabulary when None. The masks are
+            of tables of these rows.
 
     Raises:
         ConfigError: `min_count` is negative, `top` is below 1, or both are given.
@@ -33,6 +35,7 @@ class VocabularyRule:
 
     min_count: int = _DEFAULT_COUNT
     top: int | None = None
+    rows: str | None = None
 
     def __post_init__(self):
         if self.top is not None and (self.top < 1 or self.min_count != _DEFAULT_COUNT):
@@ -44,7 +47,8 @@ class VocabularyRule:
             raise ConfigError(f"the smallest count cannot be negative: {self.min_count}")
 
     def __str__(self) -> str:
-        return f"count>={self.min_count}" if self.top is None else f"top-{self.top}"
+        text = f"count>={self.min_count}" if self.top is None else f"top-{self.top}"
+        return text if self.rows is None else f"{text} of rows {self.rows}"
 
     def mask(self, counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:
         """Whether each token of the vocabulary enters.
@@ -83,15 +87,21 @@ SWEEP = (
 """Rules under which every correlation is repeated, to see whether it hangs on the rule."""
 
 
-def parse_rule(text: str) -> VocabularyRule:
-    """The rule that prints as `text`.
+def swept(rule: VocabularyRule) -> list[VocabularyRule]:
+    """A rule, and after it the others of the sweep, of the same rows."""
+    others = (replace(each, rows=rule.rows) for each in SWEEP)
+    return [rule, *(other for other in others if other != rule)]
+
+
+def parse_rule(text: str, rows: str | None = None) -> VocabularyRule:
+    """The rule that prints as `text`, over the whole vocabulary or some rows of it.
 
     Raises:
         ConfigError: `text` is no rule.
 
     Example:
         >>> parse_rule("top-1000")
-        VocabularyRule(min_count=10, top=1000)
+        VocabularyRule(min_count=10, top=1000, rows=None)
     """
     match = re.fullmatch(r"(?:count>=([0-9]+)|top-([0-9]+))", text.replace(" ", ""))
     if not match:
@@ -100,7 +110,9 @@ def parse_rule(text: str) -> VocabularyRule:
             "'count>=10' or 'top-1000'"
         )
     count, top = match.groups()
-    return VocabularyRule(int(count)) if top is None else VocabularyRule(top=int(top))
+    if top is None:
+        return VocabularyRule(int(count), rows=rows)
+    return VocabularyRule(top=int(top), rows=rows)
 
 
 def placebo_mask(counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:

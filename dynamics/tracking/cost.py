@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.http import split
+from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.transport import CONNECTIONS
 from dynamics.tracking.measures import ROLES
@@ -20,6 +21,7 @@ class TrackCost:
         file_bytes_per_checkpoint: Bytes of the files that hold them, which are not all read.
         requests_per_checkpoint: Requests to a hub for one: where its files are, what is in them,
             and its ranges; 0 for a folder.
+        rows: Which rows are read, all of them when None.
     """
 
     series: str
@@ -27,6 +29,7 @@ class TrackCost:
     bytes_per_checkpoint: int
     file_bytes_per_checkpoint: int
     requests_per_checkpoint: int
+    rows: str | None = None
 
     def describe(self) -> str:
         """The cost for people."""
@@ -34,31 +37,47 @@ class TrackCost:
         whole = self.checkpoints * self.file_bytes_per_checkpoint
         share = self.bytes_per_checkpoint / self.file_bytes_per_checkpoint
         requests = self.checkpoints * self.requests_per_checkpoint
+        read = "embeddings" if self.rows is None else f"rows {self.rows} of the embeddings"
+        places = 1 if self.rows is None else 3
         return (
-            f"{self.series}: {self.checkpoints:,} checkpoints\n"
-            f"embeddings  {self.bytes_per_checkpoint / 1e6:12,.1f} MB each  "
-            f"{needed / 1e9:10,.2f} GB in all\n"
+            f"{self.series}: {self.checkpoints:,} checkpoints, {read}\n"
+            f"to read     {self.bytes_per_checkpoint / 1e6:12,.{places}f} MB each  "
+            f"{needed / 1e9:10,.{places + 1}f} GB in all\n"
             f"their files {self.file_bytes_per_checkpoint / 1e6:12,.1f} MB each  "
-            f"{whole / 1e9:10,.2f} GB in all, of which {share:.1%} is read\n"
+            f"{whole / 1e9:10,.2f} GB in all, of which {share:.{places}%} is read\n"
             f"requests    {self.requests_per_checkpoint:12,} each     {requests:10,} in all"
         )
 
 
-def track_cost(series: CheckpointSeries, steps: str = "all") -> TrackCost:
-    """What tracking these steps costs; reads the index of the last one only.
+def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:
+    """What tracking these steps, or some rows of them, costs; reads the index of the last one only.
 
     Raises:
+        ConfigError: The rows are malformed, or the embedding has no such rows.
         StepError: A step does not exist.
         CheckpointError: The last checkpoint cannot be read.
     """
+    selection = None if rows is None else parse_rows(rows)
     chosen = series.select(steps)
     last = chosen.checkpoints[-1]
     before = last.traffic.requests
     wanted = ROLES[:1] if last.tied else ROLES
     roles: list[Role] = [role for role in wanted if last.has(role)]
-    needed = sum(last.bytes(role) for role in roles)
-    files = {located.filename: located.file_bytes for located in map(last.locate, roles)}
+    tensors = [last.locate(role) for role in roles]
+    files = {located.filename: located.file_bytes for located in tensors}
     opening = last.traffic.requests - before
-    ranges = sum(len(split(0, last.bytes(role), CONNECTIONS)) for role in roles)
+    if selection is None:
+        sizes = [located.entry.nbytes for located in tensors]
+    else:
+        selection.check(last.vocab_size, chosen.name)
+        sizes = [size for located in tensors for size in located.part_bytes(selection.ids)]
+    ranges = sum(len(split(0, size, CONNECTIONS)) for size in sizes)
     requests = opening + ranges if last.path is None else 0
-    return TrackCost(chosen.name, len(chosen), needed, sum(files.values()), requests)
+    return TrackCost(
+        chosen.name,
+        len(chosen),
+        sum(sizes),
+        sum(files.values()),
+        requests,
+        None if selection is None else str(selection),
+    )

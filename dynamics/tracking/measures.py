@@ -13,7 +13,7 @@ from torch import Tensor
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.checkpoints.architectures import Role
 from dynamics.errors import MeasureError
-from dynamics.scores.norms import displacement, embedding_norm, mean_row
+from dynamics.scores.norms import Rows, displacement, embedding_norm, mean_row
 
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 
@@ -24,20 +24,22 @@ class View:
 
     Attributes:
         matrix: The embedding.
-        first: The same embedding at the first checkpoint of the run.
+        first: The same embedding at the first checkpoint of the run, which may be on disk.
         counts: Occurrences of each token in the training stream, or None.
         entries: Which rows the tokenizer has an entry for, None where that is not known. The others
             pad the matrix; they have no part in the mean row.
         final_norm: `layer`, `rms`, or None where the model has no final norm.
         gain: Weight of the final norm, for an output embedding that follows it, or None.
+        whole: Whether `matrix` has all rows of the embedding, so that their mean is known.
     """
 
     matrix: EmbeddingMatrix
-    first: EmbeddingMatrix
+    first: EmbeddingMatrix | Rows
     counts: Tensor | None
     entries: Tensor | None
     final_norm: str | None
     gain: HiddenVector | None
+    whole: bool = True
 
     @cached_property
     def uniform_mean(self) -> HiddenVector:
@@ -110,6 +112,9 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
     "cosine_to_first": cosine_to_first,
 }
 
+NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded")
+"""Measures that subtract a mean row: there are none of a part of an embedding."""
+
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     """Every measure that applies to one embedding, by full name.
@@ -128,6 +133,8 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     results = {"norm": norms} | {
         suffix: scores
         for suffix, function in MEASURES.items()
-        if suffix != "norm" and (scores := function(view)) is not None
+        if suffix != "norm"
+        and (view.whole or suffix not in NEED_ALL_ROWS)
+        and (scores := function(view)) is not None
     }
     return {f"{role}_{suffix}": scores for suffix, scores in results.items()}

@@ -67,8 +67,13 @@ class Run:
     @property
     def rule(self) -> VocabularyRule | None:
         """Vocabulary rule of the main statistics; None for a run without counts."""
-        rule = self.info["settings"]["rule"]
-        return None if rule is None else parse_rule(rule)
+        settings = self.info["settings"]
+        return settings["rule"] and parse_rule(settings["rule"], self.rows)
+
+    @property
+    def rows(self) -> str | None:
+        """Which rows were read, such as `0:1000`; None when all were."""
+        return self.info["settings"].get("rows")
 
     @cached_property
     def tokens(self) -> pd.DataFrame:

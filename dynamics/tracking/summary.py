@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dynamics.statistics.vocabulary import SWEEP, VocabularyRule
+from dynamics.statistics.vocabulary import VocabularyRule, swept
 from dynamics.tracking.run import Run
 
 NAMES = {
@@ -20,11 +20,15 @@ IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_
 
 def last_step_table(run: Run) -> str:
     """Correlation with log frequency at the last step, under every rule of the sweep, as text."""
+    return "\n".join([*_correlations(run), *_rows_read(run)])
+
+
+def _correlations(run: Run) -> list[str]:
     if run.rule is None:
-        return f"norms at {len(run.steps)} steps; without counts nothing is correlated"
+        return [f"norms at {len(run.steps)} steps; without counts nothing is correlated"]
     width = max(map(len, NAMES.values()))
     lines = [f"Spearman correlation with log frequency at step {run.steps[-1]:,} [95 % interval]"]
-    for rule in (run.rule, *(other for other in SWEEP if other != run.rule)):
+    for rule in swept(run.rule):
         rows = _at(run, run.steps[-1], rule)
         if rows:
             lines.append(f"{rule}: {rows[0]['n']:,} tokens")
@@ -33,7 +37,19 @@ def last_step_table(run: Run) -> str:
             for row in rows
             if row["measure"] in NAMES
         )
-    return "\n".join(lines)
+    if len(lines) > 1:
+        return lines
+    return [
+        f"norms at {len(run.steps)} steps; {run.rule} keeps {run.kept.sum()} of {len(run.kept)} "
+        "tokens, too few to correlate anything"
+    ]
+
+
+def _rows_read(run: Run) -> list[str]:
+    if run.rows is None:
+        return []
+    left_out = ", ".join(run.info["measures_left_out"])
+    return [f"read were rows {run.rows} alone; left out, as they need every row: {left_out}"]
 
 
 def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
@@ -80,7 +96,9 @@ def _end(run: Run) -> str:
         if measure in rows
     ]
     uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
-    if uniform is None or unigram is None:
+    if run.rows is not None:
+        verdict = "the mean of the output rows is not known, so its sign is not decided"
+    elif uniform is None or unigram is None:
         verdict = "there are no output embedding norms to correlate"
     elif not (_beyond_null(uniform) and _beyond_null(unigram)):
         verdict = "a sign for the output embedding is not decided"
@@ -124,7 +142,7 @@ def _never_seen(run: Run, factor: float) -> str:
 
 def _open(run: Run) -> str:
     values: dict[str, list[float]] = {measure: [] for measure in NAMES}
-    for rule in SWEEP:
+    for rule in swept(run.rule) if run.rule else ():
         for row in _at(run, run.steps[-1], rule):
             values.get(row["measure"], []).append(row["value"])
     flips = [NAMES[name] for name, swept in values.items() if swept and min(swept) * max(swept) < 0]

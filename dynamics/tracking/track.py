@@ -6,9 +6,9 @@ where it was. A table whose bytes have changed is measured again.
 
 import importlib.metadata
 import json
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +16,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.exposure import exposures
 from dynamics.corpus.public_counts import find_public_counts, public_exposures
-from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_sha256
 from dynamics.corpus.tokens import TokenStream, open_stream
-from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError, OutputError
-from dynamics.files import PARTIAL, sha256_file, write_json
+from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError
+from dynamics.files import sha256_file, write_json
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
-from dynamics.tracking.run import Run, measures_path, read_info, read_table, write_table
+from dynamics.tracking.measures import NEED_ALL_ROWS
+from dynamics.tracking.resume import resume
+from dynamics.tracking.run import Run, measures_path, read_table, write_table
 from dynamics.tracking.trends import (
     FEWEST_TOKENS,
     PROFILE_COLUMNS,
@@ -113,6 +116,7 @@ def track(
     counts: Counts | None = None,
     steps: str = "all",
     rule: str = "count>=10",
+    rows: str | None = None,
     command: str = "",
     allow_flagged: bool = False,
     exposure: Exposure = "auto",
@@ -130,6 +134,8 @@ def track(
             is correlated. Must be of the series' tokenizer.
         steps: Which steps, in the step language.
         rule: Vocabulary rule of the main statistics.
+        rows: Which rows to read, such as `0:1000` or `5,17,290`; all when None. Measures that
+            need every row are then left out, statistics are of these rows.
         command: Recorded in the run, as what made it.
         allow_flagged: Keep steps that the cheap audit finds wrong; otherwise they are left out,
             and the run says so.
@@ -142,7 +148,8 @@ def track(
             and how many there are.
 
     Raises:
-        ConfigError: The rule is malformed, or keeps too few tokens to correlate anything.
+        ConfigError: The rule is malformed, or keeps too few tokens to correlate anything; or the
+            rows are malformed, or not there.
         MismatchError: The folder holds another run, or counts and series do not belong together.
         MeasureError: A matrix changes its shape, or a row is not finite.
         OutputError: The folder holds something else.
@@ -150,50 +157,68 @@ def track(
         CheckpointError: A file cannot be read.
     """
     keeps = parse_rule(rule)
+    selection = None if rows is None else parse_rows(rows)
     chosen = series.select(steps)
     left_out = {} if allow_flagged else _flagged(series, steps)
     for step, why in left_out.items():
         report(f"step {step} is left out: {why}")
     chosen = _without(chosen, left_out)
+    if selection is not None:
+        selection.check(chosen.checkpoints[0].vocab_size, chosen.name)
+    ids = None if selection is None else selection.ids
     tokens = None
     if counts is not None:
         _check_same_tokenizer(counts, chosen)
         tokens = _token_columns(counts, chosen)
-        _check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
+        if ids is None:
+            _check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
+        else:
+            tokens = {name: column[ids] for name, column in tokens.items()}
     info = _describe(chosen, counts, rule, steps, command)
+    if selection is not None:
+        info["settings"]["rows"] = str(selection)
+        info["measures_left_out"] = list(NEED_ALL_ROWS)
     info["series"]["left_out"] = {str(step): why for step, why in left_out.items()}
-    done = _resume(output, info, chosen)
+    done = resume(output, info, chosen, ids)
     write_json(output / "run.json", info)  # claims the folder
     exposed = None if counts is None else training_stream(series)
-    vocab_size = None if tokens is None else len(tokens["token_id"])
-    seen = _exposures(exposed, chosen, vocab_size, exposure)
+    seen = _exposures(exposed, chosen, counts, exposure)
     missing = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
-    results = walk(missing, chosen.checkpoints[0], tokens, executor=executor, ahead=ahead)
-    for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
-        on_checkpoint(at, len(chosen))
-        if checkpoint.step not in done:
-            result = next(results)
-            names = [name for name in result.columns if name != "token_id"]
-            if differing := set(names) ^ set(info["measures"] or names):
-                raise MeasureError(
-                    f"{checkpoint.store.name} has other tensors than the steps before: they do not "
-                    f"share {', '.join(sorted(differing))}; leave it out with --steps"
+    with closing(
+        walk(missing, chosen.checkpoints[0], tokens, rows=ids, executor=executor, ahead=ahead)
+    ) as results:
+        for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
+            on_checkpoint(at, len(chosen))
+            if checkpoint.step not in done:
+                result = next(results)
+                names = [name for name in result.columns if name != "token_id"]
+                if differing := set(names) ^ set(info["measures"] or names):
+                    raise MeasureError(
+                        f"{checkpoint.store.name} has other tensors than the steps before: they do "
+                        f"not share {', '.join(sorted(differing))}; leave it out with --steps"
+                    )
+                info["measures"] = names
+                table = write_table(
+                    measures_path(output, checkpoint.step),
+                    result.columns
+                    | {
+                        name: column if ids is None else column[ids]
+                        for name, column in used.items()
+                    },
                 )
-            info["measures"] = names
-            table = write_table(measures_path(output, checkpoint.step), result.columns | used)
-            done[checkpoint.step] = {
-                "step": checkpoint.step,
-                "name": checkpoint.name,
-                "tokens_seen": checkpoint.tokens_seen,
-                "commit": result.commit,
-                "file_sha256": result.file_sha256,
-                "tensor_sha256": result.tensor_sha256,
-                "table_sha256": table,
-            }
-        info["checkpoints"] = [done[step] for step in sorted(done)]
-        write_json(output / "run.json", info)
+                done[checkpoint.step] = {
+                    "step": checkpoint.step,
+                    "name": checkpoint.name,
+                    "tokens_seen": checkpoint.tokens_seen,
+                    "commit": result.commit,
+                    "file_sha256": result.file_sha256,
+                    "tensor_sha256" if ids is None else "rows_sha256": result.tensor_sha256,
+                    "table_sha256": table,
+                }
+            info["checkpoints"] = [done[step] for step in sorted(done)]
+            write_json(output / "run.json", info)
     on_checkpoint(len(chosen), len(chosen))
-    _finish(output, info, tokens)
+    _finish(output, info, tokens, ids)
     return Run(output)
 
 
@@ -231,8 +256,12 @@ def _describe(
 
 def _check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     training, beside = training_folder(chosen), chosen.checkpoints[0].path
-    if beside is None:
-        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(chosen.name)), chosen.name)
+    store = chosen.checkpoints[0].store
+    if isinstance(store, HubRevision):
+        tokenizer = fetch_tokenizer(store.beside("main"))
+        check_tokenizer(counts, tokenizer_sha256(tokenizer), chosen.name)
+    elif beside is None:
+        return
     elif training is not None:
         check_tokenizer(counts, _described(training)["tokenizer_sha256"], str(training))
     elif (beside / "tokenizer.json").exists():
@@ -248,62 +277,13 @@ def _check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> Non
         )
 
 
-def _resume(
-    output: Path, info: dict[str, Any], chosen: CheckpointSeries
-) -> dict[int, dict[str, Any]]:
-    """Checkpoints already measured by the same run, whose tables are whole."""
-    if not (output / "run.json").exists():
-        if output.exists() and any(path.suffix != PARTIAL for path in output.iterdir()):
-            raise OutputError(f"{output} exists and holds no run; give another output folder")
-        return {}
-    found = read_info(output)
-    for part in ("settings", "counts", "series", "versions"):
-        if found.get(part) != info[part]:
-            difference = _first_difference(found.get(part), info[part])
-            raise MismatchError(
-                f"{output} holds another run ({part}: {difference}); give another output folder, "
-                "or remove that one"
-            )
-    info["measures"] = found["measures"]
-    checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
-    for entry in found["checkpoints"]:
-        checkpoint = checkpoints[entry["step"]]
-        if not _same_weights(checkpoint, entry):
-            raise MismatchError(
-                f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
-                "another output folder, or remove that one"
-            )
-    return {
-        entry["step"]: entry
-        for entry in found["checkpoints"]
-        if (path := measures_path(output, entry["step"])).exists()
-        and sha256_file(path) == entry["table_sha256"]
-    }
-
-
-def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is what was measured; by its commit on a hub, which reads nothing."""
-    if entry["commit"] is not None:
-        _ = checkpoint.vocab_size  # a tag says which commit it is when its index is read
-        if checkpoint.commit is not None:
-            return entry["commit"] == checkpoint.commit
-    return all(checkpoint.digest(role) == sha for role, sha in entry["tensor_sha256"].items())
-
-
-def _first_difference(there: Any, here: Any) -> str:
-    if isinstance(there, dict) and isinstance(here, dict):
-        key = next(key for key in here if there.get(key) != here[key])
-        return f"{key} is {_first_difference(there.get(key), here[key])}"
-    there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
-    return f"{there} there, {here} here"
-
-
 def _exposures(
-    exposed: Exposed | None, chosen: CheckpointSeries, vocab_size: int | None, wanted: Exposure
+    exposed: Exposed | None, chosen: CheckpointSeries, counts: Counts | None, wanted: Exposure
 ) -> Iterator[dict[str, np.ndarray]]:
-    if vocab_size is None or (exposed is None and wanted == "auto"):
+    if counts is None or (exposed is None and wanted == "auto"):
         yield from ({} for _ in chosen)
         return
+    vocab_size = chosen.checkpoints[0].vocab_size
     counted = (
         public_exposures(chosen.name, chosen.steps, vocab_size)
         if exposed is None
@@ -354,16 +334,20 @@ def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.nda
     return columns
 
 
-def _finish(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray] | None) -> None:
+def _finish(
+    output: Path,
+    info: dict[str, Any],
+    tokens: Mapping[str, np.ndarray] | None,
+    ids: np.ndarray | None,
+) -> None:
     """Write the tables over all steps, and declare the run finished."""
-    rows = info["series"]["vocab_size"]
-    token_ids = {"token_id": np.arange(rows)}
+    token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
     tables: dict[str, Mapping[str, Any]] = {"tokens.parquet": tokens or token_ids}
     trends: list[Row] = []
     profile: list[Row] = []
     if tokens is not None:
         measured = _measured(output, info, tokens)
-        rule = parse_rule(info["settings"]["rule"])
+        rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
         trends, profile = list(trend_rows(measured, rule)), list(profile_rows(measured, rule))
     for name, rows, columns in (
         ("trends.parquet", trends, TREND_COLUMNS),

@@ -18,7 +18,7 @@ from dynamics.statistics.intervals import Band
 from dynamics.statistics.null import NullBand, null_band
 from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.trajectory import Trajectory, stack
-from dynamics.statistics.vocabulary import SWEEP, VocabularyRule, placebo_mask
+from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
 
 LEVEL = 0.95
 PROFILE_BINS = 30
@@ -69,18 +69,18 @@ def trend_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
     at the first step and exposure is at step 0. A rule that keeps fewer than 10 tokens gives no
     rows.
     """
-    for swept in (rule, *(other for other in SWEEP if other != rule)):
-        kept = _mask(measured, swept)
+    for each in swept(rule):
+        kept = _mask(measured, each)
         if kept.sum() < FEWEST_TOKENS:
             continue
         against = list(_against(measured, kept))
-        main = swept == rule
+        main = each == rule
         nulls = {name: _nulls(measured, kept, ranks) if main else {} for name, ranks in against}
         controls = _controls(measured, kept) if main else ()
         for measure, array in measured.measures.items():
             ranked = [rank(values, measure) for values in array[:, kept]]
             for name, ranks in against:
-                about = {"measure": measure, "against": name, "given": "", "rule": str(swept)}
+                about = {"measure": measure, "against": name, "given": "", "rule": str(each)}
                 trajectory = stack(list(map(spearman, ranked, ranks[_role(measure)])))
                 null = nulls[name].get(_family(measure))
                 yield from _rows(measured, trajectory, about, null=null, band=main)
@@ -91,7 +91,7 @@ def trend_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
                 correlations = [
                     estimate(x, values) for x, values in zip(ranked, array[:, kept], strict=True)
                 ]
-                about = {"measure": measure, "rule": str(swept), **about}
+                about = {"measure": measure, "rule": str(each), **about}
                 yield from _rows(
                     measured, stack(correlations), about, n=correlations[0].n, band=True
                 )

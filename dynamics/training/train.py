@@ -33,6 +33,7 @@ from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, open_stream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import sha256_file, whole_folder, write_json
+from dynamics.models.quiet import quiet_transformers
 from dynamics.training.data import CausalRows, MaskedRows
 from dynamics.training.model import build_model
 from dynamics.training.optimization import build_optimizer
@@ -43,7 +44,6 @@ from dynamics.training.trainer import (
     check_state,
     checkpoint_folder,
     latest_state,
-    quiet_transformers,
     remove_leftovers,
     writing,
 )

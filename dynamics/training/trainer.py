@@ -28,7 +28,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoints.architectures import FAMILIES, find_family, find_roles
 from dynamics.checkpoints.stores import LocalFolder
@@ -271,18 +270,6 @@ def embeddings_of(model: PreTrainedModel, like: Path) -> dict[str, torch.Tensor]
         key: (state[key] if key in state else in_memory[role].detach()).cpu().contiguous()
         for role, key in find_roles(FAMILIES[family], weights).items()
     }
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No bars of transformers' own for each file it writes or reads."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -14,34 +14,6 @@ from tests.tracking.synthetic import files_of, grow, make_counts, write_series, 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
-@pytest.fixture
-def dynamics(capsys):
-    """Run a command line in this process: exit status, standard output, standard error."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            entry.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def fails(dynamics):
-    """Run what must fail: one line on standard error, status 2; the line without its beginning."""
-
-    def run(*arguments):
-        status, out, err = dynamics(*arguments)
-        assert (status, out) == (2, "")
-        assert err.startswith("dynamics: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("dynamics: ").strip()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A series with its counts, a training folder, and a run; nothing is written into it."""

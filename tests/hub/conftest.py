@@ -44,3 +44,22 @@ def publish(standin):
         return repo
 
     return publish
+
+
+@pytest.fixture
+def set_endpoint(monkeypatch):
+    """What HF_ENDPOINT does where it is set before huggingface_hub is imported."""
+    _, rest = constants.HUGGINGFACE_CO_URL_TEMPLATE.split("/{repo_id}")
+
+    def set_endpoint(endpoint):
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        template = endpoint + "/{repo_id}" + rest
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    return set_endpoint
+
+
+@pytest.fixture
+def nowhere(set_endpoint):
+    """What is not told of the stand-in reaches nothing."""
+    set_endpoint("http://127.0.0.1:9")

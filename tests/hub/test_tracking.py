@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from huggingface_hub import constants
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -78,14 +77,8 @@ def serve(standin, folder, steps=STEPS):
 
 
 @pytest.fixture(autouse=True)
-def served(standin, folder, monkeypatch):
-    """The tokenizer comes from the stand-in, too."""
+def served(standin, folder, nowhere):
     serve(standin, folder)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
-    monkeypatch.setattr(constants, "ENDPOINT", standin.endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", standin.endpoint + "".join(template[1:])
-    )
 
 
 def series_of(standin, patience=PATIENT):
@@ -100,14 +93,8 @@ def undisturbed(folder, counts, tmp_path_factory):
     with StandIn() as server:
         serve(server, folder)
         for name in ("counted", "alone"):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("dynamics.tracking.track.load_tokenizer", lambda name: name)
-                patch.setattr(
-                    "dynamics.tracking.track.tokenizer_sha256",
-                    lambda name: counts.info.tokenizer_sha256,
-                )
-                run = tmp_path_factory.mktemp("undisturbed") / "run"
-                track(series_of(server), run, counts=counts if name == "counted" else None)
+            run = tmp_path_factory.mktemp("undisturbed") / "run"
+            track(series_of(server), run, counts=counts if name == "counted" else None)
             found[name] = files_of(run)
     return found
 
@@ -143,10 +130,17 @@ def test_same_numbers_as_from_a_folder(standin, folder, counts, tmp_path, undist
         assert here["tensor_sha256"] == there["tensor_sha256"]
         assert here["commit"] is None
         assert len(there["commit"]) == 40
-    # In a test of its own, after this one, this took 47 s; why is not known.
+
+
+def test_counts_of_another_tokenizer_are_refused(standin, counts, tmp_path):
     other = replace(counts, info=replace(counts.info, tokenizer_sha256="b" * 64))
-    with pytest.raises(MismatchError, match="tokenizer"):
+    with pytest.raises(MismatchError, match=f"tokenizer.*{REPO}"):
         track(series_of(standin), tmp_path / "other", counts=other)
+    assert not (tmp_path / "other").exists()
+    asked = {path.rpartition("/")[2] for _, path, _ in standin.requests if "/main/" in path}
+    assert {"tokenizer.json", "tokenizer_config.json"} <= asked
+    assert "config.json" not in asked  # the tokenizer's own says of which class it is
+    assert ranges(standin) == {}
 
 
 def pools():
@@ -161,6 +155,11 @@ def test_threads_and_processes_leave_the_same_run(standin, tmp_path, undisturbed
         with pool:
             track(series_of(standin), tmp_path / str(at), executor=pool, ahead=4)
         assert files_of(tmp_path / str(at)) == undisturbed["alone"]
+        read = ranges(standin)
+        processes = len(read.pop(0)) // 2  # each reads the first step for itself, once
+        assert processes == 1 if isinstance(pool, ThreadPoolExecutor) else processes <= 2
+        assert read == {step: [TENSOR, TENSOR] for step in STEPS[1:]}
+        standin.reset()
 
 
 @pytest.mark.parametrize("ahead", [1, 4])
@@ -222,11 +221,23 @@ def test_an_interrupted_run_goes_on(standin, tmp_path, undisturbed, done, ahead)
     assert len(measured(tmp_path / "run")) == done
     standin.reset()
     track(series_of(standin), tmp_path / "run")
-    read = ranges(standin)
-    # Work under way at the interruption may have left the first step's tensors in this process.
-    assert read.pop(0, []) in ([TENSOR] * count for count in range(3))
-    assert read == {step: [TENSOR, TENSOR] for step in STEPS[done:] if step}
+    assert ranges(standin) == {step: [TENSOR, TENSOR] for step in {0, *STEPS[done:]}}
     assert files_of(tmp_path / "run") == undisturbed["alone"]
+
+
+def test_rows_alone_are_sent(standin, folder, tmp_path):
+    some = 2000 * WIDTH * 4
+    remote = track(series_of(standin), tmp_path / "remote", rows="0:2000,4999")
+    assert ranges(standin) == {step: [some, some] for step in STEPS}
+    assert standin.sent <= len(STEPS) * (2 * some + SPARE)
+    local = track(open_series(folder), tmp_path / "local", rows="0:2000,4999")
+    for step in STEPS:
+        pd.testing.assert_frame_equal(remote.measures(step), local.measures(step))
+    standin.reset()
+    before = files_of(tmp_path / "remote")
+    track(series_of(standin), tmp_path / "remote", rows="0:2000,4999")
+    assert ranges(standin) == {}
+    assert files_of(tmp_path / "remote") == before
 
 
 def track_in_child(endpoint, output, workers):
@@ -321,17 +332,23 @@ def test_a_step_that_disappears_on_the_way(standin, tmp_path):
     assert measured(tmp_path / "run") == [0, 1, 2]
 
 
-def run_command(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main(["track", REPO, *map(str, arguments)])
-    shown = capsys.readouterr()
-    return end.value.code or 0, shown.out, shown.err
+@pytest.fixture
+def run_command(standin, capsys, set_endpoint):
+    set_endpoint(standin.endpoint)
+
+    def run_command(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["track", REPO, *map(str, arguments)])
+        shown = capsys.readouterr()
+        return end.value.code or 0, shown.out, shown.err
+
+    return run_command
 
 
-def test_the_cost_is_shown_before_anything_is_read(standin, tmp_path, capsys):
+def test_the_cost_is_shown_before_anything_is_read(standin, tmp_path, run_command):
     output = tmp_path / "run"
-    status, out, err = run_command(capsys, "-o", output, "--dry-run", "--json")
+    status, out, err = run_command("-o", output, "--dry-run", "--json")
     assert (status, err) == (0, "")
     cost = json.loads(out)
     assert cost["checkpoints"] == len(STEPS)
@@ -341,21 +358,40 @@ def test_the_cost_is_shown_before_anything_is_read(standin, tmp_path, capsys):
     assert ranges(standin) == {}
     assert standin.sent <= SPARE
     assert not output.exists()
-    status, out, err = run_command(capsys, "-o", output, "--dry-run")
+    status, out, err = run_command("-o", output, "--dry-run")
     assert status == 0
     assert f"{REPO}: 6 checkpoints" in out
 
 
-def test_from_the_command_line(standin, tmp_path, capsys, undisturbed):
+def test_rows_from_the_command_line(standin, tmp_path, run_command):
     output = tmp_path / "run"
-    status, out, err = run_command(capsys, "-o", output, "--counts", "none", "--workers", 4)
+    status, out, err = run_command("--rows", "5,17:19,4000", "--dry-run", "--json")
+    assert (status, err) == (0, "")
+    cost = json.loads(out)
+    assert cost["rows"] == "5,17:19,4000"
+    assert cost["bytes_per_checkpoint"] == 2 * (14 + 1) * WIDTH * 4
+    status, out, err = run_command("--rows", "5,17:19,4000", "-o", output, "--counts", "none")
+    assert status == 0, err
+    assert "read were rows 5,17:19,4000 alone; left out, as they need every row: norm_cent" in out
+    assert ranges(standin) == {}
+    for rows in ("0:5001", "9:3", "x", ""):
+        status, out, err = run_command("--rows", rows, "-o", tmp_path / "bad", "--counts", "none")
+        assert (status, out) == (2, "")
+        assert err.startswith("dynamics: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "bad").exists()
+
+
+def test_from_the_command_line(standin, tmp_path, run_command, undisturbed):
+    output = tmp_path / "run"
+    status, out, err = run_command("-o", output, "--counts", "none", "--workers", 4)
     assert status == 0, err
     assert f"run: {output}" in out
     tables = {path: content for path, content in files_of(output).items() if "json" not in path}
     assert tables.items() <= undisturbed["alone"].items()
     assert len(tables) == 3 + len(STEPS)
     del standin.repositories[REPO]
-    status, out, err = run_command(capsys, "-o", output, "--counts", "none")
+    status, out, err = run_command("-o", output, "--counts", "none")
     assert (status, out) == (2, "")
     assert err.startswith("dynamics: ")
     assert err.count("\n") == 1

@@ -7,21 +7,8 @@ from torch import nn
 
 from dynamics.errors import CheckpointError
 from dynamics.models.stack import Stack
-from tests.models.tiny import CONFIGS, MASKED, SEQ2SEQ, D, F, H, V, build
+from tests.models.tiny import CONFIGS, FINAL_NORMS, MASKED, SEQ2SEQ, D, F, H, V, build
 
-# The norm between the last block and the head, as it is called in each architecture.
-FINAL_NORMS = {
-    "modernbert": lambda base: base.final_norm,
-    "modernbert_mean": lambda base: base.final_norm,
-    "gpt2": lambda base: base.ln_f,
-    "gpt_neox": lambda base: base.final_layer_norm,
-    "llama": lambda base: base.norm,
-    "gemma2": lambda base: base.norm,
-    "opt": lambda base: base.decoder.final_layer_norm,
-    "bloom": lambda base: base.ln_f,
-    "mamba": lambda base: base.norm_f,
-    "t5": lambda base: base.final_layer_norm,
-}
 IDS = torch.tensor([[7, 9, 12, 5, 8], [6, 5, 11, 3, 3]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 

@@ -68,6 +68,20 @@ SEQ2SEQ = ("t5", "bart")
 CLASSIFIERS = tuple(name for name in CONFIGS if name != "mamba")
 LANGUAGE_MODELS = (*MASKED[:-1], *CAUSAL, *SEQ2SEQ)
 
+# The norm between the last block and the head, as it is called in each architecture.
+FINAL_NORMS = {
+    "modernbert": lambda base: base.final_norm,
+    "modernbert_mean": lambda base: base.final_norm,
+    "gpt2": lambda base: base.ln_f,
+    "gpt_neox": lambda base: base.final_layer_norm,
+    "llama": lambda base: base.norm,
+    "gemma2": lambda base: base.norm,
+    "opt": lambda base: base.decoder.final_layer_norm,
+    "bloom": lambda base: base.ln_f,
+    "mamba": lambda base: base.norm_f,
+    "t5": lambda base: base.final_layer_norm,
+}
+
 _AUTO = {
     "causal": hf.AutoModelForCausalLM,
     "masked": hf.AutoModelForMaskedLM,

@@ -1,0 +1,78 @@
+"""Whether a run folder is that of the run at hand, and what in it is done."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.tensors import digest
+from dynamics.errors import MismatchError, OutputError
+from dynamics.files import PARTIAL, sha256_file
+from dynamics.tracking.run import measures_path, read_info
+
+
+def resume(
+    output: Path, info: dict[str, Any], chosen: CheckpointSeries, ids: np.ndarray | None
+) -> dict[int, dict[str, Any]]:
+    """Checkpoints already measured by the same run, whose tables are whole, by step.
+
+    Args:
+        output: The run folder.
+        info: What the run would write; it gets the names of the measures found.
+        chosen: The checkpoints to measure.
+        ids: Ids of the rows that are read, all of them when None.
+
+    Raises:
+        MismatchError: The folder is of other settings, counts, versions, or of other weights.
+        OutputError: The folder holds something else.
+        CheckpointError: A file cannot be read.
+    """
+    if not (output / "run.json").exists():
+        if output.exists() and any(path.suffix != PARTIAL for path in output.iterdir()):
+            raise OutputError(f"{output} exists and holds no run; give another output folder")
+        return {}
+    found = read_info(output)
+    for part in ("settings", "counts", "series", "versions"):
+        if found.get(part) != info[part]:
+            difference = _first_difference(found.get(part), info[part])
+            raise MismatchError(
+                f"{output} holds another run ({part}: {difference}); give another output folder, "
+                "or remove that one"
+            )
+    info["measures"] = found["measures"]
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
+    for entry in found["checkpoints"]:
+        checkpoint = checkpoints[entry["step"]]
+        if not _same_weights(checkpoint, entry, ids):
+            raise MismatchError(
+                f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
+                "another output folder, or remove that one"
+            )
+    return {
+        entry["step"]: entry
+        for entry in found["checkpoints"]
+        if (path := measures_path(output, entry["step"])).exists()
+        and sha256_file(path) == entry["table_sha256"]
+    }
+
+
+def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndarray | None) -> bool:
+    """Whether a checkpoint is what was measured; by its commit on a hub, which reads nothing."""
+    if entry["commit"] is not None:
+        _ = checkpoint.vocab_size  # a tag says which commit it is when its index is read
+        if checkpoint.commit is not None:
+            return entry["commit"] == checkpoint.commit
+    known = entry["tensor_sha256" if ids is None else "rows_sha256"]
+    return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
+
+
+def _first_difference(there: Any, here: Any) -> str:
+    if isinstance(there, dict) and isinstance(here, dict):
+        key = next(key for key in there | here if there.get(key) != here.get(key))
+        return f"{key} is {_first_difference(there.get(key), here.get(key))}"
+    there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
+    return f"{there} there, {here} here"

@@ -1,0 +1,3 @@
+from tests.corpus.conftest import shared_data
+
+__all__ = ["shared_data"]
