@@ -44,8 +44,8 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Every tensor of the batch changed in the same way."""
-        there = {name: each for name, each in vars(self).items() if each is not None}
-        return replace(self, **{name: change(each) for name, each in there.items()})
+        held = {name: each for name, each in vars(self).items() if each is not None}
+        return replace(self, **{name: change(each) for name, each in held.items()})
 
 
 @dataclass(frozen=True)
