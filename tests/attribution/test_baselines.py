@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,13 @@ from tests.models.tiny import V, live
 
 TEXTS = ["the cat sat on the mat", "not a very bad film"]
 
+model = cache(live)
+
 
 def scored(method, name="gpt_neox", texts=TEXTS, ask=None, **settings):
-    return list(attribute(live(name), texts, method=method, ask=ask, settings=Settings(**settings)))
+    return list(
+        attribute(model(name), texts, method=method, ask=ask, settings=Settings(**settings))
+    )
 
 
 def test_random_scores_depend_on_the_text_and_the_seed_only():
@@ -36,7 +42,7 @@ def test_recency_is_the_distance_to_the_read_out():
     (found,) = scored("recency", texts=["the cat sat"], ask=Ask(target="given"))
     expected = [[0, -1], [np.nan, 0], [np.nan, np.nan]]
     np.testing.assert_array_equal(found.scores, expected)
-    mask = live("bert").tokenizer.mask_token
+    mask = model("bert").tokenizer.mask_token
     (found,) = scored("recency", "bert", [f"the {mask} sat"])
     assert found.scores[:, 0].tolist() == [-2, -1, 0, -1, -2]
 
@@ -54,7 +60,7 @@ def test_a_token_that_was_never_seen_has_a_finite_score():
 
 
 def test_length_counts_no_space_and_no_continuation_mark():
-    mask = live("bert").tokenizer.mask_token
+    mask = model("bert").tokenizer.mask_token
     (found,) = scored("token_length", "bert", [f"very zx {mask}"])
     assert found.scores[~np.array(found.special), 0].tolist() == [4, 1, 1, 6]
     (found,) = scored("token_length", texts=["very zx"])
