@@ -24,7 +24,7 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_that_is_shipped_is_read_and_scheduled(path):
-    from dynamics.training.train import schedule
+    from dynamics.training.prepare import schedule
 
     loaded = load(path)
     whole, embeddings = schedule(loaded)

@@ -70,6 +70,12 @@ FAMILIES: dict[str, Family] = {
         output_embedding=("model.transformer.ff_out.weight",),
         final_norm=("model.transformer.ln_f",),
     ),
+    "pico": Family(
+        norm="rms",
+        input_embedding=("pico_decoder.embedding_proj.weight", "embedding_proj.weight"),
+        output_embedding=("pico_decoder.de_embedding_proj.weight", "de_embedding_proj.weight"),
+        final_norm=("pico_decoder.output_norm", "output_norm"),
+    ),
     "t5": Family(  # a tied T5 scales the final hidden state by hidden_size ** -0.5
         norm="rms",
         input_embedding=("shared.weight", "encoder.embed_tokens.weight"),

@@ -158,9 +158,7 @@ class Hub:
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
         """
-        name = f"{repo}@{revision}/{filename}"
-        with self._explained(name, repo, revision):
-            url = self._url(repo, commit or revision, filename)
+        with self._file(repo, revision, filename, commit) as (name, url):
             ask = partial(get_hf_file_metadata, url, token=self.token, timeout=self._timeout)
             found = unless_absent(partial(self.transport.persist, ask, name))
             if found is None:
@@ -189,9 +187,7 @@ class Hub:
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
         """
-        name = f"{repo}@{revision}/{filename}"
-        with self._explained(name, repo, revision):
-            url = self._url(repo, commit or revision, filename)
+        with self._file(repo, revision, filename, commit) as (name, url):
             content = unless_absent(partial(self._download, url, name))
             return None if content is None else content[0]
 
@@ -244,6 +240,15 @@ class Hub:
         return hf_hub_url(
             repo, filename, repo_type=self.kind, revision=revision, endpoint=self.address
         )
+
+    @contextmanager
+    def _file(
+        self, repo: str, revision: str, filename: str, commit: str | None
+    ) -> Iterator[tuple[str, str]]:
+        """Name and address of a file that is asked for inside."""
+        name = f"{repo}@{revision}/{filename}"
+        with self._explained(name, repo, revision):
+            yield name, self._url(repo, commit or revision, filename)
 
     def _cached_references(self, repo: str) -> list[Reference]:
         cache = Path(self.folder or constants.HF_HUB_CACHE)

@@ -61,11 +61,9 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Train, count, track and plot into one folder; the same command goes on when interrupted."""
-    from dynamics.config import load
     from dynamics.study import run_study
 
-    loaded = load(config, settings or ())
-    folder = output or Path("runs") / loaded.name
+    loaded, folder = _loaded(config, settings, output)
     if dry_run:
         _show_preview(loaded, folder / "training", as_json)
         return
@@ -95,11 +93,9 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
-    from dynamics.config import load
     from dynamics.training.train import train as train_model
 
-    loaded = load(config, settings or ())
-    folder = output or Path("runs") / loaded.name
+    loaded, folder = _loaded(config, settings, output)
     if dry_run:
         _show_preview(loaded, folder, as_json)
         return
@@ -302,8 +298,18 @@ def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None
         yield None, 1
 
 
+def _loaded(
+    config: Path, settings: list[str] | None, output: Path | None
+) -> tuple["StudySettings", Path]:
+    """The settings of a study, and the folder it goes to."""
+    from dynamics.config import load
+
+    loaded = load(config, settings or ())
+    return loaded, output or Path("runs") / loaded.name
+
+
 def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
-    from dynamics.training.train import preview
+    from dynamics.training.preview import preview
 
     with Stages() as stages:
         expected = preview(settings, folder, report=stages.report)

@@ -5,7 +5,7 @@ bands are. Colours differ in lightness, lines also in style and marker, so that 
 """
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -334,11 +334,15 @@ def _tokens(runs: Sequence[Run]) -> str:
     ]
     kinds = "no padding, special, added, byte, fragment or unreachable tokens"
     left_out = [
-        f"{name}: steps {', '.join(left)} are left out, flagged by the audit"
+        f"{name}: {_steps(left)} left out, flagged by the audit"
         for run, name in zip(runs, _names(runs), strict=True)
         if (left := run.info["series"].get("left_out"))
     ]
     return f"({'; '.join([*parts, kinds, *left_out])}.)"
+
+
+def _steps(steps: Collection[str]) -> str:
+    return f"step{'s' * (len(steps) > 1)} {', '.join(steps)} {'are' if len(steps) > 1 else 'is'}"
 
 
 def _caption(figure: Figure, text: str) -> None:

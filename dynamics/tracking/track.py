@@ -35,8 +35,8 @@ from dynamics.tracking.trends import (
     FEWEST_TOKENS,
     PROFILE_COLUMNS,
     TREND_COLUMNS,
-    Measured,
     Row,
+    TrendInput,
     profile_rows,
     trend_rows,
 )
@@ -45,6 +45,7 @@ from dynamics.tracking.walk import walk
 OnCheckpoint = Callable[[int, int], None]
 Exposure = Literal["auto", "exact"]
 
+_MARK = "##"
 EXPOSURE = {"input_embedding": "exposure_as_input", "output_embedding": "exposure_as_target"}
 
 
@@ -323,7 +324,7 @@ def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.nda
     padding["first_seen"] = -1
     padding["kind"] = "padding"
     table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
-    surface = table["token"].str.strip()
+    surface = _spelling(table)
     columns = {str(name): column.to_numpy() for name, column in table.items()}
     columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
     seen = np.where(table["count"] > 0, table["count"], np.nan)
@@ -332,6 +333,15 @@ def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.nda
     columns["word_start"] = (table["kind"] == "word_start").to_numpy()
     columns["ascii_alphabetic"] = np.array([t.isascii() and t.isalpha() for t in surface])
     return columns
+
+
+def _spelling(table: pd.DataFrame) -> pd.Series:
+    """The tokens without spaces around them, and without the mark of WordPiece's continuations."""
+    surface = table["token"].str.strip()
+    continues = table["kind"] == "continuation"
+    if surface[continues].str.startswith(_MARK).all():  # of another tokenizer one or other does not
+        return surface.mask(continues, surface.str.removeprefix(_MARK))
+    return surface
 
 
 def _finish(
@@ -359,13 +369,13 @@ def _finish(
     write_json(output / "run.json", info)
 
 
-def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> Measured:
+def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> TrendInput:
     tables = [
         read_table(measures_path(output, entry["step"]), entry["table_sha256"])
         for entry in info["checkpoints"]
     ]
     exposed = all(column in table for table in tables for column in EXPOSURE.values())
-    return Measured(
+    return TrendInput(
         steps=[entry["step"] for entry in info["checkpoints"]],
         tokens=pd.DataFrame(dict(tokens)),
         measures={

@@ -45,7 +45,7 @@ Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrendInput:
     """What the trends are made of.
 
     Attributes:
@@ -62,7 +62,7 @@ class Measured:
     exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
 
 
-def trend_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
+def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """One row per step and statistic, ready for `trends.parquet`.
 
     A correlation is NaN where the measure or what it is held against is constant, as distances are
@@ -97,7 +97,7 @@ def trend_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
                 )
 
 
-def profile_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
+def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """One row per step, measure and bin of frequency, ready for `profile.parquet`.
 
     Bins of the tokens that the rule keeps are equally wide in log count, merged until each has 50;
@@ -134,12 +134,12 @@ def profile_rows(measured: Measured, rule: VocabularyRule) -> Iterator[Row]:
                     }
 
 
-def _mask(measured: Measured, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
+def _mask(measured: TrendInput, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
     return rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
 
 
 def _against(
-    measured: Measured, kept: Bool[np.ndarray, " V"]
+    measured: TrendInput, kept: Bool[np.ndarray, " V"]
 ) -> Iterator[tuple[str, Mapping[str, list[Ranked]]]]:
     """Name, and per role the ranks at each step, of what measures are correlated with."""
     frequency = rank(measured.tokens["count"].to_numpy()[kept])
@@ -156,7 +156,7 @@ def _against(
 
 
 def _controls(
-    measured: Measured, kept: Bool[np.ndarray, " V"]
+    measured: TrendInput, kept: Bool[np.ndarray, " V"]
 ) -> list[tuple[Row, Callable[[Ranked, Float[np.ndarray, " n"]], Correlation]]]:
     """Frequency beyond spelling, and spread over documents beyond frequency.
 
@@ -193,7 +193,7 @@ def _about(against: str, statistic: str, given: str) -> Row:
 
 
 def _rows(
-    measured: Measured,
+    measured: TrendInput,
     trajectory: Trajectory,
     about: Row,
     *,
@@ -226,7 +226,7 @@ def _rows(
 
 
 def _nulls(
-    measured: Measured, kept: Bool[np.ndarray, " V"], ranks: Mapping[str, list[Ranked]]
+    measured: TrendInput, kept: Bool[np.ndarray, " V"], ranks: Mapping[str, list[Ranked]]
 ) -> dict[str, NullBand]:
     """A band per family of measures, over all its measures and steps together."""
     families: dict[str, list[str]] = {}

@@ -150,7 +150,7 @@ def test_every_family_is_held_against_transformers(tmp_path):
     for at, (class_name, settings, _) in enumerate(HEADED):
         checkpoint = save(build(class_name, settings, True), tmp_path / str(at))
         built.add(find_family(load_file(checkpoint.path / "model.safetensors")))
-    assert built == FAMILIES.keys() - {"hf-olmo", "encoder"}  # these two are tested below
+    assert built == FAMILIES.keys() - {"hf-olmo", "pico", "encoder"}  # these are tested below
 
 
 def test_torch_file_with_both_keys_on_one_storage(tmp_path):
@@ -268,6 +268,35 @@ def test_hf_olmo(tmp_path, config, with_norm, norm):
     for role, key in zip(("input_embedding", "output_embedding"), tensors, strict=False):
         assert_same(checkpoint.tensor(role), tensors[key])
     assert (checkpoint.tied, checkpoint.final_norm) == (False, norm)
+
+
+class Pico(torch.nn.Module):
+    """Names and norm of pico-lm/pico-train, `PicoDecoder` (src/model/pico_decoder.py, 5b020d3)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding_proj = torch.nn.Embedding(V, 8)
+        self.output_norm = torch.nn.RMSNorm(8)
+        self.de_embedding_proj = torch.nn.Linear(8, V, bias=False)
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize("prefix", ["pico_decoder.", ""])
+@pytest.mark.parametrize("config", [{"model_type": "pico_decoder"}, None])
+def test_pico(tmp_path, prefix, config):
+    model = Pico()
+    tensors = model.state_dict(prefix=prefix)
+    checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors, config=config), 0)
+    for role, layer in {
+        "input_embedding": model.embedding_proj,
+        "output_embedding": model.de_embedding_proj,
+        "final_norm_weight": model.output_norm,
+    }.items():
+        assert_same(checkpoint.tensor(role), layer.weight.data)
+    assert (checkpoint.tied, checkpoint.vocab_size) == (False, V)
+    assert checkpoint.final_norm == type_of(model.output_norm) == "rms"
+    assert_gain(checkpoint.final_norm_gain(), model.output_norm)
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,27 @@ def test_the_settings_of_matplotlib_are_left_as_they_were(run, tmp_path):
     before = dict(mpl.rcParams)
     plot([run], tmp_path, figures=["correlation"], formats=["png"])
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [
+        ({"4": "repeated"}, "first: step 4 is left out, flagged by the audit"),
+        ({"4": "repeated", "16": "missing"}, "first: steps 4, 16 are left out, flagged by the aud"),
+    ],
+    ids=["one", "two"],
+)
+def test_the_caption_names_what_the_audit_left_out(run, left_out, told):
+    flagged = Run(run.path)
+    flagged.info["series"]["left_out"] = left_out
+    assert told in caption(correlation_over_training([flagged]))
+    assert "left out" not in caption(correlation_over_training([run]))
+
+
+def test_a_run_of_some_rows_is_drawn_as_such(tmp_path):
+    part = tracked(tmp_path, name="part", rows="0:250")
+    for name in FIGURES:
+        figure = FIGURES[name]([part])
+        assert "count>=10 of rows 0:250" in caption(figure)
+        drawn = {ax.get_title() for ax in axes_of(figure)}
+        assert not any("mean removed" in title for title in drawn)

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from dynamics.__main__ import main
+from dynamics.cli.app import _executor
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.tracking.cluster import dask_executor
 from dynamics.tracking.track import track
@@ -35,6 +36,12 @@ def test_same_bytes_as_without(address, series, counts, tmp_path):
         assert executor.submit(os.getpid).result() != os.getpid()
         track(series, tmp_path / "there", counts=counts, executor=executor, ahead=threads)
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_as_many_are_under_way_as_the_cluster_has_threads(address):
+    for workers, expected in ((1, 2), (5, 5)):
+        with _executor(workers, address) as (_, ahead):
+            assert ahead == expected
 
 
 def test_what_fails_there_is_told_here(address, counts, tmp_path):

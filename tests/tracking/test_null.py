@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.statistics.vocabulary import VocabularyRule
-from dynamics.tracking.trends import Measured, trend_rows
+from dynamics.tracking.trends import TrendInput, trend_rows
 from tests.tracking.synthetic import make_counts
 
 RULE = VocabularyRule(10)
@@ -25,7 +25,7 @@ def test_random_norms_leave_the_null_band_in_a_twentieth_of_all_runs():
     )
     beyond = 0
     for _ in range(trials):
-        measured = Measured([0, 1], tokens, random_walk(rng, len(tokens)), None)
+        measured = TrendInput([0, 1], tokens, random_walk(rng, len(tokens)), None)
         rows = plain(trend_rows(measured, RULE))
         beyond += (rows["value"].abs() > rows["null_high"]).any()
     assert 0.01 <= beyond / trials <= 0.12

@@ -354,6 +354,21 @@ def test_a_base_model_without_head_has_input_measures_only(tmp_path, counts):
     assert all(name.startswith("input_embedding") for name in run.info["measures"])
 
 
+@pytest.mark.parametrize("mark", ["##", ""], ids=["wordpiece", "other"])
+def test_the_mark_of_a_continuation_is_no_spelling(tmp_path, series, mark):
+    counts = make_counts()
+    continues = counts.table["kind"] == "continuation"
+    counts.table.loc[continues, "token"] = mark + counts.table.loc[continues, "token"]
+    at = np.flatnonzero(continues)[0] if mark == "" else np.flatnonzero(~continues)[30]
+    counts.table.loc[at, "token"] = "##"  # the text itself
+    table = track(series, tmp_path / "run", counts=counts).tokens
+    spelled = make_counts().table["token"].str.strip()
+    spelled[at] = "##"
+    assert list(table["characters"]) == list(spelled.str.len())
+    assert list(table["ascii_alphabetic"]) == [t.isascii() and t.isalpha() for t in spelled]
+    assert list(table["token"]) == list(counts.table["token"])
+
+
 def test_the_run_names_its_training_and_counts_tokens_seen(tmp_path, counts):
     write_training(tmp_path / "training", counts, grow(counts), name="small study")
     run = run_of(tmp_path / "training", tmp_path / "run")

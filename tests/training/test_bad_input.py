@@ -19,7 +19,8 @@ from dynamics.errors import (
     OutputError,
 )
 from dynamics.training import trainer as trainer_module
-from dynamics.training.train import preview, train
+from dynamics.training.preview import preview
+from dynamics.training.train import train
 from dynamics.training.trainer import TrainingDivergedError
 from tests.training.small import STEPS, assert_same_training, log_lines, small
 

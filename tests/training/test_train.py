@@ -14,7 +14,8 @@ from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokens import open_stream
 from dynamics.training.data import MaskedRows
 from dynamics.training.optimization import unused_row_factor
-from dynamics.training.train import preview, train
+from dynamics.training.preview import preview
+from dynamics.training.train import train
 from tests.training.small import (
     ARCHITECTURES,
     POSITIONS,

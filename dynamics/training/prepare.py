@@ -1,0 +1,212 @@
+"""What precedes the first step of a training: its folder, the token stream, the model."""
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from dynamics import steps as step_language
+from dynamics.config import StudySettings
+from dynamics.corpus import sources
+from dynamics.corpus.counts import count_stream
+from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
+from dynamics.corpus.tokens import TokenStream, write_stream
+from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
+from dynamics.files import whole_folder, write_json
+from dynamics.training.data import CausalRows, MaskedRows
+from dynamics.training.model import build_model
+from dynamics.training.trainer import writing
+
+Report = Callable[[str], None]
+
+
+def schedule(settings: StudySettings) -> tuple[list[int], list[int]]:
+    """Steps of whole models, and the further steps of which only embeddings are kept.
+
+    Raises:
+        ConfigError: A step lies beyond the training.
+    """
+    last = settings.training.steps
+    try:
+        whole = step_language.parse(settings.checkpoints.steps).schedule(last)
+        if settings.checkpoints.embeddings is None:
+            return whole, []
+        wanted = step_language.parse(settings.checkpoints.embeddings).schedule(last)
+    except step_language.StepError as error:
+        raise ConfigError(f"checkpoints: {error}") from error
+    return whole, [step for step in wanted if step not in whole]
+
+
+def is_claimed(settings: StudySettings, folder: Path) -> bool:
+    """Whether the folder is a training of these settings.
+
+    Raises:
+        OutputError: It holds something else, or is damaged.
+        MismatchError: It is a training of other settings.
+    """
+    if not (folder / "train.json").exists():
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise OutputError(f"{folder} exists and holds no training; give another output folder")
+        return False
+    found, wanted = described(folder)["settings"], settings.model_dump(mode="json")
+    if found != wanted:
+        raise MismatchError(
+            f"{folder} holds a training with other settings ({_first_difference(found, wanted)}"
+            "); give another output folder, or remove that one"
+        )
+    return True
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Content of a training's `train.json`.
+
+    Raises:
+        OutputError: It is damaged.
+    """
+    try:
+        return json.loads((folder / "train.json").read_text("utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{folder / 'train.json'} is damaged ({error}); restore it") from error
+
+
+def claim(settings: StudySettings, folder: Path, processes: int, report: Report) -> None:
+    """Make the training folder, with all that precedes the first step.
+
+    Raises:
+        ConfigError: The settings contradict one another.
+        CorpusError: The corpus cannot be read or is too small.
+        OutputError: The folder cannot be written.
+    """
+    schedule(settings)
+    with writing(folder), whole_folder(folder) as partial:
+        stream, vocab_size = prepare(settings, partial, report)
+        training = settings.training
+        write_json(
+            partial / "train.json",
+            {
+                "settings": settings.model_dump(mode="json"),
+                "versions": {
+                    name: importlib.metadata.version(name)
+                    for name in ("dynamics", "torch", "transformers", "accelerate", "tokenizers")
+                },
+                "tokenizer_sha256": stream.info.tokenizer_sha256,
+                "corpus_digest": stream.info.corpus_digest,
+                "vocab_size": vocab_size,
+                "tokens_per_step": training.batch_size * training.sequence_length,
+                "threads": training.threads or torch.get_num_threads(),
+                "processes": processes,
+            },
+        )
+
+
+def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[TokenStream, int]:
+    """Tokenizer, token stream and counts into `folder`; the stream and the model's vocabulary.
+
+    Raises:
+        ConfigError: The tokenizer has no mask token and the model needs one.
+        CorpusError: The corpus cannot be read or is too small.
+        OSError: The folder cannot be written.
+    """
+    corpus, training = settings.corpus, settings.training
+
+    def documents() -> Iterator[str]:
+        return sources.documents(
+            corpus.source,
+            text_column=corpus.text_column,
+            split=corpus.split,
+            max_documents=corpus.max_documents,
+        )
+
+    if settings.tokenizer.path:
+        tokenizer = load_tokenizer(settings.tokenizer.path)
+        if settings.model.masked and tokenizer.mask_token_id is None:
+            raise ConfigError(
+                f"the tokenizer {settings.tokenizer.path} has no mask token, which the "
+                f"architecture {settings.model.architecture} needs"
+            )
+    else:
+        report(f"training a tokenizer of {settings.tokenizer.vocab_size:,} entries")
+        tokenizer = train_tokenizer(
+            documents(), settings.tokenizer.vocab_size, masked=settings.model.masked
+        )
+    try:
+        tokenizer.save_pretrained(folder / "tokenizer")
+    except Exception as error:  # the Rust side raises bare `Exception`
+        raise OSError(str(error)) from error
+    report(f"tokenising {corpus.source}")
+    stream = write_stream(
+        folder,
+        documents(),
+        tokenizer,
+        sequence_length=training.sequence_length,
+        seed=settings.seed,
+        max_tokens=corpus.max_tokens,
+        source=corpus.source,
+    )
+    passes = stream.passes(training.steps, training.batch_size)
+    report(
+        f"{stream.ids.size:,} tokens in {stream.rows:,} rows; training passes {passes:.2f} times"
+    )
+    if passes > training.max_passes:
+        raise CorpusError(
+            f"{training.steps:,} steps of {training.batch_size} rows pass the corpus "
+            f"{passes:.2f} times, more than training.max_passes {training.max_passes:g}; give a "
+            "larger corpus or fewer steps, or raise training.max_passes if that is meant"
+        )
+    assert stream.info.vocab_size is not None
+    vocab_size = stream.info.vocab_size + corpus.placebo_rows
+    count_stream(stream, tokenizer, vocab_size=vocab_size).write(folder / "counts.parquet")
+    return stream, vocab_size
+
+
+def training_rows(settings: StudySettings, stream: TokenStream, prepared: Path) -> CausalRows:
+    """The rows of all steps, in order; `prepared` has the tokenizer."""
+    training = settings.training
+    examples = training.steps * training.batch_size
+    if not settings.model.masked:
+        return CausalRows(stream, examples)
+    tokenizer = load_tokenizer(prepared / "tokenizer")
+    # Only tokens that occur stand in for masked ones, so that never seen means never used.
+    occurring = np.setdiff1d(np.unique(stream.ids), tokenizer.all_special_ids)
+    mask_id = tokenizer.mask_token_id
+    assert isinstance(mask_id, int)
+    return MaskedRows(
+        stream,
+        examples,
+        mask_id=mask_id,
+        random_ids=occurring,
+        share=training.masked_share,
+        seed=settings.seed,
+    )
+
+
+def initial_model(settings: StudySettings, stream: TokenStream) -> PreTrainedModel:
+    """The model before its first step."""
+    assert stream.info.vocab_size is not None and stream.info.end_of_text_id is not None
+    return build_model(
+        settings.model,
+        vocab_size=stream.info.vocab_size + settings.corpus.placebo_rows,
+        positions=settings.training.sequence_length,
+        end_of_text=stream.info.end_of_text_id,
+        seed=settings.seed,
+    )
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Numbers in a model, a tied matrix once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _first_difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
+    for key in dict.fromkeys([*wanted, *found]):
+        here, there = found.get(key), wanted.get(key)
+        if isinstance(here, dict) and isinstance(there, dict) and here != there:
+            return _first_difference(here, there, f"{prefix}{key}.")
+        if here != there:
+            return f"{prefix}{key} is {here} there and {there} here"
+    return "none"
