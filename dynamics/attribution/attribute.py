@@ -91,11 +91,12 @@ class _Asked:
 def _layers(
     model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: Settings
 ) -> Sequence[int | None]:
-    if layers is None and settings.layer is None:
-        return [None]
+    if layers is None:
+        if settings.layer is None:
+            return [None]
+        layers = [settings.layer]
     depth = model.stack(settings.side).depth
-    named = [settings.layer] if layers is None else layers
-    chosen = range(depth + 1) if layers == "all" else named
+    chosen = range(depth + 1) if layers == "all" else layers
     if wrong := [layer for layer in chosen if not 0 <= layer <= depth]:
         raise ConfigError(
             f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"

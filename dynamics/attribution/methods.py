@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynamics.attribution import baselines
+from dynamics.attribution import baselines, gradients, lrp
 from dynamics.attribution import normxlogit as own
 from dynamics.attribution.occlusion import occlusion
 from dynamics.attribution.question import Question, Scores
@@ -32,6 +32,16 @@ METHODS: dict[str, Method] = {
     "normxlogit": Method(own.normxlogit, "every architecture and head"),
     "logit": Method(own.logit_only, "every architecture and head"),
     "norm": Method(own.norm_only, "every architecture, also without a head", needs_head=False),
+    "gradient_norm": Method(gradients.gradient_norm, "every architecture and head"),
+    "gradient_x_input": Method(gradients.gradient_x_input, "every architecture and head"),
+    "integrated_gradients": Method(
+        gradients.integrated_gradients, "every architecture and head; needs the extra `attribution`"
+    ),
+    "cp_lrp": Method(
+        lrp.cp_lrp,
+        "attention with every head; no state-space or recurrent models, no log-probabilities",
+        lrp.refuses,
+    ),
     "occlusion": Method(occlusion, "every architecture and head; one forward pass per token"),
     "random": Method(baselines.random, "everything", needs_head=False),
     "recency": Method(baselines.recency, "everything"),

@@ -1,7 +1,7 @@
 """A model that runs: its tokenizer, its head, and the representations it gives."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -44,7 +44,8 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Every tensor of the batch changed in the same way."""
-        return Batch(*(None if each is None else change(each) for each in vars(self).values()))
+        held = {name: each for name, each in vars(self).items() if each is not None}
+        return replace(self, **{name: change(each) for name, each in held.items()})
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def _chunks(
 ) -> Iterator[tuple[int, Float[Tensor, "rows D"]]]:
     """Start and a scratch copy, free to overwrite until the next one, of each chunk of rows."""
     shape = (min(CHUNK_ROWS, len(matrix)), *matrix.shape[1:])
-    buffer = torch.empty(shape, dtype=dtype, device=matrix.device)
+    buffer = torch.empty(shape, dtype=dtype, device=matrix[:0].device)
     for start in range(0, len(matrix), CHUNK_ROWS):
         rows = buffer[: min(CHUNK_ROWS, len(matrix) - start)]
         yield start, rows.copy_(matrix[start : start + CHUNK_ROWS])

@@ -1,0 +1,181 @@
+"""A model that is linear at the values it is called with, by rules for functions of torch.
+
+The rules know no architecture. What they do not cover shows in a result that is not the sum of the
+shares of what is fed and of the additive terms.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from dynamics.models.substitution import substituted
+
+_CONSTANT = {"softmax", "rsqrt", "sqrt", "var", "std", "norm", "rdiv", "reciprocal"}
+_ACTIVATIONS = {
+    *("gelu", "silu", "relu", "tanh", "sigmoid", "square", "relu6", "leaky_relu", "elu", "selu"),
+    *("mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "erf"),
+}
+_PRODUCTS = {"mul", "rmul", "imul", "multiply", "matmul", "rmatmul", "bmm"}
+_QUOTIENTS = {"div", "truediv", "true_divide", "divide", "itruediv"}
+_ACTIVATION_MODULE = re.compile("gelu|swish|silu|mish|relu", re.IGNORECASE)
+
+
+@contextmanager
+def linearized(network: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Let a model be linear in what is fed to it and in its additive terms, values unchanged.
+
+    Additive terms are biases and what embeddings look up: positions, segments, and tokens that no
+    rows are fed for. The forward-mode tangent of a result (`torch.autograd.forward_ad`) is their
+    share in it, for each number of the result at once. Gradients are those of what is fed.
+
+    Softmax, norms' divisors and negative powers are constants; an activation is a slope
+    act(z)/z, constant, times z; a product of two tensors gives half of its gradient to each. Other
+    functions stay what they are, linear or not. The values of a result change by rounding only.
+
+    Yields:
+        The additive terms, as leaves of the graph; more come while the model runs.
+    """
+    parameters = [each for each in network.parameters() if each.requires_grad]
+    named = (*network.named_parameters(), *network.named_buffers())
+    with ExitStack() as stack:
+        for each in parameters:
+            stack.callback(each.requires_grad_, True)
+            each.requires_grad_(False)
+        stack.enter_context(forward_ad.dual_level())
+        for module in network.modules():
+            if _is_activation(module):
+                stack.enter_context(substituted(module, _as_one(module.forward)))
+        rules = _Rules([each for name, each in named if _is_bias(name, each)])
+        stack.enter_context(rules)
+        yield rules.terms
+
+
+class _Rules(TorchFunctionMode):
+    """Rewrites functions while they are called; additive terms are their own tangents."""
+
+    def __init__(self, biases: list[Tensor]) -> None:
+        super().__init__()
+        self.terms: list[Tensor] = []
+        self.biases = {id(each): self._additive(each) for each in biases}
+
+    def _additive(self, tensor: Tensor) -> Tensor:
+        self.terms.append(tensor.detach().requires_grad_())
+        return forward_ad.make_dual(self.terms[-1], tensor.detach())
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        args = tuple(self.biases.get(id(each), each) for each in args)
+        kwargs = {name: self.biases.get(id(each), each) for name, each in (kwargs or {}).items()}
+        name = func.__name__.strip("_")
+        if name in _REWRITTEN:
+            return _REWRITTEN[name](*args, **kwargs)
+        if name in _PRODUCTS and all(map(_depends, args[:2])):
+            args = (*map(_half, args[:2]), *args[2:])
+        if name in _QUOTIENTS and any(map(_depends, args[1:2])):
+            args = (args[0], args[1].detach(), *args[2:])
+        answer = func(*args, **kwargs)
+        inputs = (*args, *kwargs.values())
+        if name in _CONSTANT or (name == "pow" and not _is_positive(inputs[1])):
+            return answer.detach()
+        if name in _ACTIVATIONS or name == "pow":
+            return _zero_origin(inputs[0], answer)
+        return self._additive(answer) if name == "embedding" else answer
+
+
+def _is_positive(power: Any) -> bool:
+    return not isinstance(power, Tensor) and power > 0
+
+
+def _is_activation(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__module__ == "transformers.activations" or bool(
+        _ACTIVATION_MODULE.search(kind.__name__) and not [*module.children()]
+    )
+
+
+def _is_bias(name: str, tensor: Tensor) -> bool:
+    return name.endswith("bias") and tensor.is_floating_point()
+
+
+def _as_one(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda value: _zero_origin(value, activation(value.detach()))
+
+
+def _depends(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _half(factor: Tensor) -> Tensor:
+    return factor / 2 + (factor / 2).detach()
+
+
+def _zero_origin(value: Tensor, answer: Tensor) -> Tensor:
+    """The answer as a slope times the value; nothing flows where the value is 0."""
+    fixed, answer = value.detach(), answer.detach()
+    slope = torch.where(fixed == 0, 0.0, answer / fixed)
+    return value * slope + (answer - fixed * slope)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *rest: Any,
+    **named: Any,
+) -> Tensor:
+    mask = None if attn_mask is None else attn_mask.detach()
+    with sdpa_kernel(SDPBackend.MATH):
+        return nn.functional.scaled_dot_product_attention(
+            query.detach(), key.detach(), value, mask, *rest, **named
+        )
+
+
+def _layer_norm(
+    value: Tensor,
+    shape: list[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    axes = tuple(range(-len(shape), 0))
+    centered = _wide(value) - _wide(value).mean(axes, keepdim=True)
+    scaled = _scaled(centered, axes, eps, weight)
+    return (scaled if bias is None else scaled + bias).to(value.dtype)
+
+
+def _rms_norm(
+    value: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    axes = tuple(range(-len(shape), 0))
+    eps = torch.finfo(value.dtype).eps if eps is None else eps
+    return _scaled(_wide(value), axes, eps, weight).to(value.dtype)
+
+
+def _scaled(value: Tensor, axes: tuple[int, ...], eps: float, weight: Tensor | None) -> Tensor:
+    scale = (value.detach().pow(2).mean(axes, keepdim=True) + eps).rsqrt()
+    return value * scale if weight is None else value * scale * weight
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+_REWRITTEN = {
+    "scaled_dot_product_attention": _attention,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+}
