@@ -210,7 +210,10 @@ def track(
         ),
     ] = "auto",
     workers: Annotated[
-        int, typer.Option(min=1, help="Checkpoints under way at once, on threads.")
+        int,
+        typer.Option(
+            min=1, help="Checkpoints under way at once, on threads; on a cluster at least."
+        ),
     ] = 1,
     dask: Annotated[
         str | None, typer.Option(help="Address of a dask scheduler that does the work instead.")
@@ -236,7 +239,7 @@ def track(
     if output is None:
         raise ConfigError("give the run folder with -o")
     opened = open_any(series)
-    with Stages() as stages, _executor(workers, dask) as executor:
+    with Stages() as stages, _executor(workers, dask) as (executor, ahead):
         found = find_counts(
             opened, counts, report=stages.report, on_progress=stages.counter("counting")
         )
@@ -251,7 +254,7 @@ def track(
             allow_flagged=allow_flagged,
             exposure=exposure,
             executor=executor,
-            ahead=workers,
+            ahead=ahead,
             report=stages.report,
             on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
         )
@@ -280,23 +283,23 @@ def plot(
 
 
 @contextmanager
-def _executor(workers: int, dask: str | None) -> Iterator["Executor | None"]:
-    """Threads, a cluster, or None for this thread."""
+def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None", int]]:
+    """Threads, a cluster, or None for this thread; and the checkpoints under way at once."""
     if dask is not None:
         from dynamics.tracking.cluster import dask_executor
 
-        with dask_executor(dask) as executor:
-            yield executor
+        with dask_executor(dask) as (executor, threads):
+            yield executor, max(workers, threads)
     elif workers > 1:
         from concurrent.futures import ThreadPoolExecutor
 
         pool = ThreadPoolExecutor(workers)
         try:
-            yield pool
+            yield pool, workers
         finally:
             pool.shutdown(cancel_futures=True)
     else:
-        yield None
+        yield None, 1
 
 
 def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
