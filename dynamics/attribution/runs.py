@@ -23,7 +23,6 @@ from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live import LiveModel
 
 _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
-_NEED_COUNTS = ("inverse_log_frequency",)
 
 
 @dataclass(frozen=True)
@@ -211,30 +210,34 @@ def check_methods(names: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
 
 
-def choose_methods(
-    names: Sequence[str], model: LiveModel, settings: Settings, report: Callable[[str], None]
-) -> list[str]:
-    """The methods of a list of names without repetition; `all` for each that can be run.
+def choose_methods(run: Run, text: Mapping[str, str], report: Callable[[str], None]) -> list[str]:
+    """The methods of a run without repetition; `all` is each that answers for a text.
 
     Args:
-        names: Names in `METHODS`, or `all`.
-        model: The model.
-        settings: How.
+        run: What is to be done.
+        text: The first input.
         report: Told which methods `all` leaves out, and why.
 
     Raises:
-        ConfigError: A method that is named does not cover the model.
+        ConfigError: A method that is named does not cover the model, or none answers.
     """
-    check_methods(names)
-    if "all" not in names:
-        for name in names:
-            find_method(name, model)
-        return list(dict.fromkeys(names))
-    reasons = {name: _misfit(name, model, settings) for name in METHODS}
-    for name, reason in reasons.items():
-        if reason:
-            report(f"left out: {name}, {reason}")
-    return [name for name, reason in reasons.items() if reason is None]
+    check_methods(run.methods)
+    if "all" not in run.methods:
+        for name in run.methods:
+            find_method(name, run.model)
+        return list(dict.fromkeys(run.methods))
+    refused: dict[str, ConfigError] = {}
+    for name in METHODS:
+        try:
+            next(replace(run, methods=[name]).attributions([text]))
+        except ConfigError as error:
+            refused[name] = error
+    if len(refused) == len(METHODS):
+        first = next(iter(refused.values()))
+        raise ConfigError(str(first)) from first
+    for name, error in refused.items():
+        report(f"left out: {name}: {error}")
+    return [name for name in METHODS if name not in refused]
 
 
 def counts_for(model: LiveModel, path: Path) -> Int[np.ndarray, " V"]:
@@ -247,12 +250,3 @@ def counts_for(model: LiveModel, path: Path) -> Int[np.ndarray, " V"]:
     counts = read_counts(path)
     check_tokenizer(counts, tokenizer_sha256(model.tokenizer), model.name)
     return counts.table.sort_values("token_id")["count"].to_numpy()
-
-
-def _misfit(name: str, model: LiveModel, settings: Settings) -> str | None:
-    method = METHODS[name]
-    if method.needs_head and model.task == "none":
-        return "which needs a head"
-    if name in _NEED_COUNTS and settings.counts is None:
-        return "which needs --counts"
-    return method.refuses(model)

@@ -1,6 +1,7 @@
 """The command that attributes predictions to tokens."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "html", "inseq"]
 Texts = list[dict[str, str]]
-Report = Callable[[str], None]
 _BY_SUFFIX: dict[str, Format] = {".jsonl": "json", ".json": "json", ".html": "html"}
 
 
@@ -171,31 +171,33 @@ def attribute(
 
     check_methods(method)
     with Stages() as stages:
+        chosen: list[str] = []
 
-        def load(place: "Checkpoint | str", report: Report = _silent) -> Run:
+        def load(place: "Checkpoint | str") -> Run:
             loaded = load_model(
                 place, task=task, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
-            settings = Settings(
-                norm_source=norm_source,
-                logit_form=logit_form,
-                side=side,
-                protocol=protocol,
-                baseline=baseline,
-                occlude_with=occlude_with,
-                seed=seed,
-                counts=None if counts is None else counts_for(loaded, counts),
-            )
-            return Run(
+            run = Run(
                 loaded,
-                choose_methods(method, loaded, settings, report),
+                method,
                 ask=Ask(target, foil, position, generate),
                 layers=chosen_layers,
-                settings=settings,
+                settings=Settings(
+                    norm_source=norm_source,
+                    logit_form=logit_form,
+                    side=side,
+                    protocol=protocol,
+                    baseline=baseline,
+                    occlude_with=occlude_with,
+                    seed=seed,
+                    counts=None if counts is None else counts_for(loaded, counts),
+                ),
                 exclude_readout=exclude_readout,
                 word_level=word_level,
                 batch_size=batch_size,
             )
+            chosen[:] = chosen or choose_methods(run, texts[0], stages.report)
+            return replace(run, methods=chosen)
 
         many: Callable[[int, int], None] = stages.counter("attributing")
         if steps is not None:
@@ -203,7 +205,7 @@ def attribute(
             total, made = len(series.checkpoints), follow(series, load, texts[0])
             write = partial(write_followed, series, load, texts[0])
         else:
-            run = load(model, stages.report)
+            run = load(model)
             total, made = len(texts), run.attributions(texts)
             write = partial(run.write, texts)
         count = many if total > 1 else _silent

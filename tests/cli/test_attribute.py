@@ -91,9 +91,14 @@ def test_a_regression_is_ranked_both_ways_by_name(attribute):
 def test_all_methods_are_run_but_those_that_do_not_fit_which_are_named(attribute):
     out, err = attribute("labels", TEXT, "--method", "all", "--json")
     given = [each.method for each in lines(out)]
-    told = re.findall(r"^left out: (\w+), ", err, re.MULTILINE)
+    told = re.findall(r"^left out: (\w+): ", err, re.MULTILINE)
     assert sorted([*given, *told]) == sorted(METHODS)
-    assert "left out: inverse_log_frequency, which needs --counts" in err
+    assert "left out: inverse_log_frequency: inverse_log_frequency needs the counts" in err
+    assert "normxlogit" in given
+
+
+def test_where_no_method_can_answer_the_reason_is_told_once(refused):
+    assert "has no label 'maybe'" in refused("labels", TEXT, "--method", "all", "--target", "maybe")
 
 
 def test_several_methods_and_the_words_of_a_text(attribute):
