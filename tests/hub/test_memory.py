@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize("place", ["folder", "hub"])
 def test_one_tensor_for_each_checkpoint_under_way_and_one_more(root, tmp_path, place):
-    steps = ",".join(map(str, range(SHAPE.steps)))
+    steps = ",".join(map(str, remote_series.STEPS[: SHAPE.steps]))
     settings = (str(tmp_path / "run"), steps, "8", str(WORKERS))
     if place == "folder":
         taken = remote_series._run(remote_series._TRACK, str(root / "org/model"), *settings)
