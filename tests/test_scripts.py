@@ -98,7 +98,7 @@ def test_ten_reviews_from_scratch(from_scratch, data):
         title, _, *rows = block.splitlines()
         name = sst2.LABELS[review.label]
         assert re.fullmatch(
-            rf"\d+\. {name}, predicted {name} with probability (0\.\d{3}|1\.000)", title
+            rf"\d+\. {name}, predicted {name} with probability (0\.\d{{3}}|1\.000)", title
         )
         assert [row.split()[0] for row in rows] == review.text.split()
     firsts = [line.split() for line in printed.splitlines()[-10:]]

@@ -33,10 +33,11 @@ TORCHRUN = [
     "--standalone", "--local-addr", "127.0.0.1",
 ]  # fmt: skip
 # With AdamW's usual epsilon the rounding of gradients that are truly zero, those of the key biases
-# of attention, becomes steps as long as any other: "usual" is within 1e-4 at its learning rate.
+# of attention, becomes steps as long as any other, so the distance grows with the learning rate:
+# 1.06e-4 was seen at 1e-3, on one of three machines.
 EPSILON = {"epsilon": 1e-4}
 CASES = {
-    "usual": {"training": {"learning_rate": 1e-3}},
+    "usual": {"training": {"learning_rate": 5e-4}},
     "causal": {"training": EPSILON},
     "masked": {"model": {"architecture": "bert", "tied": True}, "training": EPSILON},
     "parts": {"training": {"device_batch_size": 1, **EPSILON}},
