@@ -114,6 +114,7 @@ class Live:
                 "device": self.device,
                 "transformers": importlib.metadata.version("transformers"),
             },
+            "embeddings_only": self.left_out,
             "probes": None,
             "held_out_sha256": None,
         }
