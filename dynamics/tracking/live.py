@@ -187,7 +187,7 @@ def prepare_live(
         kept = rule.mask(tokens["count"], tokens["kind"])
         probes = sample_probes(text.rows, tokens["count"], kept, within, text.name)
         if probes.left_out:
-            report(f"{probes.left_out} sampled tokens are not probed: they occur less than twice")
+            report(f"{probes.left_out} tokens are passed over: they do not occur twice in the text")
     if settings.parts:
         if text.held_out is None:
             raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import (
@@ -67,10 +68,12 @@ def follow(training, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(training, tmp_path_factory):
-    return track(
-        open_series(training), tmp_path_factory.mktemp("run") / "run", counts=counts_of(),
-        live=asked(),
-    )  # fmt: skip
+    """On one thread as every test is: the number of threads decides the last bits of a sum."""
+    folder, before = tmp_path_factory.mktemp("run"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = track(open_series(training), folder / "run", counts=counts_of(), live=asked())
+    torch.set_num_threads(before)
+    return made
 
 
 def test_each_whole_model_is_asked_the_same_contexts(run, training):
@@ -144,7 +147,9 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(run, follow, moment):
     assert files_of(follow(live=asked()).path) == files_of(run.path)
 
 
-def test_what_is_done_is_not_asked_again_and_a_damaged_table_is(run, tmp_path, training, monkeypatch):
+def test_what_is_done_is_not_asked_again_and_a_damaged_table_is(
+    run, tmp_path, training, monkeypatch
+):
     copied = tmp_path / "run"
     shutil.copytree(run.path, copied)
     loaded = []
@@ -262,7 +267,9 @@ def test_a_series_of_others_needs_a_text(training, follow, tmp_path):
 def test_a_stream_or_a_model_of_another_tokenizer_is_refused(training, follow, tmp_path):
     other = tmp_path / "other"
     write_live_training(other, tokenizer="b" * 64)
-    with pytest.raises(MismatchError, match=r"was made with tokenizer bbbbbbbbbbbb, but the counts"):
+    with pytest.raises(
+        MismatchError, match=r"was made with tokenizer bbbbbbbbbbbb, but the counts"
+    ):
         follow(live=asked(text=str(other)))
     changed = tmp_path / "changed"
     shutil.copytree(training, changed)
@@ -276,7 +283,7 @@ def test_contexts_longer_than_the_window_are_told(follow, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 50)
     live = asked(text=str(text), probes=ProbeSettings(strata=1, length=64))
-    with pytest.raises(ConfigError, match="contexts of 64 ids do not fit the window of .* 40 tok"):
+    with pytest.raises(ConfigError, match=r"contexts of 64 ids do not fit the window of .* 40 tok"):
         follow(live=live)
 
 
