@@ -32,6 +32,7 @@ class CorpusSettings(_Settings):
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
+        information_window: Count each token's information gain about so many tokens to each side.
     """
 
     source: str = "python-docs"
@@ -40,6 +41,7 @@ class CorpusSettings(_Settings):
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
     placebo_rows: int = Field(default=0, ge=0)
+    information_window: int | None = Field(default=None, gt=0)
 
 
 class TokenizerSettings(_Settings):

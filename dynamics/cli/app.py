@@ -136,10 +136,40 @@ def count(
     sample_tokens: Annotated[
         int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
     ] = 100_000_000,
+    information_gain: Annotated[
+        bool,
+        typer.Option("--information-gain", help="Count each token's information gain as well."),
+    ] = False,
+    window: Annotated[int, typer.Option(help="Tokens to each side that it looks at.")] = 10,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Pairs of every token where it is compared across frequency; 8 windows by default."
+        ),
+    ] = None,
+    oyama: Annotated[
+        bool, typer.Option("--oyama", help="Count Oyama's symmetric window as well.")
+    ] = False,
+    shuffles: Annotated[int, typer.Option(help="Shuffled corpora that correct --oyama.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
+    contiguous: Annotated[
+        bool,
+        typer.Option(
+            "--contiguous",
+            help="Rows of a stream that is not ours follow one another in the text (nanoGPT, "
+            "OLMo), so pairs may cross their ends.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Count tokens of a corpus or of a token stream."""
     from dynamics.corpus.count import count_corpus
+    from dynamics.corpus.information import InformationSettings
+    from dynamics.errors import ConfigError
+
+    if oyama and not information_gain:
+        raise ConfigError("--oyama is a kind of information gain; give --information-gain as well")
+    information = InformationSettings(window, pairs, oyama, shuffles, seed)
 
     with Stages() as stages:
         counts = count_corpus(
@@ -152,8 +182,11 @@ def count(
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,
+            information=information if information_gain else None,
+            contiguous=contiguous,
             report=stages.report,
             on_progress=stages.counter("sampling"),
+            on_pass=stages.counter("information gain"),
         )
     counts.write(output)
     kinds = counts.table.groupby("kind")["count"].agg(entries="size", occurrences="sum")
@@ -205,6 +238,20 @@ def track(
             "exposure for local trainings only."
         ),
     ] = "auto",
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            help="The token stream the series was trained on, a file of ids in training order, to "
+            "count exact exposure from."
+        ),
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Its T, of rows of T + 1 ids, where it is not ours.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Its rows in a step.")] = None,
+    stream_dtype: Annotated[
+        str | None, typer.Option(help="Its type on disk; uint16 by default.")
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -224,6 +271,7 @@ def track(
     from dynamics.checkpoints.opening import open_any
     from dynamics.errors import ConfigError
     from dynamics.tracking.cost import track_cost
+    from dynamics.tracking.exposed import open_exposed
     from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import find_counts
     from dynamics.tracking.track import track as track_series
@@ -234,6 +282,7 @@ def track(
         return
     if output is None:
         raise ConfigError("give the run folder with -o")
+    exposed = open_exposed(stream, sequence_length, batch_size, stream_dtype)
     opened = open_any(series)
     with Stages() as stages, _executor(workers, dask) as (executor, ahead):
         found = find_counts(
@@ -249,6 +298,7 @@ def track(
             command=_command(),
             allow_flagged=allow_flagged,
             exposure=exposure,
+            exposed=exposed,
             executor=executor,
             ahead=ahead,
             report=stages.report,

@@ -6,12 +6,12 @@ where it was. A table whose bytes have changed is measured again.
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,14 @@ from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
-from dynamics.corpus.exposure import exposures
-from dynamics.corpus.public_counts import find_public_counts, public_exposures
+from dynamics.corpus.public_counts import find_public_counts
 from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_sha256
-from dynamics.corpus.tokens import TokenStream, open_stream
+from dynamics.corpus.tokens import open_stream
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError
 from dynamics.files import sha256_file, write_json
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
+from dynamics.tracking.exposed import EXPOSURE, Exposed, Exposure, check_exposed, exposure_columns
 from dynamics.tracking.measures import NEED_ALL_ROWS
 from dynamics.tracking.resume import resume
 from dynamics.tracking.run import Run, measures_path, read_table, write_table
@@ -43,23 +43,8 @@ from dynamics.tracking.trends import (
 from dynamics.tracking.walk import walk
 
 OnCheckpoint = Callable[[int, int], None]
-Exposure = Literal["auto", "exact"]
 
 _MARK = "##"
-EXPOSURE = {"input_embedding": "exposure_as_input", "output_embedding": "exposure_as_target"}
-
-
-@dataclass(frozen=True)
-class Exposed:
-    """The stream a series was trained on, and how it was consumed.
-
-    Attributes:
-        stream: The token stream.
-        batch_size: Rows of a step.
-    """
-
-    stream: TokenStream
-    batch_size: int
 
 
 def training_folder(series: CheckpointSeries) -> Path | None:
@@ -121,6 +106,7 @@ def track(
     command: str = "",
     allow_flagged: bool = False,
     exposure: Exposure = "auto",
+    exposed: Exposed | None = None,
     executor: Executor | None = None,
     ahead: int = 1,
     report: Callable[[str], None] = lambda line: None,
@@ -142,6 +128,8 @@ def track(
             and the run says so.
         exposure: `auto` counts what a token was used for up to each step where the stream is on
             this machine; `exact` reads a public stream for it, up to the last step.
+        exposed: The stream the series was trained on, in training order; None takes that of a
+            training of ours.
         executor: Measures checkpoints on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once with an executor.
         report: Receives a line for each step that is left out.
@@ -150,14 +138,16 @@ def track(
 
     Raises:
         ConfigError: The rule is malformed, or keeps too few tokens to correlate anything; or the
-            rows are malformed, or not there.
-        MismatchError: The folder holds another run, or counts and series do not belong together.
+            rows are malformed, or not there; or a stream is given without counts.
+        MismatchError: The folder holds another run, or counts, stream and series do not belong
+            together.
         MeasureError: A matrix changes its shape, or a row is not finite.
         OutputError: The folder holds something else.
         StepError: A step does not exist.
         CheckpointError: A file cannot be read.
     """
     keeps = parse_rule(rule)
+    check_exposed(exposed, counts)
     selection = None if rows is None else parse_rows(rows)
     chosen = series.select(steps)
     left_out = {} if allow_flagged else _flagged(series, steps)
@@ -179,11 +169,14 @@ def track(
     if selection is not None:
         info["settings"]["rows"] = str(selection)
         info["measures_left_out"] = list(NEED_ALL_ROWS)
+    if exposed is not None:
+        info["settings"]["stream"] = exposed.describe()
     info["series"]["left_out"] = {str(step): why for step, why in left_out.items()}
     done = resume(output, info, chosen, ids)
     write_json(output / "run.json", info)  # claims the folder
-    exposed = None if counts is None else training_stream(series)
-    seen = _exposures(exposed, chosen, counts, exposure)
+    if exposed is None and counts is not None:
+        exposed = training_stream(series)
+    seen = exposure_columns(exposed, chosen, counts, exposure)
     missing = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
     with closing(
         walk(missing, chosen.checkpoints[0], tokens, rows=ids, executor=executor, ahead=ahead)
@@ -276,22 +269,6 @@ def _check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> Non
             f"{counts.name}, and a correlation needs {FEWEST_TOKENS}; give another rule, or count "
             "more text"
         )
-
-
-def _exposures(
-    exposed: Exposed | None, chosen: CheckpointSeries, counts: Counts | None, wanted: Exposure
-) -> Iterator[dict[str, np.ndarray]]:
-    if counts is None or (exposed is None and wanted == "auto"):
-        yield from ({} for _ in chosen)
-        return
-    vocab_size = chosen.checkpoints[0].vocab_size
-    counted = (
-        public_exposures(chosen.name, chosen.steps, vocab_size)
-        if exposed is None
-        else exposures(exposed.stream, chosen.steps, exposed.batch_size, vocab_size)
-    )
-    for inputs, targets in counted:
-        yield {EXPOSURE["input_embedding"]: inputs, EXPOSURE["output_embedding"]: targets}
 
 
 def _flagged(series: CheckpointSeries, steps: str) -> dict[int, str]:

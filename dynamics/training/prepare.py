@@ -14,6 +14,7 @@ from dynamics import steps as step_language
 from dynamics.config import StudySettings
 from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
+from dynamics.corpus.information import InformationSettings
 from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -160,7 +161,10 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         )
     assert stream.info.vocab_size is not None
     vocab_size = stream.info.vocab_size + corpus.placebo_rows
-    count_stream(stream, tokenizer, vocab_size=vocab_size).write(folder / "counts.parquet")
+    window = corpus.information_window
+    information = None if window is None else InformationSettings(window)
+    counts = count_stream(stream, tokenizer, vocab_size=vocab_size, information=information)
+    counts.write(folder / "counts.parquet")
     return stream, vocab_size
 
 
