@@ -31,6 +31,7 @@ class CorpusSettings(_Settings):
         split: Split of a hub data set.
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
+        held_out_rows: Rows of the token stream that are kept out of training.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
     """
 
@@ -39,6 +40,7 @@ class CorpusSettings(_Settings):
     split: str = "train"
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
+    held_out_rows: int = Field(default=0, ge=0)
     placebo_rows: int = Field(default=0, ge=0)
 
 

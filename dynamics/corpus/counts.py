@@ -14,7 +14,7 @@ import pandas as pd
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK, count_ids
 from dynamics.corpus.kinds import token_kinds, token_surfaces
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256
-from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream
+from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 
@@ -94,8 +94,9 @@ def count_stream(
     """Count one pass of a token stream, every id of every row.
 
     Documents are told apart by the end-of-text token, which counts as part of the document it ends.
-    In our own streams the permutation of the rows is undone first, so document counts are exact;
-    streams of others are read in file order, where rows that were shuffled join what was apart.
+    In our own streams the permutation of the rows is undone first, so document counts are exact
+    (rows that are held out end documents, but are not counted); streams of others are read in file
+    order, where rows that were shuffled join what was apart.
 
     Args:
         stream: Ours or another's.
@@ -262,18 +263,38 @@ def _first_positions(ids: np.ndarray, wanted: np.ndarray, vocab_size: int) -> np
 
 
 def _in_source_order(stream: TokenStream, end: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of ids with the number of the document each belongs to, our permutation undone."""
-    order = None
-    if stream.info.row_order == ROW_ORDER:
-        order = np.argsort(np.random.default_rng(stream.info.seed).permutation(stream.rows))
-    rows_per_chunk = max(1, TOKENS_PER_CHUNK // (stream.sequence_length + 1))
+    """Chunks of ids with the number of the document each belongs to, our permutation undone.
+
+    Rows that are held out are read for the documents that end there, and left out.
+    """
     ended = 0
-    for start in range(0, stream.rows, rows_per_chunk):
-        chosen = slice(start, start + rows_per_chunk)
-        ids = stream.ids[chosen if order is None else order[chosen]].reshape(-1)
-        ends = ids == end
-        yield ids, ended + np.cumsum(ends) - ends
+    for rows, trained in _source_rows(stream):
+        ends = rows == end
+        owners = ended + np.cumsum(ends).reshape(rows.shape) - ends
         ended += int(ends.sum())
+        ids = rows[trained].reshape(-1)
+        if len(ids):
+            yield ids, owners[trained].reshape(-1)
+
+
+def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray | slice]]:
+    """Chunks of rows in source order, held-out ones among them, and which are trained on."""
+    rows_per_chunk = max(1, TOKENS_PER_CHUNK // (stream.sequence_length + 1))
+    if stream.info.row_order != ROW_ORDER:
+        for start in range(0, stream.rows, rows_per_chunk):
+            yield stream.ids[start : start + rows_per_chunk], slice(None)
+        return
+    held_out = open_held_out(stream.path.parent)
+    rows = stream.rows + stream.info.held_out_rows
+    place = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
+    for start in range(0, rows, rows_per_chunk):
+        places = place[start : start + rows_per_chunk]
+        trained = places < stream.rows
+        chunk = np.empty((len(places), stream.sequence_length + 1), stream.ids.dtype)
+        chunk[trained] = stream.ids[places[trained]]
+        if held_out is not None:
+            chunk[~trained] = held_out.ids[places[~trained] - stream.rows]
+        yield chunk, trained
 
 
 def _in_chunks(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
@@ -53,13 +54,21 @@ def is_claimed(settings: StudySettings, folder: Path) -> bool:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and holds no training; give another output folder")
         return False
-    found, wanted = described(folder)["settings"], settings.model_dump(mode="json")
+    found, wanted = _completed(described(folder)["settings"]), settings.model_dump(mode="json")
     if found != wanted:
         raise MismatchError(
             f"{folder} holds a training with other settings ({_first_difference(found, wanted)}"
             "); give another output folder, or remove that one"
         )
     return True
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that were written before some of today's existed have these at their defaults."""
+    try:
+        return StudySettings.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -147,10 +156,13 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         seed=settings.seed,
         max_tokens=corpus.max_tokens,
         source=corpus.source,
+        held_out_rows=corpus.held_out_rows,
     )
     passes = stream.passes(training.steps, training.batch_size)
+    held_out = f", {corpus.held_out_rows:,} more held out" if corpus.held_out_rows else ""
     report(
-        f"{stream.ids.size:,} tokens in {stream.rows:,} rows; training passes {passes:.2f} times"
+        f"{stream.ids.size:,} tokens in {stream.rows:,} rows{held_out}; training passes "
+        f"{passes:.2f} times"
     )
     if passes > training.max_passes:
         raise CorpusError(

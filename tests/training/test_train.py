@@ -6,12 +6,14 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from dynamics.checkpoints.series import open_series
-from dynamics.corpus.tokens import open_stream
+from dynamics.corpus.tokens import open_held_out, open_stream
+from dynamics.errors import MismatchError
 from dynamics.training.data import MaskedRows
 from dynamics.training.optimization import unused_row_factor
 from dynamics.training.preview import preview
@@ -299,7 +301,12 @@ def test_train_json_records_settings_versions_threads_and_processes(corpus, tmp_
 
 def test_a_preview_writes_nothing_and_tells_what_the_training_then_does(corpus, tmp_path):
     checkpoints = {"steps": "every(4)", "embeddings": "2"}
-    settings = small(corpus, training={"device_batch_size": 2}, checkpoints=checkpoints)
+    settings = small(
+        corpus,
+        corpus={"held_out_rows": 3},
+        training={"device_batch_size": 2},
+        checkpoints=checkpoints,
+    )
     expected = preview(settings, tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
     train(settings, tmp_path / "t")
@@ -318,3 +325,26 @@ def test_a_preview_writes_nothing_and_tells_what_the_training_then_does(corpus, 
     assert expected.seconds > 0
     assert replace(preview(settings, tmp_path / "t"), seconds=0) == replace(expected, seconds=0)
     assert f"{STEPS} steps of a model of {expected.parameters:,} parameters" in expected.describe()
+
+
+def test_rows_held_out_are_never_trained_on(corpus, undisturbed, tmp_path):
+    settings, lines = small(corpus, corpus={"held_out_rows": 7}), []
+    train(settings, tmp_path / "t", report=lines.append)
+    all_rows = stream_rows(undisturbed)
+    assert np.array_equal(stream_rows(tmp_path / "t"), all_rows[:-7])
+    assert np.array_equal(open_held_out(tmp_path / "t").ids, all_rows[-7:])
+    counts = pd.read_parquet(tmp_path / "t/counts.parquet")["count"]
+    assert counts.sum() == all_rows[:-7].size
+    assert f"in {len(all_rows) - 7} rows, 7 more held out; training passes" in " ".join(lines)
+
+
+def test_a_training_of_before_a_setting_existed_goes_on(corpus, tmp_path):
+    settings = small(corpus)
+    train(settings, tmp_path / "t")
+    path = tmp_path / "t/train.json"
+    described = json.loads(path.read_text())
+    del described["settings"]["corpus"]["held_out_rows"]
+    path.write_text(json.dumps(described))
+    train(settings, tmp_path / "t")
+    with pytest.raises(MismatchError, match=r"corpus.held_out_rows is 0 there and 2 here"):
+        train(small(corpus, corpus={"held_out_rows": 2}), tmp_path / "t")
