@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -66,9 +66,11 @@ class Counts:
         table: One row per token id, with columns `token_id`, `token` (readable text, raw), `count`
             (one pass), `document_count` (documents that hold the token; null where documents are
             not known), `first_seen` (position in the flat stream in training order, -1 for never
-            or not known), `kind` (one of `kinds.KINDS`). Counts of a sample are those of the
-            sample; there `relative_frequency` estimates the token's share of the stream, and
-            `relative_frequency_se` is the standard error of that (null for a token not met).
+            or not known), `kind` (one of `kinds.KINDS`). Of a stream with twins also `twin_of`, the
+            id of the token that a twin stands for, -1 for other rows; the `token` of a twin is that
+            token's. Counts of a sample are those of the sample; there `relative_frequency`
+            estimates the token's share of the stream, and `relative_frequency_se` is the standard
+            error of that (null for a token not met).
         info: Where they come from.
         name: What messages call them, the path of a file that was read.
     """
@@ -101,7 +103,8 @@ def count_stream(
     Args:
         stream: Ours or another's.
         tokenizer: The one that made the ids.
-        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
+        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `twin` as far as
+            the stream has any, then `padding`.
 
     Raises:
         MismatchError: The stream was made by another tokenizer, or `vocab_size` is too small.
@@ -113,6 +116,7 @@ def count_stream(
             f"{stream.path} was made with tokenizer {made_with[:12]}, the one "
             f"given is {sha256[:12]}; give the tokenizer of the training folder"
         )
+    vocab_size = vocab_size or stream.info.id_count
     tally = _Tally(len(kinds := token_kinds(tokenizer, vocab_size)))
     flat = stream.ids.reshape(-1)
     for start in range(0, len(flat), TOKENS_PER_CHUNK):
@@ -124,7 +128,8 @@ def count_stream(
             tally.add_documents(ids, owners)
     digest = stream.info.corpus_digest or stream.digest
     info = CountsInfo(sha256, digest, tally.tokens, len(kinds))
-    return Counts(tally.table(token_surfaces(tokenizer, vocab_size), kinds), info)
+    table = tally.table(token_surfaces(tokenizer, vocab_size), kinds)
+    return Counts(_with_twins(table, stream.info.twins or {}), info)
 
 
 def count_documents(
@@ -248,6 +253,18 @@ class _Tally:
                 "kind": kinds,
             }
         )
+
+
+def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
+    """The table in which twins are called so, and after the tokens they stand for."""
+    if not twins:
+        return table
+    originals, twin_ids = list(twins), list(twins.values())
+    table.loc[twin_ids, "kind"] = "twin"
+    table.loc[twin_ids, "token"] = table.loc[originals, "token"].to_numpy()
+    table["twin_of"] = -1
+    table.loc[twin_ids, "twin_of"] = originals
+    return table
 
 
 def _first_positions(ids: np.ndarray, wanted: np.ndarray, vocab_size: int) -> np.ndarray:

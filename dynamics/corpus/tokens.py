@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynamics.config import TwinSettings
+from dynamics.corpus.kinds import token_kinds
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
+from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
 
@@ -41,7 +44,7 @@ class StreamInfo:
         rows: Number of rows of `sequence_length` + 1 ids.
         sequence_length: Tokens a row feeds to the model.
         tokenizer_sha256: Digest of the tokenizer that made the ids.
-        vocab_size: Entries of that tokenizer; every id is smaller.
+        vocab_size: Entries of that tokenizer; every id is smaller but for twins.
         end_of_text_id: Id that ends each document.
         seed: Seed of the row permutation.
         row_order: How the rows came into their order.
@@ -51,6 +54,9 @@ class StreamInfo:
         tokens_sha256: SHA-256 of `tokens.bin`.
         held_out_rows: Rows of `held_out.bin`, the last of the permuted ones; not among `rows`.
         held_out_sha256: SHA-256 of `held_out.bin`, None where there is none.
+        twins: Id of each token that has a twin, and the id of the twin, from `vocab_size` on; None
+            where there are none.
+        twin_share: Probability with which an occurrence of such a token was made its twin.
     """
 
     dtype: str
@@ -67,6 +73,13 @@ class StreamInfo:
     tokens_sha256: str | None = None
     held_out_rows: int = 0
     held_out_sha256: str | None = None
+    twins: dict[int, int] | None = None
+    twin_share: float | None = None
+
+    @property
+    def id_count(self) -> int | None:
+        """Entries of the tokenizer and twins together: every id is smaller."""
+        return None if self.vocab_size is None else self.vocab_size + len(self.twins or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +149,7 @@ def write_stream(
     max_tokens: int | None = None,
     source: str | None = None,
     held_out_rows: int = 0,
+    twins: TwinSettings | None = None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
@@ -152,10 +166,12 @@ def write_stream(
         source: Name of the text, for the record.
         held_out_rows: So many rows, the last of the permuted ones, are kept out of the stream, in a
             file of their own (`open_held_out`).
+        twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
+            have them as well. Drawn by the seed, apart from the permutation.
 
     Raises:
-        CorpusError: There is no text, less than one row of it beside those held out, or no
-            end-of-text token.
+        CorpusError: There is no text, less than one row of it beside those held out, no
+            end-of-text token, or too little text for the twins.
     """
     end = end_of_text_id(tokenizer)
     if end is None:
@@ -164,7 +180,8 @@ def write_stream(
             "with; set its eos_token"
         )
     vocab_size = vocabulary_size(tokenizer)
-    dtype = np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
+    ids_needed = vocab_size + (twins.tokens if twins else 0)
+    dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
     digest = CorpusDigest()
     tokens = array("H" if dtype.itemsize == 2 else "I")
     for text, ids in tokenize(documents, tokenizer):
@@ -188,10 +205,15 @@ def write_stream(
             f"held_out_rows {held_out_rows} leaves none of the {rows} rows of {width} tokens to "
             "train on; hold out fewer, or give more text"
         )
+    table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
+    rng = np.random.default_rng(seed)
+    chosen = None
+    if twins is not None:
+        chosen = choose_twins(count_table(table, vocab_size), token_kinds(tokenizer), twins)
+        substitute(table, chosen, twins.share, rng.spawn(1)[0])
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
-    table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
-    order = np.random.default_rng(seed).permutation(rows)
+    order = rng.permutation(rows)
     trained = rows - held_out_rows
     _write_rows(folder / TOKENS, table, order[:trained], dtype)
     if held_out_rows:
@@ -211,6 +233,8 @@ def write_stream(
         tokens_sha256=sha256_file(folder / TOKENS),
         held_out_rows=held_out_rows,
         held_out_sha256=sha256_file(folder / HELD_OUT) if held_out_rows else None,
+        twins=chosen,
+        twin_share=twins and twins.share,
     )
     write_json(folder / INFO, asdict(info))
     return open_stream(folder)
@@ -299,8 +323,11 @@ def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
 
 def _read_info(path: Path) -> StreamInfo:
     try:
-        return StreamInfo(**json.loads(path.read_text("utf-8")))
-    except (TypeError, ValueError) as error:
+        content = json.loads(path.read_text("utf-8"))
+        if twins := content.get("twins"):
+            content["twins"] = {int(token_id): twin for token_id, twin in twins.items()}
+        return StreamInfo(**content)
+    except (AttributeError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
 
 

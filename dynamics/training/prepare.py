@@ -157,6 +157,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         max_tokens=corpus.max_tokens,
         source=corpus.source,
         held_out_rows=corpus.held_out_rows,
+        twins=corpus.twins,
     )
     passes = stream.passes(training.steps, training.batch_size)
     held_out = f", {corpus.held_out_rows:,} more held out" if corpus.held_out_rows else ""
@@ -170,8 +171,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
             f"{passes:.2f} times, more than training.max_passes {training.max_passes:g}; give a "
             "larger corpus or fewer steps, or raise training.max_passes if that is meant"
         )
-    assert stream.info.vocab_size is not None
-    vocab_size = stream.info.vocab_size + corpus.placebo_rows
+    vocab_size = model_vocab_size(settings, stream)
     count_stream(stream, tokenizer, vocab_size=vocab_size).write(folder / "counts.parquet")
     return stream, vocab_size
 
@@ -197,12 +197,18 @@ def training_rows(settings: StudySettings, stream: TokenStream, prepared: Path) 
     )
 
 
+def model_vocab_size(settings: StudySettings, stream: TokenStream) -> int:
+    """Rows of the model's embeddings: the tokenizer's entries, then twins, then placebo rows."""
+    assert stream.info.id_count is not None
+    return stream.info.id_count + settings.corpus.placebo_rows
+
+
 def initial_model(settings: StudySettings, stream: TokenStream) -> PreTrainedModel:
     """The model before its first step."""
-    assert stream.info.vocab_size is not None and stream.info.end_of_text_id is not None
+    assert stream.info.end_of_text_id is not None
     return build_model(
         settings.model,
-        vocab_size=stream.info.vocab_size + settings.corpus.placebo_rows,
+        vocab_size=model_vocab_size(settings, stream),
         positions=settings.training.sequence_length,
         end_of_text=stream.info.end_of_text_id,
         seed=settings.seed,

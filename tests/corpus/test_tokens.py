@@ -66,6 +66,8 @@ def test_what_it_holds_is_told(stream, story, tokenizer):
         "tokens_sha256": hashlib.sha256(stream.path.read_bytes()).hexdigest(),
         "held_out_rows": 0,
         "held_out_sha256": None,
+        "twins": None,
+        "twin_share": None,
     }
     assert stream.digest == stream.info.tokens_sha256
     assert sorted(path.name for path in stream.path.parent.iterdir()) == [
@@ -139,7 +141,11 @@ def test_damage_to_held_out_rows_is_named(tmp_path, story, tokenizer, damage, me
 
 def test_a_stream_described_before_there_were_held_out_rows_opens(stream, tmp_path):
     described = json.loads((tmp_path / "tokens.json").read_text())
-    old = {name: value for name, value in described.items() if "held_out" not in name}
+    old = {
+        name: value
+        for name, value in described.items()
+        if not name.startswith(("held_out", "twin"))
+    }
     (tmp_path / "tokens.json").write_text(json.dumps(old))
     assert open_stream(tmp_path).info == stream.info
     assert open_held_out(tmp_path) is None
