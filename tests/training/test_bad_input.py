@@ -55,6 +55,15 @@ def test_more_rows_held_out_than_there_are(corpus, tmp_path, act):
 
 
 @pytest.mark.parametrize("act", [train, preview])
+def test_more_twins_than_tokens_that_are_frequent_enough(corpus, tmp_path, act):
+    settings = small(corpus, corpus={"twins": {"tokens": 299}})
+    line = refused(CorpusError, r"corpus.twins asks for 299 tokens", settings, tmp_path / "t", act)
+    assert (
+        "ordinary tokens occur 80 times or more, as a share of 0.125 needs; ask for fewer" in line
+    )
+
+
+@pytest.mark.parametrize("act", [train, preview])
 @pytest.mark.parametrize(
     "text, message",
     [("", "no text|empty|too small"), ("a few words", "too small")],
