@@ -2,8 +2,8 @@
 
 Each occurrence of a chosen token becomes its twin with one probability, independently. Token and
 twin then stand for the same text in the same contexts and differ in how often they are trained,
-which nothing but chance has decided: what differs between the two is an effect of frequency
-(Wilson & Schakel 2015, arXiv:1510.02675, give words a second spelling for the same reason).
+which nothing but chance has decided: what differs between the two is an effect of frequency.
+Precedent: Wilson & Schakel (2015, arXiv:1510.02675) set the frequency of words by experiment.
 
 V entries of the tokenizer.
 """

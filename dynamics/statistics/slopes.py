@@ -1,9 +1,9 @@
 """Slopes of log norm on log frequency: over tokens as they come, and within pairs that chance made.
 
 The first compares tokens that differ in everything; what goes with frequency is in it. The second
-compares a token with its twin, of which only the frequency differs (Wilson & Schakel 2015,
-arXiv:1510.02675). A slope of 0.1 means that ten times the frequency makes the norm 10^0.1 times as
-large.
+compares a token with its twin, of which only the frequency differs (precedent: Wilson & Schakel
+2015, arXiv:1510.02675). A slope of 0.1 means that ten times the frequency makes the norm 10^0.1
+times as large.
 """
 
 import numpy as np

@@ -2,7 +2,7 @@
 
 Of a training with twins (`corpus.twins`) both are given, because they answer different questions:
 how norms differ between rare and frequent tokens, and what frequency itself does to a norm
-(Wilson & Schakel 2015, arXiv:1510.02675).
+(precedent: Wilson & Schakel 2015, arXiv:1510.02675).
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.statistics.slopes import Slope, log_slope, twin_log_slope
-from dynamics.statistics.vocabulary import VocabularyRule, swept
+from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.trends import FEWEST_TOKENS, LEVEL, Row, TrendInput
 
 OBSERVED, AMONG_TWINNED, CAUSAL = "log_slope", "log_slope_of_twinned", "twin_log_slope"
@@ -21,10 +21,9 @@ OBSERVED, AMONG_TWINNED, CAUSAL = "log_slope", "log_slope_of_twinned", "twin_log
 def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """One row per norm gauge, step and slope, ready for `trends.parquet`.
 
-    `log_slope` is over the tokens that a rule keeps, for every rule of the sweep that keeps 10;
-    `twin_log_slope` is within the pairs of a token and its twin, and `log_slope_of_twinned` over
-    the first of each pair alone, so that the two differ in what is compared but not in the tokens.
-    These two come with the main rule, which has no say in them.
+    `log_slope` is over the tokens that the rule keeps, if they are 10; `twin_log_slope` is within
+    the pairs of a token and its twin, and `log_slope_of_twinned` over the first of each pair, so
+    that these two differ in what is compared but not in the tokens. The rule has no say in them.
 
     Against `log_frequency`, counts are those of the whole stream; against `log_exposure` those up
     to the step, where known. Tokens without a count or a norm have no logarithm and do not enter:
@@ -32,25 +31,24 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """
     counts = measured.tokens["count"].to_numpy()
     originals, twins = twin_pairs(measured.tokens)
-    kept = {str(each): each.mask(counts, measured.tokens["kind"]) for each in swept(rule)}
+    kept = rule.mask(counts, measured.tokens["kind"])
     for measure, norms in measured.measures.items():
         if "_norm" not in measure:
             continue
         for against, used in _against(measured, measure, counts).items():
             for at, step in enumerate(measured.steps):
                 norm, frequency = norms[at].astype(np.float64), used[at]
-                about = {"step": step, "measure": measure, "against": against}
-                for name, mask in kept.items():
-                    if mask.sum() >= FEWEST_TOKENS:
-                        slope = log_slope(norm[mask], frequency[mask])
-                        yield _row(slope, **about, statistic=OBSERVED, rule=name)
+                slopes: dict[str, Slope] = {}
+                if kept.sum() >= FEWEST_TOKENS:
+                    slopes[OBSERVED] = log_slope(norm[kept], frequency[kept])
                 if len(twins):
-                    within = twin_log_slope(
+                    slopes[AMONG_TWINNED] = log_slope(norm[originals], frequency[originals])
+                    slopes[CAUSAL] = twin_log_slope(
                         norm[originals], norm[twins], frequency[originals], frequency[twins]
                     )
-                    among = log_slope(norm[originals], frequency[originals])
-                    yield _row(within, **about, statistic=CAUSAL, rule=str(rule))
-                    yield _row(among, **about, statistic=AMONG_TWINNED, rule=str(rule))
+                about = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
+                for statistic, slope in slopes.items():
+                    yield _row(slope, **about, statistic=statistic)
 
 
 def twin_pairs(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
