@@ -8,7 +8,7 @@ error that names the key.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +21,18 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class TwinSettings(_Settings):
+    """Tokens that get a duplicate id in a random share of their occurrences.
+
+    Attributes:
+        tokens: How many tokens get one.
+        share: Probability that an occurrence becomes the duplicate.
+    """
+
+    tokens: int = Field(default=96, gt=0)
+    share: float = Field(default=0.125, gt=0, lt=1)
+
+
 class CorpusSettings(_Settings):
     """Where the text comes from.
 
@@ -31,6 +43,8 @@ class CorpusSettings(_Settings):
         split: Split of a hub data set.
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
+        held_out_rows: Rows of the token stream that are kept out of training.
+        twins: Tokens with a duplicate id, whose frequency is thereby random; none by default.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
         information_window: Count each token's information gain about so many tokens to each side.
     """
@@ -40,6 +54,8 @@ class CorpusSettings(_Settings):
     split: str = "train"
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
+    held_out_rows: int = Field(default=0, ge=0)
+    twins: TwinSettings | None = None
     placebo_rows: int = Field(default=0, ge=0)
     information_window: int | None = Field(default=None, gt=0)
 
@@ -283,8 +299,8 @@ def _keys(path: Sequence[str]) -> Iterable[str]:
     settings: type[BaseModel] = StudySettings
     for part in path:
         annotation = settings.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        settings = annotation
+        groups = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        settings = next(each for each in groups if issubclass(each, BaseModel))
     return settings.model_fields
 
 

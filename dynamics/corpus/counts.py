@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
 from dynamics.corpus.pairs import TextCollector
 from dynamics.corpus.tally import Tally
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256
-from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream
+from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 
@@ -74,9 +74,11 @@ class Counts:
         table: One row per token id, with columns `token_id`, `token` (readable text, raw), `count`
             (one pass), `document_count` (documents that hold the token; null where documents are
             not known), `first_seen` (position in the flat stream in training order, -1 for never
-            or not known), `kind` (one of `kinds.KINDS`). Counts of a sample are those of the
-            sample; there `relative_frequency` estimates the token's share of the stream, and
-            `relative_frequency_se` is the standard error of that (null for a token not met).
+            or not known), `kind` (one of `kinds.KINDS`). Of a stream with twins also `twin_of`, the
+            id of the token that a twin stands for, -1 for other rows; the `token` of a twin is that
+            token's. Counts of a sample are those of the sample; there `relative_frequency`
+            estimates the token's share of the stream, and `relative_frequency_se` is the standard
+            error of that (null for a token not met).
         info: Where they come from.
         name: What messages call them, the path of a file that was read.
     """
@@ -108,13 +110,15 @@ def count_stream(
     """Count one pass of a token stream, every id of every row.
 
     Documents are told apart by the end-of-text token, which counts as part of the document it ends.
-    In our own streams the permutation of the rows is undone first, so document counts are exact;
-    streams of others are read in file order, where rows that were shuffled join what was apart.
+    In our own streams the permutation of the rows is undone first, so document counts are exact
+    (rows that are held out end documents, but are not counted); streams of others are read in file
+    order, where rows that were shuffled join what was apart.
 
     Args:
         stream: Ours or another's.
         tokenizer: The one that made the ids.
-        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
+        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `twin` as far as
+            the stream has any, then `padding`.
         information: Count information gain as well, which holds the stream in memory.
         contiguous: For information gain of a stream of others: its rows follow one another in the
             text. Otherwise they may have been shuffled, and no pair crosses their ends.
@@ -130,6 +134,7 @@ def count_stream(
             f"{stream.path} was made with tokenizer {made_with[:12]}, the one "
             f"given is {sha256[:12]}; give the tokenizer of the training folder"
         )
+    vocab_size = vocab_size or stream.info.id_count
     tally = Tally(len(kinds := token_kinds(tokenizer, vocab_size)))
     flat = stream.ids.reshape(-1)
     for start in range(0, len(flat), TOKENS_PER_CHUNK):
@@ -137,16 +142,13 @@ def count_stream(
     end = stream.info.end_of_text_id
     end = end_of_text_id(tokenizer) if end is None else end
     collector = None if information is None else TextCollector(len(kinds))
-    torn = stream.info.row_order != ROW_ORDER and not contiguous
-    position = 0
-    for ids, owners in _in_source_order(stream, end):
+    for ids, owners, pieces in _in_source_order(stream, end, contiguous):
         if end is not None:
             tally.add_documents(ids, owners)
         if collector is not None:
-            rows = np.arange(position, position + len(ids)) // (stream.sequence_length + 1)
-            collector.add(ids, owners + rows if torn else owners)
-            position += len(ids)
+            collector.add(ids, owners + pieces)
     table = tally.table(token_surfaces(tokenizer, vocab_size), kinds)
+    table = _with_twins(table, stream.info.twins or {})
     digest = stream.info.corpus_digest or stream.digest
     info = CountsInfo(sha256, digest, tally.tokens, len(kinds))
     return _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
@@ -239,6 +241,9 @@ def _with_information(
     if collector is None or settings is None:
         return counts
     edges = word_edges(tokenizer, len(counts.table))
+    if "twin_of" in counts.table:
+        stands_for = counts.table["twin_of"].to_numpy()
+        edges = tuple(np.where(stands_for >= 0, edge[stands_for], edge) for edge in edges)
     columns = information_columns(collector.text(), edges, settings, on_pass=on_pass)
     info = replace(
         counts.info,
@@ -250,21 +255,58 @@ def _with_information(
     return Counts(counts.table.assign(**columns), info)
 
 
+def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
+    """The table in which twins are called so, and after the tokens they stand for."""
+    if not twins:
+        return table
+    originals, twin_ids = list(twins), list(twins.values())
+    table.loc[twin_ids, "kind"] = "twin"
+    table.loc[twin_ids, "token"] = table.loc[originals, "token"].to_numpy()
+    table["twin_of"] = -1
+    table.loc[twin_ids, "twin_of"] = originals
+    return table
+
+
 def _in_source_order(
-    stream: TokenStream, end: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of ids with the number of the document each belongs to, our permutation undone."""
-    order = None
-    if stream.info.row_order == ROW_ORDER:
-        order = np.argsort(np.random.default_rng(stream.info.seed).permutation(stream.rows))
+    stream: TokenStream, end: int | None, contiguous: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Chunks of ids, with the numbers of the document and of the running text each belongs to.
+
+    Our permutation is undone. Rows that are held out are read for the documents that end there, and
+    left out; running text ends with them, and in a shuffled stream of others with every row.
+    """
+    torn = stream.info.row_order != ROW_ORDER and not contiguous
+    ended = torn_off = 0
+    for rows, trained in _source_rows(stream):
+        ends = rows == end if end is not None else np.zeros(rows.shape, bool)
+        owners = ended + np.cumsum(ends).reshape(rows.shape) - ends
+        pieces = torn_off + np.cumsum(np.ones(len(rows), bool) if torn else ~trained)
+        ended, torn_off = ended + int(ends.sum()), int(pieces[-1])
+        ids = rows[trained].reshape(-1)
+        if len(ids):
+            width = rows.shape[1]
+            yield ids, owners[trained].reshape(-1), np.repeat(pieces[trained], width)
+
+
+def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Chunks of rows in source order, held-out ones among them, and which are trained on."""
     rows_per_chunk = max(1, TOKENS_PER_CHUNK // (stream.sequence_length + 1))
-    ended = 0
-    for start in range(0, stream.rows, rows_per_chunk):
-        chosen = slice(start, start + rows_per_chunk)
-        ids = stream.ids[chosen if order is None else order[chosen]].reshape(-1)
-        ends = ids == end if end is not None else np.zeros(len(ids), bool)
-        yield ids, ended + np.cumsum(ends) - ends
-        ended += int(ends.sum())
+    if stream.info.row_order != ROW_ORDER:
+        for start in range(0, stream.rows, rows_per_chunk):
+            chunk = stream.ids[start : start + rows_per_chunk]
+            yield chunk, np.ones(len(chunk), bool)
+        return
+    held_out = open_held_out(stream.path.parent)
+    rows = stream.rows + stream.info.held_out_rows
+    place = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
+    for start in range(0, rows, rows_per_chunk):
+        places = place[start : start + rows_per_chunk]
+        trained = places < stream.rows
+        chunk = np.empty((len(places), stream.sequence_length + 1), stream.ids.dtype)
+        chunk[trained] = stream.ids[places[trained]]
+        if held_out is not None:
+            chunk[~trained] = held_out.ids[places[~trained] - stream.rows]
+        yield chunk, trained
 
 
 def _in_chunks(

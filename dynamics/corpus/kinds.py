@@ -2,6 +2,8 @@
 
 The kind of a row is the first of these that holds:
 
+    twin          the tokenizer has no entry for the row; by `corpus.twins` it stands for another
+                  token in a random share of its occurrences
     padding       the tokenizer has no entry for the row
     special       a token of the tokenizer's own: end of text, mask, padding
     added         put beside the vocabulary by hand (runs of spaces in GPT-NeoX)
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 KINDS = (
+    "twin",
     "padding",
     "special",
     "added",
@@ -72,7 +75,7 @@ def _in_word(character: str) -> bool:
 
 
 def token_kinds(tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None = None) -> list[str]:
-    """Kind of each row of a vocabulary, one of `KINDS`.
+    """Kind of each row of a vocabulary, one of `KINDS`; twins belong to a stream, not to it.
 
     Whether a token is unreachable is tried: its text is tokenised alone and after each of a few
     characters, and it is reachable when it comes out last once.

@@ -31,6 +31,7 @@ from dynamics.tracking.exposed import EXPOSURE, Exposed, Exposure, check_exposed
 from dynamics.tracking.measures import NEED_ALL_ROWS
 from dynamics.tracking.resume import resume
 from dynamics.tracking.run import Run, measures_path, read_table, write_table
+from dynamics.tracking.slopes import slope_rows
 from dynamics.tracking.trends import (
     FEWEST_TOKENS,
     PROFILE_COLUMNS,
@@ -258,8 +259,21 @@ def _check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
         return
     elif training is not None:
         check_tokenizer(counts, _described(training)["tokenizer_sha256"], str(training))
+        _check_twins(counts, training)
     elif (beside / "tokenizer.json").exists():
         check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))
+
+
+def _check_twins(counts: Counts, training: Path) -> None:
+    """Counts of the text alone would take the twins of a training for rows that never occur."""
+    twins = open_stream(training).info.twins or {}
+    table = counts.table
+    found = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
+    if sorted(found) != sorted(twins.values()):
+        raise MismatchError(
+            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(found)}; give "
+            f"{training / 'counts.parquet'}, or count {training} itself"
+        )
 
 
 def _check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> None:
@@ -300,22 +314,33 @@ def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.nda
     padding["count"] = 0
     padding["first_seen"] = -1
     padding["kind"] = "padding"
+    if "twin_of" in table:
+        padding["twin_of"] = -1
     table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
-    surface = _spelling(table)
+    kind = _spelled_kind(table)
+    surface = _spelling(table["token"], kind)
     columns = {str(name): column.to_numpy() for name, column in table.items()}
     columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
     seen = np.where(table["count"] > 0, table["count"], np.nan)
     columns["log_frequency"] = np.log(seen / counts.info.tokens_counted)
     columns["characters"] = surface.str.len().to_numpy(np.int32)
-    columns["word_start"] = (table["kind"] == "word_start").to_numpy()
+    columns["word_start"] = (kind == "word_start").to_numpy()
     columns["ascii_alphabetic"] = np.array([t.isascii() and t.isalpha() for t in surface])
     return columns
 
 
-def _spelling(table: pd.DataFrame) -> pd.Series:
+def _spelled_kind(table: pd.DataFrame) -> pd.Series:
+    """Kind of each row, of a twin that of the token it is spelt like."""
+    if "twin_of" not in table:
+        return table["kind"]
+    spelled_like = table["twin_of"].where(table["twin_of"] >= 0, table["token_id"])
+    return table["kind"].take(spelled_like).reset_index(drop=True)
+
+
+def _spelling(token: pd.Series, kind: pd.Series) -> pd.Series:
     """The tokens without spaces around them, and without the mark of WordPiece's continuations."""
-    surface = table["token"].str.strip()
-    continues = table["kind"] == "continuation"
+    surface = token.str.strip()
+    continues = kind == "continuation"
     if surface[continues].str.startswith(_MARK).all():  # of another tokenizer one or other does not
         return surface.mask(continues, surface.str.removeprefix(_MARK))
     return surface
@@ -335,7 +360,8 @@ def _finish(
     if tokens is not None:
         measured = _measured(output, info, tokens)
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
-        trends, profile = list(trend_rows(measured, rule)), list(profile_rows(measured, rule))
+        trends = [*trend_rows(measured, rule), *slope_rows(measured, rule)]
+        profile = list(profile_rows(measured, rule))
     for name, rows, columns in (
         ("trends.parquet", trends, TREND_COLUMNS),
         ("profile.parquet", profile, PROFILE_COLUMNS),

@@ -96,6 +96,42 @@ def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
 
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
+    st.lists(st.text("abcd", min_size=1, max_size=12), min_size=2, max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 9),
+    st.floats(0, 0.9),
+)
+def test_rows_held_out_are_not_counted_but_end_documents(
+    tmp_path_factory, documents, sequence_length, seed, chunk, share
+):
+    """Against the rows of the corpus one by one, those held out skipped over."""
+    tokenizer = letters()
+    flat = source_order(documents, tokenizer)
+    rows = len(flat) // (sequence_length + 1)
+    held_out = int(share * rows)
+    if held_out == 0:
+        return
+    folder = tmp_path_factory.mktemp("training")
+    settings = {"sequence_length": sequence_length, "seed": seed}
+    stream = write_stream(folder, documents, tokenizer, held_out_rows=held_out, **settings)
+    trained = np.random.default_rng(seed).permutation(rows)[: rows - held_out].tolist()
+    holders = [set() for _ in range(5)]
+    ended = 0
+    for place, token in enumerate(flat[: rows * (sequence_length + 1)]):
+        if place // (sequence_length + 1) in trained:
+            holders[token].add(ended)
+        ended += token == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CHUNK, chunk)
+        count, first, documents_of = columns(count_stream(stream, tokenizer))
+    ids = stream.ids.reshape(-1).tolist()
+    assert documents_of == [len(each) for each in holders]
+    assert [count, first] == list(slowly(ids, ids, rows=5))[:2]
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
     st.lists(st.text("abcd", min_size=1, max_size=12), min_size=1, max_size=8),
     st.integers(1, 5),
     st.integers(0, 3),

@@ -56,7 +56,7 @@ def test_each_kind_of_a_byte_level_vocabulary(small):
     surfaces, kinds = token_surfaces(small), token_kinds(small)
     found = dict(zip(BYTE_LEVEL, zip(surfaces, kinds, strict=True), strict=True))
     assert found == BYTE_LEVEL
-    assert set(kinds) | {"padding"} == set(KINDS)
+    assert set(kinds) | {"padding", "twin"} == set(KINDS)
 
 
 def test_rows_of_the_model_beyond_the_tokenizer_are_padding(small):
