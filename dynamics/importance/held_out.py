@@ -92,7 +92,7 @@ class HeldOut:
                     for at, row in enumerate(labels.numpy())
                 ]
                 asked = torch.from_numpy(np.stack(masks))
-                shown = labels.masked_fill(asked, self.model.tokenizer.mask_token_id)
+                shown = torch.where(asked, torch.tensor(self.model.tokenizer.mask_token_id), labels)
             place = self.model.device
             yield Predicted(self.model, here, shown.to(place), labels.to(place), asked.to(place))
 
