@@ -133,9 +133,12 @@ class LiveRun:
         entries = {entry["step"]: entry for entry in found["checkpoints"]}
         if model.step == 0 and entries and 0 not in entries:
             raise self._other(f"it begins at step {min(entries)}")
-        here = entries.get(model.step)
-        if here is not None and not _same(model, here["tensor_sha256"]):
-            raise self._other(f"the model has other weights at step {model.step}")
+        here = entries.get(model.step, {"tensor_sha256": {}})["tensor_sha256"]
+        for role in ROLES:
+            if role in here and digest(model.tensor(role)) != here[role]:
+                raise self._other(
+                    f"the {role.replace('_', ' ')} is another one at step {model.step}"
+                )
         kept = {step: entry for step, entry in entries.items() if step <= model.step}
         self._check_whole(kept)
         for step in entries.keys() - kept.keys():
@@ -171,9 +174,7 @@ class LiveRun:
 
     def _keep_first(self, model: ModelTensors) -> None:
         apart = ROLES[:1] if model.tied else ROLES
-        matrices = {
-            str(role): model.tensor(role).contiguous() for role in apart if model.has(role)
-        }
+        matrices = {str(role): model.tensor(role).contiguous() for role in apart if model.has(role)}
         shutil.rmtree(self.output / FIRST, ignore_errors=True)
         with whole_folder(self.output / FIRST) as partial:
             save_file(matrices, partial / "embeddings.safetensors")
@@ -187,7 +188,3 @@ class LiveRun:
             return False
         held = Weights(LocalFolder(self.output / FIRST))
         return all(role in held and digest(held[role].read()) == digests[role] for role in held)
-
-
-def _same(model: ModelTensors, digests: Mapping[str, str]) -> bool:
-    return all(digest(model.tensor(role)) == digests[role] for role in ROLES if role in digests)
