@@ -38,7 +38,7 @@ def resume(
     found = read_info(output)
     for part in ("settings", "counts", "series", "versions"):
         if found.get(part) != info[part]:
-            difference = _first_difference(found.get(part), info[part])
+            difference = first_difference(found.get(part), info[part])
             raise MismatchError(
                 f"{output} holds another run ({part}: {difference}); give another output folder, "
                 "or remove that one"
@@ -70,9 +70,10 @@ def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndar
     return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
 
 
-def _first_difference(there: Any, here: Any) -> str:
+def first_difference(there: Any, here: Any) -> str:
+    """Where two settings differ, with what is said in a run folder and now."""
     if isinstance(there, dict) and isinstance(here, dict):
         key = next(key for key in there | here if there.get(key) != here.get(key))
-        return f"{key} is {_first_difference(there.get(key), here.get(key))}"
+        return f"{key} is {first_difference(there.get(key), here.get(key))}"
     there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
     return f"{there} there, {here} here"

@@ -161,9 +161,9 @@ def track(
     tokens = None
     if counts is not None:
         _check_same_tokenizer(counts, chosen)
-        tokens = _token_columns(counts, chosen)
+        tokens = token_columns(counts, chosen.checkpoints[0].vocab_size, chosen.name)
         if ids is None:
-            _check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
+            check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
     info = _describe(chosen, counts, rule, steps, command)
@@ -213,7 +213,7 @@ def track(
             info["checkpoints"] = [done[step] for step in sorted(done)]
             write_json(output / "run.json", info)
     on_checkpoint(len(chosen), len(chosen))
-    _finish(output, info, tokens, ids)
+    finish(output, info, tokens, ids)
     return Run(output)
 
 
@@ -226,6 +226,30 @@ def _describe(
 ) -> dict[str, Any]:
     first = chosen.checkpoints[0]
     training = training_folder(chosen)
+    series = {
+        "name": _described(training)["settings"]["name"] if training else chosen.name,
+        "steps": chosen.steps,
+        "vocab_size": first.vocab_size,
+        "tied": first.tied,
+        "final_norm": first.final_norm,
+        "training_sha256": training and sha256_file(training / "train.json"),
+    }
+    return describe(series, counts, rule, steps, command)
+
+
+def describe(
+    series: dict[str, Any], counts: Counts | None, rule: str, steps: str, command: str
+) -> dict[str, Any]:
+    """What `run.json` says of a run in which nothing is measured yet.
+
+    Args:
+        series: `name`, `steps`, `vocab_size`, `tied`, `final_norm` and what else tells its models
+            from others.
+        counts: As in `track`.
+        rule: As in `track`.
+        steps: As in `track`.
+        command: As in `track`.
+    """
     return {
         "finished": False,
         "command": command,
@@ -233,14 +257,7 @@ def _describe(
             name: importlib.metadata.version(name)
             for name in ("dynamics", "torch", "numpy", "scipy", "pyarrow")
         },
-        "series": {
-            "name": _described(training)["settings"]["name"] if training else chosen.name,
-            "steps": chosen.steps,
-            "vocab_size": first.vocab_size,
-            "tied": first.tied,
-            "final_norm": first.final_norm,
-            "training_sha256": training and sha256_file(training / "train.json"),
-        },
+        "series": series,
         "settings": {"steps": steps, "rule": None if counts is None else rule},
         "counts": None if counts is None else asdict(counts.info),
         "measures": [],
@@ -276,7 +293,12 @@ def _check_twins(counts: Counts, training: Path) -> None:
         )
 
 
-def _check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> None:
+def check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> None:
+    """Refuse a vocabulary rule that keeps too few tokens to correlate anything.
+
+    Raises:
+        ConfigError: It does.
+    """
     if kept.sum() < FEWEST_TOKENS:
         raise ConfigError(
             f"the vocabulary rule {rule} keeps {kept.sum()} of the {len(kept)} tokens of "
@@ -301,13 +323,16 @@ def _without(chosen: CheckpointSeries, left_out: Mapping[int, str]) -> Checkpoin
     return replace(chosen, checkpoints=kept)
 
 
-def _token_columns(counts: Counts, chosen: CheckpointSeries) -> dict[str, np.ndarray]:
-    """The counts, a row for each row of the matrix, and what spelling alone tells of a token."""
-    rows = chosen.checkpoints[0].vocab_size
+def token_columns(counts: Counts, rows: int, name: str) -> dict[str, np.ndarray]:
+    """The counts, a row for each row of the matrix, and what spelling alone tells of a token.
+
+    Raises:
+        MismatchError: There are more counts than rows.
+    """
     table = counts.table
     if len(table) > rows:
         raise MismatchError(
-            f"{counts.name} has {len(table)} tokens but the embedding of {chosen.name} has {rows} "
+            f"{counts.name} has {len(table)} tokens but the embedding of {name} has {rows} "
             "rows; count with the tokenizer of this series"
         )
     padding = pd.DataFrame({"token_id": np.arange(len(table), rows), "token": ""})
@@ -346,13 +371,20 @@ def _spelling(token: pd.Series, kind: pd.Series) -> pd.Series:
     return surface
 
 
-def _finish(
+def finish(
     output: Path,
     info: dict[str, Any],
     tokens: Mapping[str, np.ndarray] | None,
     ids: np.ndarray | None,
 ) -> None:
-    """Write the tables over all steps, and declare the run finished."""
+    """Write the tables over all steps, and declare the run finished.
+
+    Args:
+        output: The run folder.
+        info: Content of its `run.json`, which is written again.
+        tokens: From `token_columns`, None without counts.
+        ids: Ids of the rows that were read, all of them when None.
+    """
     token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
     tables: dict[str, Mapping[str, Any]] = {"tokens.parquet": tokens or token_ids}
     trends: list[Row] = []
