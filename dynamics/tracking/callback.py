@@ -20,8 +20,8 @@ from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.steps import parse
-from dynamics.tracking.live import ModelTensors
 from dynamics.tracking.live_run import LiveRun
+from dynamics.tracking.model_tensors import ModelTensors
 
 
 class NormDynamicsCallback(TrainerCallback):

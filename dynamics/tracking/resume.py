@@ -22,7 +22,8 @@ def resume(
 
     Args:
         output: The run folder.
-        info: What the run would write; it gets the names of the measures found.
+        info: What the run would write; it gets the names of the measures found, and what was asked
+            of the running model.
         chosen: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -44,6 +45,8 @@ def resume(
                 "or remove that one"
             )
     info["measures"] = found["measures"]
+    if "live" in found:
+        info["live"] = found["live"]
     checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
     for entry in found["checkpoints"]:
         checkpoint = checkpoints[entry["step"]]
@@ -58,6 +61,27 @@ def resume(
         if (path := measures_path(output, entry["step"])).exists()
         and sha256_file(path) == entry["table_sha256"]
     }
+
+
+def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:
+    """Let a run ask its model what is described, if it was asked nothing else before.
+
+    Args:
+        output: The run folder.
+        info: What the run would write; its `live` gets what is described.
+        described: What is asked.
+
+    Raises:
+        MismatchError: It was asked something else.
+    """
+    found = info.setdefault("live", {**described, "checkpoints": []})
+    for part, wanted in described.items():
+        if found.get(part) != wanted:
+            difference = _first_difference({part: found.get(part)}, {part: wanted})
+            raise MismatchError(
+                f"the model was asked something else in {output} ({difference}); give another "
+                "output folder, or remove that one"
+            )
 
 
 def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndarray | None) -> bool:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,16 @@ from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
 from dynamics.tracking.exposed import EXPOSURE, Exposed, Exposure, check_exposed, exposure_columns
 from dynamics.tracking.measures import NEED_ALL_ROWS
-from dynamics.tracking.resume import resume
-from dynamics.tracking.run import Run, measures_path, read_table, write_table
+from dynamics.tracking.resume import resume, resume_live
+from dynamics.tracking.run import (
+    LIVE_ROWS,
+    MATRIX_ROWS,
+    Run,
+    measures_path,
+    read_table,
+    stored_rows,
+    write_table,
+)
 from dynamics.tracking.slopes import slope_rows
 from dynamics.tracking.trends import (
     FEWEST_TOKENS,
@@ -42,6 +50,9 @@ from dynamics.tracking.trends import (
     trend_rows,
 )
 from dynamics.tracking.walk import walk
+
+if TYPE_CHECKING:
+    from dynamics.tracking.live import LiveSettings
 
 OnCheckpoint = Callable[[int, int], None]
 
@@ -108,10 +119,12 @@ def track(
     allow_flagged: bool = False,
     exposure: Exposure = "auto",
     exposed: Exposed | None = None,
+    live: "LiveSettings | None" = None,
     executor: Executor | None = None,
     ahead: int = 1,
     report: Callable[[str], None] = lambda line: None,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_live: OnCheckpoint = lambda done, total: None,
 ) -> Run:
     """Measure both embeddings of a series at every selected step, and what becomes of them.
 
@@ -131,15 +144,19 @@ def track(
             this machine; `exact` reads a public stream for it, up to the last step.
         exposed: The stream the series was trained on, in training order; None takes that of a
             training of ours.
+        live: What the running model is asked at each checkpoint, after all weights were measured;
+            nothing when None. It can be asked later, in the same folder.
         executor: Measures checkpoints on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once with an executor.
         report: Receives a line for each step that is left out.
         on_checkpoint: Called before each checkpoint and after the last, with how many are done
             and how many there are.
+        on_live: The same for the checkpoints whose model is run.
 
     Raises:
         ConfigError: The rule is malformed, or keeps too few tokens to correlate anything; or the
-            rows are malformed, or not there; or a stream is given without counts.
+            rows are malformed, or not there; or a stream is given without counts; or the model is
+            asked what does not fit it, or of some rows only.
         MismatchError: The folder holds another run, or counts, stream and series do not belong
             together.
         MeasureError: A matrix changes its shape, or a row is not finite.
@@ -166,6 +183,14 @@ def track(
             check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
+    if live is not None and ids is not None:
+        raise ConfigError("the model runs with all rows of its embedding; leave --rows out")
+    asked = None
+    if live is not None:
+        from dynamics.tracking.live import prepare_live  # what runs models loads slowly
+
+        training = training_folder(series)
+        asked = prepare_live(live, chosen, counts, tokens, keeps, training, report)
     info = _describe(chosen, counts, rule, steps, command)
     if selection is not None:
         info["settings"]["rows"] = str(selection)
@@ -174,6 +199,8 @@ def track(
         info["settings"]["stream"] = exposed.describe()
     info["series"]["left_out"] = {str(step): why for step, why in left_out.items()}
     done = resume(output, info, chosen, ids)
+    if asked is not None:
+        resume_live(output, info, asked.describe())
     write_json(output / "run.json", info)  # claims the folder
     if exposed is None and counts is not None:
         exposed = training_stream(series)
@@ -213,6 +240,10 @@ def track(
             info["checkpoints"] = [done[step] for step in sorted(done)]
             write_json(output / "run.json", info)
     on_checkpoint(len(chosen), len(chosen))
+    if asked is not None:
+        from dynamics.tracking.live import run_live
+
+        run_live(asked, info, output, on_live)
     finish(output, info, tokens, ids)
     return Run(output)
 
@@ -394,6 +425,8 @@ def finish(
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
         trends = [*trend_rows(measured, rule), *slope_rows(measured, rule)]
         profile = list(profile_rows(measured, rule))
+    for folder in (MATRIX_ROWS, LIVE_ROWS):
+        trends += stored_rows(output, folder)
     for name, rows, columns in (
         ("trends.parquet", trends, TREND_COLUMNS),
         ("profile.parquet", profile, PROFILE_COLUMNS),

@@ -12,7 +12,7 @@ import transformers as hf
 from dynamics import NormDynamicsCallback, Run, open_series, track
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError, StepError
 from dynamics.report.figures import plot
-from dynamics.tracking.live import ModelTensors
+from dynamics.tracking.model_tensors import ModelTensors
 from tests.tracking.synthetic import VOCABULARY, files_of, make_counts
 from tests.tracking.trainings import STEPS, StopAfter, Stopped, build, trainer
 
