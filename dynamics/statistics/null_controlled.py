@@ -34,7 +34,7 @@ def partial_null_band(
 
         Cov(rho_s, rho_t) = <a_s, a_t> <b_s, b_t> / (n - 1 - k).
 
-    What covariates do beyond a linear effect on ranks stays in the statistic, and is not in the band.
+    What covariates do beyond a linear effect on ranks stays in the statistic and is in no band.
 
     Args:
         pairs: The x and y of each correlation, n values each, all of the same tokens; give what
@@ -76,7 +76,7 @@ def within_bin_null_band(
 ) -> NullBand:
     """Where a family of `within_bin_spearman` stays when y is permuted inside bins.
 
-    With w_g = n_g - 3 the weight of bin g and a_sg, b_sg the centred ranks inside it, of unit length,
+    With w_g = n_g - 3 the weight of bin g and a_sg, b_sg the ranks inside it, of unit length,
 
         Cov(rho_s, rho_t) = sum_g w_g^2 <a_sg, a_tg> <b_sg, b_tg> / (n_g - 1) / (sum_g w_g)^2,
 

@@ -28,6 +28,8 @@ from dynamics.errors import CheckpointError, ConfigError, MeasureError, Mismatch
 from dynamics.files import sha256_file, write_json
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
+from dynamics.tracking.importance_trends import importance_rows
+from dynamics.tracking.importances import read_importances
 from dynamics.tracking.measures import NEED_ALL_ROWS
 from dynamics.tracking.resume import resume
 from dynamics.tracking.run import Run, measures_path, read_table, write_table
@@ -358,7 +360,9 @@ def _finish(
     if tokens is not None:
         measured = _measured(output, info, tokens)
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
-        trends, profile = list(trend_rows(measured, rule)), list(profile_rows(measured, rule))
+        importances = read_importances(output, info, measured.tokens)
+        trends = [*trend_rows(measured, rule), *importance_rows(measured, importances, rule)]
+        profile = list(profile_rows(measured, rule))
     for name, rows, columns in (
         ("trends.parquet", trends, TREND_COLUMNS),
         ("profile.parquet", profile, PROFILE_COLUMNS),

@@ -122,7 +122,7 @@ def test_what_cannot_be_paired_is_refused(halves):
     half_1, half_2, norm = halves
     with pytest.raises(ValueError, match="the halves differ in length"):
         split_half_reliability(half_1, half_2[1:])
-    with pytest.raises(ValueError, match="over 899 tokens cannot be corrected by a .* over 900"):
+    with pytest.raises(ValueError, match=r"over 899 tokens cannot be corrected by a .* over 900"):
         disattenuated(spearman(norm[1:], half_1[1:]), split_half_reliability(half_1, half_2))
     with pytest.raises(MeasureError, match="1 of the 900 values of x are NaN or infinite"):
         split_half_reliability(np.where(np.arange(900) == 3, np.inf, half_1), half_2)
