@@ -12,7 +12,7 @@ N = 150
 
 @pytest.fixture
 def family(rng):
-    """Four measures that resemble each other and follow two covariates, and what to hold them to."""
+    """Four measures that resemble each other and follow two covariates; what to hold them to."""
     frequency, length, common, own = rng.standard_normal((4, N))
     x = frequency + 0.5 * common + 0.5 * rng.standard_normal((4, N))
     return x, frequency - length + own, [frequency, length, np.ones(N)]
