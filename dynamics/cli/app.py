@@ -13,6 +13,7 @@ from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
 from dynamics.cli.output import Stages, emit
+from dynamics.cli.tokens import tokens
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
+app.command()(tokens)
 
 Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
 Overrides = Annotated[

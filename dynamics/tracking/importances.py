@@ -32,6 +32,9 @@ partialling frequency out of it finds that bias. Frequency may be held fixed whe
 equally many pairs, or where what shuffled corpora give is subtracted.
 """
 
+IMPORTANCE = "importance"
+"""Folder of a run with the importances that the model gives, a table per step."""
+
 HALVES = ("_half_1", "_half_2")
 
 
@@ -70,7 +73,7 @@ def read_importances(
 
 def importance_path(run: Path, step: int) -> Path:
     """Where the importances that the model gives at a step lie in a run folder."""
-    return run / "importance" / f"step-{step:08d}.parquet"
+    return run / IMPORTANCE / f"step-{step:08d}.parquet"
 
 
 def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -102,7 +105,7 @@ def _of_model(
     tables = {
         entry["step"]: read_table(importance_path(run, entry["step"]), digest)
         for entry in info.get("live", {}).get("checkpoints", ())
-        if (digest := entry.get("importance_sha256"))
+        if (digest := entry["tables"].get(IMPORTANCE))
     }
     if not tables:
         return {}

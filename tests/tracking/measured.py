@@ -59,7 +59,7 @@ def write_importances(run, columns, steps):
     for step in steps:
         importance_path(run.path, step).parent.mkdir(exist_ok=True)
         digest = write_table(importance_path(run.path, step), columns(step))
-        entries.append({"step": step, "importance_sha256": digest})
+        entries.append({"step": step, "tables": {"importance": digest}})
     info = run.info | {"live": {"checkpoints": entries}}
     tokens = {str(name): column.to_numpy() for name, column in run.tokens.items()}
     measured = track._measured(run.path, info, tokens)
