@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dynamics.study import run_study
     from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.run import Run
+    from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
     from dynamics.training.train import train
 
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "StudySettings",
     "attribute",
+    "changed_tokens",
     "count_corpus",
     "load_model",
     "open_series",
@@ -44,6 +46,7 @@ _HOMES = {
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",
+    "changed_tokens": "dynamics.tracking.tokens",
     "count_corpus": "dynamics.corpus.count",
     "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",

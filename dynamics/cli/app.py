@@ -9,6 +9,7 @@ from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
 from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
+app.command()(tokens)
 
 Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
 Overrides = Annotated[

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dynamics.statistics.vocabulary import VocabularyRule, swept
+from dynamics.tracking.importance_findings import importance_findings, measured_importances
 from dynamics.tracking.run import Run
 from dynamics.tracking.slopes import CAUSAL, OBSERVED
 
@@ -70,7 +71,7 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         sentences.append(_never_seen(run, unused_row_factor))
     if "twin_of" in run.tokens:
         sentences += _twins(run)
-    return [*sentences, _open(run)]
+    return [*sentences, *importance_findings(run), _open(run)]
 
 
 def _start(run: Run) -> str:
@@ -198,9 +199,22 @@ def _open(run: Run) -> str:
     )
     return (
         "Not decided here: whether another seed, corpus or optimizer gives the same (tokens of one "
-        "training are not replicates of training); whether a norm that tracks frequency also "
-        "encodes importance (nothing here measures importance); what raw output norms mean (a "
-        f"vector added to every row changes no prediction). {sweep}."
+        f"training are not replicates of training); {_open_on_importance(run)}what raw output "
+        f"norms mean (a vector added to every row changes no prediction). {sweep}."
+    )
+
+
+def _open_on_importance(run: Run) -> str:
+    if not measured_importances(run):
+        return (
+            "whether a norm that tracks frequency also encodes importance (nothing here measures "
+            "importance); "
+        )
+    if run.trends["statistic"].str.startswith("surgery_").any():
+        return ""
+    return (
+        "whether a norm that correlates with importance does anything in the model (only changing "
+        "it would tell); "
     )
 
 

@@ -28,6 +28,8 @@ from dynamics.files import sha256_file, write_json
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
 from dynamics.tracking.exposed import EXPOSURE, Exposed, Exposure, check_exposed, exposure_columns
+from dynamics.tracking.importance_trends import importance_rows
+from dynamics.tracking.importances import read_importances
 from dynamics.tracking.measures import NEED_ALL_ROWS
 from dynamics.tracking.resume import resume, resume_live
 from dynamics.tracking.run import (
@@ -423,7 +425,12 @@ def finish(
     if tokens is not None:
         measured = _measured(output, info, tokens)
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
-        trends = [*trend_rows(measured, rule), *slope_rows(measured, rule)]
+        importances = read_importances(output, info, measured.tokens)
+        trends = [
+            *trend_rows(measured, rule),
+            *slope_rows(measured, rule),
+            *importance_rows(measured, importances, rule),
+        ]
         profile = list(profile_rows(measured, rule))
     for folder in (MATRIX_ROWS, LIVE_ROWS):
         trends += stored_rows(output, folder)
