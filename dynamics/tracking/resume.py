@@ -12,7 +12,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.tensors import digest
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file
-from dynamics.tracking.run import measures_path, read_info
+from dynamics.tracking.run import measures_path, read_info, rows_path
 
 
 def resume(
@@ -55,9 +55,14 @@ def resume(
     return {
         entry["step"]: entry
         for entry in found["checkpoints"]
-        if (path := measures_path(output, entry["step"])).exists()
-        and sha256_file(path) == entry["table_sha256"]
+        if _whole(measures_path(output, entry["step"]), entry["table_sha256"])
+        and _whole(rows_path(output, "matrices", entry["step"]), entry["matrices_sha256"])
     }
+
+
+def _whole(path: Path, sha256: str | None) -> bool:
+    """Whether a table is the one that was written; one that was not has no digest."""
+    return sha256 is None or (path.exists() and sha256_file(path) == sha256)
 
 
 def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndarray | None) -> bool:

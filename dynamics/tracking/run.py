@@ -3,6 +3,7 @@
     run.json                      settings, versions, digests; equal inputs give equal bytes
     tokens.parquet                one row per token: what does not change over steps
     measures/step-NNNNNNNN.parquet  one row per token: what was measured at that step
+    matrices/step-NNNNNNNN.parquet  rows of trends.parquet: what the matrices say at that step
     trends.parquet                one row per step and statistic
     profile.parquet               one row per step, measure and frequency bin
 
@@ -10,7 +11,7 @@ V tokens, K steps.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from jaxtyping import Bool, Float32
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
+
+Row = Mapping[str, Any]
 
 
 class Run:
@@ -82,7 +85,7 @@ class Run:
 
     @cached_property
     def trends(self) -> pd.DataFrame:
-        """One row per step and statistic, with interval, band and null; empty without counts."""
+        """One row per step and statistic, with interval, band and null where there are."""
         return read_table(self.path / "trends.parquet", self.info["tables"]["trends.parquet"])
 
     def trend(
@@ -179,6 +182,31 @@ def read_info(run: Path) -> dict[str, Any]:
 def measures_path(run: Path, step: int) -> Path:
     """Where the table of a step lies in a run folder."""
     return run / "measures" / f"step-{step:08d}.parquet"
+
+
+def rows_path(run: Path, folder: str, step: int) -> Path:
+    """Where a run folder keeps the rows of trends that were computed at a step."""
+    return run / folder / f"step-{step:08d}.parquet"
+
+
+def stored_rows(run: Path, folder: str, checkpoints: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Rows of trends that were computed at each checkpoint, in order.
+
+    Args:
+        run: The run folder.
+        folder: Of which kind, such as `matrices`.
+        checkpoints: As in `run.json`; `FOLDER_sha256` is the table's digest, or None where there is
+            no table.
+
+    Raises:
+        OutputError: A table is missing or its bytes have changed.
+    """
+    tables = [
+        read_table(rows_path(run, folder, entry["step"]), sha256)
+        for entry in checkpoints
+        if (sha256 := entry[f"{folder}_sha256"]) is not None
+    ]
+    return [row for table in tables for row in table.to_dict("records")]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:

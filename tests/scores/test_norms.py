@@ -5,7 +5,7 @@ from scipy.stats import ortho_group
 
 from dynamics.scores.norms import (
     CHUNK_ROWS,
-    _chunks,
+    chunks,
     displacement,
     embedding_norm,
     mean_row,
@@ -184,7 +184,7 @@ def test_chunks_share_one_buffer_of_a_thousand_rows(matrix):
     starts, sizes, buffers = zip(
         *(
             (start, len(rows), rows.untyped_storage().data_ptr())
-            for start, rows in _chunks(stored, torch.float32)
+            for start, rows in chunks(stored, torch.float32)
         ),
         strict=True,
     )

@@ -122,13 +122,13 @@ def test_work_that_begins_after_the_end_reads_nothing(remote, reads):
 
 def test_a_read_that_ends_after_the_end_is_not_kept(remote, reads, monkeypatch):
     asked = References(remote.checkpoints[0])
-    stored = references._stored
+    stored = references.stored
 
     def late(checkpoint, role, rows):
         asked.end()
         return stored(checkpoint, role, rows)
 
-    monkeypatch.setattr(references, "_stored", late)
+    monkeypatch.setattr(references, "stored", late)
     asked.get("input_embedding")
     assert len(reads) == 1
     assert alive(reads) == []
