@@ -195,6 +195,10 @@ def track(
             help="Read these rows only, 0:1000 or 5,17,290; what needs every row is left out."
         ),
     ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
+    ] = False,
     allow_flagged: Annotated[
         bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
     ] = False,
@@ -246,6 +250,7 @@ def track(
             steps=steps,
             rule=rule,
             rows=rows,
+            everything=everything,
             command=_command(),
             allow_flagged=allow_flagged,
             exposure=exposure,

@@ -34,7 +34,7 @@ def second_moment(
         if shift is not None:
             rows.sub_(shift.to(dtype))
         if weights is not None:
-            rows.mul_(weights[start : start + len(rows), None].sqrt().to(dtype))
+            rows.mul_(weights[start : start + len(rows), None].to(dtype).sqrt())
         array = rows.numpy()
         total += torch.from_numpy(array.T @ array)  # numpy computes one triangle, torch both
     return total / mass

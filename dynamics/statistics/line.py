@@ -48,14 +48,10 @@ def least_squares_line(
     x, y = finite(x, "x").astype(np.float64), finite(y, "y").astype(np.float64)
     if len(x) != len(y):
         raise ValueError(
-            f"x has {len(x)} values and y has {len(y)}; they must be of the same token"
+            f"x has {len(x)} values and y has {len(y)}; give the same tokens"
         )
     nothing = LineEstimate(float("nan"), len(x), np.full(len(x), np.nan))
-    if not through_origin:
-        constant = len(x) == 0 or np.ptp(x) == 0
-    else:
-        constant = not x.any()
-    if constant:
+    if not x.any() or (not through_origin and np.ptp(x) == 0):
         return nothing, nothing
     deviation = y - y.mean()
     left, right = (x, y) if through_origin else (x - x.mean(), deviation)

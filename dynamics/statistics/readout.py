@@ -13,14 +13,14 @@ from scipy.special import stdtrit
 from dynamics.statistics.intervals import Interval
 
 FOLDS = 10
-PENALTIES = 10.0 ** np.arange(-5, 3)
+PENALTIES = 10.0 ** np.arange(-4, 2)
 """Penalties that are tried, relative to the mean variance of the features."""
 
-_TO_CHOOSE, _TO_PREDICT = 1e-7, 1e-14
-"""Share of a fit's squared error at which conjugate gradients stop."""
+_TO_CHOOSE, _TO_PREDICT = 1e-10, 1e-17
+"""Share of the squared error of every fit that conjugate gradients may leave."""
 
 
-Solutions = Float[np.ndarray, "fits F L"]
+Solutions = Float[np.ndarray, "F fits L"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +86,38 @@ def fold_of(n: int) -> Integer[np.ndarray, " n"]:
     return np.random.default_rng(0).permutation(np.arange(n) % FOLDS)
 
 
-def moments(folds: Iterable[tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]]) -> Moments:
+def moments(
+    folds: Iterable[tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]],
+    features: Sequence[slice] = (slice(None),),
+) -> list[Moments]:
     """The moments of folds, given as features and target of their tokens.
 
-    Products of features are summed in the features' precision, everything else in float64. Give
-    features near mean 0, so that nothing cancels.
+    Products with features are summed in the features' precision, everything else in float64. Give
+    features and target near mean 0, so that nothing cancels.
+
+    Args:
+        folds: Features and target of each fold.
+        features: The sets of features to take moments of.
     """
-    n, x, y, xx, xy, yy = [], [], [], [], [], []
-    for features, target in folds:
-        n.append(len(target))
-        x.append(features.sum(axis=0, dtype=np.float64))
-        y.append(target.sum())
-        xx.append((features.T @ features).astype(np.float64))
-        xy.append(target @ features.astype(np.float64))
-        yy.append(target @ target)
-    return Moments(*map(np.array, (n, x, y)), np.stack(xx), np.array(xy), np.array(yy))
+    sums = [([], [], [], [], [], []) for _ in features]
+    for whole, target in folds:
+        for chosen, (n, x, y, xx, xy, yy) in zip(features, sums, strict=True):
+            part = whole[:, chosen]
+            n.append(len(target))
+            x.append(part.sum(axis=0, dtype=np.float64))
+            y.append(target.sum())
+            xx.append(part.T @ part)
+            xy.append(target.astype(part.dtype) @ part)
+            yy.append(target @ target)
+    return [
+        Moments(
+            *map(np.array, (n, x, y)),
+            np.array(xx, dtype=np.float64),
+            np.array(xy, dtype=np.float64),
+            np.array(yy),
+        )
+        for n, x, y, xx, xy, yy in sums
+    ]
 
 
 def cross_validated_ridge(folds: Moments) -> Readout:
@@ -118,17 +135,13 @@ def cross_validated_ridge(folds: Moments) -> Readout:
     """
     count = len(folds.n)
     system = _System(folds)
-    next_fold = (np.arange(count) + 1) % count
-    inner = system.fit([(k, after) for k, after in enumerate(next_fold)], PENALTIES, _TO_CHOOSE)
-    errors = np.stack(
-        [_squared_error(folds, *each) for each in zip(next_fold, *inner, strict=True)]
-    )
-    chosen = PENALTIES[errors.argmin(axis=1)]
-    outer = [(k,) for k in range(count)]
-    intercepts, weights = system.fit(outer, chosen[:, np.newaxis], _TO_PREDICT)
-    left = np.array(
-        [_squared_error(folds, k, intercepts[k], weights[k]).item() for k in range(count)]
-    )
+    after = (np.arange(count) + 1) % count
+    pairs = list(enumerate(after))
+    errors = _squared_errors(folds, after, *system.fit(pairs, PENALTIES[np.newaxis], _TO_CHOOSE))
+    chosen = PENALTIES[errors.argmin(axis=1), np.newaxis]
+    each = [(k,) for k in range(count)]
+    fitted = system.fit(each, chosen, _TO_PREDICT)
+    left = _squared_errors(folds, np.arange(count), *fitted)[:, 0]
     means = (folds.y.sum() - folds.y) / (folds.n.sum() - folds.n)
     whole = folds.yy - 2 * means * folds.y + folds.n * means**2
     total = whole.sum() if whole.sum() > 0 else np.nan
@@ -152,62 +165,67 @@ class _System:
     def fit(
         self,
         left_out: Sequence[tuple[int, ...]],
-        penalties: Float[np.ndarray, "..."],
-        precision: float,
+        penalties: Float[np.ndarray, "#fits L"],
+        left: float,
     ) -> tuple[Float[np.ndarray, "fits L"], Solutions]:
         """Intercepts and weights, for each choice of folds to leave out and each penalty.
 
         Args:
             left_out: The folds that each fit leaves out.
-            penalties: L penalties for all fits, or a row of them for each.
-            precision: Share of the squared error at which a fit counts as solved.
+            penalties: A row of L penalties for each fit, or one for all.
+            left: Share of the squared error that may be left.
         """
-        folds, out = self._folds, np.zeros((len(left_out), len(self._folds.n)))
+        folds = self._folds
+        out = np.zeros((len(left_out), len(folds.n)))
         for at, those in enumerate(left_out):
             out[at, list(those)] = 1
         n = self._n - out @ folds.n
-        mean = (folds.x.sum(axis=0) - out @ folds.x) / n[:, np.newaxis]
+        mean = ((folds.x.sum(axis=0) - out @ folds.x) / n[:, np.newaxis]).T
         mean_y = (folds.y.sum() - out @ folds.y) / n
-        xy = folds.xy.sum(axis=0) - out @ folds.xy - mean * (n * mean_y)[:, np.newaxis]
-        ridge = n[:, np.newaxis, np.newaxis] * self._scale * np.atleast_2d(penalties)[:, np.newaxis]
-        diagonal = n[:, np.newaxis, np.newaxis] * self._variances[:, np.newaxis] + ridge
+        xy = (folds.xy.sum(axis=0) - out @ folds.xy).T - mean * (n * mean_y)
+        ridge = n[:, np.newaxis] * self._scale * penalties
+        diagonal = n[:, np.newaxis] * self._variances[:, np.newaxis, np.newaxis] + ridge
 
         def times_matrix(w: Solutions) -> Solutions:
-            product = self._xx @ w + ridge * w
-            for at, those in enumerate(left_out):
-                product[at] -= n[at] * np.outer(mean[at], mean[at] @ w[at])
-                for fold in those:
-                    product[at] -= folds.xx[fold] @ w[at]
+            product = _times(self._xx, w) + ridge * w
+            product -= (n * mean)[:, :, np.newaxis] * np.einsum("fk,fkl->kl", mean, w)
+            for fold, without in enumerate(out.T == 1):
+                if without.any():
+                    product[:, without] -= _times(folds.xx[fold], w[:, without])
             return product
 
         def nearly_solved(rest: Solutions) -> Solutions:
-            return self._axes @ ((self._axes.T @ rest) / diagonal)
+            return _times(self._axes, _times(self._axes.T, rest) / diagonal)
 
         rest = np.repeat(xy[:, :, np.newaxis], ridge.shape[-1], axis=2)
-        weights = _conjugate_gradients(times_matrix, nearly_solved, rest, precision)
-        return mean_y[:, np.newaxis] - np.einsum("kf,kfl->kl", mean, weights), weights
+        weights = _conjugate_gradients(times_matrix, nearly_solved, rest, left)
+        return mean_y[:, np.newaxis] - np.einsum("fk,fkl->kl", mean, weights), weights
+
+
+def _times(matrix: Float[np.ndarray, "F F"], w: Solutions) -> Solutions:
+    return (matrix @ w.reshape(len(w), -1)).reshape(w.shape)
 
 
 def _conjugate_gradients(
     times_matrix: Callable[[Solutions], Solutions],
     nearly_solved: Callable[[Solutions], Solutions],
     rest: Solutions,
-    precision: float,
+    left: float,
 ) -> Solutions:
-    """Solve `times_matrix(w) = rest` for every fit (axis 0) and penalty (axis 2) at once."""
+    """Solve `times_matrix(w) = rest` for every fit and penalty at once."""
     solution = np.zeros_like(rest)
     towards = direction = nearly_solved(rest)
-    energy = (rest * towards).sum(axis=1, keepdims=True)
-    enough = precision * energy
-    for _ in range(2 * rest.shape[1] + 10):  # exact arithmetic needs as many as there are features
+    energy = (rest * towards).sum(axis=0)
+    enough = left * energy
+    for _ in range(2 * len(rest) + 10):  # exact arithmetic needs as many as there are features
         if (energy <= enough).all():
             break
         product = times_matrix(direction)
-        step = _ratio(energy, (direction * product).sum(axis=1, keepdims=True))
+        step = _ratio(energy, (direction * product).sum(axis=0))
         solution = solution + step * direction
         rest = rest - step * product
         towards = nearly_solved(rest)
-        before, energy = energy, (rest * towards).sum(axis=1, keepdims=True)
+        before, energy = energy, (rest * towards).sum(axis=0)
         direction = towards + _ratio(energy, before) * direction
     return solution
 
@@ -217,10 +235,21 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
-def _squared_error(
-    folds: Moments, fold: int, intercept: Float[np.ndarray, " L"], w: Float[np.ndarray, "F L"]
-) -> Float[np.ndarray, " L"]:
-    """Sum of squared errors over a fold, for each of L fits."""
-    x = folds.x[fold] @ w
-    squared = folds.n[fold] * intercept**2 + 2 * intercept * x + (w * (folds.xx[fold] @ w)).sum(0)
-    return folds.yy[fold] - 2 * (intercept * folds.y[fold] + folds.xy[fold] @ w) + squared
+def _squared_errors(
+    folds: Moments,
+    on: Integer[np.ndarray, " fits"],
+    intercepts: Float[np.ndarray, "fits L"],
+    weights: Solutions,
+) -> Float[np.ndarray, "fits L"]:
+    """Sum of squared errors of each fit over the tokens of one fold."""
+    errors = np.empty_like(intercepts)
+    for fit, (fold, a) in enumerate(zip(on, intercepts, strict=True)):
+        w = weights[:, fit]
+        cross = a * folds.y[fold] + folds.xy[fold] @ w
+        squared = folds.n[fold] * a**2 + 2 * a * (folds.x[fold] @ w) + _quadratic(folds.xx[fold], w)
+        errors[fit] = folds.yy[fold] - 2 * cross + squared
+    return errors
+
+
+def _quadratic(matrix: Float[np.ndarray, "F F"], w: Float[np.ndarray, "F L"]) -> np.ndarray:
+    return (w * (matrix @ w)).sum(axis=0)

@@ -24,7 +24,7 @@ from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.measures import View
 from dynamics.tracking.trends import LEVEL, TREND_COLUMNS, Row
 
-MOST_ROWS = 16_384
+MOST_ROWS = 8192
 """Rows that enter a quantity whose cost grows with rows times D^2, unless everything is asked for.
 
 The same ones at every step, drawn at random; `n` says how many.
@@ -211,12 +211,13 @@ def _folds(
     """Moments of the folds for each set of predictors.
 
     Predictors are centred and divided by one number for each kind (row, unit row, norm), so that
-    their mean variance is 1 and directions keep their shape. A row of zeros has a unit row of zeros.
+    their mean variance is 1 and directions keep their shape. The unit row of zeros is zeros.
     """
+    target = target - target[0]  # equal ones are zeros then, without rounding
+    target = target - target.mean()
     fold = fold_of(len(ids))
     parts = [(torch.from_numpy(ids[fold == k]), target[fold == k]) for k in np.unique(fold)]
     width = matrix.shape[1]
-    kinds = (slice(0, width), slice(width, 2 * width), slice(2 * width, None))
     dtype = torch.promote_types(matrix.dtype, torch.float32)
 
     def features(part: Integer[Tensor, " n"]) -> Float[Tensor, "n F"]:
@@ -226,23 +227,24 @@ def _folds(
 
     total, squares = torch.zeros(2, 2 * width + 1, dtype=torch.float64)
     for part, _ in parts:
-        values = features(part).double()
-        total += values.sum(dim=0)
-        squares += values.square().sum(dim=0)
+        values = features(part)
+        total += values.sum(dim=0, dtype=torch.float64)
+        squares += values.square_().sum(dim=0, dtype=torch.float64)
     mean = total / len(ids)
     variance = (squares / len(ids) - mean**2).clamp_(min=0)
-    scale = torch.empty_like(mean)
-    for kind in kinds:
-        scale[kind] = variance[kind].mean().sqrt()
-    scale[scale == 0] = 1
+    scale = torch.ones_like(mean)
+    for kind in (slice(0, width), slice(width, 2 * width), slice(2 * width, None)):
+        if deviation := variance[kind].mean().sqrt():
+            scale[kind] = deviation
+    mean, scale = mean.to(dtype), scale.to(dtype)
 
-    def of(kinds: slice) -> Moments:
-        return moments(
-            (((features(part) - mean) / scale)[:, kinds].to(dtype).numpy(), values - target.mean())
+    rows, units_and_norm = moments(
+        (
+            (features(part).sub_(mean).div_(scale).numpy(), values)
             for part, values in parts
-        )
-
-    rows, units_and_norm = of(kinds[0]), of(slice(width, None))
+        ),
+        [slice(0, width), slice(width, None)],
+    )
     return {
         "rows": rows,
         "unit_rows": units_and_norm.of(slice(0, width)),

@@ -185,7 +185,7 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
 WHITENED = "input_embedding_norm_whitened"
 """Measured when the output embedding is at hand, hence by full name and not among `MEASURES`."""
 
-SLOW = tuple(name for name in MEASURES if name.startswith("unused")) + ("norm_whitened",)
+SLOW = (*(name for name in MEASURES if name.startswith("unused")), "norm_whitened")
 """Measures that are taken when everything is asked for."""
 
 NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded", *SLOW)
