@@ -103,6 +103,10 @@ def track(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models are run.")
     ] = "auto",
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -174,6 +178,7 @@ def track(
             rows=rows,
             command=command_line(),
             allow_flagged=allow_flagged,
+            everything=everything,
             exposure=exposure,
             exposed=exposed,
             live=live,

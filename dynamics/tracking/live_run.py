@@ -14,18 +14,22 @@ from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.weights import Weights
 from dynamics.corpus.counts import Counts
 from dynamics.errors import MismatchError, OutputError
-from dynamics.files import PARTIAL, sha256_file, whole_folder, write_json
+from dynamics.files import PARTIAL, whole_folder, write_json
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.measures import ROLES
+from dynamics.tracking.measuring import Wanted, measure_tensors
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.references import StoredRows
-from dynamics.tracking.resume import first_difference
-from dynamics.tracking.run import measures_path, read_info, write_table
+from dynamics.tracking.resume import first_difference, is_whole
+from dynamics.tracking.run import MATRIX_ROWS, measures_path, read_info, step_path, write_table
 from dynamics.tracking.track import check_enough, describe, finish, token_columns
-from dynamics.tracking.walk import measure_tensors
+from dynamics.tracking.trends import in_columns
 
 FIRST = "first"
 """Folder of the embeddings at the first step, which distances are taken to after a restart too."""
+
+FOLDERS = {"measures": "table_sha256", MATRIX_ROWS: "matrices_sha256"}
+"""Folders of the tables of a step, and where `run.json` keeps their digests."""
 
 _COMMAND = "NormDynamicsCallback"
 
@@ -99,21 +103,30 @@ class LiveRun:
         """
         if not self.measured:
             self._keep_first(model)
-        columns, digests = measure_tensors(model, model.tensor, self._first, self.tokens)
+        taken = measure_tensors(
+            model,
+            Wanted(self.tokens, rule=parse_rule(self.rule)),
+            read=model.tensor,
+            first=self._first,
+            again=lambda matrix: matrix,
+        )
         entry = {
             "step": model.step,
             "name": f"step-{model.step}",
             "tokens_seen": tokens_seen,
             "commit": None,
             "file_sha256": {},
-            "tensor_sha256": digests,
-            "table_sha256": write_table(measures_path(self.output, model.step), columns),
+            "tensor_sha256": taken.tensor_sha256,
+            "table_sha256": write_table(measures_path(self.output, model.step), taken.columns),
+            "matrices_sha256": write_table(
+                step_path(self.output, MATRIX_ROWS, model.step), in_columns(taken.matrices)
+            ),
         }
         before = [each for each in self.info["checkpoints"] if each["step"] < model.step]
         self.info["checkpoints"] = [*before, entry]
-        self.info["measures"] = [name for name in columns if name != "token_id"]
+        self.info["measures"] = [name for name in taken.columns if name != "token_id"]
         self._write()
-        return {name: columns[name] for name in self.info["measures"]}
+        return {name: taken.columns[name] for name in self.info["measures"]}
 
     def finish(self) -> None:
         """Write the tables over all steps that are measured, as `dynamics track` does."""
@@ -142,7 +155,8 @@ class LiveRun:
         kept = {step: entry for step, entry in entries.items() if step <= model.step}
         self._check_whole(kept)
         for step in entries.keys() - kept.keys():
-            measures_path(self.output, step).unlink(missing_ok=True)
+            for folder in FOLDERS:
+                step_path(self.output, folder, step).unlink(missing_ok=True)
         for name in found["tables"]:
             (self.output / name).unlink(missing_ok=True)
         self.info["measures"] = found["measures"]
@@ -155,8 +169,8 @@ class LiveRun:
         damaged = [
             path
             for step, entry in kept.items()
-            if not (path := measures_path(self.output, step)).exists()
-            or sha256_file(path) != entry["table_sha256"]
+            for folder, digest_of in FOLDERS.items()
+            if not is_whole(path := step_path(self.output, folder, step), entry[digest_of])
         ]
         if not self._first_is_whole(kept[min(kept)]["tensor_sha256"]):
             damaged.append(self.output / FIRST)

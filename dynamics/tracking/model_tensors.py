@@ -49,11 +49,12 @@ class ModelTensors:
         return extract_model_from_parallel(self.model, keep_torch_compile=False)
 
     def _weight(self, role: Role) -> Any:
-        get = {
-            "input_embedding": self._network.get_input_embeddings,
-            "output_embedding": self._network.get_output_embeddings,
-        }
-        return getattr(get[role](), "weight", None)
+        if role == "input_embedding":
+            return getattr(self._network.get_input_embeddings(), "weight", None)
+        if role in ("output_embedding", "output_bias"):
+            name = role.removeprefix("output_").replace("embedding", "weight")
+            return getattr(self._network.get_output_embeddings(), name, None)
+        return self._named.get(self._roles.get(role, ""))
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -71,11 +72,11 @@ class ModelTensors:
         return {} if family is None else find_roles(FAMILIES[family], self._named)
 
     def has(self, role: Role) -> bool:
-        """Whether the model has an embedding in this role."""
+        """Whether the model has a tensor in this role."""
         return isinstance(self._weight(role), Tensor)
 
     def tensor(self, role: Role) -> Tensor:
-        """An embedding on the CPU, in the dtype it is trained in; a view where it is there."""
+        """The tensor on the CPU, in the dtype it is trained in; a view where it is there."""
         return self._weight(role).detach().cpu()
 
     @property

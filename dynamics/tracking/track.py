@@ -25,12 +25,15 @@ from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, MismatchError
 from dynamics.files import sha256_file, write_json
+from dynamics.statistics.departures import departures
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.audit import cheap_audit
 from dynamics.tracking.exposed import EXPOSURE, Exposed, Exposure, check_exposed, exposure_columns
 from dynamics.tracking.importance_trends import importance_rows
 from dynamics.tracking.importances import read_importances
-from dynamics.tracking.measures import NEED_ALL_ROWS
+from dynamics.tracking.matrices import MATRICES
+from dynamics.tracking.measures import NEED_ALL_ROWS, ROLES, SLOW
+from dynamics.tracking.measuring import Wanted
 from dynamics.tracking.resume import resume, resume_live
 from dynamics.tracking.run import (
     LIVE_ROWS,
@@ -38,6 +41,7 @@ from dynamics.tracking.run import (
     Run,
     measures_path,
     read_table,
+    step_path,
     stored_rows,
     write_table,
 )
@@ -45,9 +49,9 @@ from dynamics.tracking.slopes import slope_rows
 from dynamics.tracking.trends import (
     FEWEST_TOKENS,
     PROFILE_COLUMNS,
-    TREND_COLUMNS,
     Row,
     TrendInput,
+    in_columns,
     profile_rows,
     trend_rows,
 )
@@ -117,6 +121,7 @@ def track(
     steps: str = "all",
     rule: str = "count>=10",
     rows: str | None = None,
+    everything: bool = False,
     command: str = "",
     allow_flagged: bool = False,
     exposure: Exposure = "auto",
@@ -139,6 +144,7 @@ def track(
         rule: Vocabulary rule of the main statistics.
         rows: Which rows to read, such as `0:1000` or `5,17,290`; all when None. Measures that
             need every row are then left out, statistics are of these rows.
+        everything: Take slow measures too, and all rows where a part of them will do.
         command: Recorded in the run, as what made it.
         allow_flagged: Keep steps that the cheap audit finds wrong; otherwise they are left out,
             and the run says so.
@@ -194,9 +200,11 @@ def track(
         training = training_folder(series)
         asked = prepare_live(live, chosen, counts, tokens, keeps, training, report)
     info = _describe(chosen, counts, rule, steps, command)
+    info["settings"]["all"] = everything
     if selection is not None:
         info["settings"]["rows"] = str(selection)
-        info["measures_left_out"] = list(NEED_ALL_ROWS)
+        wanted = [name for name in NEED_ALL_ROWS if everything or name not in SLOW]
+        info["measures_left_out"] = [*wanted, *MATRICES]
     if exposed is not None:
         info["settings"]["stream"] = exposed.describe()
     info["series"]["left_out"] = {str(step): why for step, why in left_out.items()}
@@ -209,13 +217,20 @@ def track(
     seen = exposure_columns(exposed, chosen, counts, exposure)
     missing = [checkpoint for checkpoint in chosen if checkpoint.step not in done]
     with closing(
-        walk(missing, chosen.checkpoints[0], tokens, rows=ids, executor=executor, ahead=ahead)
+        walk(
+            missing,
+            chosen.checkpoints[0],
+            Wanted(tokens, ids, keeps, everything),
+            executor=executor,
+            ahead=ahead,
+        )
     ) as results:
         for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
             on_checkpoint(at, len(chosen))
             if checkpoint.step not in done:
                 result = next(results)
-                names = [name for name in result.columns if name != "token_id"]
+                taken = result.taken
+                names = [name for name in taken.columns if name != "token_id"]
                 if differing := set(names) ^ set(info["measures"] or names):
                     raise MeasureError(
                         f"{checkpoint.store.name} has other tensors than the steps before: they do "
@@ -224,20 +239,24 @@ def track(
                 info["measures"] = names
                 table = write_table(
                     measures_path(output, checkpoint.step),
-                    result.columns
+                    taken.columns
                     | {
                         name: column if ids is None else column[ids]
                         for name, column in used.items()
                     },
                 )
+                matrices = step_path(output, MATRIX_ROWS, checkpoint.step)
                 done[checkpoint.step] = {
                     "step": checkpoint.step,
                     "name": checkpoint.name,
                     "tokens_seen": checkpoint.tokens_seen,
                     "commit": result.commit,
                     "file_sha256": result.file_sha256,
-                    "tensor_sha256" if ids is None else "rows_sha256": result.tensor_sha256,
+                    "tensor_sha256" if ids is None else "rows_sha256": taken.tensor_sha256,
                     "table_sha256": table,
+                    "matrices_sha256": write_table(matrices, in_columns(taken.matrices))
+                    if ids is None
+                    else None,
                 }
             info["checkpoints"] = [done[step] for step in sorted(done)]
             write_json(output / "run.json", info)
@@ -419,7 +438,9 @@ def finish(
         ids: Ids of the rows that were read, all of them when None.
     """
     token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
-    tables: dict[str, Mapping[str, Any]] = {"tokens.parquet": tokens or token_ids}
+    tables: dict[str, Mapping[str, Any]] = {
+        "tokens.parquet": {**(tokens or token_ids), **_departures(output, info)}
+    }
     trends: list[Row] = []
     profile: list[Row] = []
     if tokens is not None:
@@ -432,16 +453,36 @@ def finish(
             *importance_rows(measured, importances, rule),
         ]
         profile = list(profile_rows(measured, rule))
-    for folder in (MATRIX_ROWS, LIVE_ROWS):
-        trends += stored_rows(output, folder)
-    for name, rows, columns in (
-        ("trends.parquet", trends, TREND_COLUMNS),
-        ("profile.parquet", profile, PROFILE_COLUMNS),
-    ):
-        tables[name] = {column: [row[column] for row in rows] for column in columns}
+    of_matrices = {entry["step"]: entry["matrices_sha256"] for entry in info["checkpoints"]}
+    of_models = {
+        entry["step"]: entry["tables"].get(LIVE_ROWS)
+        for entry in info.get("live", {}).get("checkpoints", ())
+    }
+    trends += stored_rows(output, MATRIX_ROWS, of_matrices)
+    trends += stored_rows(output, LIVE_ROWS, of_models)
+    tables["trends.parquet"] = in_columns(trends)
+    tables["profile.parquet"] = in_columns(profile, PROFILE_COLUMNS)
     info["tables"] = {name: write_table(output / name, table) for name, table in tables.items()}
     info["finished"] = True
     write_json(output / "run.json", info)
+
+
+def _departures(output: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    """At which step each row leaves its initialisation, per embedding; empty for a single step."""
+    steps = [entry["step"] for entry in info["checkpoints"]]
+    columns = {
+        f"left_initialisation_{role.removesuffix('_embedding')}": f"{role}_cosine_to_first"
+        for role in ROLES
+        if f"{role}_cosine_to_first" in info["measures"]
+    }
+    if len(steps) < 2:
+        return {}
+    cosines = {name: [] for name in columns}
+    for entry in info["checkpoints"]:
+        table = read_table(measures_path(output, entry["step"]), entry["table_sha256"])
+        for name, measure in columns.items():
+            cosines[name].append(table[measure].to_numpy())
+    return {name: departures(steps, np.stack(rows)) for name, rows in cosines.items()}
 
 
 def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> TrendInput:

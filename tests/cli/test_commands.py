@@ -305,7 +305,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(dynamics, shared, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dynamics.tracking.walk.measure", interrupted)
+        patched.setattr("dynamics.tracking.measuring.measure", interrupted)
         status, out, err = dynamics("track", shared / "series", "-o", tmp_path / "run")
         assert (status, out) == (130, "")
         assert err.endswith("dynamics: interrupted; the same command goes on from there\n")
