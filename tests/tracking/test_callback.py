@@ -12,7 +12,7 @@ import transformers as hf
 from dynamics import NormDynamicsCallback, Run, open_series, track
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError, StepError
 from dynamics.report.figures import plot
-from dynamics.tracking.live import ModelTensors
+from dynamics.tracking.model_tensors import ModelTensors
 from tests.tracking.synthetic import VOCABULARY, files_of, make_counts
 from tests.tracking.trainings import STEPS, StopAfter, Stopped, build, trainer
 
@@ -245,6 +245,18 @@ class TestReports:
         assert [step for step, line in reports.lines if "input_embedding_norm_mean" in line] == [
             0, 3, STEPS,
         ]  # fmt: skip
+
+    def test_they_stand_in_the_trainers_own_tensorboard_file(self, tmp_path):
+        pytest.importorskip("tensorboard", reason="the extra dynamics[trackers] is missing")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        callback = NormDynamicsCallback(tmp_path / "run", steps="1")
+        trainer(tmp_path / "training", callback, report_to="tensorboard").train()
+        (file,) = (tmp_path / "training").rglob("events.out.tfevents.*")
+        events = EventAccumulator(str(file)).Reload()
+        points = events.Scalars("train/input_embedding_norm_mean")
+        assert [point.step for point in points] == [0, 1, STEPS]
+        assert events.Scalars("train/loss")
 
     def test_without_counts_there_are_means_alone(self, tmp_path):
         reports = Reports()

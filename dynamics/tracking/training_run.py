@@ -16,7 +16,7 @@ from dynamics.corpus.counts import Counts
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file, whole_folder, write_json
 from dynamics.statistics.vocabulary import parse_rule
-from dynamics.tracking.live import ModelTensors
+from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.measures import ROLES
 from dynamics.tracking.references import StoredRows
 from dynamics.tracking.resume import first_difference
@@ -30,7 +30,7 @@ FIRST = "first"
 _COMMAND = "NormDynamicsCallback"
 
 
-class LiveRun:
+class TrainingRun:
     """What `dynamics track` would write of the checkpoints of a training, step by step.
 
     Args:
