@@ -1,1 +1,1 @@
-"""Importance: what a model does with each token of its vocabulary, measured while it runs."""
+"""What the model does with each token of its vocabulary, in frozen contexts of the corpus."""

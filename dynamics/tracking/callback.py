@@ -20,8 +20,8 @@ from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.steps import parse
-from dynamics.tracking.live_run import LiveRun
 from dynamics.tracking.model_tensors import ModelTensors
+from dynamics.tracking.training_run import TrainingRun
 
 
 class NormDynamicsCallback(TrainerCallback):
@@ -71,7 +71,7 @@ class NormDynamicsCallback(TrainerCallback):
         self._counts = (
             counts if counts is None or isinstance(counts, Counts) else read_counts(counts)
         )
-        self._run = LiveRun(
+        self._run = TrainingRun(
             output, counts=self._counts, steps=steps, rule=rule, name=name or output.resolve().name
         )
         self._due: set[int] = set()

@@ -246,6 +246,18 @@ class TestReports:
             0, 3, STEPS,
         ]  # fmt: skip
 
+    def test_they_stand_in_the_trainers_own_tensorboard_file(self, tmp_path):
+        pytest.importorskip("tensorboard", reason="the extra dynamics[trackers] is missing")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        callback = NormDynamicsCallback(tmp_path / "run", steps="1")
+        trainer(tmp_path / "training", callback, report_to="tensorboard").train()
+        (file,) = (tmp_path / "training").rglob("events.out.tfevents.*")
+        events = EventAccumulator(str(file)).Reload()
+        points = events.Scalars("train/input_embedding_norm_mean")
+        assert [point.step for point in points] == [0, 1, STEPS]
+        assert events.Scalars("train/loss")
+
     def test_without_counts_there_are_means_alone(self, tmp_path):
         reports = Reports()
         callback = NormDynamicsCallback(tmp_path / "run", steps="1")

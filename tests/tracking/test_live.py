@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dynamics.tracking.live import LiveSettings
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import (
@@ -20,7 +21,6 @@ from dynamics.importance.importances import measure_importances
 from dynamics.importance.probes import ProbeSettings, sample_probes
 from dynamics.models.load import load_model
 from dynamics.tracking import live as module
-from dynamics.tracking.live import LiveSettings
 from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.models import tiny

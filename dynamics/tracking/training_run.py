@@ -34,7 +34,7 @@ FOLDERS = {"measures": "table_sha256", MATRIX_ROWS: "matrices_sha256"}
 _COMMAND = "NormDynamicsCallback"
 
 
-class LiveRun:
+class TrainingRun:
     """What `dynamics track` would write of the checkpoints of a training, step by step.
 
     Args:
