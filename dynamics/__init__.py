@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
+    from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.run import Run
     from dynamics.tracking.track import track
     from dynamics.training.train import train
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointSeries",
     "Counts",
+    "NormDynamicsCallback",
     "Run",
     "StudySettings",
     "attribute",
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
+    "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",

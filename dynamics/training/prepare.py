@@ -15,6 +15,7 @@ from dynamics import steps as step_language
 from dynamics.config import StudySettings
 from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
+from dynamics.corpus.information import InformationSettings
 from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -172,7 +173,10 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
             "larger corpus or fewer steps, or raise training.max_passes if that is meant"
         )
     vocab_size = model_vocab_size(settings, stream)
-    count_stream(stream, tokenizer, vocab_size=vocab_size).write(folder / "counts.parquet")
+    window = corpus.information_window
+    information = None if window is None else InformationSettings(window)
+    counts = count_stream(stream, tokenizer, vocab_size=vocab_size, information=information)
+    counts.write(folder / "counts.parquet")
     return stream, vocab_size
 
 
