@@ -411,7 +411,7 @@ def _spelled_kind(table: pd.DataFrame) -> pd.Series:
     if "twin_of" not in table:
         return table["kind"]
     spelled_like = table["twin_of"].where(table["twin_of"] >= 0, table["token_id"])
-    return table["kind"].take(spelled_like).reset_index(drop=True)
+    return table["kind"].take(spelled_like.to_numpy()).reset_index(drop=True)
 
 
 def _spelling(token: pd.Series, kind: pd.Series) -> pd.Series:
