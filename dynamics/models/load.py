@@ -130,7 +130,7 @@ def load_model(
     if task == "causal":
         _check_causal(name, network)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
-    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision)
+    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision, checkpoint)
 
 
 def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
