@@ -171,8 +171,8 @@ def one_token(model: LiveModel, written: str) -> int:
     spaced = following_ids(model, f" {written}")
     hint = f", or ' {written}', which is one token" if len(spaced) == 1 else ""
     raise ConfigError(
-        f"{written!r} is {len(ids)} tokens of {model.name} ({', '.join(map(repr, pieces))}); name "
-        f"one of them, or id:N{hint}"
+        f"{written!r} is {len(ids)} tokens of {model.name} ({', '.join(map(repr, pieces))}), and a "
+        f"target is one; name one of them, or its number as id:N{hint}"
     )
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from dynamics.axes import EmbeddingMatrix
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, MeasureError
 from dynamics.models.head import HeadOnTop
 from dynamics.models.stack import Stack, States
 
@@ -102,7 +102,10 @@ class LiveModel:
                 "that could be attributed; give a model with a language-model or classification "
                 "head"
             )
-        return HeadOnTop(self.network)
+        try:
+            return HeadOnTop(self.network)
+        except (CheckpointError, MeasureError) as error:
+            raise type(error)(f"{self.name}: {error}") from error
 
     @property
     def device(self) -> torch.device:

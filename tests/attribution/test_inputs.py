@@ -86,7 +86,7 @@ def test_several_tokens_name_the_spelling_that_is_one():
     known = model.tokenizer.get_vocab()
     words = (entry[1:] for entry in known if entry.startswith("Ġ") and entry[1:].isalpha())
     word = next(each for each in words if each not in known)
-    message = rf"^'{word}' is \d tokens of toy \(.*\); name one of them, or id:N, or ' {word}', wh"
+    message = rf"^'{word}' is \d tokens of toy \(.*\), .* as id:N, or ' {word}', which"
     with pytest.raises(ConfigError, match=message):
         one_token(model, word)
 
