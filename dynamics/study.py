@@ -42,7 +42,7 @@ def run_study(
     from dynamics.report.figures import plot
     from dynamics.tracking.summary import findings
     from dynamics.tracking.track import find_counts, track
-    from dynamics.training.optimization import unused_row_factor
+    from dynamics.training.rates import unused_row_factor
     from dynamics.training.train import train
 
     if (folder / "train.json").exists():
