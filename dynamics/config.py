@@ -18,14 +18,15 @@ from dynamics.errors import ConfigError, StepError, did_you_mean
 
 Validated = TypeVar("Validated", bound=BaseModel)
 
-
-class Settings(BaseModel):
-    """Strict: nothing unknown, nothing converted, nothing changed once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+"""Nothing unknown, nothing converted, nothing changed once it is read."""
 
 
-class CorpusSettings(Settings):
+class _Settings(BaseModel):
+    model_config = STRICT
+
+
+class CorpusSettings(_Settings):
     """Where the text comes from.
 
     Attributes:
@@ -46,7 +47,7 @@ class CorpusSettings(Settings):
     placebo_rows: int = Field(default=0, ge=0)
 
 
-class TokenizerSettings(Settings):
+class TokenizerSettings(_Settings):
     """A byte-level BPE trained on the corpus, or an existing tokenizer.
 
     Attributes:
@@ -58,7 +59,7 @@ class TokenizerSettings(Settings):
     path: str | None = None
 
 
-class ModelSettings(Settings):
+class ModelSettings(_Settings):
     """Shape of the model to train.
 
     Attributes:
@@ -95,7 +96,7 @@ class ModelSettings(Settings):
         return self
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(_Settings):
     """How the model is trained.
 
     Attributes:
@@ -152,7 +153,7 @@ class TrainingSettings(Settings):
         return self
 
 
-class CheckpointSettings(Settings):
+class CheckpointSettings(_Settings):
     """Which steps are kept, in the step language.
 
     Attributes:
@@ -177,7 +178,7 @@ class CheckpointSettings(Settings):
         return expression
 
 
-class StudySettings(Settings):
+class StudySettings(_Settings):
     """Everything a study needs: what `dynamics train` and `dynamics study` read.
 
     Attributes:

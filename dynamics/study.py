@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamics.config import StudySettings
 from dynamics.errors import OutputError
+
+if TYPE_CHECKING:
+    from dynamics.tracking.run import Run
 
 OnStep = Callable[[dict[str, Any]], None]
 OnCheckpoint = Callable[[int, int], None]
@@ -38,11 +41,54 @@ def run_study(
     Raises:
         OutputError: The folder, or one inside it, is in use for something else.
     """
-    from dynamics.checkpoints.series import open_series
     from dynamics.report.figures import plot
     from dynamics.tracking.summary import findings
-    from dynamics.tracking.track import find_counts, track
     from dynamics.training.rates import unused_row_factor
+
+    run = train_and_track(
+        settings,
+        folder,
+        command=command,
+        report=report,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+    )
+    report("drawing figures")
+    figures = plot([run], folder / "figures", report=report)
+    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
+    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
+    return {
+        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
+        "training": str(folder / "training"),
+        "run": str(run.path),
+        "figures": [str(file) for file in figures],
+    }
+
+
+def train_and_track(
+    settings: StudySettings,
+    folder: Path,
+    *,
+    command: str = "",
+    report: Callable[[str], None] = lambda message: None,
+    on_step: OnStep = lambda line: None,
+    on_checkpoint: OnCheckpoint = lambda done, total: None,
+) -> "Run":
+    """The run of a study, without its figures; what a former call has finished is not done again.
+
+    Args:
+        settings: What to train and how.
+        folder: The study folder, which gets `training/` and `run/`.
+        command: Recorded in the run, as what made it.
+        report: Receives a line per stage.
+        on_step: Receives each line of `train.jsonl` as it is written.
+        on_checkpoint: Receives how many checkpoints are measured, of how many.
+
+    Raises:
+        OutputError: The folder, or one inside it, is in use for something else.
+    """
+    from dynamics.checkpoints.series import open_series
+    from dynamics.tracking.track import find_counts, track
     from dynamics.training.train import train
 
     if (folder / "train.json").exists():
@@ -50,20 +96,10 @@ def run_study(
     training = folder / "training"
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
-    run = track(
+    return track(
         series,
         folder / "run",
         counts=find_counts(series, "auto"),
         command=command,
         on_checkpoint=on_checkpoint,
     )
-    report("drawing figures")
-    figures = plot([run], folder / "figures")
-    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
-    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
-    return {
-        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
-        "training": str(training),
-        "run": str(run.path),
-        "figures": [str(file) for file in figures],
-    }

@@ -1,4 +1,4 @@
-"""Settings of studies of several runs: trainings that differ in an arm and a seed, or public series.
+"""Settings of studies of several runs: trainings of several arms and seeds, or public series.
 
 Which kind of study a file holds is told by its keys: `arms`, `series`, or those of one training.
 """
@@ -9,23 +9,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from dynamics import steps as step_language
 from dynamics.config import (
-    Settings,
+    STRICT,
     StudySettings,
     parse_override,
     read_yaml,
     set_key,
     validate,
 )
-from dynamics.errors import ConfigError, StepError
+from dynamics.errors import StepError
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
-class ArmsStudy(Settings):
+class _Settings(BaseModel):
+    model_config = STRICT
+
+
+class ArmsStudy(_Settings):
     """Trainings of several recipes, each with the same seeds.
 
     Attributes:
@@ -67,7 +71,7 @@ class ArmsStudy(Settings):
         return validate(StudySettings, content | {"name": arm, "seed": seed}, f"arm {arm}")
 
 
-class SeriesStudy(Settings):
+class SeriesStudy(_Settings):
     """Public series that are tracked and compared.
 
     Attributes:

@@ -231,8 +231,13 @@ def _trends(run: Run) -> pd.DataFrame:
     if unseen is None:
         return run.trends
     row = {
-        **{"step": run.steps[-1], "measure": "input_embedding_norm", "against": ""},
-        **{"statistic": "unseen_row_error", "given": "", "rule": "", "n": unseen.n},
+        "step": run.steps[-1],
+        "measure": "input_embedding_norm",
+        "against": "",
+        "statistic": "unseen_row_error",
+        "given": "",
+        "rule": "",
+        "n": unseen.n,
         "value": unseen.error,
     }
     return pd.concat([run.trends, pd.DataFrame([row])], ignore_index=True)

@@ -84,7 +84,7 @@ def test_arms_that_do_not_vary_have_an_interval_of_no_width():
 def test_the_interval_covers_as_often_as_it_says():
     draws = RNG.normal(0.3, 1, (5, 4000))
     found = seed_mean(draws)
-    covered = ((found.low < 0.3) & (0.3 < found.high)).mean()
+    covered = ((found.low < 0.3) & (found.high > 0.3)).mean()
     assert covered == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / 4000))
 
 

@@ -49,11 +49,20 @@ def run_trends(path):
 def trend_row(step, measure, against, statistic, value, *, given="", rule="count>=10", spread=0.05):
     nothing = float("nan")
     return {
-        **{"step": step, "measure": measure, "against": against, "statistic": statistic},
-        **{"given": given, "rule": rule, "value": value, "n": 100},
-        **{"low": value - spread, "high": value + spread},
-        **{"band_low": value - 2 * spread, "band_high": value + 2 * spread},
-        **{"null_low": nothing, "null_high": nothing},
+        "step": step,
+        "measure": measure,
+        "against": against,
+        "statistic": statistic,
+        "given": given,
+        "rule": rule,
+        "value": value,
+        "n": 100,
+        "low": value - spread,
+        "high": value + spread,
+        "band_low": value - 2 * spread,
+        "band_high": value + 2 * spread,
+        "null_low": nothing,
+        "null_high": nothing,
     }
 
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokens import open_stream
 from dynamics.training.data import MaskedRows
-from dynamics.training.rates import unused_row_factor
 from dynamics.training.preview import preview
+from dynamics.training.rates import unused_row_factor
 from dynamics.training.train import train
 from tests.training.small import (
     ARCHITECTURES,
