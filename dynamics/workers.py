@@ -194,7 +194,6 @@ def _threads_shared_by(workers: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-
 def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))  # those this process may use

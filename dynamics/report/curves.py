@@ -52,8 +52,8 @@ class Curve:
         rows = rows[rows["value"].notna()].sort_values("step")
         return [each for _, each in rows.groupby("seed")]
 
-    def draw(self, ax: Axes) -> bool:
-        """Draw it; whether there was anything to draw."""
+    def draw(self, ax: Axes, shade: float = 0.18) -> bool:
+        """Draw it; whether there was anything to draw. `shade` is the opacity of the interval."""
         seeds = self.seeds
         if not seeds:
             return False
@@ -70,7 +70,7 @@ class Curve:
         if self.thin:
             ax.plot(x, y, color=color, lw=0.7, ls=":", label=self.label)
             return True
-        ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+        ax.fill_between(x, low, high, color=color, alpha=shade, lw=0)
         ax.plot(x, y, label=self.label, ms=2.8, lw=1.1, **self.look)
         hollow = np.isin(x, list(self.hollow))
         ax.plot(
@@ -105,7 +105,12 @@ class Panel:
 
 
 def draw_panels(
-    rows: Iterable[Sequence[Panel]], *, missing: str, width: float = 2.3, height: float = 1.9
+    rows: Iterable[Sequence[Panel]],
+    *,
+    missing: str,
+    width: float = 2.3,
+    height: float = 1.9,
+    linear_within: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of panels, without rows and columns in which nothing is to be drawn.
 
@@ -114,6 +119,8 @@ def draw_panels(
         missing: What is said when there is nothing at all.
         width: Of a panel, in inches.
         height: Of a panel, in inches.
+        linear_within: The vertical scale is logarithmic beyond plus and minus this; linear
+            everywhere when None.
 
     Returns:
         The figure and the axes in which something was drawn.
@@ -134,6 +141,8 @@ def draw_panels(
             if not full[row][column]:
                 ax.set_visible(False)
                 continue
+            if linear_within is not None:
+                ax.set_yscale("symlog", linthresh=linear_within)
             _draw_panel(ax, panel)
             if j == np.flatnonzero(full[row][at_columns])[0]:
                 ax.set_ylabel(panel.ylabel, fontsize=7)
@@ -148,7 +157,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         ax.axhspan(-panel.reach, panel.reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
     ax.axhline(0, color="black", lw=0.5)
     for curve in panel.curves:
-        curve.draw(ax)
+        curve.draw(ax, 0.18 if len(panel.curves) <= 3 else 0.1)
     steps = sorted(
         {step for curve in panel.curves for rows in curve.seeds for step in rows["step"]}
     )

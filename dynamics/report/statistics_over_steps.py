@@ -1,6 +1,6 @@
 """Figures of one statistic each, arms beside one another: surgery, slopes, agreement, read-out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,6 +40,7 @@ READ_OUTS = {
     "unit_rows+norm": "unit rows and norm",
 }
 EMBEDDINGS = {"input_embedding": "input embedding", "output_embedding": "output embedding"}
+_IN_A_ROW = 3
 _LINEAR = 1e-3
 """Loss change, in nats, up to which the scale of surgery is linear."""
 
@@ -48,27 +49,23 @@ def surgery(runs: Sequence[Run]) -> Figure:
     """Held-out loss change when the norms of input or centred output rows are operated on."""
     need_trend(runs, "surgery")
     arms = arms_of(runs)
-    rows = [
-        [
-            Panel(
-                _title(arm, arms),
-                [
-                    Curve(arm, gauge, "held_out_loss", name, "", label, look(at))
-                    for at, (name, label) in enumerate(SURGERIES.items())
-                ],
-                f"loss change, nats\n{where}",
-            )
-            for arm in arms
-        ]
-        for gauge, where in GAUGES.items()
-    ]
     figure, axes = draw_panels(
-        rows, missing="no run has surgery on norms; track it with --surgery", width=_width(arms)
+        _beside_one_another(
+            arms,
+            {
+                f"loss change, nats\n{where}": [
+                    (gauge, "held_out_loss", name, "", label) for name, label in SURGERIES.items()
+                ]
+                for gauge, where in GAUGES.items()
+            },
+        ),
+        missing="no run has surgery on norms; track it with --surgery",
+        width=_width(arms),
+        linear_within=_LINEAR,
     )
     for ax in axes:
-        ax.set_yscale("symlog", linthresh=_LINEAR)
         _few_ticks(ax)
-    show_legend(figure, 4 if len(arms) > 1 else 2)
+    show_legend(figure, 2)
     n = _largest_n(arms, "held_out_loss", SURGERIES)
     bands = what_bands_are(arms, "Bands: 95 % intervals over held-out rows.")
     caption(
@@ -84,23 +81,17 @@ def slopes(runs: Sequence[Run]) -> Figure:
     """Slope of log norm on log frequency, observational and within twins, for each gauge."""
     need_trend(runs, "slopes")
     arms = arms_of(runs)
-    rows = [
-        [
-            Panel(
-                _title(arm, arms),
-                [
-                    Curve(arm, gauge, "log_frequency", name, None, label, look(at))
-                    for at, (name, label) in enumerate(SLOPES.items())
-                ],
-                f"slope of log norm\n{where}",
-            )
-            for arm in arms
-        ]
-        for gauge, where in SLOPE_GAUGES.items()
-    ]
     figure, _ = draw_panels(
-        rows,
-        missing="no run has slopes of log norm on log frequency; track it again with this version",
+        _beside_one_another(
+            arms,
+            {
+                f"slope of log norm,\n{where}": [
+                    (gauge, "log_frequency", name, None, label) for name, label in SLOPES.items()
+                ]
+                for gauge, where in SLOPE_GAUGES.items()
+            },
+        ),
+        missing="no run has slopes of log norm on log frequency; track it again to have them",
         width=_width(arms),
     )
     show_legend(figure, 2)
@@ -120,26 +111,21 @@ def agreement(runs: Sequence[Run]) -> Figure:
     need_trend(runs, "agreement")
     arms = arms_of(runs)
     statistic = "within_input_agreement"
-    methods = list(
-        dict.fromkeys(
-            name
-            for arm in arms
-            for name in arm.trends.loc[arm.trends["statistic"] == statistic, "measure"]
-        )
-    )
-    row = [
-        Panel(
-            _title(arm, arms),
-            [
-                Curve(arm, method, "occlusion", statistic, "", method.replace("_", " "), look(at))
-                for at, method in enumerate(methods)
-            ],
-            "agreement with occlusion\nwithin inputs",
-        )
+    methods = {
+        name: name.replace("_", " ")
         for arm in arms
-    ]
+        for name in arm.trends.loc[arm.trends["statistic"] == statistic, "measure"]
+    }
     figure, _ = draw_panels(
-        [row],
+        _beside_one_another(
+            arms,
+            {
+                "agreement with occlusion\nwithin inputs": [
+                    (method, "occlusion", statistic, None, label)
+                    for method, label in methods.items()
+                ]
+            },
+        ),
         missing="no run has agreement within inputs; track it with --agreement",
         width=_width(arms),
         height=2.6,
@@ -160,29 +146,24 @@ def matrices(runs: Sequence[Run]) -> Figure:
     """How well frequency is read out of each embedding: from rows, directions, norms, and both."""
     need_trend(runs, "matrices")
     arms = arms_of(runs)
-    rows = [
-        [
-            Panel(
-                _title(arm, arms),
-                [
-                    Curve(arm, role, "log_frequency", "readout_r2", given, label, look(at))
-                    for at, (given, label) in enumerate(READ_OUTS.items())
-                ],
-                f"read-out R²\n{where}",
-            )
-            for arm in arms
-        ]
-        for role, where in EMBEDDINGS.items()
-    ]
     figure, axes = draw_panels(
-        rows,
-        missing="no run has frequency read-outs; track it again with this version",
+        _beside_one_another(
+            arms,
+            {
+                f"read-out R²,\n{where}": [
+                    (role, "log_frequency", "readout_r2", given, label)
+                    for given, label in READ_OUTS.items()
+                ]
+                for role, where in EMBEDDINGS.items()
+            },
+        ),
+        missing="no run has read-outs of frequency; track it again to have them",
         width=_width(arms),
     )
     for ax in axes:
         ax.set_ylim(min(-0.05, max(ax.get_ylim()[0], -0.3)), 1)
     show_legend(figure, 4 if len(arms) > 1 else 2)
-    bands = what_bands_are(arms, "A single run has no intervals here.")
+    bands = what_bands_are(arms, "Bands: 95 % intervals, where there are any.")
     caption(
         figure,
         "Share of the variance of log frequency that a ridge regression on an embedding predicts "
@@ -192,19 +173,40 @@ def matrices(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _title(arm: Arm, arms: Sequence[Arm]) -> str:
-    return title(arm, 26) if len(arms) > 1 else ""
+def _beside_one_another(
+    arms: Sequence[Arm],
+    rows: Mapping[str, Sequence[tuple[str, str, str, str | None, str]]],
+) -> Iterator[list[Panel]]:
+    """A column for each arm, `_IN_A_ROW` at most and the others below them.
+
+    Args:
+        arms: What is compared.
+        rows: By the name of the vertical axis, what is drawn: measure, against, statistic, given,
+            label.
+    """
+    for first in range(0, len(arms), _IN_A_ROW):
+        block = arms[first : first + _IN_A_ROW]
+        for ylabel, lines in rows.items():
+            row = [
+                Panel(
+                    title(arm, 26) if len(arms) > 1 else "",
+                    [Curve(arm, *line, look(at)) for at, line in enumerate(lines)],
+                    ylabel,
+                )
+                for arm in block
+            ]
+            yield row + [Panel("")] * (min(_IN_A_ROW, len(arms)) - len(row))
 
 
 def _width(arms: Sequence[Arm]) -> float:
-    return 4.6 if len(arms) == 1 else 2.3 if len(arms) > 2 else 3.0
+    return 4.6 if len(arms) == 1 else 2.7
 
 
 def _few_ticks(ax: Axes) -> None:
     """Of a symmetric logarithmic scale, 0 and every power of ten would run into each other."""
     low, high = ax.get_ylim()
     powers = [10.0**power for power in range(-3, 3)]
-    ticks = [sign * power for sign in (-1, 1) for power in powers[:: 2 if high > 1 else 1]]
+    ticks = [sign * power for sign in (-1, 1) for power in powers]
     shown = sorted({0.0, *(tick for tick in ticks if low <= tick <= high)})
     ax.set_yticks(shown, [f"{tick:g}" for tick in shown])
     ax.yaxis.set_minor_locator(NullLocator())

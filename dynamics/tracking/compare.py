@@ -15,8 +15,8 @@ import pandas as pd
 
 from dynamics.errors import MismatchError
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds, seed_difference, seed_mean
+from dynamics.tracking.derived import unseen_rows
 from dynamics.tracking.run import Run
-from dynamics.tracking.unseen import unseen_rows
 
 KEYS = ["step", "measure", "against", "statistic", "given", "rule"]
 COMPARISON_COLUMNS = ("arm", *KEYS, "value", "low", "high", "n_seeds", "descriptive")
