@@ -205,26 +205,6 @@ def _run(
     }
 
 
-def plan(study: ArmsStudy) -> dict[str, Any]:
-    """What a study of arms will do: runs, steps, tokens and forward passes, nothing measured.
-
-    Returns:
-        `arms`, `seeds`, `runs`, and over all of them `steps`, `tokens` and `checkpoints`.
-    """
-    settings = [study.settings(arm, seed) for arm in study.arms for seed in study.seeds]
-    from dynamics.training.prepare import schedule
-
-    trainings = [each.training for each in settings]
-    return {
-        "arms": list(study.arms),
-        "seeds": study.seeds,
-        "runs": len(settings),
-        "steps": sum(each.steps for each in trainings),
-        "tokens": sum(each.steps * each.batch_size * each.sequence_length for each in trainings),
-        "checkpoints": sum(len(whole) + len(rows) for whole, rows in map(schedule, settings)),
-    }
-
-
 def _read(path: Path) -> dict[str, Any]:
     """Content of a file; nothing where it is damaged, of which the job then tells."""
     try:

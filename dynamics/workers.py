@@ -46,11 +46,13 @@ def run_jobs(
         KeyboardInterrupt: Interrupted.
     """
     if workers == 1:
-        return {
-            name: reason
-            for name, job in jobs.items()
-            if (reason := _attempt(job, _named(name, report))) is not None
-        }
+        failed = {}
+        for name, job in jobs.items():
+            reason = _attempt(job, _named(name, report))
+            if reason is not None:
+                failed[name] = reason
+                _named(name, report)(f"failed: {reason}")
+        return failed
     with _threads_shared_by(workers):
         return _Pool(jobs, min(workers, len(jobs)), report).run()
 

@@ -13,11 +13,10 @@ from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
 from dynamics.cli.output import Stages, emit
+from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-    from dynamics.config import StudySettings
 
 app = typer.Typer(
     name="dynamics",
@@ -31,12 +30,8 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
+app.command()(study)
 
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -48,35 +43,6 @@ def common(
     ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before this runs."""
-
-
-@app.command()
-def study(
-    config: Config,
-    settings: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; runs/NAME by default.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted."""
-    from dynamics.study import run_study
-
-    loaded, folder = _loaded(config, settings, output)
-    if dry_run:
-        _show_preview(loaded, folder / "training", as_json)
-        return
-    with Stages() as stages:
-        result = run_study(
-            loaded,
-            folder,
-            command=_command(),
-            report=stages.report,
-            on_step=stages.training(loaded.training.steps),
-            on_checkpoint=stages.counter("tracking"),
-        )
-    emit(as_json, result, "\n".join(result["findings"]) + "\n\nfigures:", result["figures"])
 
 
 @app.command()
@@ -93,11 +59,13 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
+    from dynamics.config import load
     from dynamics.training.train import train as train_model
 
-    loaded, folder = _loaded(config, settings, output)
+    loaded = load(config, settings or ())
+    folder = folder_of(loaded.name, output)
     if dry_run:
-        _show_preview(loaded, folder, as_json)
+        show_preview(loaded, folder, as_json)
         return
     with Stages() as stages:
         checkpoints = train_model(
@@ -274,7 +242,10 @@ def plot(
     from dynamics.tracking.run import Run
 
     opened = [Run(path) for path in runs]
-    files = plot_runs(opened, output, figures=figures or (), formats=formats)
+    with Stages() as stages:
+        files = plot_runs(
+            opened, output, figures=figures or (), formats=formats, report=stages.report
+        )
     emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))
 
 
@@ -296,24 +267,6 @@ def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None
             pool.shutdown(cancel_futures=True)
     else:
         yield None, 1
-
-
-def _loaded(
-    config: Path, settings: list[str] | None, output: Path | None
-) -> tuple["StudySettings", Path]:
-    """The settings of a study, and the folder it goes to."""
-    from dynamics.config import load
-
-    loaded = load(config, settings or ())
-    return loaded, output or Path("runs") / loaded.name
-
-
-def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
-    from dynamics.training.preview import preview
-
-    with Stages() as stages:
-        expected = preview(settings, folder, report=stages.report)
-    emit(as_json, expected.__dict__, expected.describe())
 
 
 def _command() -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Curve:
     thin: bool = False
     baseline: bool = False
 
-    @property
+    @cached_property
     def seeds(self) -> list[pd.DataFrame]:
         """The rows of each seed, by ascending step."""
         rows = self.arm.rows(self.measure, self.against, self.statistic, self.given)
