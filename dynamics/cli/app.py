@@ -1,19 +1,17 @@
 """The commands. Each parses, calls one public function and prints what it returns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
-from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.cli.output import DryRun, Json, Stages, emit
+from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
 from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
-
-if TYPE_CHECKING:
-    from dynamics.config import StudySettings
 
 app = typer.Typer(
     name="dynamics",
@@ -27,13 +25,9 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
+app.command()(study)
 app.command()(tokens)
-
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),
-]
+app.command()(track)
 
 
 @app.callback()
@@ -43,36 +37,6 @@ def common(
     ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before this runs."""
-
-
-@app.command()
-def study(
-    config: Config,
-    settings: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; runs/NAME by default.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted."""
-    from dynamics.study import run_study
-
-    loaded, folder = _loaded(config, settings, output)
-    if dry_run:
-        _show_preview(loaded, folder / "training", as_json)
-        return
-    with Stages() as stages:
-        result = run_study(
-            loaded,
-            folder,
-            command=command_line(),
-            report=stages.report,
-            on_step=stages.training(loaded.training.steps),
-            on_checkpoint=stages.counter("tracking"),
-            on_live=stages.counter("running the model"),
-        )
-    emit(as_json, result, "\n".join(result["findings"]) + "\n\nfigures:", result["figures"])
 
 
 @app.command()
@@ -89,11 +53,13 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
+    from dynamics.config import load
     from dynamics.training.train import train as train_model
 
-    loaded, folder = _loaded(config, settings, output)
+    loaded = load(config, settings or ())
+    folder = folder_of(loaded.name, output)
     if dry_run:
-        _show_preview(loaded, folder, as_json)
+        show_preview(loaded, folder, as_json)
         return
     with Stages() as stages:
         checkpoints = train_model(
@@ -194,9 +160,6 @@ def count(
     )
 
 
-app.command()(track)
-
-
 @app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn beside each other.")],
@@ -214,23 +177,8 @@ def plot(
     from dynamics.tracking.run import Run
 
     opened = [Run(path) for path in runs]
-    files = plot_runs(opened, output, figures=figures or (), formats=formats)
-    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))
-
-
-def _loaded(
-    config: Path, settings: list[str] | None, output: Path | None
-) -> tuple["StudySettings", Path]:
-    """The settings of a study, and the folder it goes to."""
-    from dynamics.config import load
-
-    loaded = load(config, settings or ())
-    return loaded, output or Path("runs") / loaded.name
-
-
-def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
-    from dynamics.training.preview import preview
-
     with Stages() as stages:
-        expected = preview(settings, folder, report=stages.report)
-    emit(as_json, expected.__dict__, expected.describe())
+        files = plot_runs(
+            opened, output, figures=figures or (), formats=formats, report=stages.report
+        )
+    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))

@@ -284,6 +284,7 @@ def _describe(
         "vocab_size": first.vocab_size,
         "tied": first.tied,
         "final_norm": first.final_norm,
+        "training": training and _described(training)["settings"],
         "training_sha256": training and sha256_file(training / "train.json"),
     }
     return describe(series, counts, rule, steps, command)

@@ -15,9 +15,9 @@ from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokens import open_held_out, open_stream
 from dynamics.errors import MismatchError
 from dynamics.training.data import MaskedRows
-from dynamics.training.optimization import unused_row_factor
 from dynamics.training.prepare import training_rows
 from dynamics.training.preview import preview
+from dynamics.training.rates import unused_row_factor
 from dynamics.training.train import train
 from tests.training.small import (
     ARCHITECTURES,
