@@ -1,18 +1,17 @@
 """The commands. Each parses, calls one public function and prints what it returns."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
-from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.cli.output import DryRun, Json, Stages, emit
+from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
+from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
-
-if TYPE_CHECKING:
-    from dynamics.config import StudySettings
 
 app = typer.Typer(
     name="dynamics",
@@ -26,12 +25,9 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
-
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),
-]
+app.command()(study)
+app.command()(tokens)
+app.command()(track)
 
 
 @app.callback()
@@ -41,36 +37,6 @@ def common(
     ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before this runs."""
-
-
-@app.command()
-def study(
-    config: Config,
-    settings: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; runs/NAME by default.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted."""
-    from dynamics.study import run_study
-
-    loaded, folder = _loaded(config, settings, output)
-    if dry_run:
-        _show_preview(loaded, folder / "training", as_json)
-        return
-    with Stages() as stages:
-        result = run_study(
-            loaded,
-            folder,
-            command=command_line(),
-            report=stages.report,
-            on_step=stages.training(loaded.training.steps),
-            on_checkpoint=stages.counter("tracking"),
-            on_live=stages.counter("running the model"),
-        )
-    emit(as_json, result, "\n".join(result["findings"]) + "\n\nfigures:", result["figures"])
 
 
 @app.command()
@@ -87,11 +53,13 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
+    from dynamics.config import load
     from dynamics.training.train import train as train_model
 
-    loaded, folder = _loaded(config, settings, output)
+    loaded = load(config, settings or ())
+    folder = folder_of(loaded.name, output)
     if dry_run:
-        _show_preview(loaded, folder, as_json)
+        show_preview(loaded, folder, as_json)
         return
     with Stages() as stages:
         checkpoints = train_model(
@@ -130,10 +98,40 @@ def count(
     sample_tokens: Annotated[
         int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
     ] = 100_000_000,
+    information_gain: Annotated[
+        bool,
+        typer.Option("--information-gain", help="Count each token's information gain as well."),
+    ] = False,
+    window: Annotated[int, typer.Option(help="Tokens to each side that it looks at.")] = 10,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Pairs of every token where it is compared across frequency; 8 windows by default."
+        ),
+    ] = None,
+    oyama: Annotated[
+        bool, typer.Option("--oyama", help="Count Oyama's symmetric window as well.")
+    ] = False,
+    shuffles: Annotated[int, typer.Option(help="Shuffled corpora that correct --oyama.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
+    contiguous: Annotated[
+        bool,
+        typer.Option(
+            "--contiguous",
+            help="Rows of a stream that is not ours follow one another in the text (nanoGPT, "
+            "OLMo), so pairs may cross their ends.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Count tokens of a corpus or of a token stream."""
     from dynamics.corpus.count import count_corpus
+    from dynamics.corpus.information import InformationSettings
+    from dynamics.errors import ConfigError
+
+    if oyama and not information_gain:
+        raise ConfigError("--oyama is a kind of information gain; give --information-gain as well")
+    information = InformationSettings(window, pairs, oyama, shuffles, seed)
 
     with Stages() as stages:
         counts = count_corpus(
@@ -146,8 +144,11 @@ def count(
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,
+            information=information if information_gain else None,
+            contiguous=contiguous,
             report=stages.report,
             on_progress=stages.counter("sampling"),
+            on_pass=stages.counter("information gain"),
         )
     counts.write(output)
     kinds = counts.table.groupby("kind")["count"].agg(entries="size", occurrences="sum")
@@ -157,9 +158,6 @@ def count(
         f"{counts.info.tokens_counted:,} tokens, {len(counts.table):,} entries\n"
         f"{kinds.to_string()}\ncounts: {output}",
     )
-
-
-app.command()(track)
 
 
 @app.command()
@@ -179,23 +177,8 @@ def plot(
     from dynamics.tracking.run import Run
 
     opened = [Run(path) for path in runs]
-    files = plot_runs(opened, output, figures=figures or (), formats=formats)
-    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))
-
-
-def _loaded(
-    config: Path, settings: list[str] | None, output: Path | None
-) -> tuple["StudySettings", Path]:
-    """The settings of a study, and the folder it goes to."""
-    from dynamics.config import load
-
-    loaded = load(config, settings or ())
-    return loaded, output or Path("runs") / loaded.name
-
-
-def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
-    from dynamics.training.preview import preview
-
     with Stages() as stages:
-        expected = preview(settings, folder, report=stages.report)
-    emit(as_json, expected.__dict__, expected.describe())
+        files = plot_runs(
+            opened, output, figures=figures or (), formats=formats, report=stages.report
+        )
+    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))

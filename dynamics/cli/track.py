@@ -52,6 +52,20 @@ def track(
             "exposure for local trainings only."
         ),
     ] = "auto",
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            help="The token stream the series was trained on, a file of ids in training order, to "
+            "count exact exposure from."
+        ),
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Its T, of rows of T + 1 ids, where it is not ours.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Its rows in a step.")] = None,
+    stream_dtype: Annotated[
+        str | None, typer.Option(help="Its type on disk; uint16 by default.")
+    ] = None,
     importance: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +103,10 @@ def track(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models are run.")
     ] = "auto",
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -109,6 +127,7 @@ def track(
     from dynamics.checkpoints.opening import open_any
     from dynamics.errors import ConfigError
     from dynamics.tracking.cost import live_cost, track_cost
+    from dynamics.tracking.exposed import open_exposed
     from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import find_counts
     from dynamics.tracking.track import track as track_series
@@ -144,6 +163,7 @@ def track(
         return
     if output is None:
         raise ConfigError("give the run folder with -o")
+    exposed = open_exposed(stream, sequence_length, batch_size, stream_dtype)
     opened = open_any(series)
     with Stages() as stages, _executor(workers, dask) as (executor, ahead):
         found = find_counts(
@@ -158,7 +178,9 @@ def track(
             rows=rows,
             command=command_line(),
             allow_flagged=allow_flagged,
+            everything=everything,
             exposure=exposure,
+            exposed=exposed,
             live=live,
             executor=executor,
             ahead=ahead,

@@ -3,8 +3,9 @@
     run.json                      settings, versions, digests; equal inputs give equal bytes
     tokens.parquet                one row per token: what does not change over steps
     measures/step-NNNNNNNN.parquet  one row per token: what was measured at that step
+    matrices/step-NNNNNNNN.parquet  rows of trends.parquet: what the matrices say at that step
     importance/step-NNNNNNNN.parquet  one row per probed token: what the model does with it
-    live/step-NNNNNNNN.parquet    one row per statistic of the running model at that step
+    live/step-NNNNNNNN.parquet    rows of trends.parquet: what the running model says at that step
     trends.parquet                one row per step and statistic
     profile.parquet               one row per step, measure and frequency bin
 
@@ -30,6 +31,8 @@ from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_m
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
 matrices and from the running model."""
+
+Row = Mapping[str, Any]
 
 
 class Run:
@@ -88,7 +91,7 @@ class Run:
 
     @cached_property
     def trends(self) -> pd.DataFrame:
-        """One row per step and statistic, with interval, band and null; empty without counts."""
+        """One row per step and statistic, with interval, band and null where there are."""
         return read_table(self.path / "trends.parquet", self.info["tables"]["trends.parquet"])
 
     def trend(
@@ -250,10 +253,23 @@ def step_path(run: Path, folder: str, step: int) -> Path:
     return run / folder / f"step-{step:08d}.parquet"
 
 
-def stored_rows(run: Path, folder: str) -> list[dict[str, Any]]:
-    """The rows of the tables of every step in a folder of a run; none without the folder."""
-    paths = sorted((run / folder).glob("step-*.parquet"))
-    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> list[Row]:
+    """Rows of trends that were computed at each step, in order.
+
+    Args:
+        run: The run folder.
+        folder: Of which kind, `MATRIX_ROWS` or `LIVE_ROWS`.
+        tables: Digest of the table of each step, None where there is none.
+
+    Raises:
+        OutputError: A table is missing or its bytes have changed.
+    """
+    read = [
+        read_table(step_path(run, folder, step), sha256)
+        for step, sha256 in tables.items()
+        if sha256 is not None
+    ]
+    return [row for table in read for row in table.to_dict("records")]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:
