@@ -105,7 +105,5 @@ def test_a_stream_needs_counts_of_its_tokenizer(training, series, tmp_path):
 def test_a_stream_of_a_larger_vocabulary(series, counts, tmp_path):
     ids = np.full((4, LENGTH + 1), VOCABULARY, "<u2")
     exposed = Exposed(write_others(tmp_path, ids, "bin"), BATCH)
-    with pytest.raises(
-        CorpusError, match=r"train.bin holds the id 300, but the vocab"
-    ):
+    with pytest.raises(CorpusError, match=r"train.bin holds the id 300, but the vocab"):
         track(series, tmp_path / "run", counts=counts, exposed=exposed)
