@@ -16,8 +16,8 @@ from dynamics.corpus.counts import Counts
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file, whole_folder, write_json
 from dynamics.statistics.vocabulary import parse_rule
-from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.measures import ROLES
+from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.references import StoredRows
 from dynamics.tracking.resume import first_difference
 from dynamics.tracking.run import measures_path, read_info, write_table
