@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
+    from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.run import Run
     from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointSeries",
     "Counts",
+    "NormDynamicsCallback",
     "Run",
     "StudySettings",
     "attribute",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
+    "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",

@@ -1,9 +1,10 @@
 """Measures the checkpoints of a series, each read once, several at a time where that helps."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.tensors import digest
 from dynamics.errors import MeasureError
+from dynamics.scores.norms import Rows
 from dynamics.tracking.measures import ROLES, View, measure
 from dynamics.tracking.references import References
 
@@ -90,42 +92,101 @@ def measure_checkpoint(
         CheckpointError: A file cannot be read.
         OutputError: There is no room for a copy of the first checkpoint's embeddings.
     """
+
+    def read(role: Role) -> torch.Tensor:
+        _check_shape(checkpoint, references.first, role)
+        same = checkpoint.store.name == references.first.store.name
+        return references.get(role)[:] if same else checkpoint.tensor(role, references.rows)
+
+    with references:
+        columns, digests = measure_tensors(
+            checkpoint, read, references.get, tokens, rows=references.rows
+        )
+        files = {
+            role: checkpoint.file_sha256(role)
+            for role in ROLES
+            if role in digests and checkpoint.path is None
+        }
+    return Measured(columns, digests, files, checkpoint.commit)
+
+
+class Described(Protocol):
+    """A model at one step, in files or in memory, without its matrices."""
+
+    @property
+    def step(self) -> int:
+        """Training steps taken."""
+        ...
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output embedding is the input embedding."""
+        ...
+
+    @property
+    def final_norm(self) -> str | None:
+        """Type of the norm before the output embedding, None when there is none or unknown."""
+        ...
+
+    def has(self, role: Role) -> bool:
+        """Whether there is a tensor in this role."""
+        ...
+
+    def final_norm_gain(self) -> torch.Tensor | None:
+        """What the final norm multiplies each feature by; None without a weight for it."""
+        ...
+
+
+def measure_tensors(
+    model: Described,
+    read: Callable[[Role], torch.Tensor],
+    first: Callable[[Role], torch.Tensor | Rows],
+    tokens: Tokens | None,
+    *,
+    rows: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Every measure of both embeddings, wherever they are; a tied matrix is read once.
+
+    Args:
+        model: What is measured.
+        read: Reads one of its matrices.
+        first: The same matrix at the first step.
+        tokens: `count` and `kind` of each row, None without counts.
+        rows: Ids of the rows that are read, all of them when None.
+
+    Returns:
+        `token_id` and every measure, one value per token; the digest of each matrix.
+
+    Raises:
+        MeasureError: A row is not finite.
+    """
     columns: dict[str, np.ndarray] = {}
     digests: dict[str, str] = {}
-    files: dict[str, str | None] = {}
-    gain = checkpoint.final_norm_gain()
-    rows = references.rows
-    with references:
-        view = None
-        for role in ROLES:
-            if not checkpoint.has(role):
-                continue
-            if view is None or not checkpoint.tied:
-                view = None  # let go of one matrix before the next is read
-                _check_shape(checkpoint, references.first, role)
-                before = references.get(role)
-                same = checkpoint.store.name == references.first.store.name
-                view = View(
-                    matrix=before[:] if same else checkpoint.tensor(role, rows),
-                    first=before,
-                    counts=None if tokens is None else torch.tensor(tokens["count"]),
-                    entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
-                    final_norm=checkpoint.final_norm,
-                    gain=gain if role == "output_embedding" else None,
-                    whole=rows is None,
-                )
-                digests[role] = digest(view.matrix)
-            else:
-                view = replace(view, gain=gain)
-                digests[role] = digests["input_embedding"]
-            columns["token_id"] = (np.arange(len(view.matrix)) if rows is None else rows).astype(
-                np.int32
+    gain = model.final_norm_gain()
+    view = None
+    for role in ROLES:
+        if not model.has(role):
+            continue
+        if view is None or not model.tied:
+            view = None  # let go of one matrix before the next is read
+            view = View(
+                matrix=read(role),
+                first=first(role),
+                counts=None if tokens is None else torch.tensor(tokens["count"]),
+                entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
+                final_norm=model.final_norm,
+                gain=gain if role == "output_embedding" else None,
+                whole=rows is None,
             )
-            for name, scores in measure(role, view, step=checkpoint.step).items():
-                columns[name] = scores.numpy()
-            if checkpoint.path is None:
-                files[role] = checkpoint.file_sha256(role)
-    return Measured(columns, digests, files, checkpoint.commit)
+            digests[role] = digest(view.matrix)
+        else:
+            view = replace(view, gain=gain)
+            digests[role] = digests["input_embedding"]
+        ids = np.arange(len(view.matrix)) if rows is None else rows
+        columns["token_id"] = ids.astype(np.int32)
+        for name, scores in measure(role, view, step=model.step).items():
+            columns[name] = scores.numpy()
+    return columns, digests
 
 
 def _check_shape(checkpoint: Checkpoint, first: Checkpoint, role: Role) -> None:

@@ -69,11 +69,15 @@ def expected_trends(trained):
             lasting = [s for at, s in enumerate(STEPS) if all(reached[at:])]
             return lasting[0] if low > 0 or high < 0 else np.nan
         at = masks[row.rule]
-        assert row.n == len(at)
+        assert row.n == len(at) or row.statistic == "log_slope"
         role = "_".join(row.measure.split("_")[:2])
         x = measured[step][row.measure][at]
         if step == run.steps[0] and row.measure.endswith("first"):
             return np.nan  # distance 0 and cosine 1 for every token
+        if row.statistic == "log_slope":
+            used = (exposed[step][role] if row.against == "log_exposure" else count)[at]
+            assert row.n == (used > 0).sum()
+            return independent.log_slope(x[used > 0], used[used > 0])
         y = (exposed[step][role] if row.against == "log_exposure" else columns[row.against])[at]
         given = [columns[name][at] for name in row.given.split("+") if name]
         if row.statistic == "spearman":
@@ -102,6 +106,8 @@ def test_the_trends_are_those_the_design_asks_for(trained):
         ("log_frequency", "spearman_onset", ""),
         ("log_frequency", "partial_spearman", "characters+word_start+ascii_alphabetic"),
         ("log_exposure", "spearman", ""),
+        ("log_frequency", "log_slope", ""),
+        ("log_exposure", "log_slope", ""),
         ("log_document_frequency", "partial_spearman", "log_frequency"),
         ("log_document_frequency", "within_bin_spearman", "log_frequency"),
     }
