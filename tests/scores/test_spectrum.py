@@ -25,7 +25,9 @@ def tolerance(matrix):
 def test_moments_are_the_mean_of_outer_products(matrix, shifted, weighted):
     shift = mean_row(matrix) if shifted else None
     weights = torch.randint(0, 50, (ROWS,)) if weighted else None
-    share = np.full(ROWS, 1 / ROWS) if weights is None else (weights.double() / weights.sum()).numpy()
+    share = (
+        np.full(ROWS, 1 / ROWS) if weights is None else (weights.double() / weights.sum()).numpy()
+    )
     rows = matrix.double().numpy() - (0 if shift is None else shift.numpy())
     expected = sum(p * np.outer(v, v) for p, v in zip(share, rows, strict=True))
     found = second_moment(matrix, shift=shift, weights=weights)
