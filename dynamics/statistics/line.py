@@ -47,9 +47,7 @@ def least_squares_line(
     """
     x, y = finite(x, "x").astype(np.float64), finite(y, "y").astype(np.float64)
     if len(x) != len(y):
-        raise ValueError(
-            f"x has {len(x)} values and y has {len(y)}; give the same tokens"
-        )
+        raise ValueError(f"x has {len(x)} values and y has {len(y)}; give the same tokens")
     nothing = LineEstimate(float("nan"), len(x), np.full(len(x), np.nan))
     if not x.any() or (not through_origin and np.ptp(x) == 0):
         return nothing, nothing

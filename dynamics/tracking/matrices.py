@@ -238,10 +238,7 @@ def _folds(
     mean, scale = mean.to(dtype), scale.to(dtype)
 
     rows, units_and_norm = moments(
-        (
-            (features(part).sub_(mean).div_(scale).numpy(), values)
-            for part, values in parts
-        ),
+        ((features(part).sub_(mean).div_(scale).numpy(), values) for part, values in parts),
         [slice(0, width), slice(width, None)],
     )
     return {

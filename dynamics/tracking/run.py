@@ -25,8 +25,7 @@ from jaxtyping import Bool, Float32
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
-
-Row = Mapping[str, Any]
+from dynamics.tracking.trends import Row
 
 
 class Run:
@@ -206,7 +205,11 @@ def stored_rows(run: Path, folder: str, checkpoints: Iterable[Mapping[str, Any]]
         for entry in checkpoints
         if (sha256 := entry[f"{folder}_sha256"]) is not None
     ]
-    return [row for table in tables for row in table.to_dict("records")]
+    return [
+        {str(column): value for column, value in row.items()}
+        for table in tables
+        for row in table.to_dict("records")
+    ]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:
