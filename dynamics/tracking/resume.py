@@ -12,7 +12,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.tensors import digest
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file
-from dynamics.tracking.run import measures_path, read_info, rows_path
+from dynamics.tracking.run import MATRIX_ROWS, measures_path, read_info, step_path
 
 
 def resume(
@@ -56,7 +56,7 @@ def resume(
         entry["step"]: entry
         for entry in found["checkpoints"]
         if _whole(measures_path(output, entry["step"]), entry["table_sha256"])
-        and _whole(rows_path(output, "matrices", entry["step"]), entry["matrices_sha256"])
+        and _whole(step_path(output, MATRIX_ROWS, entry["step"]), entry["matrices_sha256"])
     }
 
 

@@ -11,7 +11,7 @@ V tokens, K steps.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from jaxtyping import Bool, Float32
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
-from dynamics.tracking.trends import Row
+
+IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
+"""Folders of a run with tables of each step: a row per probed token, and rows of trends from the
+matrices and from the running model."""
 
 
 class Run:
@@ -179,37 +182,19 @@ def read_info(run: Path) -> dict[str, Any]:
 
 
 def measures_path(run: Path, step: int) -> Path:
-    """Where the table of a step lies in a run folder."""
-    return run / "measures" / f"step-{step:08d}.parquet"
+    """Where the measures of a step lie in a run folder."""
+    return step_path(run, "measures", step)
 
 
-def rows_path(run: Path, folder: str, step: int) -> Path:
-    """Where a run folder keeps the rows of trends that were computed at a step."""
+def step_path(run: Path, folder: str, step: int) -> Path:
+    """Where a table of a step lies in a run folder."""
     return run / folder / f"step-{step:08d}.parquet"
 
 
-def stored_rows(run: Path, folder: str, checkpoints: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Rows of trends that were computed at each checkpoint, in order.
-
-    Args:
-        run: The run folder.
-        folder: Of which kind, such as `matrices`.
-        checkpoints: As in `run.json`; `FOLDER_sha256` is the table's digest, or None where there is
-            no table.
-
-    Raises:
-        OutputError: A table is missing or its bytes have changed.
-    """
-    tables = [
-        read_table(rows_path(run, folder, entry["step"]), sha256)
-        for entry in checkpoints
-        if (sha256 := entry[f"{folder}_sha256"]) is not None
-    ]
-    return [
-        {str(column): value for column, value in row.items()}
-        for table in tables
-        for row in table.to_dict("records")
-    ]
+def stored_rows(run: Path, folder: str) -> list[dict[str, Any]]:
+    """The rows of the tables of every step in a folder of a run; none without the folder."""
+    paths = sorted((run / folder).glob("step-*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:

@@ -33,19 +33,21 @@ from dynamics.tracking.matrices import MATRICES
 from dynamics.tracking.measures import NEED_ALL_ROWS, ROLES, SLOW
 from dynamics.tracking.resume import resume
 from dynamics.tracking.run import (
+    LIVE_ROWS,
+    MATRIX_ROWS,
     Run,
     measures_path,
     read_table,
-    rows_path,
+    step_path,
     stored_rows,
     write_table,
 )
 from dynamics.tracking.trends import (
     FEWEST_TOKENS,
     PROFILE_COLUMNS,
+    TREND_COLUMNS,
     Row,
     TrendInput,
-    in_columns,
     profile_rows,
     trend_rows,
 )
@@ -229,7 +231,7 @@ def track(
                         for name, column in used.items()
                     },
                 )
-                matrices = rows_path(output, "matrices", checkpoint.step)
+                matrices = step_path(output, MATRIX_ROWS, checkpoint.step)
                 done[checkpoint.step] = {
                     "step": checkpoint.step,
                     "name": checkpoint.name,
@@ -238,7 +240,7 @@ def track(
                     "file_sha256": result.file_sha256,
                     "tensor_sha256" if ids is None else "rows_sha256": result.tensor_sha256,
                     "table_sha256": table,
-                    "matrices_sha256": write_table(matrices, in_columns(result.matrices))
+                    "matrices_sha256": write_table(matrices, result.matrices)
                     if ids is None
                     else None,
                 }
@@ -387,9 +389,13 @@ def _finish(
         measured = _measured(output, info, tokens)
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
         trends, profile = list(trend_rows(measured, rule)), list(profile_rows(measured, rule))
-    trends += stored_rows(output, "matrices", info["checkpoints"])
-    tables["trends.parquet"] = in_columns(trends)
-    tables["profile.parquet"] = in_columns(profile, PROFILE_COLUMNS)
+    for folder in (MATRIX_ROWS, LIVE_ROWS):
+        trends += stored_rows(output, folder)
+    for name, rows, columns in (
+        ("trends.parquet", trends, TREND_COLUMNS),
+        ("profile.parquet", profile, PROFILE_COLUMNS),
+    ):
+        tables[name] = {column: [row[column] for row in rows] for column in columns}
     info["tables"] = {name: write_table(output / name, table) for name, table in tables.items()}
     info["finished"] = True
     write_json(output / "run.json", info)

@@ -62,13 +62,6 @@ class TrendInput:
     exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
 
 
-def in_columns(
-    rows: Sequence[Row], columns: Sequence[str] = TREND_COLUMNS
-) -> dict[str, list[object]]:
-    """The columns of a table, from its rows; those of trends by default."""
-    return {column: [row[column] for row in rows] for column in columns}
-
-
 def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """One row per step and statistic, ready for `trends.parquet`.
 

@@ -19,7 +19,7 @@ from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask
 from dynamics.tracking.matrices import MatrixView, folded_bias, matrix_rows
 from dynamics.tracking.measures import ROLES, WHITENED, View, measure
 from dynamics.tracking.references import References, stored
-from dynamics.tracking.trends import Row
+from dynamics.tracking.trends import TREND_COLUMNS, Row
 
 Tokens = Mapping[str, np.ndarray]
 
@@ -30,14 +30,14 @@ class Measured:
 
     Attributes:
         columns: `token_id` and every measure, one value per token.
-        matrices: What is computed of the embeddings as a whole, as rows of `trends.parquet`.
+        matrices: What is computed of the embeddings as a whole, as columns of `trends.parquet`.
         tensor_sha256: Digest of each embedding, or of the rows of it that were read.
         file_sha256: What a hub says of the file that holds it; empty for a folder.
         commit: Hash of the commit on a hub, None for a folder.
     """
 
     columns: dict[str, np.ndarray]
-    matrices: list[Row]
+    matrices: dict[str, list[object]]
     tensor_sha256: dict[str, str]
     file_sha256: dict[str, str | None]
     commit: str | None
@@ -158,7 +158,8 @@ def measure_checkpoint(
                 matrices += matrix_rows(role, given, step=checkpoint.step)
             if checkpoint.path is None:
                 files[role] = checkpoint.file_sha256(role)
-    return Measured(columns, matrices, digests, files, checkpoint.commit)
+    whole = {column: [row[column] for row in matrices] for column in TREND_COLUMNS}
+    return Measured(columns, whole, digests, files, checkpoint.commit)
 
 
 def _same_shape(checkpoint: Checkpoint) -> bool:

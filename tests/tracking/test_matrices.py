@@ -10,7 +10,7 @@ from dynamics.checkpoints.series import open_series
 from dynamics.errors import MismatchError
 from dynamics.tracking import matrices
 from dynamics.tracking.measures import SLOW
-from dynamics.tracking.run import Run, read_table, rows_path, stored_rows
+from dynamics.tracking.run import Run, read_table, step_path, stored_rows
 from dynamics.tracking.track import track
 from dynamics.tracking.trends import TREND_COLUMNS
 from tests.statistics.fold_by_fold import solved_fold_by_fold
@@ -244,11 +244,11 @@ def test_the_tables_of_steps_are_in_the_trends(complete):
     run, _ = complete
     whole = run.trends[~run.trends["measure"].isin(run.info["measures"])]
     for entry in run.info["checkpoints"]:
-        path = rows_path(run.path, "matrices", entry["step"])
+        path = step_path(run.path, "matrices", entry["step"])
         table = read_table(path, entry["matrices_sha256"])
         assert tuple(table.columns) == TREND_COLUMNS
         assert set(table["step"]) == {entry["step"]}
-    rows = stored_rows(run.path, "matrices", run.info["checkpoints"])
+    rows = stored_rows(run.path, "matrices")
     law = sum(row["measure"] == "input_embedding_norm_whitened" for row in rows)
     assert len(whole) + law == len(rows)
     assert len({(row["measure"], row["statistic"], row["given"], row["step"]) for row in rows}) == (
@@ -308,7 +308,7 @@ def test_a_damaged_table_of_a_matrix_is_redone_with_its_step_alone(
     series, counts, tmp_path, monkeypatch
 ):
     before = files_of(track(series, tmp_path / "run", counts=counts).path)
-    rows_path(tmp_path / "run", "matrices", 8).write_bytes(b"PAR1")
+    step_path(tmp_path / "run", "matrices", 8).write_bytes(b"PAR1")
     read = []
     monkeypatch.setattr(
         "dynamics.tracking.walk.matrix_rows",
