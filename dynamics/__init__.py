@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
+    from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.run import Run
+    from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
     from dynamics.training.train import train
 
 __all__ = [
     "CheckpointSeries",
     "Counts",
+    "NormDynamicsCallback",
     "Run",
     "StudySettings",
     "attribute",
+    "changed_tokens",
     "count_corpus",
     "load_model",
     "open_series",
@@ -38,9 +42,11 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
+    "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",
+    "changed_tokens": "dynamics.tracking.tokens",
     "count_corpus": "dynamics.corpus.count",
     "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",

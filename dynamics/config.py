@@ -8,7 +8,7 @@ error that names the key.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,6 +26,22 @@ class _Settings(BaseModel):
     model_config = STRICT
 
 
+# A single step is a number in YAML.
+Expression = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
+
+
+class TwinSettings(_Settings):
+    """Tokens that get a duplicate id in a random share of their occurrences.
+
+    Attributes:
+        tokens: How many tokens get one.
+        share: Probability that an occurrence becomes the duplicate.
+    """
+
+    tokens: int = Field(default=96, gt=0)
+    share: float = Field(default=0.125, gt=0, lt=1)
+
+
 class CorpusSettings(_Settings):
     """Where the text comes from.
 
@@ -36,7 +52,10 @@ class CorpusSettings(_Settings):
         split: Split of a hub data set.
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
+        held_out_rows: Rows of the token stream that are kept out of training.
+        twins: Tokens with a duplicate id, whose frequency is thereby random; none by default.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
+        information_window: Count each token's information gain about so many tokens to each side.
     """
 
     source: str = "python-docs"
@@ -44,7 +63,10 @@ class CorpusSettings(_Settings):
     split: str = "train"
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
+    held_out_rows: int = Field(default=0, ge=0)
+    twins: TwinSettings | None = None
     placebo_rows: int = Field(default=0, ge=0)
+    information_window: int | None = Field(default=None, gt=0)
 
 
 class TokenizerSettings(_Settings):
@@ -162,20 +184,48 @@ class CheckpointSettings(_Settings):
         state_every: Steps between two resumable states; a tenth of the training by default.
     """
 
-    # A single step is a number in YAML.
-    steps: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] = "log2(512)+every(1000)"
-    embeddings: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] | None = None
+    steps: Expression = "log2(512)+every(1000)"
+    embeddings: Expression | None = None
     state_every: int | None = Field(default=None, gt=0)
 
     @field_validator("steps", "embeddings")
     @classmethod
     def _readable(cls, expression: str | None) -> str | None:
-        if expression is not None:
-            try:
-                steps.parse(expression)
-            except StepError as error:
-                raise ValueError(str(error)) from error
-        return expression
+        return None if expression is None else _checked(expression)
+
+
+class TrackingSettings(_Settings):
+    """What `dynamics study` asks of the running model at each checkpoint, beyond its weights.
+
+    Attributes:
+        importance: Names of importances, or `all`; none by default.
+        surgery: Whether the held-out loss is measured after surgery on the norms.
+        agreement: Whether attribution methods are compared with occlusion within inputs.
+        live_steps: At which of the kept steps, in the step language.
+        probe_tokens_per_stratum: Tokens to probe in each of 10 strata of frequency.
+        contexts: Contexts of each probed token.
+        context_length: Tokens of a context.
+        device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
+    """
+
+    importance: list[str] = Field(default_factory=list)
+    surgery: bool = False
+    agreement: bool = False
+    live_steps: Expression = "all"
+    probe_tokens_per_stratum: int = Field(default=40, gt=0)
+    contexts: int = Field(default=16, gt=1)
+    context_length: int = Field(default=64, ge=4)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("importance", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+    @field_validator("live_steps")
+    @classmethod
+    def _readable(cls, expression: str) -> str:
+        return _checked(expression)
 
 
 class StudySettings(_Settings):
@@ -189,6 +239,8 @@ class StudySettings(_Settings):
         model: Shape.
         training: Optimisation.
         checkpoints: What is kept.
+        tracking: What is asked of the checkpoints. No part of what makes a training: it is not
+            recorded in a training folder, and may change for one that is there.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -198,6 +250,16 @@ class StudySettings(_Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings
     checkpoints: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = Field(default=TrackingSettings(), exclude=True)
+
+
+def _checked(expression: str) -> str:
+    """The expression of steps, if it is one."""
+    try:
+        steps.parse(expression)
+    except StepError as error:
+        raise ValueError(str(error)) from error
+    return expression
 
 
 class _Loader(yaml.SafeLoader):
@@ -319,8 +381,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
 def _keys(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
     for part in path:
         annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
+        groups = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        model = next(each for each in groups if issubclass(each, BaseModel))
     return model.model_fields
 
 

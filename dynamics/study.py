@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.config import StudySettings
+from dynamics.config import StudySettings, TrackingSettings
 from dynamics.errors import OutputError
 
 if TYPE_CHECKING:
+    from dynamics.tracking.live import LiveSettings
     from dynamics.tracking.run import Run
 
 OnStep = Callable[[dict[str, Any]], None]
@@ -22,6 +23,7 @@ def run_study(
     report: Callable[[str], None] = lambda message: None,
     on_step: OnStep = lambda line: None,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_live: OnCheckpoint = lambda done, total: None,
 ) -> dict[str, Any]:
     """Do everything a study asks for; what a former call has finished is not done again.
 
@@ -34,11 +36,13 @@ def run_study(
         report: Receives a line per stage.
         on_step: Receives each line of `train.jsonl` as it is written.
         on_checkpoint: Receives how many checkpoints are measured, of how many.
+        on_live: Receives how many models were run, of how many.
 
     Returns:
         `findings` (sentences computed from the run), `run`, `training` and `figures` (paths).
 
     Raises:
+        ConfigError: There is no importance of a name.
         OutputError: The folder, or one inside it, is in use for something else.
     """
     from dynamics.report.figures import plot
@@ -52,6 +56,7 @@ def run_study(
         report=report,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
+        on_live=on_live,
     )
     report("drawing figures")
     figures = plot([run], folder / "figures", report=report)
@@ -73,6 +78,7 @@ def train_and_track(
     report: Callable[[str], None] = lambda message: None,
     on_step: OnStep = lambda line: None,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_live: OnCheckpoint = lambda done, total: None,
 ) -> "Run":
     """The run of a study, without its figures; what a former call has finished is not done again.
 
@@ -83,8 +89,10 @@ def train_and_track(
         report: Receives a line per stage.
         on_step: Receives each line of `train.jsonl` as it is written.
         on_checkpoint: Receives how many checkpoints are measured, of how many.
+        on_live: Receives how many models were run, of how many.
 
     Raises:
+        ConfigError: There is no importance of a name.
         OutputError: The folder, or one inside it, is in use for something else.
     """
     from dynamics.checkpoints.series import open_series
@@ -94,6 +102,7 @@ def train_and_track(
     if (folder / "train.json").exists():
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
+    live = _live(settings.tracking)  # wrong names are told before the training
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
     return track(
@@ -101,5 +110,29 @@ def train_and_track(
         folder / "run",
         counts=find_counts(series, "auto"),
         command=command,
+        live=live,
+        report=report,
         on_checkpoint=on_checkpoint,
+        on_live=on_live,
+    )
+
+
+def _live(settings: TrackingSettings) -> "LiveSettings | None":
+    """What the running model is asked, None when nothing is."""
+    from dynamics.importance.probes import ProbeSettings
+    from dynamics.tracking.live import LiveSettings
+
+    if not (settings.importance or settings.surgery or settings.agreement):
+        return None
+    return LiveSettings(
+        importance=tuple(settings.importance),
+        surgery=settings.surgery,
+        agreement=settings.agreement,
+        steps=settings.live_steps,
+        probes=ProbeSettings(
+            tokens_per_stratum=settings.probe_tokens_per_stratum,
+            contexts=settings.contexts,
+            length=settings.context_length,
+        ),
+        device=settings.device,
     )

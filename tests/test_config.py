@@ -169,6 +169,19 @@ def test_an_override_that_cannot_be_read_is_told(read, override, told):
         read(LEAST, override)
 
 
+def test_a_group_that_is_off_is_turned_on_and_off(read):
+    assert read(LEAST).corpus.twins is None
+    twins = read(LEAST, "corpus.twins.tokens=8").corpus.twins
+    assert (twins.tokens, twins.share) == (8, 0.125)
+    on = f"{LEAST}corpus:\n  twins: {{tokens: 8, share: 0.5}}\n"
+    assert read(on).corpus.twins.share == 0.5
+    assert read(on, "corpus.twins=null").corpus.twins is None
+    with pytest.raises(ConfigError, match=r"unknown key 'corpus.twins.shar'; did you mean 'share'"):
+        read(LEAST, "corpus.twins.shar=0.5")
+    with pytest.raises(ConfigError, match=r"corpus.twins.share: .* less than 1 \(got 1\)"):
+        read(LEAST, "corpus.twins.share=1")
+
+
 def test_an_override_replaces_and_the_last_one_holds(read):
     loaded = read(LEAST, "training.steps=20", "model.tied=true", "training.steps=30", "name=a")
     assert (loaded.training.steps, loaded.model.tied, loaded.name) == (30, True, "a")

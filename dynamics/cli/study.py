@@ -1,14 +1,12 @@
 """The command that does a whole study: of one training, of arms and seeds, or of public series."""
 
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dynamics.cli.output import Stages, emit
+from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
 
 if TYPE_CHECKING:
     from dynamics.config import StudySettings
@@ -41,10 +39,8 @@ def study(
             "report.md in the folder by default.",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Train, count, track and plot into one folder; the same command goes on when interrupted.
 
@@ -74,10 +70,11 @@ def study(
         result = run_study(
             loaded,
             folder,
-            command=_command(),
+            command=command_line(),
             report=stages.report,
             on_step=stages.training(loaded.training.steps),
             on_checkpoint=stages.counter("tracking"),
+            on_live=stages.counter("running the model"),
         )
     emit(as_json, result, "\n".join(result["findings"]) + "\n\nfigures:", result["figures"])
 
@@ -118,7 +115,7 @@ def _several(
         about = {
             "page": page,
             "workers": workers,
-            "command": _command(),
+            "command": command_line(),
             "report": stages.report,
         }
         if isinstance(loaded, ArmsStudy):
@@ -126,7 +123,3 @@ def _several(
         else:
             result = run_series(loaded, folder, **about)
     emit(as_json, result, f"page: {result['page']}\nfigures:", result["figures"])
-
-
-def _command() -> str:
-    return shlex.join(["dynamics", *sys.argv[1:]])

@@ -66,9 +66,9 @@ def embedding_norm(
         >>> embedding_norm(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), center_features=True)
         tensor([0.7071, 0.0000])
     """
-    norms = torch.empty(len(embedding), dtype=_accumulator(embedding), device=embedding.device)
+    norms = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     subtracts = shift is not None or center_features
-    for start, rows in _chunks(embedding, torch.float64 if subtracts else norms.dtype):
+    for start, rows in chunks(embedding, torch.float64 if subtracts else norms.dtype):
         if shift is not None:
             rows.sub_(shift.to(rows.dtype))
         if gain is not None:
@@ -80,7 +80,7 @@ def embedding_norm(
 
 
 def mean_row(
-    embedding: EmbeddingMatrix, weights: Shaped[Tensor, " V"] | None = None
+    embedding: EmbeddingMatrix | Rows, weights: Shaped[Tensor, " V"] | None = None
 ) -> HiddenVector:
     """Mean of the rows: uniform, or weighted (by counts: the unigram mean), in float64.
 
@@ -91,12 +91,13 @@ def mean_row(
     Raises:
         ValueError: The weights sum to zero, or there is no row.
     """
-    total = torch.zeros(embedding.shape[1], dtype=torch.float64, device=embedding.device)
-    share = torch.ones(len(embedding), device=embedding.device) if weights is None else weights
+    device = embedding[:0].device
+    total = torch.zeros(embedding.shape[1], dtype=torch.float64, device=device)
+    share = torch.ones(len(embedding), device=device) if weights is None else weights
     mass = share.double().sum().item()
     if mass == 0:
         raise ValueError("the weights of the rows sum to zero: there is no mean row")
-    for start, rows in _chunks(embedding, torch.float64):
+    for start, rows in chunks(embedding, torch.float64):
         total += share[start : start + len(rows)].double() @ rows
     return total / mass
 
@@ -119,11 +120,11 @@ def displacement(
     """
     if embedding.shape != reference.shape:
         raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(reference.shape)}")
-    distances = torch.empty(len(embedding), dtype=_accumulator(embedding), device=embedding.device)
+    distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     cosines = torch.empty_like(distances)
     dtype = torch.promote_types(distances.dtype, reference.dtype)
     for (start, rows), (_, before) in zip(
-        _chunks(embedding, dtype), _chunks(reference, dtype), strict=True
+        chunks(embedding, dtype), chunks(reference, dtype), strict=True
     ):
         here = slice(start, start + len(rows))
         norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(before, dim=1)
@@ -134,11 +135,30 @@ def displacement(
     return distances, cosines
 
 
-def _accumulator(matrix: EmbeddingMatrix) -> torch.dtype:
+def cosine_between(embedding: EmbeddingMatrix | Rows, other: EmbeddingMatrix | Rows) -> TokenScores:
+    """Cosine between the rows of a token in two matrices, in float64; 0 where one is zero.
+
+    Raises:
+        ValueError: The matrices differ in shape.
+    """
+    if embedding.shape != other.shape:
+        raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(other.shape)}")
+    cosines = torch.empty(len(embedding), dtype=accumulator(embedding))
+    for (start, rows), (_, others) in zip(
+        chunks(embedding, torch.float64), chunks(other, torch.float64), strict=True
+    ):
+        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(others, dim=1)
+        cosine = (rows * others).sum(dim=1).div_(norms).clamp_(-1, 1)
+        cosines[start : start + len(rows)] = cosine.masked_fill_(norms == 0, 0)
+    return cosines
+
+
+def accumulator(matrix: EmbeddingMatrix | Rows) -> torch.dtype:
+    """Type that norms of rows come in: float32, or float64 for a float64 matrix."""
     return torch.promote_types(matrix.dtype, torch.float32)
 
 
-def _chunks(
+def chunks(
     matrix: EmbeddingMatrix | Rows, dtype: torch.dtype
 ) -> Iterator[tuple[int, Float[Tensor, "rows D"]]]:
     """Start and a scratch copy, free to overwrite until the next one, of each chunk of rows."""

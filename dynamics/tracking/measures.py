@@ -1,19 +1,23 @@
 """What is measured of an embedding at one checkpoint: a function and an entry for each.
 
 A measure is named ROLE_SUFFIX, `output_embedding_norm_centered` for one. A function returns None
-where its measure does not apply. V tokens, D hidden size.
+where its measure does not apply. What belongs to the matrix as a whole is in `matrices`. V tokens,
+D hidden size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.checkpoints.architectures import Role
 from dynamics.errors import MeasureError
-from dynamics.scores.norms import Rows, displacement, embedding_norm, mean_row
+from dynamics.scores.norms import Rows, cosine_between, displacement, embedding_norm, mean_row
+from dynamics.scores.spectrum import first_component, norm_under, second_moment
+from dynamics.scores.unused import cosine_distance_to, distance_to
 
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 
@@ -26,20 +30,30 @@ class View:
         matrix: The embedding.
         first: The same embedding at the first checkpoint of the run, which may be on disk.
         counts: Occurrences of each token in the training stream, or None.
-        entries: Which rows the tokenizer has an entry for, None where that is not known. The others
-            pad the matrix; they have no part in the mean row.
+        entries: Which rows the tokenizer has an entry for, twins among them as they are trained
+            alike; None where that is not known. The others pad the matrix; they have no part in
+            the mean row.
         final_norm: `layer`, `rms`, or None where the model has no final norm.
         gain: Weight of the final norm, for an output embedding that follows it, or None.
         whole: Whether `matrix` has all rows of the embedding, so that their mean is known.
+        beside: For an output embedding, the input embedding of the same checkpoint, which may be on
+            disk; None where there is none of the same shape.
+        tied: Whether the two are one matrix.
+        unused: Which rows no token of the stream uses; None where that is not known, or not asked.
+        everything: Whether the slow measures are wanted too.
     """
 
     matrix: EmbeddingMatrix
     first: EmbeddingMatrix | Rows
-    counts: Tensor | None
-    entries: Tensor | None
+    counts: Integer[Tensor, " V"] | None
+    entries: Bool[Tensor, " V"] | None
     final_norm: str | None
     gain: HiddenVector | None
     whole: bool = True
+    beside: EmbeddingMatrix | Rows | None = None
+    tied: bool = False
+    unused: Bool[Tensor, " V"] | None = None
+    everything: bool = False
 
     @cached_property
     def uniform_mean(self) -> HiddenVector:
@@ -50,6 +64,13 @@ class View:
     def moved(self) -> tuple[TokenScores, TokenScores]:
         """Distance and cosine to the first checkpoint."""
         return displacement(self.matrix, self.first)
+
+    @cached_property
+    def unused_mean(self) -> HiddenVector | None:
+        """Mean of the rows that are never used; None where there are none, or it is not wanted."""
+        if not self.everything or self.unused is None or not self.unused.any():
+            return None
+        return mean_row(self.matrix, self.unused)
 
 
 def norm(view: View) -> TokenScores:
@@ -102,6 +123,51 @@ def cosine_to_first(view: View) -> TokenScores:
     return view.moved[1]
 
 
+def unused_distance(view: View) -> TokenScores | None:
+    """L2 distance to the mean of the rows that are never used."""
+    return None if view.unused_mean is None else distance_to(view.matrix, view.unused_mean)
+
+
+def unused_cosine_distance(view: View) -> TokenScores | None:
+    """Cosine distance to the mean of the rows that are never used."""
+    return None if view.unused_mean is None else cosine_distance_to(view.matrix, view.unused_mean)
+
+
+def unused_cosine_distance_without_first(view: View) -> TokenScores | None:
+    """The same after the first principal component of the rows is taken out."""
+    if view.unused_mean is None:
+        return None
+    moment = second_moment(view.matrix, shift=view.uniform_mean, weights=view.entries)
+    return cosine_distance_to(view.matrix, view.unused_mean, without=first_component(moment))
+
+
+def unused_cosine_distance_centered(view: View) -> TokenScores | None:
+    """The same after the mean row is subtracted, every entry weighing alike."""
+    if view.unused_mean is None:
+        return None
+    return cosine_distance_to(view.matrix, view.unused_mean, shift=view.uniform_mean)
+
+
+def cosine_to_input(view: View) -> TokenScores | None:
+    """Cosine between the output and the input row of a token, in models that are not tied."""
+    if view.beside is None or view.tied:
+        return None
+    return cosine_between(view.matrix, view.beside)
+
+
+def input_norm_whitened(view: View) -> TokenScores | None:
+    """Norm of the input row, whitened by the output rows (Oyama et al. 2023, eq. 12-14).
+
+    Both embeddings are centred by their unigram means; see `norm_under`.
+    """
+    if view.beside is None or view.counts is None or not view.everything:
+        return None
+    moment = second_moment(
+        view.matrix, shift=mean_row(view.matrix, view.counts), weights=view.counts
+    )
+    return norm_under(view.beside, moment, shift=mean_row(view.beside, view.counts))
+
+
 MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
     "norm": norm,
     "norm_centered": norm_centered,
@@ -110,10 +176,21 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
     "norm_features_centered": norm_features_centered,
     "distance_from_first": distance_from_first,
     "cosine_to_first": cosine_to_first,
+    "unused_distance": unused_distance,
+    "unused_cosine_distance": unused_cosine_distance,
+    "unused_cosine_distance_without_first": unused_cosine_distance_without_first,
+    "unused_cosine_distance_centered": unused_cosine_distance_centered,
+    "cosine_to_input": cosine_to_input,
 }
 
-NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded")
-"""Measures that subtract a mean row: there are none of a part of an embedding."""
+WHITENED = "input_embedding_norm_whitened"
+"""Measured when the output embedding is at hand, hence by full name and not among `MEASURES`."""
+
+SLOW = (*(name for name in MEASURES if name.startswith("unused")), "norm_whitened")
+"""Measures that are taken when everything is asked for."""
+
+NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded", *SLOW)
+"""Measures that need a mean over rows: there are none of a part of an embedding."""
 
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
@@ -137,4 +214,7 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
         and (view.whole or suffix not in NEED_ALL_ROWS)
         and (scores := function(view)) is not None
     }
-    return {f"{role}_{suffix}": scores for suffix, scores in results.items()}
+    named = {f"{role}_{suffix}": scores for suffix, scores in results.items()}
+    if view.whole and (whitened := input_norm_whitened(view)) is not None:
+        named[WHITENED] = whitened
+    return named

@@ -1,4 +1,4 @@
-"""The matrices that distances are taken to, on disk: read once, and no burden on memory.
+"""Matrices that others are held against, on disk: read once, and no burden on memory.
 
 A folder's are read from its files again, chunk by chunk. What came over a network is written to a
 file without a name, which vanishes with the process that wrote it, however that ends.
@@ -92,7 +92,7 @@ class References:
             if self._over:
                 raise CancelledError
             if role not in held:
-                held[role] = _stored(self.first, role, self.rows)
+                held[role] = stored(self.first, role, self.rows)
             return held[role]
 
     def end(self) -> None:
@@ -136,11 +136,25 @@ def _lend(first: Checkpoint, rows: np.ndarray | None, walk: str) -> References:
         return found
 
 
-def _stored(checkpoint: Checkpoint, role: Role, rows: np.ndarray | None) -> StoredRows:
+def stored(
+    checkpoint: Checkpoint, role: Role, rows: np.ndarray | None, matrix: Tensor | None = None
+) -> StoredRows:
+    """An embedding that is read in parts, without being held.
+
+    Args:
+        checkpoint: Whose it is.
+        role: Which one.
+        rows: Ids of the rows that are meant, all of them when None.
+        matrix: These rows, where they have been read anyway.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        OutputError: There is no room for a copy of it.
+    """
     located = checkpoint.locate(role)
     if checkpoint.path is not None and rows is None:
         return StoredRows(located.entry, located.read)
-    matrix = located.read(rows)
+    matrix = located.read(rows) if matrix is None else matrix
     entry = TensorEntry(matrix.dtype, tuple(matrix.shape), contiguous_stride(matrix.shape), 0)
     file = _NamelessFile(row_bytes(matrix))
     return StoredRows(entry, lambda rows: read_tensor(file, entry, rows))
@@ -149,7 +163,7 @@ def _stored(checkpoint: Checkpoint, role: Role, rows: np.ndarray | None) -> Stor
 class _NamelessFile:
     """Bytes on disk, which go with this object; mapped anew by every read, as `LocalFile` is."""
 
-    name = "the copy of the first checkpoint"
+    name = "the copy of an embedding"
 
     def __init__(self, parts: Iterable[memoryview]) -> None:
         try:
@@ -160,7 +174,7 @@ class _NamelessFile:
             file.flush()
         except OSError as error:
             raise OutputError(
-                f"{tempfile.gettempdir()}: cannot hold a copy of the first checkpoint's embeddings "
+                f"{tempfile.gettempdir()}: cannot hold a copy of an embedding "
                 f"({error.strerror}); free space, or name another folder in TMPDIR"
             ) from error
         self._file = file

@@ -5,7 +5,8 @@ from scipy.stats import ortho_group
 
 from dynamics.scores.norms import (
     CHUNK_ROWS,
-    _chunks,
+    chunks,
+    cosine_between,
     displacement,
     embedding_norm,
     mean_row,
@@ -184,7 +185,7 @@ def test_chunks_share_one_buffer_of_a_thousand_rows(matrix):
     starts, sizes, buffers = zip(
         *(
             (start, len(rows), rows.untyped_storage().data_ptr())
-            for start, rows in _chunks(stored, torch.float32)
+            for start, rows in chunks(stored, torch.float32)
         ),
         strict=True,
     )
@@ -200,3 +201,14 @@ def test_nothing_is_written_into_the_matrix(matrix, counts):
     displacement(matrix, before)
     assert matrix.equal(kept)
     assert before.equal(kept.roll(1, 0))
+
+
+def test_cosines_between_two_matrices_are_those_of_numpy():
+    one, other = torch.randn(2, 1100, 7, dtype=torch.float64)
+    other[3] = 0
+    expected = (one * other).sum(1) / one.norm(dim=1) / other.norm(dim=1)
+    expected[3] = 0
+    assert torch.allclose(cosine_between(one, other), expected, atol=1e-12)
+    assert cosine_between(one.half(), -one.half()).eq(-1).all()
+    with pytest.raises(ValueError, match=r"shapes differ: \(1100, 7\), \(7, 1100\)"):
+        cosine_between(one, other.T)

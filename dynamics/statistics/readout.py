@@ -1,0 +1,255 @@
+"""How much of a number a linear read-out of vectors predicts: cross-validated ridge regression.
+
+K folds, F features, L penalties.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy.special import stdtrit
+
+from dynamics.statistics.intervals import Interval
+
+FOLDS = 10
+PENALTIES = 10.0 ** np.arange(-4, 2)
+"""Penalties that are tried, relative to the mean variance of the features."""
+
+_TO_CHOOSE, _TO_PREDICT = 1e-10, 1e-17
+"""Share of the squared error of every fit that conjugate gradients may leave."""
+
+
+Solutions = Float[np.ndarray, "F fits L"]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over the tokens of each fold, of features x and a target y.
+
+    Attributes:
+        n: Tokens.
+        x: Sums of x.
+        y: Sums of y.
+        xx: Sums of x x'.
+        xy: Sums of x y.
+        yy: Sums of y y.
+    """
+
+    n: Integer[np.ndarray, " K"]
+    x: Float[np.ndarray, "K F"]
+    y: Float[np.ndarray, " K"]
+    xx: Float[np.ndarray, "K F F"]
+    xy: Float[np.ndarray, "K F"]
+    yy: Float[np.ndarray, " K"]
+
+    def of(self, features: slice) -> "Moments":
+        """The moments of some of the features, as views."""
+        return Moments(
+            self.n,
+            self.x[:, features],
+            self.y,
+            self.xx[:, features, features],
+            self.xy[:, features],
+            self.yy,
+        )
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Share of the variance of a target that is predicted for tokens that were not fitted.
+
+    Attributes:
+        r2: The share; at most 1, negative where the mean predicts better, NaN for a constant.
+        n: Tokens.
+        fold_influence: Influence of each fold on `r2`, mean 0.
+    """
+
+    r2: float
+    n: int
+    fold_influence: Float[np.ndarray, " K"]
+
+    def confidence_interval(self, level: float = 0.95) -> Interval:
+        """Student's t over folds (K - 1 degrees of freedom), from their influence on the share.
+
+        It is about the tokens that are predicted. Folds share most of what they are fitted on,
+        which it does not know of.
+        """
+        folds = len(self.fold_influence)
+        error = np.sqrt(np.sum(self.fold_influence**2) / (folds * (folds - 1)))
+        reach = float(stdtrit(folds - 1, (1 + level) / 2) * error)
+        return Interval(self.r2 - reach, self.r2 + reach)
+
+
+def fold_of(n: int) -> Integer[np.ndarray, " n"]:
+    """Fold of each of n tokens: the same for the same n, sizes differing by one at most."""
+    return np.random.default_rng(0).permutation(np.arange(n) % FOLDS)
+
+
+def moments(
+    folds: Iterable[tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]],
+    features: Sequence[slice] = (slice(None),),
+) -> list[Moments]:
+    """The moments of folds, given as features and target of their tokens.
+
+    Products with features are summed in the features' precision, everything else in float64. Give
+    features and target near mean 0, so that nothing cancels.
+
+    Args:
+        folds: Features and target of each fold.
+        features: The sets of features to take moments of.
+    """
+    sums = [([], [], [], [], [], []) for _ in features]
+    for whole, target in folds:
+        for chosen, (n, x, y, xx, xy, yy) in zip(features, sums, strict=True):
+            part = whole[:, chosen]
+            n.append(len(target))
+            x.append(part.sum(axis=0, dtype=np.float64))
+            y.append(target.sum())
+            xx.append(part.T @ part)
+            xy.append(target.astype(part.dtype) @ part)
+            yy.append(target @ target)
+    return [
+        Moments(
+            *map(np.array, (n, x, y)),
+            np.array(xx, dtype=np.float64),
+            np.array(xy, dtype=np.float64),
+            np.array(yy),
+        )
+        for n, x, y, xx, xy, yy in sums
+    ]
+
+
+def cross_validated_ridge(folds: Moments) -> Readout:
+    """Predict each fold by ridge regression on the others, and say how well.
+
+    With a, w the minimum of sum (y - a - w'x)^2 + n penalty |w|^2 over the tokens of the other
+    folds, the share is 1 - sum (y - a - w'x)^2 / sum (y - b)^2 over the tokens of all folds, b the
+    mean of the other folds, so that knowing nothing gives 0. The penalty for fold k is that of
+    `PENALTIES` which predicts fold k + 1 best from the remaining K - 2: fold k has no say in it.
+    Penalties are as many variances as x has in the mean over features, and a rotation of x changes
+    nothing; bring features of different kinds to a common scale first.
+
+    All fits are solved at once by conjugate gradients, preconditioned by the eigenvectors of all
+    tokens' covariance: one decomposition in place of K for every penalty.
+    """
+    count = len(folds.n)
+    system = _System(folds)
+    after = (np.arange(count) + 1) % count
+    pairs = list(enumerate(after))
+    errors = _squared_errors(folds, after, *system.fit(pairs, PENALTIES[np.newaxis], _TO_CHOOSE))
+    chosen = PENALTIES[errors.argmin(axis=1), np.newaxis]
+    each = [(k,) for k in range(count)]
+    fitted = system.fit(each, chosen, _TO_PREDICT)
+    left = _squared_errors(folds, np.arange(count), *fitted)[:, 0]
+    means = (folds.y.sum() - folds.y) / (folds.n.sum() - folds.n)
+    whole = folds.yy - 2 * means * folds.y + folds.n * means**2
+    total = whole.sum() if whole.sum() > 0 else np.nan
+    r2 = 1 - left.sum() / total
+    influence = -(left - (1 - r2) * whole) / (total / count)
+    return Readout(float(r2), int(folds.n.sum()), influence)
+
+
+class _System:
+    """The normal equations of ridge regressions that leave folds out."""
+
+    def __init__(self, folds: Moments) -> None:
+        self._folds = folds
+        self._n = folds.n.sum()
+        self._xx = folds.xx.sum(axis=0)
+        mean = folds.x.sum(axis=0) / self._n
+        covariance = self._xx / self._n - np.outer(mean, mean)
+        self._scale = np.trace(covariance) / len(covariance) or 1.0
+        self._variances, self._axes = np.linalg.eigh(covariance)
+
+    def fit(
+        self,
+        left_out: Sequence[tuple[int, ...]],
+        penalties: Float[np.ndarray, "#fits L"],
+        left: float,
+    ) -> tuple[Float[np.ndarray, "fits L"], Solutions]:
+        """Intercepts and weights, for each choice of folds to leave out and each penalty.
+
+        Args:
+            left_out: The folds that each fit leaves out.
+            penalties: A row of L penalties for each fit, or one for all.
+            left: Share of the squared error that may be left.
+        """
+        folds = self._folds
+        out = np.zeros((len(left_out), len(folds.n)))
+        for at, those in enumerate(left_out):
+            out[at, list(those)] = 1
+        n = self._n - out @ folds.n
+        mean = ((folds.x.sum(axis=0) - out @ folds.x) / n[:, np.newaxis]).T
+        mean_y = (folds.y.sum() - out @ folds.y) / n
+        xy = (folds.xy.sum(axis=0) - out @ folds.xy).T - mean * (n * mean_y)
+        ridge = n[:, np.newaxis] * self._scale * penalties
+        diagonal = n[:, np.newaxis] * self._variances[:, np.newaxis, np.newaxis] + ridge
+
+        def times_matrix(w: Solutions) -> Solutions:
+            product = _times(self._xx, w) + ridge * w
+            product -= (n * mean)[:, :, np.newaxis] * np.einsum("fk,fkl->kl", mean, w)
+            for fold, without in enumerate(out.T == 1):
+                if without.any():
+                    product[:, without] -= _times(folds.xx[fold], w[:, without])
+            return product
+
+        def nearly_solved(rest: Solutions) -> Solutions:
+            return _times(self._axes, _times(self._axes.T, rest) / diagonal)
+
+        rest = np.repeat(xy[:, :, np.newaxis], ridge.shape[-1], axis=2)
+        weights = _conjugate_gradients(times_matrix, nearly_solved, rest, left)
+        return mean_y[:, np.newaxis] - np.einsum("fk,fkl->kl", mean, weights), weights
+
+
+def _times(matrix: Float[np.ndarray, "F F"], w: Solutions) -> Solutions:
+    return (matrix @ w.reshape(len(w), -1)).reshape(w.shape)
+
+
+def _conjugate_gradients(
+    times_matrix: Callable[[Solutions], Solutions],
+    nearly_solved: Callable[[Solutions], Solutions],
+    rest: Solutions,
+    left: float,
+) -> Solutions:
+    """Solve `times_matrix(w) = rest` for every fit and penalty at once."""
+    solution = np.zeros_like(rest)
+    towards = direction = nearly_solved(rest)
+    energy = (rest * towards).sum(axis=0)
+    enough = left * energy
+    for _ in range(2 * len(rest) + 10):  # exact arithmetic needs as many as there are features
+        if (energy <= enough).all():
+            break
+        product = times_matrix(direction)
+        step = _ratio(energy, (direction * product).sum(axis=0))
+        solution = solution + step * direction
+        rest = rest - step * product
+        towards = nearly_solved(rest)
+        before, energy = energy, (rest * towards).sum(axis=0)
+        direction = towards + _ratio(energy, before) * direction
+    return solution
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Their ratio, 0 where a system is solved and both are."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _squared_errors(
+    folds: Moments,
+    on: Integer[np.ndarray, " fits"],
+    intercepts: Float[np.ndarray, "fits L"],
+    weights: Solutions,
+) -> Float[np.ndarray, "fits L"]:
+    """Sum of squared errors of each fit over the tokens of one fold."""
+    errors = np.empty_like(intercepts)
+    for fit, (fold, a) in enumerate(zip(on, intercepts, strict=True)):
+        w = weights[:, fit]
+        cross = a * folds.y[fold] + folds.xy[fold] @ w
+        squared = folds.n[fold] * a**2 + 2 * a * (folds.x[fold] @ w) + _quadratic(folds.xx[fold], w)
+        errors[fit] = folds.yy[fold] - 2 * cross + squared
+    return errors
+
+
+def _quadratic(matrix: Float[np.ndarray, "F F"], w: Float[np.ndarray, "F L"]) -> np.ndarray:
+    return (w * (matrix @ w)).sum(axis=0)

@@ -1,0 +1,137 @@
+"""Cross-validated ridge regression against solving each fold on its own, and closed forms."""
+
+import numpy as np
+import pytest
+
+from dynamics.statistics.readout import (
+    FOLDS,
+    PENALTIES,
+    cross_validated_ridge,
+    fold_of,
+    moments,
+)
+
+
+def readout(x, y):
+    fold = fold_of(len(y))
+    (found,) = moments((x[fold == k], y[fold == k]) for k in range(FOLDS))
+    return cross_validated_ridge(found)
+
+
+def solved_fold_by_fold(x, y):
+    """The share, and each fold's squared errors, from one dense solution for every fit."""
+    fold = fold_of(len(y))
+    scale = np.mean(np.var(x, axis=0))
+
+    def predict(left_out, penalty, rows):
+        fitted = ~np.isin(fold, left_out)
+        mean, mean_y, n = x[fitted].mean(axis=0), y[fitted].mean(), fitted.sum()
+        gram = (x[fitted] - mean).T @ (x[fitted] - mean) + n * penalty * scale * np.eye(x.shape[1])
+        w = np.linalg.solve(gram, (x[fitted] - mean).T @ (y[fitted] - mean_y))
+        return mean_y + (x[rows] - mean) @ w
+
+    left, whole = [], []
+    for k in range(FOLDS):
+        after = fold == (k + 1) % FOLDS
+        inner = [
+            np.sum((y[after] - predict([k, (k + 1) % FOLDS], each, after)) ** 2)
+            for each in PENALTIES
+        ]
+        rows = fold == k
+        best = PENALTIES[np.argmin(inner)]
+        left.append(np.sum((y[rows] - predict([k], best, rows)) ** 2))
+        whole.append(np.sum((y[rows] - y[~rows].mean()) ** 2))
+    return 1 - np.sum(left) / np.sum(whole), np.array(left), np.array(whole)
+
+
+@pytest.fixture(params=[(400, 12), (60, 90), (300, 1), (90, 9)], ids=str)
+def planted(request, rng):
+    """More tokens than features and the other way round, features of very different variance."""
+    n, features = request.param
+    x = rng.standard_normal((n, features)) * np.geomspace(3, 0.1, features)
+    return x, x @ rng.standard_normal(features) + 2 * rng.standard_normal(n)
+
+
+def test_the_share_is_that_of_a_dense_solution_for_every_fold(planted):
+    found = readout(*planted)
+    expected, left, whole = solved_fold_by_fold(*planted)
+    assert found.r2 == pytest.approx(expected, abs=1e-9)
+    assert found.n == len(planted[1])
+    ratio = (left - left.sum() / whole.sum() * whole) / whole.mean()
+    np.testing.assert_allclose(found.fold_influence, -ratio, atol=1e-9)
+    assert found.fold_influence.mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_interval_is_student_s_over_folds(planted):
+    found = readout(*planted)
+    interval = found.confidence_interval(0.95)
+    error = np.std(found.fold_influence, ddof=1) / np.sqrt(FOLDS)
+    assert interval.high - found.r2 == pytest.approx(2.262157 * error, rel=1e-6)
+    assert found.r2 - interval.low == pytest.approx(interval.high - found.r2)
+
+
+def test_a_planted_share_is_found(rng):
+    """y = w'x + e: of var y the part w' cov(x) w is there to be predicted."""
+    x = rng.standard_normal((20_000, 5))
+    y = x @ np.array([1.0, -2.0, 0.5, 0.0, 0.25]) + np.sqrt(5.3125) * rng.standard_normal(20_000)
+    found = readout(x, y)
+    interval = found.confidence_interval()
+    assert interval.low < 0.5 < interval.high
+    assert interval.high - interval.low < 0.05
+
+
+def test_a_line_without_noise_is_predicted_to_the_smallest_penalty(rng):
+    """One feature of n tokens: the slope shrinks by 1 / (1 + penalty), exactly."""
+    x = rng.standard_normal((1000, 1))
+    found = readout(x, 3 * x[:, 0])
+    assert found.r2 == pytest.approx(1, abs=3 * PENALTIES[0] ** 2)
+    assert found.r2 < 1
+
+
+def test_nothing_to_predict_from(rng):
+    y = rng.standard_normal(200)
+    noise = readout(rng.standard_normal((200, 20)), y)
+    assert -0.2 < noise.r2 < 0.02
+    constant = readout(np.zeros((200, 3)), y)
+    assert constant.r2 == pytest.approx(0, abs=1e-12)
+    assert constant.confidence_interval().high == pytest.approx(0, abs=1e-12)
+
+
+def test_a_constant_target_has_no_share(rng):
+    found = readout(rng.standard_normal((50, 3)), np.zeros(50))
+    assert np.isnan(found.r2)
+    assert np.isnan(found.confidence_interval().low)
+
+
+def test_a_rotation_and_a_shift_change_nothing(planted, rng):
+    x, y = planted
+    rotation = np.linalg.qr(rng.standard_normal((x.shape[1],) * 2))[0]
+    moved = readout(7 * x @ rotation + 0.5, 4 * y - 3)
+    assert moved.r2 == pytest.approx(readout(x, y).r2, abs=1e-8)
+
+
+def test_sets_of_features_are_those_of_their_columns(rng):
+    x, y = rng.standard_normal((100, 6)), rng.standard_normal(100)
+    fold = fold_of(100)
+    both = [(x[fold == k], y[fold == k]) for k in range(FOLDS)]
+    first, all_of_them = moments(both, [slice(0, 4), slice(None)])
+    expected = readout(x[:, :4], y).r2
+    assert cross_validated_ridge(first).r2 == pytest.approx(expected, abs=1e-9)
+    assert cross_validated_ridge(all_of_them.of(slice(0, 4))).r2 == pytest.approx(
+        expected, abs=1e-9
+    )
+    assert cross_validated_ridge(all_of_them).r2 == pytest.approx(readout(x, y).r2, abs=1e-9)
+
+
+def test_float32_features_cost_no_digits_that_are_shown(planted):
+    x, y = planted
+    assert readout(x.astype(np.float32), y).r2 == pytest.approx(readout(x, y).r2, abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [10, 11, 99, 1000])
+def test_folds_are_even_and_always_the_same(n):
+    fold = fold_of(n)
+    sizes = np.bincount(fold)
+    assert len(sizes) == FOLDS
+    assert sizes.max() - sizes.min() <= 1
+    assert (fold == fold_of(n)).all()
