@@ -110,20 +110,20 @@ if __name__ == "__main__":
 """
     script = tmp_path / "program.py"
     script.write_text(program)
-    process = subprocess.Popen(
+    waiting, lines = 0, []
+    with subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    waiting = 0
-    lines = []
-    for line in process.stdout:
-        lines.append(line.strip())
-        waiting += line.endswith(": waiting\n")
-        if waiting == 2 and "waiting" in line:
-            process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.strip())
+            waiting += line.endswith(": waiting\n")
+            if waiting == 2 and "waiting" in line:
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
     assert lines[-1] == "interrupted"
     assert done(tmp_path) == ["a", "a saved", "b", "b saved", "program.py"]
     assert {"a: failed: interrupted", "b: failed: interrupted"} <= set(lines)
