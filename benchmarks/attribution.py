@@ -3,18 +3,22 @@
     python benchmarks/attribution.py [--threads N] [--quick]
 
 A random GPT-NeoX in the shape of Pythia-14M, one text of 128 tokens, its last 32 tokens as targets.
-After a warm-up the ways take turns in one process with pinned threads; seconds are medians, a ratio
-is the median over turns. Forwards and backwards are counted in inputs that pass the base model.
-Memory is the peak above the process at rest. --quick takes fewer turns and leaves the sweep out.
+After a warm-up the ways take turns in one process with pinned threads, forwards and backwards in
+the list. Times are medians with quartiles; a ratio is that of two neighbours in a turn, again with
+quartiles. Integrated gradients take half a minute: they run once, without warm-up. Forwards and
+backwards are counted in inputs that pass the base model. Memory is the peak above the process at
+rest, in the run that warms up. --quick takes few turns, and leaves out integrated gradients and the
+sweep.
 """
 
 import argparse
-import statistics
+import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -22,7 +26,8 @@ from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Question, Settings
 from dynamics.models.live import Batch, LiveModel
 
-TOKENS, TARGETS, TURNS = 128, 32, 15
+TOKENS, TARGETS = 128, 32
+QUICK, THOROUGH = 5, 40  # turns
 SWEEP = (1, 2, 3, 4)  # inputs of a batch
 
 
@@ -32,13 +37,23 @@ class Way:
 
     Attributes:
         run: Does it.
-        turns: How often it is timed; what takes seconds is timed less often.
+        turns: How often it is timed after the run that warms up; 0 times that run.
         target: How many times NormXLogit's time it should take at least.
     """
 
     run: Callable[[], object]
-    turns: int = TURNS
+    turns: int
     target: float | None = None
+
+
+@dataclass
+class Cost:
+    """What a way took: seconds of each turn, inputs forwards and backwards, bytes at the peak."""
+
+    seconds: list[float]
+    forwards: int
+    backwards: int
+    peak: int
 
 
 class Counter:
@@ -114,74 +129,102 @@ def forward(asked: Question) -> object:
         )
 
 
+def measured(run: Callable[[], object]) -> tuple[float, int]:
+    """Seconds of a run, and bytes at its peak above what was held before, nothing in reserve."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    return seconds(run), memory("VmHWM") - before
+
+
 def memory(name: str) -> int:
     """A number of this process's memory in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def once(run: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of a run, and the peak of memory above what was held before."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before, began = memory("VmRSS"), time.perf_counter()
+def seconds(run: Callable[[], object]) -> float:
+    """Of one run."""
+    began = time.perf_counter()
     run()
-    return time.perf_counter() - began, memory("VmHWM") - before
+    return time.perf_counter() - began
 
 
-def compare(turns: int) -> None:
+def costs(ways: Mapping[str, Way], counter: Counter) -> dict[str, Cost]:
+    """A first run of each way, which counts and warms up, then the ways in turns, to and fro."""
+    found = {}
+    for name, way in ways.items():
+        counter.forwards = counter.backwards = 0
+        took, peak = measured(way.run)
+        first = [] if way.turns else [took]
+        found[name] = Cost(first, counter.forwards, counter.backwards, peak)
+    for turn in range(max(way.turns for way in ways.values())):
+        due = [name for name, way in ways.items() if turn < way.turns]
+        for name in due if turn % 2 == 0 else due[::-1]:
+            found[name].seconds.append(seconds(ways[name].run))
+    return found
+
+
+def middle(values: Sequence[float], digits: int) -> str:
+    """The median, and in brackets the quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def ratios(one: Cost, other: Cost) -> list[float]:
+    """How many times the other's time one took in each turn that both were in."""
+    return [a / b for a, b in zip(one.seconds, other.seconds, strict=False)]
+
+
+def compare(turns: int, *, integrate: bool) -> None:
     """Print what each way costs for the same 32 targets."""
     model = shape()
     counter = Counter(model.network)  # pyright: ignore[reportArgumentType]
     asked = question(model, 1, Settings())
     fifty = question(model, 1, Settings(protocol="paper"))
     ways = {
+        "full logits": Way(lambda: full_logits(asked), turns, 3),
         "forward without head": Way(lambda: forward(asked), turns),
         "NormXLogit": Way(lambda: METHODS["normxlogit"].function(asked), turns),
-        "full logits": Way(lambda: full_logits(asked), turns, 3),
-        "gradient x input": Way(lambda: METHODS["gradient_x_input"].function(asked), turns, 10),
-        "IG-50 (captum)": Way(lambda: METHODS["integrated_gradients"].function(fifty), 2, 100),
+        "gradient x input": Way(
+            lambda: METHODS["gradient_x_input"].function(asked), max(turns // 4, 2), 10
+        ),
     }
+    if integrate:
+        ways["IG-50 (captum)"] = Way(
+            lambda: METHODS["integrated_gradients"].function(fifty), 0, 100
+        )
     found, expected = METHODS["normxlogit"].function(asked).values, full_logits(asked)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5), "the two do not agree"
-    counts = {}
+    taken = costs(ways, counter)
+    own = taken["NormXLogit"]
+    print(f"{'way':21}{'ms':>34}{'forwards':>9}{'backwards':>10}{'MB':>7}  times NormXLogit")
     for name, way in ways.items():
-        counter.forwards = counter.backwards = 0
-        way.run()
-        counts[name] = counter.forwards, counter.backwards
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    peaks = dict.fromkeys(ways, 0)
-    for turn in range(turns):
-        for name, way in ways.items():
-            if turn < way.turns:
-                took, peak = once(way.run)
-                seconds[name].append(took)
-                peaks[name] = max(peaks[name], peak)
-    own = seconds["NormXLogit"]
-    print(f"{'way':22}{'ms':>10}{'forwards':>10}{'backwards':>11}{'MB':>8}  against NormXLogit")
-    for name, way in ways.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], own, strict=False))
-        wanted = "" if way.target is None else f" (at least {way.target:g}x)"
+        cost = taken[name]
+        wanted = "" if way.target is None else f", at least {way.target:g}"
         print(
-            f"{name:22}{statistics.median(seconds[name]) * 1e3:10.2f}{counts[name][0]:10d}"
-            f"{counts[name][1]:11d}{peaks[name] / 1e6:8.1f}  {ratio:.2f}x{wanted}"
+            f"{name:21}{middle([1e3 * each for each in cost.seconds], 2):>34}{cost.forwards:9d}"
+            f"{cost.backwards:10d}{cost.peak / 1e6:7.1f}  {middle(ratios(cost, own), 2)}{wanted}"
         )
-    without = seconds["forward without head"]
-    ratio = statistics.median(a / b for a, b in zip(own, without, strict=True))
-    print(f"NormXLogit costs {ratio:.2f} forward passes without head (at most 1.15)")
+    passes = ratios(own, taken["forward without head"])
+    print(f"NormXLogit costs {middle(passes, 3)} forward passes without head, at most 1.15")
 
 
 def sweep(turns: int) -> None:
     """Print whether the cost of a batch is linear in its tokens."""
     model = shape()
-    print(f"\n{'tokens':>8}{'ms':>10}{'us per token':>14}")
-    for inputs in SWEEP:
-        asked = question(model, inputs, Settings())
-        METHODS["normxlogit"].function(asked)
-        took = statistics.median(
-            once(lambda asked=asked: METHODS["normxlogit"].function(asked))[0] for _ in range(turns)
-        )
-        tokens = inputs * TOKENS
-        print(f"{tokens:8d}{took * 1e3:10.2f}{took / tokens * 1e6:14.1f}")
+    asked = [question(model, inputs, Settings()) for inputs in SWEEP]
+    took: list[list[float]] = [[] for _ in SWEEP]
+    for turn in range(turns + 1):
+        for each, times in zip(asked, took, strict=True):
+            spent = seconds(lambda each=each: METHODS["normxlogit"].function(each))
+            if turn:  # the first warms up
+                times.append(spent)
+    print(f"\n{'tokens':>8}{'ms':>34}{'us per token':>14}")
+    for inputs, times in zip(SWEEP, took, strict=True):
+        tokens, median = inputs * TOKENS, float(np.median(times))
+        spread = middle([1e3 * each for each in times], 2)
+        print(f"{tokens:8d}{spread:>34}{median / tokens * 1e6:14.1f}")
 
 
 def main() -> None:
@@ -194,9 +237,11 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {options.threads} threads, {TOKENS} tokens, {TARGETS} targets"
     )
-    compare(5 if options.quick else TURNS)
-    if not options.quick:
-        sweep(TURNS)
+    if options.quick:
+        compare(QUICK, integrate=False)
+    else:
+        compare(THOROUGH, integrate=True)
+        sweep(THOROUGH)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dynamics.config import StudySettings, load
 from dynamics.corpus.tokens import open_stream
 from dynamics.training.model import build_model
 from dynamics.training.optimization import build_optimizer
+from dynamics.training.prepare import model_vocab_size
 from dynamics.training.train import train
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
@@ -34,10 +35,9 @@ class BareLoop:
     def __init__(self, settings: StudySettings, folder: Path) -> None:
         self.stream, self.batch_size = open_stream(folder), settings.training.batch_size
         self.clip = settings.training.gradient_clip
-        assert self.stream.info.vocab_size is not None
         self.model = build_model(
             settings.model,
-            vocab_size=self.stream.info.vocab_size + settings.corpus.placebo_rows,
+            vocab_size=model_vocab_size(settings, self.stream),
             positions=self.stream.sequence_length,
             end_of_text=0,
             seed=settings.seed,

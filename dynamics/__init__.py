@@ -12,19 +12,25 @@ if TYPE_CHECKING:
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
     from dynamics.corpus.counts import Counts, read_counts
+    from dynamics.corpus.information import InformationSettings
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
+    from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.run import Run
+    from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
     from dynamics.training.train import train
 
 __all__ = [
     "CheckpointSeries",
     "Counts",
+    "InformationSettings",
+    "NormDynamicsCallback",
     "Run",
     "StudySettings",
     "attribute",
+    "changed_tokens",
     "count_corpus",
     "load_model",
     "open_series",
@@ -38,9 +44,12 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
+    "InformationSettings": "dynamics.corpus.information",
+    "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",
+    "changed_tokens": "dynamics.tracking.tokens",
     "count_corpus": "dynamics.corpus.count",
     "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",

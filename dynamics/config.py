@@ -8,7 +8,7 @@ error that names the key.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,9 +16,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dynamics import steps
 from dynamics.errors import ConfigError, StepError, did_you_mean
 
+Validated = TypeVar("Validated", bound=BaseModel)
+
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+"""Nothing unknown, nothing converted, nothing changed once it is read."""
+
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = STRICT
+
+
+# A single step is a number in YAML.
+Expression = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
+
+
+class TwinSettings(_Settings):
+    """Tokens that get a duplicate id in a random share of their occurrences.
+
+    Attributes:
+        tokens: How many tokens get one.
+        share: Probability that an occurrence becomes the duplicate.
+    """
+
+    tokens: int = Field(default=96, gt=0)
+    share: float = Field(default=0.125, gt=0, lt=1)
 
 
 class CorpusSettings(_Settings):
@@ -31,7 +52,10 @@ class CorpusSettings(_Settings):
         split: Split of a hub data set.
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
+        held_out_rows: Rows of the token stream that are kept out of training.
+        twins: Tokens with a duplicate id, whose frequency is thereby random; none by default.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
+        information_window: Count each token's information gain about so many tokens to each side.
     """
 
     source: str = "python-docs"
@@ -39,7 +63,10 @@ class CorpusSettings(_Settings):
     split: str = "train"
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
+    held_out_rows: int = Field(default=0, ge=0)
+    twins: TwinSettings | None = None
     placebo_rows: int = Field(default=0, ge=0)
+    information_window: int | None = Field(default=None, gt=0)
 
 
 class TokenizerSettings(_Settings):
@@ -157,20 +184,48 @@ class CheckpointSettings(_Settings):
         state_every: Steps between two resumable states; a tenth of the training by default.
     """
 
-    # A single step is a number in YAML.
-    steps: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] = "log2(512)+every(1000)"
-    embeddings: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] | None = None
+    steps: Expression = "log2(512)+every(1000)"
+    embeddings: Expression | None = None
     state_every: int | None = Field(default=None, gt=0)
 
     @field_validator("steps", "embeddings")
     @classmethod
     def _readable(cls, expression: str | None) -> str | None:
-        if expression is not None:
-            try:
-                steps.parse(expression)
-            except StepError as error:
-                raise ValueError(str(error)) from error
-        return expression
+        return None if expression is None else _checked(expression)
+
+
+class TrackingSettings(_Settings):
+    """What `dynamics study` asks of the running model at each checkpoint, beyond its weights.
+
+    Attributes:
+        importance: Names of importances, or `all`; none by default.
+        surgery: Whether the held-out loss is measured after surgery on the norms.
+        agreement: Whether attribution methods are compared with occlusion within inputs.
+        live_steps: At which of the kept steps, in the step language.
+        probe_tokens_per_stratum: Tokens to probe in each of 10 strata of frequency.
+        contexts: Contexts of each probed token.
+        context_length: Tokens of a context.
+        device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
+    """
+
+    importance: list[str] = Field(default_factory=list)
+    surgery: bool = False
+    agreement: bool = False
+    live_steps: Expression = "all"
+    probe_tokens_per_stratum: int = Field(default=40, gt=0)
+    contexts: int = Field(default=16, gt=1)
+    context_length: int = Field(default=64, ge=4)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("importance", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+    @field_validator("live_steps")
+    @classmethod
+    def _readable(cls, expression: str) -> str:
+        return _checked(expression)
 
 
 class StudySettings(_Settings):
@@ -184,6 +239,8 @@ class StudySettings(_Settings):
         model: Shape.
         training: Optimisation.
         checkpoints: What is kept.
+        tracking: What is asked of the checkpoints. No part of what makes a training: it is not
+            recorded in a training folder, and may change for one that is there.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -193,6 +250,16 @@ class StudySettings(_Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings
     checkpoints: CheckpointSettings = CheckpointSettings()
+    tracking: TrackingSettings = Field(default=TrackingSettings(), exclude=True)
+
+
+def _checked(expression: str) -> str:
+    """The expression of steps, if it is one."""
+    try:
+        steps.parse(expression)
+    except StepError as error:
+        raise ValueError(str(error)) from error
+    return expression
 
 
 class _Loader(yaml.SafeLoader):
@@ -226,6 +293,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
     Raises:
         ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type.
     """
+    content = read_yaml(path)
+    for key, value in map(parse_override, overrides):
+        set_key(content, key, value)
+    return validate(StudySettings, content, str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, not validated.
+
+    Raises:
+        ConfigError: The file cannot be read, holds no mapping, or a key is doubled.
+    """
     try:
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -233,12 +312,46 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings; expected lines such as 'name: demo'")
-    for override in overrides:
-        _override(content, override)
+    return content
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of `key=value`.
+
+    Raises:
+        ConfigError: It is not of that form, or the value is not YAML.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"cannot read the setting {override!r}; expected key=value")
+    return key, _parse(value, f"the setting {override!r}")
+
+
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set `group.name` in nested mappings, making the groups that are not there.
+
+    Raises:
+        ConfigError: What should be a group is a value.
+    """
+    *parents, last = key.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a group of settings")
+    content[last] = value
+
+
+def validate(model: type[Validated], content: Any, where: str) -> Validated:
+    """Settings of a kind from a mapping.
+
+    Raises:
+        ConfigError: A key is unknown, missing or of the wrong type; the message begins with `where`
+            and tells all of them.
+    """
     try:
-        return StudySettings.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(_explain(error, content))}") from error
+        raise ConfigError(f"{where}: {'; '.join(_explain(error, model))}") from error
 
 
 def _parse(text: str, where: str) -> Any:
@@ -250,24 +363,12 @@ def _parse(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"cannot read the setting {override!r}; expected key=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a group of settings")
-    content[last] = _parse(value, f"the setting {override!r}")
-
-
-def _explain(error: ValidationError, content: dict[str, Any]) -> Iterable[str]:
+def _explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
     for found in error.errors():
         path = [str(part) for part in found["loc"]]
         key = ".".join(path)
         if found["type"] == "extra_forbidden":
-            yield f"unknown key {key!r}; {did_you_mean(path[-1], _keys(path[:-1]))}"
+            yield f"unknown key {key!r}; {did_you_mean(path[-1], _keys(model, path[:-1]))}"
         elif found["type"] == "missing":
             yield f"the key {key!r} is missing"
         else:
@@ -277,13 +378,12 @@ def _explain(error: ValidationError, content: dict[str, Any]) -> Iterable[str]:
             yield f"{key}: {message[:1].lower()}{message[1:]}{given}"
 
 
-def _keys(path: Sequence[str]) -> Iterable[str]:
-    settings: type[BaseModel] = StudySettings
+def _keys(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
     for part in path:
-        annotation = settings.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        settings = annotation
-    return settings.model_fields
+        annotation = model.model_fields[part].annotation
+        groups = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        model = next(each for each in groups if issubclass(each, BaseModel))
+    return model.model_fields
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

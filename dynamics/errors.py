@@ -8,7 +8,9 @@ DynamicsError                what the command line prints on one line, with exit
 │                            unknown layout
 ├── MismatchError            two things that must belong together do not (tokenizer, run, series)
 ├── MeasureError             a tensor holds values no statistic can use (NaN, infinity)
-└── OutputError              an output folder cannot be used as asked
+├── OutputError              an output folder cannot be used as asked
+│   └── NothingToDrawError   a run holds nothing of what a figure shows
+└── StudyError               some runs of a study failed; the others are done
 """
 
 import difflib
@@ -45,6 +47,14 @@ class MeasureError(DynamicsError):
 
 class OutputError(DynamicsError):
     """An output folder cannot be used as asked."""
+
+
+class NothingToDrawError(OutputError):
+    """A run holds nothing of what a figure shows."""
+
+
+class StudyError(DynamicsError):
+    """Some runs of a study failed; the others are done."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dynamics.config import StudySettings
+from dynamics.config import StudySettings, TrackingSettings
 from dynamics.errors import OutputError
+
+if TYPE_CHECKING:
+    from dynamics.tracking.live import LiveSettings
+    from dynamics.tracking.run import Run
 
 OnStep = Callable[[dict[str, Any]], None]
 OnCheckpoint = Callable[[int, int], None]
@@ -19,6 +23,7 @@ def run_study(
     report: Callable[[str], None] = lambda message: None,
     on_step: OnStep = lambda line: None,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_live: OnCheckpoint = lambda done, total: None,
 ) -> dict[str, Any]:
     """Do everything a study asks for; what a former call has finished is not done again.
 
@@ -31,39 +36,103 @@ def run_study(
         report: Receives a line per stage.
         on_step: Receives each line of `train.jsonl` as it is written.
         on_checkpoint: Receives how many checkpoints are measured, of how many.
+        on_live: Receives how many models were run, of how many.
 
     Returns:
         `findings` (sentences computed from the run), `run`, `training` and `figures` (paths).
 
     Raises:
+        ConfigError: There is no importance of a name.
+        OutputError: The folder, or one inside it, is in use for something else.
+    """
+    from dynamics.report.figures import plot
+    from dynamics.tracking.summary import findings
+    from dynamics.training.rates import unused_row_factor
+
+    run = train_and_track(
+        settings,
+        folder,
+        command=command,
+        report=report,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        on_live=on_live,
+    )
+    report("drawing figures")
+    figures = plot([run], folder / "figures", report=report)
+    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
+    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
+    return {
+        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
+        "training": str(folder / "training"),
+        "run": str(run.path),
+        "figures": [str(file) for file in figures],
+    }
+
+
+def train_and_track(
+    settings: StudySettings,
+    folder: Path,
+    *,
+    command: str = "",
+    report: Callable[[str], None] = lambda message: None,
+    on_step: OnStep = lambda line: None,
+    on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_live: OnCheckpoint = lambda done, total: None,
+) -> "Run":
+    """The run of a study, without its figures; what a former call has finished is not done again.
+
+    Args:
+        settings: What to train and how.
+        folder: The study folder, which gets `training/` and `run/`.
+        command: Recorded in the run, as what made it.
+        report: Receives a line per stage.
+        on_step: Receives each line of `train.jsonl` as it is written.
+        on_checkpoint: Receives how many checkpoints are measured, of how many.
+        on_live: Receives how many models were run, of how many.
+
+    Raises:
+        ConfigError: There is no importance of a name.
         OutputError: The folder, or one inside it, is in use for something else.
     """
     from dynamics.checkpoints.series import open_series
-    from dynamics.report.figures import plot
-    from dynamics.tracking.summary import findings
     from dynamics.tracking.track import find_counts, track
-    from dynamics.training.optimization import unused_row_factor
     from dynamics.training.train import train
 
     if (folder / "train.json").exists():
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
+    live = _live(settings.tracking)  # wrong names are told before the training
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
-    run = track(
+    return track(
         series,
         folder / "run",
         counts=find_counts(series, "auto"),
         command=command,
+        live=live,
+        report=report,
         on_checkpoint=on_checkpoint,
+        on_live=on_live,
     )
-    report("drawing figures")
-    figures = plot([run], folder / "figures")
-    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
-    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
-    return {
-        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
-        "training": str(training),
-        "run": str(run.path),
-        "figures": [str(file) for file in figures],
-    }
+
+
+def _live(settings: TrackingSettings) -> "LiveSettings | None":
+    """What the running model is asked, None when nothing is."""
+    from dynamics.importance.probes import ProbeSettings
+    from dynamics.tracking.live import LiveSettings
+
+    if not (settings.importance or settings.surgery or settings.agreement):
+        return None
+    return LiveSettings(
+        importance=tuple(settings.importance),
+        surgery=settings.surgery,
+        agreement=settings.agreement,
+        steps=settings.live_steps,
+        probes=ProbeSettings(
+            tokens_per_stratum=settings.probe_tokens_per_stratum,
+            contexts=settings.contexts,
+            length=settings.context_length,
+        ),
+        device=settings.device,
+    )

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from dynamics.config import StudySettings, load
 from dynamics.errors import ConfigError
+from dynamics.study_config import load_study
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+TRAININGS = [path for path in CONFIGS if isinstance(load_study(path), StudySettings)]
 LEAST = "name: x\ntraining:\n  steps: 10\n"
 
 
@@ -22,7 +24,7 @@ def read(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
 def test_every_configuration_that_is_shipped_is_read_and_scheduled(path):
     from dynamics.training.prepare import schedule
 
@@ -34,7 +36,7 @@ def test_every_configuration_that_is_shipped_is_read_and_scheduled(path):
 
 
 def test_names_of_configurations_differ():
-    names = [load(path).name for path in CONFIGS]
+    names = [load_study(path).name for path in CONFIGS]
     assert len(set(names)) == len(names) > 0
 
 
@@ -165,6 +167,19 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
 def test_an_override_that_cannot_be_read_is_told(read, override, told):
     with pytest.raises(ConfigError, match=told):
         read(LEAST, override)
+
+
+def test_a_group_that_is_off_is_turned_on_and_off(read):
+    assert read(LEAST).corpus.twins is None
+    twins = read(LEAST, "corpus.twins.tokens=8").corpus.twins
+    assert (twins.tokens, twins.share) == (8, 0.125)
+    on = f"{LEAST}corpus:\n  twins: {{tokens: 8, share: 0.5}}\n"
+    assert read(on).corpus.twins.share == 0.5
+    assert read(on, "corpus.twins=null").corpus.twins is None
+    with pytest.raises(ConfigError, match=r"unknown key 'corpus.twins.shar'; did you mean 'share'"):
+        read(LEAST, "corpus.twins.shar=0.5")
+    with pytest.raises(ConfigError, match=r"corpus.twins.share: .* less than 1 \(got 1\)"):
+        read(LEAST, "corpus.twins.share=1")
 
 
 def test_an_override_replaces_and_the_last_one_holds(read):

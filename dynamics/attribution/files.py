@@ -136,6 +136,12 @@ def _check_line(path: Path, number: int, line: bytes, entries: Mapping[str, Any]
     wanted = _flat(entries)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
+            if name == "weights":
+                raise OutputError(
+                    f"{path}, line {number}, was made with other weights "
+                    f"({_short(found.get(name))}) than the model has now "
+                    f"({_short(wanted.get(name))}); give another output"
+                )
             raise OutputError(
                 f"{path}, line {number}, is of another run: its {name} is "
                 f"{_short(found.get(name))}, expected {_short(wanted.get(name))}; give another "

@@ -21,7 +21,8 @@ Rows = Float[Tensor, "B P E"]
 CONVERGED = 0.05  # of what the prediction changes by, from baseline to input
 FIXED_STEPS, MOST_STEPS = 50, 800
 ROUNDING = 1e-5  # of the prediction; a smaller change is none
-POSITIONS_AT_ONCE = 2048  # of all steps and inputs that integrated gradients run together
+POSITIONS_AT_ONCE = 2048  # of all steps and inputs that integrated gradients run together,
+ON_ACCELERATORS = 8192  # which have more units to keep busy
 
 
 def gradient_norm(question: Question) -> Scores:
@@ -70,7 +71,8 @@ def integrated_gradients(question: Question) -> Scores:
         end = predict(question, rows)
         change = end - predict(question, start)
     scale = change.abs().maximum(ROUNDING * end.abs()).clamp_min(torch.finfo(end.dtype).tiny)
-    at_once = POSITIONS_AT_ONCE // rows.shape[1]
+    positions = POSITIONS_AT_ONCE if rows.device.type == "cpu" else ON_ACCELERATORS
+    at_once = positions // rows.shape[1]
     for target in asked.any(0).nonzero().flatten().tolist():
         along = _prediction_of(question, target)
         left, steps = asked[:, target].nonzero().flatten(), first_steps

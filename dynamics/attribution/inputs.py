@@ -17,6 +17,7 @@ from dynamics.errors import ConfigError
 from dynamics.models.live import Batch, LiveModel
 
 _WORD = re.compile(r"\S+")
+_LETTER = "a"
 _SPACE_MARKS = ("\u2581", "\u0120")  # how sentencepiece and byte-level BPE write a space
 
 
@@ -102,7 +103,7 @@ def encode(model: LiveModel, content: str | Mapping[str, Any]) -> Input:
         raise ConfigError(f"the text is empty ({text!r}); an attribution needs tokens to score")
     if continuation and not model.is_causal:
         raise ConfigError(f"{model.name} predicts no continuation, its task is {model.task}")
-    follows = plain_ids(model, continuation) if continuation else []
+    follows = following_ids(model, continuation) if continuation else []
     room = model.max_length
     if room is not None and len(follows) >= room:
         raise ConfigError(
@@ -142,7 +143,7 @@ def to_batch(model: LiveModel, inputs: Sequence[Input]) -> Batch:
 
 
 def one_token(model: LiveModel, written: str) -> int:
-    """Id of a token, from its text or from `id:N`.
+    """Id of a token, from its entry, from its text as it is printed, or from `id:N`.
 
     Raises:
         ConfigError: The text is several tokens, none or an unknown one, or the id is outside the
@@ -158,17 +159,20 @@ def one_token(model: LiveModel, written: str) -> int:
     vocabulary = model.tokenizer.get_vocab()
     if written in vocabulary:
         return vocabulary[written]
-    ids = plain_ids(model, written)
+    ids = following_ids(model, written)
     if ids == [model.tokenizer.unk_token_id]:
         raise ConfigError(f"{written!r} is unknown to the tokenizer of {model.name}")
     if len(ids) == 1:
         return ids[0]
+    inside = _behind_a_letter(model, written) or []
+    if surfaces(model, inside) == [written]:
+        return inside[0]
     pieces = model.tokenizer.convert_ids_to_tokens(ids)
-    spaced = plain_ids(model, f" {written}")
+    spaced = following_ids(model, f" {written}")
     hint = f", or ' {written}', which is one token" if len(spaced) == 1 else ""
     raise ConfigError(
-        f"{written!r} is {len(ids)} tokens of {model.name} ({', '.join(map(repr, pieces))}); name "
-        f"one of them, or id:N{hint}"
+        f"{written!r} is {len(ids)} tokens of {model.name} ({', '.join(map(repr, pieces))}), and a "
+        f"target is one; name one of them, or its number as id:N{hint}"
     )
 
 
@@ -190,6 +194,23 @@ def _surface(entry: str, text: str) -> str:
 def plain_ids(model: LiveModel, text: str) -> list[int]:
     """Token ids of a text without special tokens."""
     return list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def following_ids(model: LiveModel, text: str) -> list[int]:
+    """Token ids of a text that follows another, without special tokens.
+
+    Sentencepiece puts a space before whatever it is given, so that a text which begins with one
+    would have two. A text that begins with none begins a word, where the tokenizer has texts begin
+    words.
+    """
+    behind = _behind_a_letter(model, text) if text[:1].isspace() else None
+    return plain_ids(model, text) if behind is None else behind
+
+
+def _behind_a_letter(model: LiveModel, text: str) -> list[int] | None:
+    """Token ids of a text that a letter stands before; None where the two share a token."""
+    letter, both = plain_ids(model, _LETTER), plain_ids(model, _LETTER + text)
+    return both[len(letter) :] if both[: len(letter)] == letter else None
 
 
 def _decoder_start(model: LiveModel, source: Tokens) -> Tokens:

@@ -121,8 +121,9 @@ class Run:
         if self.settings.counts is not None:
             how["counts"] = f"sha256:{sha256(self.settings.counts.tobytes()).hexdigest()[:16]}"
         flags = {"exclude_readout": self.exclude_readout, "word_level": self.word_level}
-        dtype = {"dtype": str(self.model.network.dtype).removeprefix("torch.")}
-        asked = {**vars(self.ask), **own, **flags, **how, **dtype}
+        dtype = str(self.model.network.dtype).removeprefix("torch.")
+        model = {"dtype": dtype, "weights": self.model.weights}
+        asked = {**vars(self.ask), **own, **flags, **how, **model}
         return {key: value for key, value in asked.items() if value is not None}
 
     def expected(self, text: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -180,8 +181,9 @@ def write_followed(
     if path.exists():
         wanted = list(run_at(series.checkpoints[0]).expected(text))
         lines = (
-            each | _place(series, checkpoint)
+            each | {"asked": each["asked"] | {"weights": weights}} | _place(series, checkpoint)
             for checkpoint in series.checkpoints
+            for weights in [checkpoint.identity()]
             for each in wanted
         )
         kept = keep_lines(path, lines)

@@ -49,6 +49,9 @@ def render(group: Sequence[Attribution], *, top: int = 10) -> RenderableType:
 def _alone(one: Attribution, target: int, top: int) -> Iterator[RenderableType]:
     yield Text(f"target {view.named(one.targets[target])}")
     yield _indented(_text(one, target))
+    if not one.ranking(target):
+        yield _indented(Text("nothing is ranked: the target is predicted from special tokens only"))
+        return
     for order, meaning in view.orders(one).items():
         if one.task == "regression":
             yield Text(f"{order}: {meaning}")

@@ -264,5 +264,5 @@ def find(name: str) -> PublicSeries:
             return series
     names = [*known, *(alias for series in known.values() for alias in series.aliases)]
     close = difflib.get_close_matches(wanted.rpartition("/")[2], names, n=1)
-    hint = did_you_mean(close[0], close) if close else f"there are {len(known)} of them"
+    hint = did_you_mean(close[0], close) if close else f"there are {len(known)} of them."
     raise CheckpointError(f"{name!r} is no public series; {hint} `dynamics series list` shows them")

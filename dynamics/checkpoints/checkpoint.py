@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dynamics.checkpoints.weights import LocatedTensor, Weights
 from dynamics.errors import CheckpointError
 
 _REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
+_IDENTIFYING = 16  # hexadecimal digits of a digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,22 @@ class Checkpoint:
         A hub tells it without sending the file, or tells none (None); a file on disk is read.
         """
         return self.store.sha256(_contents(self).locate(role).filename)
+
+    def identity(self) -> str | None:
+        """Which weights these are: `sha256:` over all weights files, or `commit:`.
+
+        The files of a folder are read whole. A hub tells their digests without sending them; where
+        it does not, the commit stands for them, and None says that neither is known. The same
+        weights in other files are others.
+
+        Raises:
+            CheckpointError: There are no weights, or they cannot be reached.
+        """
+        digests = Weights(self.store).file_digests()
+        if None in digests:
+            return self.commit and f"commit:{self.commit}"
+        joined = " ".join(map(str, digests))
+        return f"sha256:{sha256(joined.encode()).hexdigest()[:_IDENTIFYING]}"
 
     @property
     def tied(self) -> bool:

@@ -29,9 +29,9 @@ def open_any(series: str, hub: Hub | None = None) -> CheckpointSeries:
         return open_series(series)
     try:
         known = find(series)
-    except CheckpointError:
+    except CheckpointError as error:
         if series.count("/") != 1:
-            raise
+            raise CheckpointError(f"there is no folder {series!r} here, and {error}") from error
         return open_hub_series(series, hub=hub)
     return open_public_series(known, hub)
 

@@ -114,6 +114,18 @@ class Weights(Mapping[str, LocatedTensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def file_digests(self) -> list[str | None]:
+        """SHA-256 of each file that holds them, by name; None for one that a hub does not tell.
+
+        Raises:
+            CheckpointError: A file is not there, or cannot be reached.
+        """
+        digests = []
+        for filename in sorted({*self._files.values()}):
+            _open(self._store, filename)
+            digests.append(self._store.sha256(filename))
+        return digests
+
     def _find(self) -> dict[str, str]:
         """The file of every key."""
         for name in WEIGHTS_FILES:

@@ -1,23 +1,17 @@
 """The commands. Each parses, calls one public function and prints what it returns."""
 
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
-from dynamics.cli.output import Stages, emit
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    from dynamics.config import StudySettings
+from dynamics.cli.output import DryRun, Json, Stages, emit
+from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
+from dynamics.cli.tokens import tokens
+from dynamics.cli.track import track
 
 app = typer.Typer(
     name="dynamics",
@@ -31,14 +25,9 @@ app = typer.Typer(
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
 app.command()(attribute)
-
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+app.command()(study)
+app.command()(tokens)
+app.command()(track)
 
 
 @app.callback()
@@ -48,35 +37,6 @@ def common(
     ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before this runs."""
-
-
-@app.command()
-def study(
-    config: Config,
-    settings: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; runs/NAME by default.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted."""
-    from dynamics.study import run_study
-
-    loaded, folder = _loaded(config, settings, output)
-    if dry_run:
-        _show_preview(loaded, folder / "training", as_json)
-        return
-    with Stages() as stages:
-        result = run_study(
-            loaded,
-            folder,
-            command=_command(),
-            report=stages.report,
-            on_step=stages.training(loaded.training.steps),
-            on_checkpoint=stages.counter("tracking"),
-        )
-    emit(as_json, result, "\n".join(result["findings"]) + "\n\nfigures:", result["figures"])
 
 
 @app.command()
@@ -93,11 +53,13 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
+    from dynamics.config import load
     from dynamics.training.train import train as train_model
 
-    loaded, folder = _loaded(config, settings, output)
+    loaded = load(config, settings or ())
+    folder = folder_of(loaded.name, output)
     if dry_run:
-        _show_preview(loaded, folder, as_json)
+        show_preview(loaded, folder, as_json)
         return
     with Stages() as stages:
         checkpoints = train_model(
@@ -136,10 +98,40 @@ def count(
     sample_tokens: Annotated[
         int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
     ] = 100_000_000,
+    information_gain: Annotated[
+        bool,
+        typer.Option("--information-gain", help="Count each token's information gain as well."),
+    ] = False,
+    window: Annotated[int, typer.Option(help="Tokens to each side that it looks at.")] = 10,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Pairs of every token where it is compared across frequency; 8 windows by default."
+        ),
+    ] = None,
+    oyama: Annotated[
+        bool, typer.Option("--oyama", help="Count Oyama's symmetric window as well.")
+    ] = False,
+    shuffles: Annotated[int, typer.Option(help="Shuffled corpora that correct --oyama.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
+    contiguous: Annotated[
+        bool,
+        typer.Option(
+            "--contiguous",
+            help="Rows of a stream that is not ours follow one another in the text (nanoGPT, "
+            "OLMo), so pairs may cross their ends.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Count tokens of a corpus or of a token stream."""
     from dynamics.corpus.count import count_corpus
+    from dynamics.corpus.information import InformationSettings
+    from dynamics.errors import ConfigError
+
+    if oyama and not information_gain:
+        raise ConfigError("--oyama is a kind of information gain; give --information-gain as well")
+    information = InformationSettings(window, pairs, oyama, shuffles, seed)
 
     with Stages() as stages:
         counts = count_corpus(
@@ -152,8 +144,11 @@ def count(
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,
+            information=information if information_gain else None,
+            contiguous=contiguous,
             report=stages.report,
             on_progress=stages.counter("sampling"),
+            on_pass=stages.counter("information gain"),
         )
     counts.write(output)
     kinds = counts.table.groupby("kind")["count"].agg(entries="size", occurrences="sum")
@@ -163,103 +158,6 @@ def count(
         f"{counts.info.tokens_counted:,} tokens, {len(counts.table):,} entries\n"
         f"{kinds.to_string()}\ncounts: {output}",
     )
-
-
-@app.command()
-def track(
-    series: Annotated[
-        str,
-        typer.Argument(
-            help="A catalog name, a hub repository, a training folder, a folder of checkpoints, or "
-            "a model."
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run folder; needed to track.")
-    ] = None,
-    counts: Annotated[
-        str,
-        typer.Option(
-            help="counts.parquet; 'auto' takes the series' own; 'none' follows norms alone."
-        ),
-    ] = "auto",
-    steps: Annotated[
-        str, typer.Option(help="Steps: all, last, 0,1,512, log2(512)+every(1000).")
-    ] = "all",
-    rule: Annotated[
-        str, typer.Option(help="Vocabulary rule of the main statistics: count>=N or top-N.")
-    ] = "count>=10",
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            help="Read these rows only, 0:1000 or 5,17,290; what needs every row is left out."
-        ),
-    ] = None,
-    everything: Annotated[
-        bool,
-        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
-    ] = False,
-    allow_flagged: Annotated[
-        bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
-    ] = False,
-    exposure: Annotated[
-        Literal["auto", "exact"],
-        typer.Option(
-            help="'exact' reads a public series' token stream up to the last step; 'auto' counts "
-            "exposure for local trainings only."
-        ),
-    ] = "auto",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Checkpoints under way at once, on threads; on a cluster at least."
-        ),
-    ] = 1,
-    dask: Annotated[
-        str | None, typer.Option(help="Address of a dask scheduler that does the work instead.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Measure embedding norms over a series, and how they correlate with token frequency.
-
-    Steps that the cheap audit flags are left out unless --allow-flagged.
-    """
-    from dynamics.checkpoints.opening import open_any
-    from dynamics.errors import ConfigError
-    from dynamics.tracking.cost import track_cost
-    from dynamics.tracking.summary import last_step_table
-    from dynamics.tracking.track import find_counts
-    from dynamics.tracking.track import track as track_series
-
-    if dry_run:
-        cost = track_cost(open_any(series), steps, rows)
-        emit(as_json, cost.__dict__, cost.describe())
-        return
-    if output is None:
-        raise ConfigError("give the run folder with -o")
-    opened = open_any(series)
-    with Stages() as stages, _executor(workers, dask) as (executor, ahead):
-        found = find_counts(
-            opened, counts, report=stages.report, on_progress=stages.counter("counting")
-        )
-        run = track_series(
-            opened,
-            output,
-            counts=found,
-            steps=steps,
-            rule=rule,
-            rows=rows,
-            everything=everything,
-            command=_command(),
-            allow_flagged=allow_flagged,
-            exposure=exposure,
-            executor=executor,
-            ahead=ahead,
-            report=stages.report,
-            on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
-        )
-    emit(as_json, {"run": str(output)}, f"{last_step_table(run)}\nrun: {output}")
 
 
 @app.command()
@@ -279,47 +177,8 @@ def plot(
     from dynamics.tracking.run import Run
 
     opened = [Run(path) for path in runs]
-    files = plot_runs(opened, output, figures=figures or (), formats=formats)
-    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))
-
-
-@contextmanager
-def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None", int]]:
-    """Threads, a cluster, or None for this thread; and the checkpoints under way at once."""
-    if dask is not None:
-        from dynamics.tracking.cluster import dask_executor
-
-        with dask_executor(dask) as (executor, threads):
-            yield executor, max(workers, threads)
-    elif workers > 1:
-        from concurrent.futures import ThreadPoolExecutor
-
-        pool = ThreadPoolExecutor(workers)
-        try:
-            yield pool, workers
-        finally:
-            pool.shutdown(cancel_futures=True)
-    else:
-        yield None, 1
-
-
-def _loaded(
-    config: Path, settings: list[str] | None, output: Path | None
-) -> tuple["StudySettings", Path]:
-    """The settings of a study, and the folder it goes to."""
-    from dynamics.config import load
-
-    loaded = load(config, settings or ())
-    return loaded, output or Path("runs") / loaded.name
-
-
-def _show_preview(settings: "StudySettings", folder: Path, as_json: bool) -> None:
-    from dynamics.training.preview import preview
-
     with Stages() as stages:
-        expected = preview(settings, folder, report=stages.report)
-    emit(as_json, expected.__dict__, expected.describe())
-
-
-def _command() -> str:
-    return shlex.join(["dynamics", *sys.argv[1:]])
+        files = plot_runs(
+            opened, output, figures=figures or (), formats=formats, report=stages.report
+        )
+    emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))

@@ -2,11 +2,22 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record."""
+    return shlex.join(["dynamics", *sys.argv[1:]])
 
 
 def emit(as_json: bool, result: Mapping[str, Any], text: str, lines: Iterable[str] = ()) -> None:

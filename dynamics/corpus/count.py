@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
-from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts
+from dynamics.corpus.information import InformationSettings, OnPass
+from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
 from dynamics.corpus.sample_blocks import OnProgress
 from dynamics.corpus.sources import documents
 from dynamics.corpus.tokenizer import load_tokenizer
@@ -23,8 +24,11 @@ def count_corpus(
     sequence_length: int | None = None,
     dtype: str | None = None,
     sample_tokens: int = SAMPLE_TOKENS,
+    information: InformationSettings | None = None,
+    contiguous: bool = False,
     report: Callable[[str], None] = lambda line: None,
     on_progress: OnProgress = lambda done, total: None,
+    on_pass: OnPass = lambda done, total: None,
 ) -> Counts:
     """Count the tokens of a corpus.
 
@@ -41,8 +45,12 @@ def count_corpus(
         sequence_length: T of a stream of rows of T + 1 ids that is not ours.
         dtype: Type on disk of a stream that is not ours, uint16 by default.
         sample_tokens: Tokens of the sample of a public series.
+        information: Count information gain as well; not of a sample.
+        contiguous: The rows of a stream that is not ours follow one another in the text, so that
+            pairs of information gain may cross their ends.
         report: Called with a line that says what is fetched.
         on_progress: Called with how many blocks of a sample are done, and how many there are.
+        on_pass: Called with how many passes of information gain are done, and how many there are.
 
     Raises:
         CorpusError: The corpus cannot be read, is empty, or needs a tokenizer.
@@ -51,6 +59,11 @@ def count_corpus(
     """
     path = Path(corpus).expanduser()
     if not path.exists():
+        if information is not None and sample_cost(corpus) is not None:
+            raise CorpusError(
+                f"{corpus} is counted from a sample that keeps counts and no text, so it has no "
+                "information gain; give a file of its stream with --sequence-length, or text"
+            )
         sampled = find_public_counts(
             corpus,
             tokens=sample_tokens,
@@ -73,6 +86,15 @@ def count_corpus(
     loaded = load_tokenizer(tokenizer)
     if is_stream:
         stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
-        return count_stream(stream, loaded, vocab_size=vocab_size)
+        return count_stream(
+            stream,
+            loaded,
+            vocab_size=vocab_size,
+            information=information,
+            contiguous=contiguous,
+            on_pass=on_pass,
+        )
     text = documents(corpus, text_column=text_column, split=split, max_documents=max_documents)
-    return count_documents(text, loaded, vocab_size=vocab_size)
+    return count_documents(
+        text, loaded, vocab_size=vocab_size, information=information, on_pass=on_pass
+    )

@@ -2,6 +2,8 @@
 
 The kind of a row is the first of these that holds:
 
+    twin          the tokenizer has no entry for the row; by `corpus.twins` it stands for another
+                  token in a random share of its occurrences
     padding       the tokenizer has no entry for the row
     special       a token of the tokenizer's own: end of text, mask, padding
     added         put beside the vocabulary by hand (runs of spaces in GPT-NeoX)
@@ -17,9 +19,13 @@ Single ASCII bytes are ordinary tokens.
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from dynamics.corpus.tokenizer import plain_backend, vocabulary_size
 from dynamics.errors import MismatchError
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 KINDS = (
+    "twin",
     "padding",
     "special",
     "added",
@@ -47,10 +54,28 @@ class _Entry:
     raw: bytes
     surface: str
     starts_word: bool
+    piece: bool | None = None
+    """In WordPiece, whether it goes on with a word; None elsewhere."""
+
+    @property
+    def goes_on(self) -> tuple[bool, bool]:
+        """Whether it may go on with a word, and whether a word may go on after it."""
+        if self.piece is not None:
+            return self.piece, True
+        text = self.raw.decode(errors="replace")
+        return _in_word(text[:1]), _in_word(text[-1:])
+
+
+def _in_word(character: str) -> bool:
+    """A letter, mark, digit, underscore or what stands for a broken one; no empty string."""
+    if character in ("", "\N{REPLACEMENT CHARACTER}"):
+        return bool(character)
+    category = unicodedata.category(character)
+    return category[0] in "LMN" or category == "Pc"
 
 
 def token_kinds(tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None = None) -> list[str]:
-    """Kind of each row of a vocabulary, one of `KINDS`.
+    """Kind of each row of a vocabulary, one of `KINDS`; twins belong to a stream, not to it.
 
     Whether a token is unreachable is tried: its text is tokenised alone and after each of a few
     characters, and it is reachable when it comes out last once.
@@ -99,6 +124,33 @@ def token_surfaces(
     for token_id, entry in _entries(plain_backend(tokenizer)).items():
         surfaces[token_id] = entry.surface
     return surfaces
+
+
+def word_edges(
+    tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None = None
+) -> tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]:
+    """Whether a word may go on after each row's token, and whether with it.
+
+    Two neighbours are in one word when a word goes on after the first and with the second. In
+    WordPiece a token with `##` goes on, whatever it follows. Elsewhere letters, digits, marks and
+    underscores that touch are one word: it goes on where the one token ends and the other begins
+    with such a character, or with a byte of a character that was split. So a `word_start` begins a
+    word (with its space), punctuation and white space are words of their own, and a `continuation`
+    goes on after a letter only. In a script without spaces a word reaches from one punctuation mark
+    to the next. Special, added and padding tokens are in no word; and where no token has a space,
+    as with one token a word, nothing tells words apart and each token is one.
+
+    Raises:
+        MismatchError: The tokenizer has more entries than `vocab_size`.
+    """
+    backend = plain_backend(tokenizer)
+    after, before = np.zeros((2, _rows(tokenizer, vocab_size)), bool)
+    added = {*tokenizer.all_special_ids, *backend.get_added_tokens_decoder()}
+    entries = {i: entry for i, entry in _entries(backend).items() if i not in added}
+    if any(entry.piece or b" " in entry.raw for entry in entries.values()):
+        for token_id, entry in entries.items():
+            before[token_id], after[token_id] = entry.goes_on
+    return after, before
 
 
 def _rows(tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None) -> int:
@@ -163,7 +215,8 @@ def _spaced_entry(raw: bytes) -> _Entry:
 
 
 def _word_piece_entry(token: str, prefix: str) -> _Entry:
-    return _Entry(token.removeprefix(prefix).encode(), token, not token.startswith(prefix))
+    piece = token.startswith(prefix)
+    return _Entry(token.removeprefix(prefix).encode(), token, not piece, piece)
 
 
 def _decode(raw: bytes) -> str | None:

@@ -3,21 +3,25 @@
 `tokens.bin` is a flat little-endian array of rows of T + 1 ids, in the order in which training
 consumes them: step t takes rows [t*B, (t+1)*B) modulo the number of rows, so every pass has the
 same order. A row gives T inputs, its ids [:-1], and T targets, its ids [1:]. `tokens.json` tells
-what the file holds. Streams of others (nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without.
+what the file holds; rows kept out of training lie beside it in `held_out.bin`. Streams of others
+(nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without.
 """
 
 import hashlib
 import json
 from array import array
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynamics.config import TwinSettings
+from dynamics.corpus.kinds import token_kinds
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
+from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENS = "tokens.bin"
+HELD_OUT = "held_out.bin"
 INFO = "tokens.json"
 ROW_ORDER = "permuted by numpy default_rng(seed)"
 _ROWS_PER_WRITE = 4096
@@ -39,7 +44,7 @@ class StreamInfo:
         rows: Number of rows of `sequence_length` + 1 ids.
         sequence_length: Tokens a row feeds to the model.
         tokenizer_sha256: Digest of the tokenizer that made the ids.
-        vocab_size: Entries of that tokenizer; every id is smaller.
+        vocab_size: Entries of that tokenizer; every id is smaller but for twins.
         end_of_text_id: Id that ends each document.
         seed: Seed of the row permutation.
         row_order: How the rows came into their order.
@@ -47,6 +52,11 @@ class StreamInfo:
         documents: Number of documents read; the last may be cut.
         corpus_digest: SHA-256 over the documents, each as UTF-8 after its length in bytes.
         tokens_sha256: SHA-256 of `tokens.bin`.
+        held_out_rows: Rows of `held_out.bin`, the last of the permuted ones; not among `rows`.
+        held_out_sha256: SHA-256 of `held_out.bin`, None where there is none.
+        twins: Id of each token that has a twin, and the id of the twin, from `vocab_size` on; None
+            where there are none.
+        twin_share: Probability with which an occurrence of such a token was made its twin.
     """
 
     dtype: str
@@ -61,6 +71,15 @@ class StreamInfo:
     documents: int | None = None
     corpus_digest: str | None = None
     tokens_sha256: str | None = None
+    held_out_rows: int = 0
+    held_out_sha256: str | None = None
+    twins: dict[int, int] | None = None
+    twin_share: float | None = None
+
+    @property
+    def id_count(self) -> int | None:
+        """Entries of the tokenizer and twins together: every id is smaller."""
+        return None if self.vocab_size is None else self.vocab_size + len(self.twins or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +148,8 @@ def write_stream(
     seed: int,
     max_tokens: int | None = None,
     source: str | None = None,
+    held_out_rows: int = 0,
+    twins: TwinSettings | None = None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
@@ -143,9 +164,14 @@ def write_stream(
         seed: Seed of the row permutation.
         max_tokens: Use so many tokens of the text at most, end-of-text tokens included.
         source: Name of the text, for the record.
+        held_out_rows: So many rows, the last of the permuted ones, are kept out of the stream, in a
+            file of their own (`open_held_out`).
+        twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
+            have them as well. Drawn by the seed, apart from the permutation.
 
     Raises:
-        CorpusError: There is no text, less than one row of it, or no end-of-text token.
+        CorpusError: There is no text, less than one row of it beside those held out, no
+            end-of-text token, or too little text for the twins.
     """
     end = end_of_text_id(tokenizer)
     if end is None:
@@ -154,7 +180,8 @@ def write_stream(
             "with; set its eos_token"
         )
     vocab_size = vocabulary_size(tokenizer)
-    dtype = np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
+    ids_needed = vocab_size + (twins.tokens if twins else 0)
+    dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
     digest = CorpusDigest()
     tokens = array("H" if dtype.itemsize == 2 else "I")
     for text, ids in tokenize(documents, tokenizer):
@@ -173,12 +200,27 @@ def write_stream(
             f"{len(tokens)} tokens do not fill one row of {width} (sequence_length + 1); "
             "give more text or a shorter sequence_length"
         )
-    (folder / INFO).unlink(missing_ok=True)
+    if held_out_rows >= rows:
+        raise CorpusError(
+            f"held_out_rows {held_out_rows} leaves none of the {rows} rows of {width} tokens to "
+            "train on; hold out fewer, or give more text"
+        )
     table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
-    _write_rows(folder / TOKENS, table, np.random.default_rng(seed).permutation(rows), dtype)
+    rng = np.random.default_rng(seed)
+    chosen = None
+    if twins is not None:
+        chosen = choose_twins(count_table(table, vocab_size), token_kinds(tokenizer), twins)
+        substitute(table, chosen, twins.share, rng.spawn(1)[0])
+    for name in (INFO, HELD_OUT):
+        (folder / name).unlink(missing_ok=True)
+    order = rng.permutation(rows)
+    trained = rows - held_out_rows
+    _write_rows(folder / TOKENS, table, order[:trained], dtype)
+    if held_out_rows:
+        _write_rows(folder / HELD_OUT, table, order[trained:], dtype)
     info = StreamInfo(
         dtype=dtype.str,
-        rows=rows,
+        rows=trained,
         sequence_length=sequence_length,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         vocab_size=vocab_size,
@@ -189,6 +231,10 @@ def write_stream(
         documents=digest.documents,
         corpus_digest=digest.hexdigest(),
         tokens_sha256=sha256_file(folder / TOKENS),
+        held_out_rows=held_out_rows,
+        held_out_sha256=sha256_file(folder / HELD_OUT) if held_out_rows else None,
+        twins=chosen,
+        twin_share=twins and twins.share,
     )
     write_json(folder / INFO, asdict(info))
     return open_stream(folder)
@@ -229,19 +275,59 @@ def open_stream(
             "others, or write ours again if writing was interrupted"
         )
     info = _read_info(path.with_name(INFO))
+    return TokenStream(path, info, _mapped(path, info))
+
+
+def open_held_out(path: Path | str) -> TokenStream | None:
+    """Open the rows that were kept out of training, as a stream of their own.
+
+    Args:
+        path: A training folder.
+
+    Returns:
+        The rows, in the order of the permutation; None where none were held out.
+
+    Raises:
+        CorpusError: There is no token stream of ours, or the held-out rows are missing or damaged.
+    """
+    folder = Path(path).expanduser()
+    info = open_stream(folder).info
+    if not info.held_out_rows:
+        return None
+    file = folder / HELD_OUT
+    if not file.is_file() or sha256_file(file) != info.held_out_sha256:
+        raise CorpusError(
+            f"{file} is {'damaged' if file.is_file() else 'missing'}: {INFO} describes "
+            f"{info.held_out_rows} held-out rows; restore it, or write the stream again"
+        )
+    held_out = replace(
+        info,
+        rows=info.held_out_rows,
+        row_order=None,
+        tokens_sha256=info.held_out_sha256,
+        held_out_rows=0,
+        held_out_sha256=None,
+    )
+    return TokenStream(file, held_out, _mapped(file, held_out))
+
+
+def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
     shape = (info.rows, info.sequence_length + 1)
     found, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
     if found != expected:
         raise CorpusError(
             f"{path} is damaged: it has {found:,} bytes, {INFO} says {expected:,}; write it again"
         )
-    return TokenStream(path, info, np.memmap(path, info.dtype, "r", shape=shape))
+    return np.memmap(path, info.dtype, "r", shape=shape)
 
 
 def _read_info(path: Path) -> StreamInfo:
     try:
-        return StreamInfo(**json.loads(path.read_text("utf-8")))
-    except (TypeError, ValueError) as error:
+        content = json.loads(path.read_text("utf-8"))
+        if twins := content.get("twins"):
+            content["twins"] = {int(token_id): twin for token_id, twin in twins.items()}
+        return StreamInfo(**content)
+    except (AttributeError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
 
 

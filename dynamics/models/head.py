@@ -120,8 +120,8 @@ class HeadOnTop:
         own = logits[0] if self.over == "vocabulary" else logits
         if not own.isfinite().all():
             raise MeasureError(
-                f"{type(self.network).__name__} gives logits that are not finite; its weights or "
-                "its dtype are at fault"
+                f"{type(self.network).__name__} gives logits that are not finite; "
+                f"{_fault(self.network)}"
             )
         output = self.network.get_output_embeddings()
         if isinstance(output, nn.Linear) and output.out_features == own.shape[-1]:
@@ -152,6 +152,15 @@ class HeadOnTop:
             (alone - own).abs().max().item(),
             (self(states, some) - own[:, some]).abs().max().item(),
         )
+
+
+def _fault(network: PreTrainedModel) -> str:
+    """Why logits are not finite."""
+    weights = network.named_parameters()
+    bad = next((name for name, weight in weights if not weight.isfinite().all()), None)
+    if bad is None:
+        return "its weights are finite, so its dtype is too narrow for them: use another dtype"
+    return f"its weights are at fault: {bad} holds NaN or infinity"
 
 
 def _rows_only(network: PreTrainedModel, output: nn.Linear, rows: Tensor) -> ExitStack:

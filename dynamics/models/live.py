@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.axes import EmbeddingMatrix
-from dynamics.errors import CheckpointError
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.errors import CheckpointError, MeasureError
 from dynamics.models.head import HeadOnTop
 from dynamics.models.stack import Stack, States
 
@@ -72,6 +73,7 @@ class LiveModel:
         task: What its head predicts.
         name: Where it comes from.
         revision: Branch, tag or commit on a hub, None for a folder.
+        checkpoint: What it was loaded from, None when it was made otherwise.
     """
 
     network: PreTrainedModel
@@ -79,6 +81,12 @@ class LiveModel:
     task: Task
     name: str
     revision: str | None = None
+    checkpoint: Checkpoint | None = None
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Which weights it was loaded with, see `Checkpoint.identity`; None when it was not."""
+        return None if self.checkpoint is None else self.checkpoint.identity()
 
     @cached_property
     def head(self) -> HeadOnTop:
@@ -94,7 +102,10 @@ class LiveModel:
                 "that could be attributed; give a model with a language-model or classification "
                 "head"
             )
-        return HeadOnTop(self.network)
+        try:
+            return HeadOnTop(self.network)
+        except (CheckpointError, MeasureError) as error:
+            raise type(error)(f"{self.name}: {error}") from error
 
     @property
     def device(self) -> torch.device:

@@ -122,7 +122,7 @@ def load_model(
         except CheckpointError:
             raise
         except Exception as error:  # files may be wrong in every way
-            raise CheckpointError(_unloadable(name, error)) from error
+            raise CheckpointError(_unloadable(name, error, task)) from error
         tokenizer = _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
     _check_complete(name, network, told["missing_keys"], task)
     _check_rows(name, network, tokenizer)
@@ -130,7 +130,7 @@ def load_model(
     if task == "causal":
         _check_causal(name, network)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
-    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision)
+    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision, checkpoint)
 
 
 def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
@@ -172,10 +172,10 @@ def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
 def _known(name: str) -> PublicSeries | None:
     try:
         return find(name)
-    except CheckpointError:
+    except CheckpointError as error:
         if "/" in name:
             return None
-        raise
+        raise CheckpointError(f"there is no folder {name!r} here, and {error}") from error
 
 
 def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, torch.device]:
@@ -292,11 +292,16 @@ def _check_causal(name: str, network: PreTrainedModel) -> None:
         )
 
 
-def _unloadable(name: str, error: Exception) -> str:
+def _unloadable(name: str, error: Exception, task: Task | None) -> str:
     if "trust_remote_code" in str(error):
         return (
             f"{name}: needs code that it brings along, which is not run; set trust_remote_code if "
             "you trust it"
+        )
+    if "Unrecognized configuration class" in str(error):
+        return (
+            f"{name}: transformers has no head for the task {task} on models of this type; give "
+            "the task that it was trained for, or none"
         )
     return f"{name}: cannot be loaded: {_one_line(error)}"
 

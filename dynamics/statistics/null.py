@@ -177,13 +177,14 @@ def null_band(
     if not a:
         return NullBand(float("nan"), float("nan"))
     deviation = float(1 / np.sqrt(lengths.pop() - 1))
-    simultaneous = largest_deviation(_gram(a) * _gram(b), level, rng, draws)
+    simultaneous = largest_deviation(gram(a) * gram(b), level, rng, draws)
     return NullBand(simultaneous * deviation, pointwise * deviation)
 
 
-def _gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
+def gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
+    """Inner products of rows of length 1 or 0; quick where they are one and the same object."""
     if all(row is rows[0] for row in rows):
-        return np.ones((len(rows), len(rows)))
+        return np.full((len(rows), len(rows)), float(rows[0].any()))
     stacked = np.stack(rows)
     return (stacked @ stacked.T).astype(np.float64)
 

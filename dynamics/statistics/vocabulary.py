@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from dynamics.errors import ConfigError
 
 KINDS = ("word_start", "continuation")
-"""Kinds of token that can enter; padding, special, added, byte, fragment and unreachable never."""
+"""Kinds of token that can enter; no twin, padding, special, added, byte, fragment, unreachable."""
 
 _DEFAULT_COUNT = 10
 

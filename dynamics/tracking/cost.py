@@ -1,6 +1,7 @@
 """What tracking a series will read, before it is read."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.http import split
@@ -8,6 +9,9 @@ from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.transport import CONNECTIONS
 from dynamics.tracking.measures import ROLES
+
+if TYPE_CHECKING:
+    from dynamics.tracking.live import LiveSettings
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,45 @@ class TrackCost:
             f"{whole / 1e9:10,.2f} GB in all, of which {share:.{places}%} is read\n"
             f"requests    {self.requests_per_checkpoint:12,} each     {requests:10,} in all"
         )
+
+
+@dataclass(frozen=True)
+class LiveCost:
+    """What running the models takes, at most: rare tokens have fewer contexts.
+
+    Attributes:
+        checkpoints: How many models are run.
+        contexts: Contexts of tokens for each of them.
+        length: Ids of a context.
+        forwards: Forward passes over contexts for each of them, of a causal LM.
+    """
+
+    checkpoints: int
+    contexts: int
+    length: int
+    forwards: int
+
+    def describe(self) -> str:
+        """The cost for people."""
+        return (
+            f"to run      {self.forwards:12,} forward passes of {self.length} tokens each, at most,"
+            f" over {self.contexts:,} contexts; {self.checkpoints:,} models"
+        )
+
+
+def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> LiveCost:
+    """What asking the models of these steps takes; nothing is read.
+
+    Raises:
+        StepError: A step does not exist.
+    """
+    from dynamics.importance.importances import forwards_per_context
+
+    probes = live.probes
+    contexts = probes.most_tokens * probes.contexts if live.importance else 0
+    passes = forwards_per_context(live.importance, probes.length)
+    chosen = series.select(steps).select(live.steps)
+    return LiveCost(len(chosen), contexts, probes.length, contexts * passes)
 
 
 def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:

@@ -30,8 +30,9 @@ class View:
         matrix: The embedding.
         first: The same embedding at the first checkpoint of the run, which may be on disk.
         counts: Occurrences of each token in the training stream, or None.
-        entries: Which rows the tokenizer has an entry for, None where that is not known. The others
-            pad the matrix; they have no part in the mean row.
+        entries: Which rows the tokenizer has an entry for, twins among them as they are trained
+            alike; None where that is not known. The others pad the matrix; they have no part in
+            the mean row.
         final_norm: `layer`, `rms`, or None where the model has no final norm.
         gain: Weight of the final norm, for an output embedding that follows it, or None.
         whole: Whether `matrix` has all rows of the embedding, so that their mean is known.

@@ -22,7 +22,8 @@ def resume(
 
     Args:
         output: The run folder.
-        info: What the run would write; it gets the names of the measures found.
+        info: What the run would write; it gets the names of the measures found, and what was asked
+            of the running model.
         chosen: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -38,12 +39,14 @@ def resume(
     found = read_info(output)
     for part in ("settings", "counts", "series", "versions"):
         if found.get(part) != info[part]:
-            difference = _first_difference(found.get(part), info[part])
+            difference = first_difference(found.get(part), info[part])
             raise MismatchError(
                 f"{output} holds another run ({part}: {difference}); give another output folder, "
                 "or remove that one"
             )
     info["measures"] = found["measures"]
+    if "live" in found:
+        info["live"] = found["live"]
     checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
     for entry in found["checkpoints"]:
         checkpoint = checkpoints[entry["step"]]
@@ -55,12 +58,33 @@ def resume(
     return {
         entry["step"]: entry
         for entry in found["checkpoints"]
-        if _whole(measures_path(output, entry["step"]), entry["table_sha256"])
-        and _whole(step_path(output, MATRIX_ROWS, entry["step"]), entry["matrices_sha256"])
+        if is_whole(measures_path(output, entry["step"]), entry["table_sha256"])
+        and is_whole(step_path(output, MATRIX_ROWS, entry["step"]), entry["matrices_sha256"])
     }
 
 
-def _whole(path: Path, sha256: str | None) -> bool:
+def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:
+    """Let a run ask its model what is described, if it was asked nothing else before.
+
+    Args:
+        output: The run folder.
+        info: What the run would write; its `live` gets what is described.
+        described: What is asked.
+
+    Raises:
+        MismatchError: It was asked something else.
+    """
+    found = info.setdefault("live", {**described, "checkpoints": []})
+    for part, wanted in described.items():
+        if found.get(part) != wanted:
+            difference = first_difference({part: found.get(part)}, {part: wanted})
+            raise MismatchError(
+                f"the model was asked something else in {output} ({difference}); give another "
+                "output folder, or remove that one"
+            )
+
+
+def is_whole(path: Path, sha256: str | None) -> bool:
     """Whether a table is the one that was written; one that was not has no digest."""
     return sha256 is None or (path.exists() and sha256_file(path) == sha256)
 
@@ -75,9 +99,10 @@ def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndar
     return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
 
 
-def _first_difference(there: Any, here: Any) -> str:
+def first_difference(there: Any, here: Any) -> str:
+    """Where two settings differ, with what is said in a run folder and now."""
     if isinstance(there, dict) and isinstance(here, dict):
         key = next(key for key in there | here if there.get(key) != here.get(key))
-        return f"{key} is {_first_difference(there.get(key), here.get(key))}"
+        return f"{key} is {first_difference(there.get(key), here.get(key))}"
     there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
     return f"{there} there, {here} here"

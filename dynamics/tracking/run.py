@@ -4,6 +4,8 @@
     tokens.parquet                one row per token: what does not change over steps
     measures/step-NNNNNNNN.parquet  one row per token: what was measured at that step
     matrices/step-NNNNNNNN.parquet  rows of trends.parquet: what the matrices say at that step
+    importance/step-NNNNNNNN.parquet  one row per probed token: what the model does with it
+    live/step-NNNNNNNN.parquet    rows of trends.parquet: what the running model says at that step
     trends.parquet                one row per step and statistic
     profile.parquet               one row per step, measure and frequency bin
 
@@ -20,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
@@ -29,6 +31,8 @@ from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_m
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
 matrices and from the running model."""
+
+Row = Mapping[str, Any]
 
 
 class Run:
@@ -150,6 +154,64 @@ class Run:
                 return read_table(measures_path(self.path, step), checkpoint["table_sha256"])
         raise OutputError(f"{self.path} has no step {step}; it has {self.steps}")
 
+    @property
+    def live_steps(self) -> list[int]:
+        """Steps at which the model was run, ascending."""
+        return [checkpoint["step"] for checkpoint in self._live["checkpoints"]]
+
+    @property
+    def importances(self) -> list[str]:
+        """Names of the importances that were measured."""
+        if (
+            not self._live["checkpoints"]
+            or IMPORTANCE not in self._live["checkpoints"][0]["tables"]
+        ):
+            return []
+        columns = self.importance(self.live_steps[0]).columns
+        return [name for name in columns if f"{name}_half_1" in columns]
+
+    def importance(self, step: int) -> pd.DataFrame:
+        """Importances at one step, one row per probed token.
+
+        Columns are `token_id`, `contexts` (how many), and for each importance NAME its mean over
+        the contexts, NAME, and over every other one of them, NAME_half_1 and NAME_half_2.
+
+        Raises:
+            OutputError: None was measured at the step, or the table is damaged.
+        """
+        for checkpoint in self._live["checkpoints"]:
+            if checkpoint["step"] == step and IMPORTANCE in checkpoint["tables"]:
+                path = step_path(self.path, IMPORTANCE, step)
+                return read_table(path, checkpoint["tables"][IMPORTANCE])
+        raise OutputError(
+            f"{self.path} has no importance at step {step}; its model was run at "
+            f"{self.live_steps or 'no step (dynamics track --importance)'}"
+        )
+
+    def importance_array(self, name: str) -> Float64[np.ndarray, "K V"]:
+        """One importance at every live step; NaN for tokens that were not probed.
+
+        Args:
+            name: Name of an importance, or of one of its halves.
+
+        Raises:
+            OutputError: It was not measured; the message lists those that were.
+        """
+        ids = self.tokens["token_id"].to_numpy()
+        array = np.full((len(self.live_steps), len(ids)), np.nan)
+        for row, step in zip(array, self.live_steps, strict=True):
+            table = self.importance(step)
+            if name not in table:
+                raise OutputError(
+                    f"{self.path} has no importance {name!r}; it has {', '.join(self.importances)}"
+                )
+            row[np.searchsorted(ids, table["token_id"])] = table[name]
+        return array
+
+    @property
+    def _live(self) -> dict[str, Any]:
+        return self.info.get("live", {"checkpoints": []})
+
     def array(self, measure: str) -> Float32[np.ndarray, "K V"]:
         """One measure at every step, plain numpy.
 
@@ -191,10 +253,23 @@ def step_path(run: Path, folder: str, step: int) -> Path:
     return run / folder / f"step-{step:08d}.parquet"
 
 
-def stored_rows(run: Path, folder: str) -> list[dict[str, Any]]:
-    """The rows of the tables of every step in a folder of a run; none without the folder."""
-    paths = sorted((run / folder).glob("step-*.parquet"))
-    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> list[Row]:
+    """Rows of trends that were computed at each step, in order.
+
+    Args:
+        run: The run folder.
+        folder: Of which kind, `MATRIX_ROWS` or `LIVE_ROWS`.
+        tables: Digest of the table of each step, None where there is none.
+
+    Raises:
+        OutputError: A table is missing or its bytes have changed.
+    """
+    read = [
+        read_table(step_path(run, folder, step), sha256)
+        for step, sha256 in tables.items()
+        if sha256 is not None
+    ]
+    return [row for table in read for row in table.to_dict("records")]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:

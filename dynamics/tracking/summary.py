@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from dynamics.statistics.vocabulary import VocabularyRule, swept
+from dynamics.tracking.importance_findings import importance_findings, measured_importances
 from dynamics.tracking.run import Run
+from dynamics.tracking.slopes import CAUSAL, OBSERVED
 
 NAMES = {
     "input_embedding_norm": "input embedding norms",
@@ -67,7 +69,9 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         sentences += [_end(run), _order(run)]
     if unused_row_factor is not None and run.steps[0] == 0:
         sentences.append(_never_seen(run, unused_row_factor))
-    return [*sentences, _open(run)]
+    if "twin_of" in run.tokens:
+        sentences += _twins(run)
+    return [*sentences, *importance_findings(run), _open(run)]
 
 
 def _start(run: Run) -> str:
@@ -140,6 +144,48 @@ def _never_seen(run: Run, factor: float) -> str:
     )
 
 
+def _twins(run: Run) -> list[str]:
+    """Slopes that chance alone made, beside those of tokens as they are; nothing without pairs."""
+    parts = []
+    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
+        causal, observed = (_last_slope(run, measure, name) for name in (CAUSAL, OBSERVED))
+        if causal is None or observed is None:
+            continue
+        parts.append(
+            f"{NAMES[measure]} {_value(causal)} within {causal['n']} twins, {_value(observed)} "
+            f"over {observed['n']:,} tokens ({_compared(causal, observed)})"
+        )
+    if not parts:
+        return []
+    return [
+        f"Slope of log norm on log frequency at step {run.steps[-1]:,} [95 % interval], where "
+        f"chance decides the frequency and where it does not: {'; '.join(parts)}."
+    ]
+
+
+def _last_slope(run: Run, measure: str, statistic: str) -> dict[str, Any] | None:
+    trends = run.trends
+    rows = trends[
+        (trends["measure"] == measure)
+        & (trends["against"] == "log_frequency")
+        & (trends["statistic"] == statistic)
+        & (trends["rule"] == str(run.rule))
+        & (trends["step"] == run.steps[-1])
+    ]
+    return None if rows.empty else {str(name): rows[name].item() for name in rows}
+
+
+def _compared(causal: dict[str, Any], observed: dict[str, Any]) -> str:
+    undecided = [
+        name
+        for name, row in (("within twins", causal), ("over tokens", observed))
+        if not row["low"] * row["high"] > 0
+    ]
+    if undecided:
+        return f"no sign {' nor '.join(undecided)}"
+    return "opposite signs" if causal["value"] * observed["value"] < 0 else "the same sign"
+
+
 def _open(run: Run) -> str:
     values: dict[str, list[float]] = {measure: [] for measure in NAMES}
     for rule in swept(run.rule) if run.rule else ():
@@ -153,9 +199,22 @@ def _open(run: Run) -> str:
     )
     return (
         "Not decided here: whether another seed, corpus or optimizer gives the same (tokens of one "
-        "training are not replicates of training); whether a norm that tracks frequency also "
-        "encodes importance (nothing here measures importance); what raw output norms mean (a "
-        f"vector added to every row changes no prediction). {sweep}."
+        f"training are not replicates of training); {_open_on_importance(run)}what raw output "
+        f"norms mean (a vector added to every row changes no prediction). {sweep}."
+    )
+
+
+def _open_on_importance(run: Run) -> str:
+    if not (measured_importances(run) or run.importances):
+        return (
+            "whether a norm that tracks frequency also encodes importance (nothing here measures "
+            "importance); "
+        )
+    if run.trends["statistic"].str.startswith("surgery_").any():
+        return ""
+    return (
+        "whether a norm that correlates with importance does anything in the model (only changing "
+        "it would tell); "
     )
 
 

@@ -16,6 +16,7 @@ from dynamics.statistics.controlled import Controlled, within_bin_spearman
 from dynamics.statistics.correlation import Correlation, spearman
 from dynamics.statistics.intervals import Band
 from dynamics.statistics.null import NullBand, null_band
+from dynamics.statistics.onset import onset
 from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.trajectory import Trajectory, stack
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
@@ -62,6 +63,13 @@ class TrendInput:
     exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
 
 
+def in_columns(
+    rows: Sequence[Row], columns: Sequence[str] = TREND_COLUMNS
+) -> dict[str, list[object]]:
+    """The columns of a table, from its rows; those of trends by default."""
+    return {column: [row[column] for row in rows] for column in columns}
+
+
 def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """One row per step and statistic, ready for `trends.parquet`.
 
@@ -83,17 +91,27 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                 about = {"measure": measure, "against": name, "given": "", "rule": str(each)}
                 trajectory = stack(list(map(spearman, ranked, ranks[_role(measure)])))
                 null = nulls[name].get(_family(measure))
-                yield from _rows(measured, trajectory, about, null=null, band=main)
+                band = simultaneous_band(trajectory) if main else None
+                yield from trajectory_rows(measured.steps, trajectory, about, null=null, band=band)
                 if main and np.isfinite(trajectory.values[0]):
                     about |= {"statistic": "spearman_minus_first"}
-                    yield from _rows(measured, trajectory.differences(), about, band=True)
+                    change = trajectory.differences()
+                    band = simultaneous_band(change)
+                    yield from trajectory_rows(measured.steps, change, about, band=band)
+                    about |= {"statistic": "spearman"}
+                    yield onset_row(measured.steps, change, band, about)
             for about, estimate in controls:
                 correlations = [
                     estimate(x, values) for x, values in zip(ranked, array[:, kept], strict=True)
                 ]
                 about = {"measure": measure, "rule": str(each), **about}
-                yield from _rows(
-                    measured, stack(correlations), about, n=correlations[0].n, band=True
+                trajectory = stack(correlations)
+                yield from trajectory_rows(
+                    measured.steps,
+                    trajectory,
+                    about,
+                    n=correlations[0].n,
+                    band=simultaneous_band(trajectory),
                 )
 
 
@@ -192,24 +210,38 @@ def _about(against: str, statistic: str, given: str) -> Row:
     return {"against": against, "statistic": statistic, "given": given}
 
 
-def _rows(
-    measured: TrendInput,
+def simultaneous_band(trajectory: Trajectory) -> Band:
+    """The 95 % band of a trajectory over all its steps; NaN where none of its values is defined."""
+    if np.isfinite(trajectory.values).any():
+        return trajectory.simultaneous_band(LEVEL, np.random.default_rng(0))
+    return Band(trajectory.values, trajectory.values)
+
+
+def trajectory_rows(
+    steps: Sequence[int],
     trajectory: Trajectory,
     about: Row,
     *,
     n: int | None = None,
     null: NullBand | None = None,
-    band: bool,
+    band: Band | None = None,
 ) -> Iterator[Row]:
+    """A row of `TREND_COLUMNS` for each step of a trajectory.
+
+    Args:
+        steps: Its K steps.
+        trajectory: Values and their influence.
+        about: What it is: `measure`, `against`, `given`, `rule`, and `statistic` where it is not
+            `spearman`.
+        n: Tokens that entered, where that is not all of the trajectory's.
+        null: Where values stay without an association; none when None.
+        band: Its simultaneous band; none when None.
+    """
     pointwise = trajectory.confidence_intervals(LEVEL)
-    nothing = np.full(len(measured.steps), np.nan)
-    everywhere = (
-        trajectory.simultaneous_band(LEVEL, np.random.default_rng(0))
-        if band and np.isfinite(trajectory.values).any()
-        else Band(nothing, nothing)
-    )
+    nothing = np.full(len(steps), np.nan)
+    everywhere = Band(nothing, nothing) if band is None else band
     reach = np.nan if null is None else null.simultaneous
-    for at, step in enumerate(measured.steps):
+    for at, step in enumerate(steps):
         yield {
             "statistic": "spearman",
             **about,
@@ -223,6 +255,26 @@ def _rows(
             "null_low": -reach,
             "null_high": reach,
         }
+
+
+def onset_row(steps: Sequence[int], change: Trajectory, band: Band, about: Row) -> Row:
+    """The onset of a statistic as a row: its value is a step, NaN where there is no onset.
+
+    Args:
+        steps: K steps.
+        change: Difference of the statistic from the first step.
+        band: Simultaneous band of the difference.
+        about: What the statistic is: `measure`, `against`, `statistic`, `given`, `rule`.
+    """
+    step = onset(steps, change.values, band)
+    return {
+        **dict.fromkeys(TREND_COLUMNS, np.nan),
+        **about,
+        "statistic": f"{about['statistic']}_onset",
+        "step": steps[-1],
+        "value": np.nan if step is None else float(step),
+        "n": change.influence.shape[1],
+    }
 
 
 def _nulls(

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
 from dynamics.config import StudySettings
 from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
+from dynamics.corpus.information import InformationSettings
 from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -53,13 +55,21 @@ def is_claimed(settings: StudySettings, folder: Path) -> bool:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and holds no training; give another output folder")
         return False
-    found, wanted = described(folder)["settings"], settings.model_dump(mode="json")
+    found, wanted = _completed(described(folder)["settings"]), settings.model_dump(mode="json")
     if found != wanted:
         raise MismatchError(
             f"{folder} holds a training with other settings ({_first_difference(found, wanted)}"
             "); give another output folder, or remove that one"
         )
     return True
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that were written before some of today's existed have these at their defaults."""
+    try:
+        return StudySettings.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -147,10 +157,14 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         seed=settings.seed,
         max_tokens=corpus.max_tokens,
         source=corpus.source,
+        held_out_rows=corpus.held_out_rows,
+        twins=corpus.twins,
     )
     passes = stream.passes(training.steps, training.batch_size)
+    held_out = f", {corpus.held_out_rows:,} more held out" if corpus.held_out_rows else ""
     report(
-        f"{stream.ids.size:,} tokens in {stream.rows:,} rows; training passes {passes:.2f} times"
+        f"{stream.ids.size:,} tokens in {stream.rows:,} rows{held_out}; training passes "
+        f"{passes:.2f} times"
     )
     if passes > training.max_passes:
         raise CorpusError(
@@ -158,9 +172,11 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
             f"{passes:.2f} times, more than training.max_passes {training.max_passes:g}; give a "
             "larger corpus or fewer steps, or raise training.max_passes if that is meant"
         )
-    assert stream.info.vocab_size is not None
-    vocab_size = stream.info.vocab_size + corpus.placebo_rows
-    count_stream(stream, tokenizer, vocab_size=vocab_size).write(folder / "counts.parquet")
+    vocab_size = model_vocab_size(settings, stream)
+    window = corpus.information_window
+    information = None if window is None else InformationSettings(window)
+    counts = count_stream(stream, tokenizer, vocab_size=vocab_size, information=information)
+    counts.write(folder / "counts.parquet")
     return stream, vocab_size
 
 
@@ -185,12 +201,18 @@ def training_rows(settings: StudySettings, stream: TokenStream, prepared: Path) 
     )
 
 
+def model_vocab_size(settings: StudySettings, stream: TokenStream) -> int:
+    """Rows of the model's embeddings: the tokenizer's entries, then twins, then placebo rows."""
+    assert stream.info.id_count is not None
+    return stream.info.id_count + settings.corpus.placebo_rows
+
+
 def initial_model(settings: StudySettings, stream: TokenStream) -> PreTrainedModel:
     """The model before its first step."""
-    assert stream.info.vocab_size is not None and stream.info.end_of_text_id is not None
+    assert stream.info.end_of_text_id is not None
     return build_model(
         settings.model,
-        vocab_size=stream.info.vocab_size + settings.corpus.placebo_rows,
+        vocab_size=model_vocab_size(settings, stream),
         positions=settings.training.sequence_length,
         end_of_text=stream.info.end_of_text_id,
         seed=settings.seed,

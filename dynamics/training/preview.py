@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dynamics.config import StudySettings
-from dynamics.corpus.tokens import TokenStream, open_stream
+from dynamics.corpus.tokens import TokenStream, open_held_out, open_stream
 from dynamics.training.optimization import build_optimizer
 from dynamics.training.prepare import (
     Report,
@@ -83,7 +83,8 @@ def preview(
         model = initial_model(settings, stream)
         seconds = _seconds_per_step(settings, stream, prepared, model) * training.steps
         stream_tokens = stream.ids.size
-        stream_bytes = stream.ids.nbytes
+        held_out = open_held_out(prepared)
+        stream_bytes = stream.ids.nbytes + (0 if held_out is None else held_out.ids.nbytes)
         passes = stream.passes(training.steps, training.batch_size)
     model_bytes = 4 * parameter_count(model)
     embedding_bytes = 4 * model.config.vocab_size * settings.model.hidden_size

@@ -42,6 +42,12 @@ def test_top_limits_the_table_and_zero_lists_everything_in_text_order():
     assert everything[5][3] == "·"
 
 
+def test_a_target_behind_special_tokens_only_says_why_nothing_is_ranked():
+    text = printed(with_scores([5, *[math.nan] * 5]))
+    assert "nothing is ranked: the target is predicted from special tokens only" in text
+    assert not rows(text)
+
+
 def test_every_target_has_a_block_with_its_foil_and_place():
     assert printed(make(2)).count("target ' t") == 2
     told = [Target(5, 1, " was", 2, " is"), Target(-1, 3, "positive")]

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dynamics.attribution.inseq import from_inseq
 from dynamics.attribution.methods import METHODS
@@ -310,7 +312,8 @@ def test_a_bad_line_is_named(refused, tmp_path, line):
         ("causal x -o out.txt", "out.txt needs --format json, html or inseq"),
         ("series --steps all --file in.txt", "--steps follows one text over a series"),
         ("series x --steps 3", "step 3 does not exist"),
-        ("gone x", "gone"),
+        ("gone x", "there is no folder 'gone' here, and 'gone' is no public series; "),
+        ("causal the --target id:x", "and a target is one; name one of them, or its number as id"),
         ("causal x --norm-source rows", "norm source 'rows' is unknown"),
         ("labels x --target maybe", "has no label 'maybe'; it has LABEL_0 (0), "),
     ],
@@ -326,3 +329,41 @@ def test_an_empty_file_holds_no_text(refused, tmp_path):
     assert "holds no text; give one input a line" in refused(
         "causal", "--file", tmp_path / "in.txt"
     )
+
+
+def change_weights(folder):
+    """What training on under the same name does to a folder."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    first = next(iter(tensors.values()))
+    first.view(-1)[0] += 0.5
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_lines_made_with_other_weights_are_refused_and_kept(attribute, refused, models, tmp_path):
+    shutil.copytree(models / "labels", tmp_path / "labels")
+    path, output = write_texts(tmp_path, 3), tmp_path / "out.jsonl"
+    arguments = [tmp_path / "labels", "--file", path, "-o", output]
+    attribute(*arguments)
+    assert "3 lines were there already" in attribute(*arguments)[1]
+    before = output.read_text()
+    change_weights(tmp_path / "labels")
+    message = refused(*arguments)
+    assert f'{output}, line 1, was made with other weights ("sha256:' in message
+    assert message.endswith("; give another output")
+    assert output.read_text() == before
+
+
+def test_a_step_with_other_weights_is_refused(attribute, refused, models, tmp_path):
+    shutil.copytree(models / "series", tmp_path / "series")
+    output = tmp_path / "out.jsonl"
+    arguments = [tmp_path / "series", TEXT, "--steps", "all", "-o", output]
+    attribute(*arguments)
+    before = output.read_text()
+    change_weights(tmp_path / "series/step-8")
+    assert f"{output}, line 2, was made with other weights" in refused(*arguments)
+    assert output.read_text() == before
+    output.write_text(before.splitlines(keepends=True)[0])
+    _, err = attribute(*arguments)
+    assert "1 lines were there already" in err
+    assert output.read_text() != before

@@ -161,6 +161,81 @@ def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_pat
     assert counted.info.tokens_counted == stream.ids.size
 
 
+def test_counting_information_gain(dynamics, text, tmp_path):
+    from dynamics.corpus.counts import read_counts
+
+    options = ["--tokenizer", text / "tokenizer", "--json", "--information-gain", "--oyama"]
+    written = []
+    for name in "ab":
+        output = tmp_path / f"{name}.parquet"
+        more = ["--window", 3, "--pairs", 20, "--shuffles", 2, "--seed", 5]
+        status, out, _ = dynamics("count", text / "story.txt", "-o", output, *options, *more)
+        assert status == 0
+        info = json.loads(out)
+        found = [info[name] for name in ("window", "pairs", "shuffles", "information_seed")]
+        assert found == [3, 20, 2, 5]
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    assert read_counts(output).table.columns[6:].tolist() == [
+        "information_gain_right",
+        "information_gain_right_all",
+        "information_gain_left",
+        "information_gain_left_all",
+        "entropy_right",
+        "self_information",
+        "information_gain_symmetric",
+        "information_gain_symmetric_shuffle_corrected",
+        "information_gain_symmetric_percentile_corrected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--information-gain", "--window", 0], "window of information gain is 0; give 1 or more"),
+        (["--oyama"], "--oyama is a kind of information gain; give --information-gain as well"),
+    ],
+)
+def test_information_gain_that_cannot_be_counted(fails, text, tmp_path, options, message):
+    options = ["--tokenizer", text / "tokenizer", *options]
+    assert message in fails("count", text / "story.txt", "-o", tmp_path / "c.parquet", *options)
+    assert not (tmp_path / "c.parquet").exists()
+
+
+def test_a_sample_of_a_public_stream_has_no_information_gain(fails, tmp_path):
+    options = ["-o", tmp_path / "c.parquet", "--information-gain"]
+    assert fails("count", "pythia-160m", *options) == (
+        "pythia-160m is counted from a sample that keeps counts and no text, so it has no "
+        "information gain; give a file of its stream with --sequence-length, or text"
+    )
+
+
+def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
+    from dynamics.tracking.run import Run
+
+    options = ["--counts", shared / "counts.parquet", "--steps", "0,8"]
+    stream = ["--stream", shared / "training/tokens.bin", "--sequence-length", 11]
+    output = tmp_path / "run"
+    status, _, _ = dynamics(
+        "track", shared / "series", "-o", output, *options, *stream, "--batch-size", 3
+    )
+    assert status == 0
+    assert Run(output).measures(8)["exposure_as_input"].sum() == 8 * 3 * 11
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", 3], "is that of a token stream; give --stream"),
+        (["--stream", "x.bin"], "how much of x.bin a step consumes is not known; give --batch-s"),
+        (["--stream", "x.bin", "--batch-size", 3], "there is no token stream x.bin; check the"),
+    ],
+)
+def test_a_stream_that_is_not_described(fails, shared, tmp_path, options, message):
+    assert message in fails("track", shared / "series", "-o", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_plotting_lists_its_files(dynamics, shared, tmp_path):
     options = ["--figures", "correlation", "--format", "png", "--format", "svg"]
     status, out, _ = dynamics("plot", shared / "run", shared / "run", "-o", tmp_path, *options)
@@ -230,7 +305,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(dynamics, shared, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dynamics.tracking.walk.measure", interrupted)
+        patched.setattr("dynamics.tracking.measuring.measure", interrupted)
         status, out, err = dynamics("track", shared / "series", "-o", tmp_path / "run")
         assert (status, out) == (130, "")
         assert err.endswith("dynamics: interrupted; the same command goes on from there\n")

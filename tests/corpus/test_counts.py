@@ -15,10 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
-from dynamics.corpus.kinds import token_kinds, token_surfaces
+from dynamics.corpus.information import InformationSettings
+from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
 from dynamics.corpus.tokenizer import tokenize, tokenizer_sha256, train_tokenizer
 from dynamics.corpus.tokens import open_stream, write_stream
 from dynamics.errors import CorpusError, MismatchError
+from tests.corpus import slow_information
 
 CHUNK = "dynamics.corpus.counts.TOKENS_PER_CHUNK"
 COUNT = """
@@ -94,6 +96,42 @@ def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
 
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
+    st.lists(st.text("abcd", min_size=1, max_size=12), min_size=2, max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 9),
+    st.floats(0, 0.9),
+)
+def test_rows_held_out_are_not_counted_but_end_documents(
+    tmp_path_factory, documents, sequence_length, seed, chunk, share
+):
+    """Against the rows of the corpus one by one, those held out skipped over."""
+    tokenizer = letters()
+    flat = source_order(documents, tokenizer)
+    rows = len(flat) // (sequence_length + 1)
+    held_out = int(share * rows)
+    if held_out == 0:
+        return
+    folder = tmp_path_factory.mktemp("training")
+    settings = {"sequence_length": sequence_length, "seed": seed}
+    stream = write_stream(folder, documents, tokenizer, held_out_rows=held_out, **settings)
+    trained = np.random.default_rng(seed).permutation(rows)[: rows - held_out].tolist()
+    holders = [set() for _ in range(5)]
+    ended = 0
+    for place, token in enumerate(flat[: rows * (sequence_length + 1)]):
+        if place // (sequence_length + 1) in trained:
+            holders[token].add(ended)
+        ended += token == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CHUNK, chunk)
+        count, first, documents_of = columns(count_stream(stream, tokenizer))
+    ids = stream.ids.reshape(-1).tolist()
+    assert documents_of == [len(each) for each in holders]
+    assert [count, first] == list(slowly(ids, ids, rows=5))[:2]
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
     st.lists(st.text("abcd", min_size=1, max_size=12), min_size=1, max_size=8),
     st.integers(1, 5),
     st.integers(0, 3),
@@ -123,6 +161,109 @@ def test_a_stream_of_others(tmp_path, tokenizer):
     counts = count_stream(stream, tokenizer)
     assert columns(counts) == list(slowly(ids.tolist(), ids.tolist()))
     assert counts.info.corpus_digest == stream.digest
+
+
+def slow_columns(ids, pieces, tokenizer, settings):
+    """Information gain to the right and to the left, of all pairs, with dictionaries."""
+    words = slow_information.word_numbers(ids, pieces, *word_edges(tokenizer))
+    return {
+        f"information_gain_{name}_all": slow_information.per_token(
+            300,
+            slow_information.pairs(ids, pieces, words, settings.window, side),
+            lambda contexts: slow_information.gain(contexts, ids),
+        )
+        for name, side in (("right", 1), ("left", -1))
+    }
+
+
+def pieces_of(ids, end=0):
+    """Number of the document of each id; the end of the text belongs to what it ends."""
+    return np.cumsum([0, *(np.array(ids) == end)])[:-1].tolist()
+
+
+def assert_information(counts, expected):
+    for name, values in expected.items():
+        np.testing.assert_allclose(counts.table[name], values, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("chunk", [25, 1 << 18])
+def test_information_gain_of_a_stream_of_ours_is_of_the_text(
+    stream, story, tokenizer, monkeypatch, chunk
+):
+    monkeypatch.setattr(CHUNK, chunk)
+    settings_ = InformationSettings(4, oyama=True, shuffles=2, seed=3)
+    counts = count_stream(stream, tokenizer, vocab_size=300, information=settings_)
+    ids = source_order(story, tokenizer)[: stream.ids.size]
+    assert_information(counts, slow_columns(ids, pieces_of(ids), tokenizer, settings_))
+    info = counts.info
+    assert (info.window, info.pairs, info.shuffles, info.information_seed) == (4, 32, 2, 3)
+    pd.testing.assert_frame_equal(
+        count_stream(stream, tokenizer, information=settings_).table, counts.table
+    )
+    pd.testing.assert_frame_equal(
+        counts.table[count_stream(stream, tokenizer).table.columns],
+        count_stream(stream, tokenizer).table,
+    )
+
+
+def test_information_gain_of_documents(story, tokenizer, monkeypatch):
+    settings_ = InformationSettings(3)
+    counts = count_documents(story, tokenizer, information=settings_)
+    documents = [ids for _, ids in tokenize(story, tokenizer)]
+    ids = [i for document in documents for i in document]
+    pieces = [at for at, document in enumerate(documents) for _ in document]
+    assert_information(counts, slow_columns(ids, pieces, tokenizer, settings_))
+    info = counts.info
+    assert (info.window, info.pairs, info.shuffles, info.information_seed) == (3, 24, None, None)
+    monkeypatch.setattr(CHUNK, 1)
+    again = count_documents(story, tokenizer, information=settings_)
+    pd.testing.assert_frame_equal(again.table, counts.table)
+
+
+@pytest.mark.parametrize("chunk", [10, 30, 1 << 18])
+@pytest.mark.parametrize("contiguous", [False, True])
+@pytest.mark.parametrize("file", ["pythia.bin", "olmo.npy"])
+def test_information_gain_of_a_stream_of_others(
+    tmp_path, tokenizer, monkeypatch, chunk, contiguous, file
+):
+    monkeypatch.setattr(CHUNK, chunk)
+    ids = np.random.default_rng(0).integers(0, 20, 1005).astype("<u2")
+    if file == "olmo.npy":
+        np.save(tmp_path / file, ids)
+    else:
+        ids.tofile(tmp_path / file)
+    stream = open_stream(tmp_path / file, sequence_length=9)
+    settings_ = InformationSettings(3)
+    counts = count_stream(stream, tokenizer, information=settings_, contiguous=contiguous)
+    kept = ids[:1000].tolist()
+    rows = [0 if contiguous else at // 10 for at in range(1000)]
+    pieces = [piece + row for piece, row in zip(pieces_of(kept), rows, strict=True)]
+    assert_information(counts, slow_columns(kept, pieces, tokenizer, settings_))
+
+
+def test_a_stream_of_another_tokenizer_has_no_information_gain(stream, story):
+    with pytest.raises(MismatchError, match="made with tokenizer"):
+        count_stream(stream, train_tokenizer(story, 299), information=InformationSettings())
+
+
+def test_counts_with_information_gain_are_read_back(stream, tokenizer, tmp_path):
+    counts = count_stream(stream, tokenizer, information=InformationSettings(2))
+    counts.write(tmp_path / "counts.parquet")
+    read = read_counts(tmp_path / "counts.parquet")
+    pd.testing.assert_frame_equal(read.table, counts.table)
+    assert read.info == counts.info
+
+
+def test_counts_from_before_information_gain_are_read(stream, tokenizer, tmp_path):
+    counts = count_stream(stream, tokenizer)
+    counts.write(tmp_path / "counts.parquet")
+    table = pq.read_table(tmp_path / "counts.parquet")
+    info = json.loads(table.schema.metadata[b"dynamics.counts"])
+    for name in ("pairs", "shuffles", "information_seed"):
+        assert info.pop(name) is None
+    older = table.replace_schema_metadata({b"dynamics.counts": json.dumps(info)})
+    pq.write_table(older, tmp_path / "older.parquet")
+    assert read_counts(tmp_path / "older.parquet").info == counts.info
 
 
 def test_documents_unknown_are_null(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import lzma
 from collections import Counter
 
@@ -5,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dynamics.corpus.kinds import KINDS, token_kinds, token_surfaces
+from dynamics.corpus.kinds import KINDS, token_kinds, token_surfaces, word_edges
 from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import MismatchError
 
@@ -55,7 +56,7 @@ def test_each_kind_of_a_byte_level_vocabulary(small):
     surfaces, kinds = token_surfaces(small), token_kinds(small)
     found = dict(zip(BYTE_LEVEL, zip(surfaces, kinds, strict=True), strict=True))
     assert found == BYTE_LEVEL
-    assert set(kinds) | {"padding"} == set(KINDS)
+    assert set(kinds) | {"padding", "twin"} == set(KINDS)
 
 
 def test_rows_of_the_model_beyond_the_tokenizer_are_padding(small):
@@ -67,6 +68,45 @@ def test_rows_of_the_model_beyond_the_tokenizer_are_padding(small):
             MismatchError, match="has 18 entries, the vocabulary only 17 rows; give"
         ):
             function(small, rows - 1)
+
+
+def joins(tokenizer, *ids):
+    """Whether each token of a row of ids is in the word of the one before it."""
+    after, before = word_edges(tokenizer)
+    return [bool(after[a] and before[b]) for a, b in itertools.pairwise(ids)]
+
+
+def test_where_byte_level_words_end(small):
+    after, before = word_edges(small, len(BYTE_LEVEL) + 1)
+    at = {token: i for i, token in enumerate(BYTE_LEVEL)}
+    letters = {"a", "aa", "aaa", "Ã©"}
+    broken = {"Ã", "©", "â", "Ģ", "âĢ"}
+    found = {token for token, i in at.items() if before[i]}
+    assert found == letters | broken | {"raw space"}  # which is never emitted
+    assert {token for token, i in at.items() if after[i]} == found | {"Ġa", "ĠâĢ"}
+    assert not after[-1] and not before[-1]  # padding
+    word = [at[token] for token in ("Ġa", "aa", "Ã©", "Ġa", "<", "a", "Ġ", "a", "<s>", "a")]
+    assert joins(small, *word) == [True, True, *[False] * 7]
+
+
+def test_what_is_part_of_a_word():
+    tokenizer = byte_level(["a", "Ġ", "7", "_", "'", "-", ".", "à¤¾"])  # the last a vowel sign
+    after, before = word_edges(tokenizer)
+    assert before.tolist() == after.tolist() == [True, False, True, True, *[False] * 3, True]
+
+
+def test_where_wordpiece_words_end():
+    words = ["[PAD]", "un", "##like", "##ly", ".", "##"]
+    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+    assert joins(tokenizer, 1, 2, 3, 4, 1, 0, 2) == [True, True, False, False, False, False]
+    assert joins(tokenizer, 4, 3) == [True]
+
+
+def test_where_nothing_tells_words_apart_each_token_is_one():
+    backend = Tokenizer(models.WordLevel({"the": 0, "cat": 1}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert joins(PreTrainedTokenizerFast(tokenizer_object=backend), 0, 1, 1) == [False, False]
 
 
 def test_holes_in_the_vocabulary_are_padding():

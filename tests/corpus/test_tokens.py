@@ -10,7 +10,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.tokenizer import tokenizer_sha256
-from dynamics.corpus.tokens import CorpusDigest, StreamInfo, TokenStream, open_stream, write_stream
+from dynamics.corpus.tokens import (
+    CorpusDigest,
+    StreamInfo,
+    TokenStream,
+    open_held_out,
+    open_stream,
+    write_stream,
+)
 from dynamics.errors import CorpusError
 
 
@@ -57,6 +64,10 @@ def test_what_it_holds_is_told(stream, story, tokenizer):
         "documents": len(story),
         "corpus_digest": framed.hexdigest(),
         "tokens_sha256": hashlib.sha256(stream.path.read_bytes()).hexdigest(),
+        "held_out_rows": 0,
+        "held_out_sha256": None,
+        "twins": None,
+        "twin_share": None,
     }
     assert stream.digest == stream.info.tokens_sha256
     assert sorted(path.name for path in stream.path.parent.iterdir()) == [
@@ -83,6 +94,61 @@ def test_writing_again_gives_the_same_bytes(stream, tmp_path, story, tokenizer):
     other = write_stream(tmp_path / "other", story, tokenizer, sequence_length=15, seed=4)
     assert sorted(other.ids.tolist()) == sorted(stream.ids.tolist())
     assert other.ids.tolist() != stream.ids.tolist()
+
+
+def test_held_out_rows_are_the_last_of_the_permutation(stream, tmp_path, story, tokenizer):
+    assert open_held_out(tmp_path) is None
+    kept = write_stream(
+        tmp_path / "t", story, tokenizer, sequence_length=15, seed=3, held_out_rows=5
+    )
+    held_out = open_held_out(tmp_path / "t")
+    assert [*kept.ids.tolist(), *held_out.ids.tolist()] == stream.ids.tolist()
+    assert (kept.rows, held_out.rows) == (stream.rows - 5, 5)
+    assert held_out.sequence_length == 15 and held_out.info.vocab_size == 300
+    written = (tmp_path / "t" / "held_out.bin").read_bytes()
+    assert held_out.digest == kept.info.held_out_sha256 == hashlib.sha256(written).hexdigest()
+    assert kept.digest == hashlib.sha256(kept.path.read_bytes()).hexdigest()
+    write_stream(tmp_path / "t", story, tokenizer, sequence_length=15, seed=3)
+    assert not (tmp_path / "t" / "held_out.bin").exists()
+    assert open_held_out(tmp_path / "t") is None
+
+
+def test_as_many_rows_held_out_as_there_are(stream, tmp_path, story, tokenizer):
+    rows = stream.rows
+    settings = {"sequence_length": 15, "seed": 3}
+    one = write_stream(tmp_path / "1", story, tokenizer, held_out_rows=rows - 1, **settings)
+    assert one.rows == 1
+    message = rf"held_out_rows {rows} leaves none of the {rows} rows of 16 tokens to train on; hold"
+    with pytest.raises(CorpusError, match=message):
+        write_stream(tmp_path / "all", story, tokenizer, held_out_rows=rows, **settings)
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "held_out.bin is missing: tokens.json describes 2 held-out"),
+        (lambda file: file.write_bytes(b"x" * 64), "held_out.bin is damaged: .*; restore it, or"),
+    ],
+)
+def test_damage_to_held_out_rows_is_named(tmp_path, story, tokenizer, damage, message):
+    write_stream(tmp_path, story, tokenizer, sequence_length=15, seed=3, held_out_rows=2)
+    damage(tmp_path / "held_out.bin")
+    with pytest.raises(CorpusError, match=message):
+        open_held_out(tmp_path)
+    assert open_stream(tmp_path).info.held_out_rows == 2
+
+
+def test_a_stream_described_before_there_were_held_out_rows_opens(stream, tmp_path):
+    described = json.loads((tmp_path / "tokens.json").read_text())
+    old = {
+        name: value
+        for name, value in described.items()
+        if not name.startswith(("held_out", "twin"))
+    }
+    (tmp_path / "tokens.json").write_text(json.dumps(old))
+    assert open_stream(tmp_path).info == stream.info
+    assert open_held_out(tmp_path) is None
 
 
 @pytest.mark.parametrize("max_tokens", [16, 40, 100])

@@ -139,6 +139,13 @@ def test_without_a_network_what_was_fetched_is_loaded(pythia, hub, standin, monk
     assert not standin.requests
 
 
+def test_weights_are_known_by_their_files_wherever_they_are(pythia, hub):
+    here = find_checkpoint(pythia / "step512").identity()
+    assert here.startswith("sha256:")
+    assert find_checkpoint("pythia-14m@step512", hub).identity() == here
+    assert load_model("pythia-14m@step512", hub=hub).weights == here
+
+
 def test_the_hub_of_the_environment(pythia, standin, monkeypatch):
     files = standin.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", standin.endpoint)

@@ -162,6 +162,13 @@ def test_weights_of_another_shape_are_refused_in_one_line(changed):
         load_model(changed(n_embd=24))
 
 
+def test_a_task_that_models_of_a_type_have_no_head_for(changed):
+    with pytest.raises(
+        CheckpointError, match=r"changed: transformers has no head for the task masked on models o"
+    ):
+        load_model(changed(), task="masked")
+
+
 def test_a_masked_model_is_no_causal_one(bert):
     with pytest.raises(
         CheckpointError,

@@ -71,6 +71,10 @@ def spearman(x, y):
     return np.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else spearmanr(x, y).statistic
 
 
+def log_slope(x, y):
+    return np.polyfit(np.log(y), np.log(x), 1)[0] if len(x) > 1 else np.nan
+
+
 def partial_spearman(x, y, covariates):
     """Correlation of what is left of the ranks after regression on the covariates' ranks."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:

@@ -69,12 +69,23 @@ def expected_trends(trained):
         if row.statistic == "spearman_minus_first":
             plain = row._replace(statistic="spearman")
             return expected(plain, step) - expected(plain, run.steps[0])
+        if row.statistic == "spearman_onset":
+            change = row._replace(statistic="spearman_minus_first")
+            final = run.trend(row.measure, against=row.against, statistic=change.statistic)
+            low, high = final[["band_low", "band_high"]].iloc[-1]
+            reached = [expected(change, s) / expected(change, STEPS[-1]) >= 0.5 for s in STEPS]
+            lasting = [s for at, s in enumerate(STEPS) if all(reached[at:])]
+            return lasting[0] if low > 0 or high < 0 else np.nan
         at = masks[row.rule]
-        assert row.n == len(at)
+        assert row.n == len(at) or row.statistic == "log_slope"
         role = "_".join(row.measure.split("_")[:2])
         x = measured[step][row.measure][at]
         if step == run.steps[0] and row.measure.endswith("first"):
             return np.nan  # distance 0 and cosine 1 for every token
+        if row.statistic == "log_slope":
+            used = (exposed[step][role] if row.against == "log_exposure" else count)[at]
+            assert row.n == (used > 0).sum()
+            return independent.log_slope(x[used > 0], used[used > 0])
         y = (exposed[step][role] if row.against == "log_exposure" else columns[row.against])[at]
         given = [columns[name][at] for name in row.given.split("+") if name]
         if row.statistic == "spearman":
@@ -100,8 +111,11 @@ def test_the_trends_are_those_the_design_asks_for(trained):
     assert set(map(tuple, statistics.to_numpy())) == {
         ("log_frequency", "spearman", ""),
         ("log_frequency", "spearman_minus_first", ""),
+        ("log_frequency", "spearman_onset", ""),
         ("log_frequency", "partial_spearman", "characters+word_start+ascii_alphabetic"),
         ("log_exposure", "spearman", ""),
+        ("log_frequency", "log_slope", ""),
+        ("log_exposure", "log_slope", ""),
         ("log_document_frequency", "partial_spearman", "log_frequency"),
         ("log_document_frequency", "within_bin_spearman", "log_frequency"),
     }
@@ -111,7 +125,9 @@ def test_the_trends_are_those_the_design_asks_for(trained):
     assert set(trends["measure"]) == set(run.info["measures"])
     key = ["step", "measure", "against", "statistic", "given", "rule"]
     assert not trends.duplicated(key).any()
-    assert {tuple(steps) for _, steps in trends.groupby(key[1:])["step"]} == {STEPS}
+    onsets = trends["statistic"] == "spearman_onset"
+    assert {tuple(steps) for _, steps in trends[~onsets].groupby(key[1:])["step"]} == {STEPS}
+    assert set(trends[onsets]["step"]) == {STEPS[-1]}
     assert trends.loc[trends["rule"] != "count>=10", "null_high"].isna().all()
 
 

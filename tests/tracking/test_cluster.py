@@ -6,7 +6,7 @@ import os
 import pytest
 
 from dynamics.__main__ import main
-from dynamics.cli.app import _executor
+from dynamics.cli.track import _executor
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.tracking.cluster import dask_executor
 from dynamics.tracking.track import track

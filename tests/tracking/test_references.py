@@ -16,12 +16,14 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.stores import LocalFolder
 from dynamics.checkpoints.weights import LocatedTensor
 from dynamics.errors import OutputError
-from dynamics.tracking import references
-from dynamics.tracking import walk as walking
+from dynamics.tracking import measuring, references
+from dynamics.tracking.measuring import Wanted
 from dynamics.tracking.references import References
-from dynamics.tracking.walk import walk
+from dynamics.tracking.walk import measure_checkpoint, walk
 from tests.checkpoints.writers import write_checkpoint
 from tests.tracking.synthetic import INPUT, OUTPUT, STEPS
+
+NOTHING = Wanted(tokens=None)
 
 
 class Elsewhere(LocalFolder):
@@ -92,7 +94,7 @@ def test_the_matrix_is_read_once_and_not_held(series, remote, reads, monkeypatch
 
 def test_a_walk_left_early_keeps_nothing_of_threads_still_at_work(remote, reads, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
-    measure = walking.measure
+    measure = measuring.measure
 
     def slow(role, view, step):
         if step != STEPS[0]:
@@ -100,9 +102,9 @@ def test_a_walk_left_early_keeps_nothing_of_threads_still_at_work(remote, reads,
             assert go_on.wait(60)
         return measure(role, view, step=step)
 
-    monkeypatch.setattr(walking, "measure", slow)
+    monkeypatch.setattr(measuring, "measure", slow)
     with ThreadPoolExecutor(2) as pool:
-        results = walk(remote, remote.checkpoints[0], None, executor=pool, ahead=3)
+        results = walk(remote, remote.checkpoints[0], NOTHING, executor=pool, ahead=3)
         next(results)
         assert begun.wait(60)
         results.close()
@@ -116,7 +118,7 @@ def test_work_that_begins_after_the_end_reads_nothing(remote, reads):
     asked = References(remote.checkpoints[0])
     asked.end()
     with pytest.raises(CancelledError):
-        walking.measure_checkpoint(remote.checkpoints[1], asked, None)
+        measure_checkpoint(remote.checkpoints[1], asked, NOTHING)
     assert reads == []
 
 

@@ -423,3 +423,12 @@ def test_a_run_reads_as_frames_and_as_a_plain_array(run):
     assert (norms[2] == run.measures(8)["input_embedding_norm"]).all()
     assert run.kept.sum() == run.trend("input_embedding_norm")["n"].unique().item()
     assert (run.tokens["count"][run.never_seen] == 0).all()
+
+
+def test_information_gain_stands_in_the_tokens_of_a_run(tmp_path):
+    counts, gain = make_counts(), np.linspace(0, 1, 300)
+    gain[7] = np.nan
+    counts = Counts(counts.table.assign(information_gain_right=gain), counts.info)
+    padded = write_series(tmp_path / "padded", grow(make_counts(padding=4)))
+    found = track(padded, tmp_path / "run", counts=counts).tokens["information_gain_right"]
+    np.testing.assert_array_equal(found, [*gain, *[np.nan] * 4])

@@ -48,6 +48,22 @@ def test_more_passes_than_are_meant(corpus, tmp_path, act):
 
 
 @pytest.mark.parametrize("act", [train, preview])
+def test_more_rows_held_out_than_there_are(corpus, tmp_path, act):
+    settings = small(corpus, corpus={"max_tokens": 17 * 60, "held_out_rows": 60})
+    line = refused(CorpusError, r"held_out_rows 60 leaves none", settings, tmp_path / "t", act)
+    assert "of the 60 rows of 17 tokens to train on; hold out fewer, or give more text" in line
+
+
+@pytest.mark.parametrize("act", [train, preview])
+def test_more_twins_than_tokens_that_are_frequent_enough(corpus, tmp_path, act):
+    settings = small(corpus, corpus={"twins": {"tokens": 299}})
+    line = refused(CorpusError, r"corpus.twins asks for 299 tokens", settings, tmp_path / "t", act)
+    assert (
+        "ordinary tokens occur 80 times or more, as a share of 0.125 needs; ask for fewer" in line
+    )
+
+
+@pytest.mark.parametrize("act", [train, preview])
 @pytest.mark.parametrize(
     "text, message",
     [("", "no text|empty|too small"), ("a few words", "too small")],

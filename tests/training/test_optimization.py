@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.config import TrainingSettings
-from dynamics.training.optimization import build_optimizer, learning_rate, unused_row_factor
+from dynamics.training.optimization import build_optimizer
+from dynamics.training.rates import learning_rate, unused_row_factor
 
 reproducible = settings(deadline=None, derandomize=True)
 

@@ -1,0 +1,126 @@
+"""What it costs to ask one checkpoint what its norms do: surgery and agreement.
+
+    python benchmarks/importance.py [--threads N] [--quick]
+
+A random GPT-NeoX in the shape of Pythia-14M, rows of 64 tokens. Forwards are rows that pass the
+base model; heads are positions whose logits are made. Each size is run after the loss of the same
+rows, and the ratio is to that: how many plain passes with loss a checkpoint costs. --quick takes
+the smallest sizes alone.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from dynamics.importance.agreement import agreement_rows
+from dynamics.importance.surgery import SURGERIES, surgery_rows
+from dynamics.models.live import LiveModel
+
+TOKENS, VOCABULARY = 64, 50304
+SIZES = {"surgery": (4, 8, 16), "agreement": (2, 4, 8)}  # rows
+
+
+class NoTokens:
+    """A tokenizer without special tokens, which is all that is asked for."""
+
+    mask_token_id = pad_token_id = unk_token_id = None
+    all_special_ids = ()
+    model_max_length = TOKENS
+
+
+@dataclass
+class Passed:
+    """What went through a model: rows through its base, positions through its head."""
+
+    forwards: int = 0
+    heads: int = 0
+
+
+@contextmanager
+def counted(network: GPTNeoXForCausalLM) -> Iterator[Passed]:
+    """Count what passes inside the block."""
+    passed = Passed()
+
+    def base(module: object, given: tuple[torch.Tensor, ...], answer: object) -> None:
+        passed.forwards += len(given[0])
+
+    def head(module: object, given: tuple[torch.Tensor, ...], answer: torch.Tensor) -> None:
+        passed.heads += answer.numel() // VOCABULARY
+
+    hooks = [
+        network.gpt_neox.layers[0].register_forward_hook(base),
+        network.lm_head.register_forward_hook(head),
+    ]
+    try:
+        yield passed
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def shape() -> LiveModel:
+    """An untrained model in the shape of Pythia-14M."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=512,
+        max_position_embeddings=2048,
+    )
+    network = GPTNeoXForCausalLM(config).eval()
+    return LiveModel(network, NoTokens(), "causal", "pythia-14m's shape")  # pyright: ignore
+
+
+def asked(name: str, model: LiveModel, ids: np.ndarray, counts: np.ndarray) -> list[object]:
+    """Everything that a name of `SIZES` gives for these rows."""
+    rng = np.random.default_rng(0)
+    if name == "surgery":
+        return list(surgery_rows(model, ids, counts, tuple(SURGERIES), rng))
+    return list(agreement_rows(model, ids[:, :-1], counts, rng))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long it takes, once."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print what a checkpoint costs, for a growing number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model, rng = shape(), np.random.default_rng(1)
+    _ = model.head, model.network(torch.zeros(1, TOKENS, dtype=torch.long))  # warm
+    counts = (10**6 / np.arange(1, VOCABULARY + 1)).astype(int) + 1
+    print(f"torch {torch.__version__}, {options.threads} threads, rows of {TOKENS} tokens")
+    print(f"{'':12}{'rows':>6}{'s':>9}{'s per row':>11}{'forwards':>10}{'heads':>9}  plain passes")
+    for name, sizes in SIZES.items():
+        for size in sizes[: 1 if options.quick else None]:
+            ids = rng.integers(0, VOCABULARY, (size, TOKENS + 1))
+            given = torch.from_numpy(ids)
+            with torch.no_grad():
+                plain = seconds(
+                    lambda given=given: model.network(given[:, :-1], labels=given[:, 1:])
+                )
+            with counted(model.network) as passed:  # pyright: ignore[reportArgumentType]
+                took = seconds(lambda name=name, ids=ids: asked(name, model, ids, counts))
+            print(
+                f"{name:12}{size:6d}{took:9.2f}{took / size:11.3f}{passed.forwards:10d}"
+                f"{passed.heads:9d}  {took / plain:.1f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

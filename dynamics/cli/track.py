@@ -1,0 +1,222 @@
+"""The command that follows a series: norms from its weights, and what its models do with tokens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+
+def track(
+    series: Annotated[
+        str,
+        typer.Argument(
+            help="A catalog name, a hub repository, a training folder, a folder of checkpoints, or "
+            "a model."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run folder; needed to track.")
+    ] = None,
+    counts: Annotated[
+        str,
+        typer.Option(
+            help="counts.parquet; 'auto' takes the series' own; 'none' follows norms alone."
+        ),
+    ] = "auto",
+    steps: Annotated[
+        str, typer.Option(help="Steps: all, last, 0,1,512, log2(512)+every(1000).")
+    ] = "all",
+    rule: Annotated[
+        str, typer.Option(help="Vocabulary rule of the main statistics: count>=N or top-N.")
+    ] = "count>=10",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Read these rows only, 0:1000 or 5,17,290; what needs every row is left out."
+        ),
+    ] = None,
+    allow_flagged: Annotated[
+        bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
+    ] = False,
+    exposure: Annotated[
+        Literal["auto", "exact"],
+        typer.Option(
+            help="'exact' reads a public series' token stream up to the last step; 'auto' counts "
+            "exposure for local trainings only."
+        ),
+    ] = "auto",
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            help="The token stream the series was trained on, a file of ids in training order, to "
+            "count exact exposure from."
+        ),
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Its T, of rows of T + 1 ids, where it is not ours.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Its rows in a step.")] = None,
+    stream_dtype: Annotated[
+        str | None, typer.Option(help="Its type on disk; uint16 by default.")
+    ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Run the models and measure importances of tokens: names with commas, or all.",
+        ),
+    ] = None,
+    surgery: Annotated[
+        bool, typer.Option("--surgery", help="Held-out loss after surgery on the norms.")
+    ] = False,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement", help="Agreement of attribution methods with occlusion within inputs."
+        ),
+    ] = False,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Text or token stream that the models are run on; by default the series' own "
+            "training stream, and its held-out rows."
+        ),
+    ] = None,
+    probe_tokens: Annotated[
+        str | None, typer.Option(metavar="IDS", help="Probe these tokens as well: 5,17.")
+    ] = None,
+    probe_size: Annotated[
+        int, typer.Option(help="Tokens to probe in each of 10 strata of frequency.")
+    ] = 40,
+    contexts: Annotated[int, typer.Option(help="Contexts of each probed token.")] = 16,
+    context_length: Annotated[int, typer.Option(help="Tokens of a context.")] = 64,
+    live_steps: Annotated[
+        str, typer.Option(help="At which of the steps the models are run.")
+    ] = "all",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models are run.")
+    ] = "auto",
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Checkpoints under way at once, on threads; on a cluster at least."
+        ),
+    ] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler that does the work instead.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Measure embedding norms over a series, and how they correlate with token frequency.
+
+    Steps that the cheap audit flags are left out unless --allow-flagged. With --importance,
+    --surgery or --agreement the model of each step is run as well, also in a run that is there.
+    """
+    from dynamics.checkpoints.opening import open_any
+    from dynamics.errors import ConfigError
+    from dynamics.tracking.cost import live_cost, track_cost
+    from dynamics.tracking.exposed import open_exposed
+    from dynamics.tracking.summary import last_step_table
+    from dynamics.tracking.track import find_counts
+    from dynamics.tracking.track import track as track_series
+
+    live = None
+    if importance or surgery or agreement:
+        from dynamics.importance.probes import ProbeSettings
+        from dynamics.tracking.live import LiveSettings
+
+        live = LiveSettings(
+            importance=tuple(importance.replace(" ", "").split(",")) if importance else (),
+            surgery=surgery,
+            agreement=agreement,
+            steps=live_steps,
+            text=probe,
+            probes=ProbeSettings(
+                tokens_per_stratum=probe_size,
+                contexts=contexts,
+                length=context_length,
+                tokens=_token_ids(probe_tokens),
+            ),
+            device=device,
+        )
+    elif probe or probe_tokens:
+        raise ConfigError(
+            "nothing is probed without --importance, --surgery or --agreement; give one of them"
+        )
+    if dry_run:
+        cost = track_cost(opened := open_any(series), steps, rows)
+        running = live and live_cost(opened, steps, live)
+        told = [each.describe() for each in (cost, running) if each]
+        emit(as_json, cost.__dict__ | {"live": running and running.__dict__}, "\n".join(told))
+        return
+    if output is None:
+        raise ConfigError("give the run folder with -o")
+    exposed = open_exposed(stream, sequence_length, batch_size, stream_dtype)
+    opened = open_any(series)
+    with Stages() as stages, _executor(workers, dask) as (executor, ahead):
+        found = find_counts(
+            opened, counts, report=stages.report, on_progress=stages.counter("counting")
+        )
+        run = track_series(
+            opened,
+            output,
+            counts=found,
+            steps=steps,
+            rule=rule,
+            rows=rows,
+            command=command_line(),
+            allow_flagged=allow_flagged,
+            everything=everything,
+            exposure=exposure,
+            exposed=exposed,
+            live=live,
+            executor=executor,
+            ahead=ahead,
+            report=stages.report,
+            on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
+            on_live=stages.counter("running the model", lambda: opened.traffic.received),
+        )
+    emit(as_json, {"run": str(output)}, f"{last_step_table(run)}\nrun: {output}")
+
+
+def _token_ids(written: str | None) -> tuple[int, ...]:
+    from dynamics.errors import ConfigError
+
+    try:
+        return tuple(int(each) for each in written.split(",")) if written else ()
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot read the token ids {written!r}; give numbers with commas, such as 5,17"
+        ) from error
+
+
+@contextmanager
+def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None", int]]:
+    """Threads, a cluster, or None for this thread; and the checkpoints under way at once."""
+    if dask is not None:
+        from dynamics.tracking.cluster import dask_executor
+
+        with dask_executor(dask) as (executor, threads):
+            yield executor, max(workers, threads)
+    elif workers > 1:
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = ThreadPoolExecutor(workers)
+        try:
+            yield pool, workers
+        finally:
+            pool.shutdown(cancel_futures=True)
+    else:
+        yield None, 1

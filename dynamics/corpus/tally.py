@@ -1,0 +1,75 @@
+"""Running counts of tokens and of the documents that hold them."""
+
+import numpy as np
+import pandas as pd
+
+from dynamics.corpus.exposure import count_ids
+
+_FEW = 64  # ids looked up one by one faster than all at once
+
+
+class Tally:
+    """Running counts over V tokens; both `add` methods take the corpus chunk by chunk, in order."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.tokens = 0
+        self._count = np.zeros(vocab_size, np.int64)
+        self._first_seen = np.full(vocab_size, -1, np.int64)
+        self._document_count = np.zeros(vocab_size, np.int64)
+        self._open_document = -1
+        self._in_open_document = np.zeros(vocab_size, bool)
+
+    def add(self, ids: np.ndarray, where: str) -> None:
+        """Count a chunk, and note where its tokens were first seen."""
+        found = count_ids(ids, len(self._count), where)
+        new = np.flatnonzero((found > 0) & (self._count == 0))
+        if len(new):
+            self._first_seen[new] = self.tokens + _first_positions(ids, new, len(found))
+        self._count += found
+        self.tokens += len(ids)
+
+    def add_documents(self, ids: np.ndarray, owners: np.ndarray) -> None:
+        """Count the documents that hold each token.
+
+        Args:
+            ids: A chunk, not empty.
+            owners: Number of the document of each id, never falling; a document may go on in the
+                next chunk.
+        """
+        pairs = owners * len(self._count) + ids
+        pairs.sort()
+        distinct = pairs[np.diff(pairs, prepend=-1) > 0]
+        document, token = np.divmod(distinct, len(self._count))
+        counted = (document == self._open_document) & self._in_open_document[token]
+        self._document_count += np.bincount(token[~counted], minlength=len(self._count))
+        if document[-1] != self._open_document:
+            self._open_document = document[-1]
+            self._in_open_document[:] = False
+        self._in_open_document[token[document == self._open_document]] = True
+
+    def table(self, surfaces: list[str], kinds: list[str]) -> pd.DataFrame:
+        """The columns of `Counts.table`; document counts are null when none was added."""
+        known = self._open_document >= 0
+        documents = self._document_count if known else [None] * len(self._document_count)
+        return pd.DataFrame(
+            {
+                "token_id": np.arange(len(self._count)),
+                "token": surfaces,
+                "count": self._count,
+                "document_count": pd.Series(documents, dtype="Int64"),
+                "first_seen": self._first_seen,
+                "kind": kinds,
+            }
+        )
+
+
+def _first_positions(ids: np.ndarray, wanted: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Where in a chunk each of the wanted ids, all of them there, stands first."""
+    if len(wanted) <= _FEW:
+        return np.array([np.argmax(ids == token_id) for token_id in wanted.tolist()])
+    is_wanted = np.zeros(vocab_size, bool)
+    is_wanted[wanted] = True
+    backwards = np.flatnonzero(is_wanted[ids])[::-1]
+    first = np.zeros(vocab_size, np.int64)
+    first[ids[backwards]] = backwards  # of equal ids the last assigned stays
+    return first[wanted]

@@ -1,0 +1,268 @@
+"""The importances: one number for each context of a token, from what the model does with it.
+
+N contexts, T tokens that are probed, V tokens.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from dynamics.attribution.methods import METHODS
+from dynamics.errors import ConfigError, MeasureError, did_you_mean
+from dynamics.importance.passes import InputRows, Passes
+from dynamics.importance.probes import ProbeSet, half_means
+from dynamics.models.live import LiveModel
+
+IDS_AT_ONCE = 4096  # token ids that run together
+Values = Float[Tensor, " N"]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """An importance.
+
+    Attributes:
+        function: One value for each context.
+        passes: The forward passes over a context that it needs in a causal LM; those of one name
+            are shared.
+        tasks: What the models that it fits predict.
+        method: Name in `METHODS` of the attribution that it is the mean of, if of one.
+    """
+
+    function: Callable[[Passes], Values]
+    passes: tuple[str, ...]
+    tasks: tuple[str, ...] = ("causal", "masked")
+    method: str | None = None
+
+
+def occlusion(passes: Passes) -> Values:
+    """KL in nats of the next prediction from that with the mean row in place of the token's."""
+    return passes.divergence(passes.clean, passes.occluded, passes.next)
+
+
+def occlusion_loss(passes: Passes) -> Values:
+    """Rise of the next token's loss in nats, without the token; negative where it is in the way."""
+    target = passes.ids[passes.each, passes.positions + 1]
+    before, after = (
+        passes.surprisal(states, passes.next, target) for states in (passes.clean, passes.occluded)
+    )
+    return after - before
+
+
+def occlusion_later(passes: Passes) -> Values:
+    """`occlusion` summed over the predictions of the next and all later tokens of the context."""
+    return _summed(passes, passes.clean, passes.occluded)
+
+
+def occlusion_norm_matched(passes: Passes) -> Values:
+    """KL in nats when another token's row takes the place of the token's, all of the same norm."""
+    return passes.divergence(passes.equalized, passes.exchanged, passes.next)
+
+
+def occlusion_norm_matched_later(passes: Passes) -> Values:
+    """The same summed over the predictions of the next and all later tokens of the context."""
+    return _summed(passes, passes.equalized, passes.exchanged)
+
+
+def surprisal(passes: Passes) -> Values:
+    """-log probability in nats of the token in its own place."""
+    target = passes.ids[passes.each, passes.positions]
+    if passes.masks:
+        return passes.surprisal(passes.self_masked, (passes.each, passes.positions), target)
+    return passes.surprisal(passes.clean, (passes.each, passes.positions - 1), target)
+
+
+def _summed(passes: Passes, before: Tensor, after: Tensor) -> Values:
+    """Divergences added over the later positions of each context."""
+    each = passes.divergence(before, after, passes.later)
+    total = each.new_zeros(len(passes.ids), dtype=torch.float64)
+    return total.index_add(0, passes.later[0], each.double())
+
+
+def _attribution(method: str, passes: Passes) -> Values:
+    return passes.attributed(method).values[passes.each, passes.positions, 0].abs()
+
+
+def _norm_factor(passes: Passes) -> Values:
+    norm = passes.attributed("normxlogit").norm
+    assert norm is not None
+    return norm[passes.each, passes.positions]
+
+
+def _logit_factor(passes: Passes) -> Values:
+    logit = passes.attributed("normxlogit").logit
+    assert logit is not None
+    return logit[passes.each, passes.positions, 0].abs()
+
+
+_CAUSAL = ("causal",)
+_OCCLUDED, _EXCHANGED = ("clean", "occluded"), ("equalized", "exchanged")
+_OWN_PASS = ("gradient_norm", "gradient_x_input", "integrated_gradients", "cp_lrp", "occlusion")
+
+IMPORTANCES: dict[str, Importance] = {
+    "occlusion": Importance(occlusion, _OCCLUDED),
+    "occlusion_loss": Importance(occlusion_loss, _OCCLUDED),
+    "occlusion_later": Importance(occlusion_later, _OCCLUDED, _CAUSAL),
+    "occlusion_norm_matched": Importance(occlusion_norm_matched, _EXCHANGED),
+    "occlusion_norm_matched_later": Importance(occlusion_norm_matched_later, _EXCHANGED, _CAUSAL),
+    "surprisal": Importance(surprisal, ("clean",)),
+    **{
+        f"attribution_{method}": Importance(
+            partial(_attribution, method),
+            ("attributed", *([method] if method in _OWN_PASS else [])),
+            method=method,
+        )
+        for method in METHODS
+    },
+    "attribution_normxlogit_norm": Importance(_norm_factor, ("attributed",), method="normxlogit"),
+    "attribution_normxlogit_logit": Importance(_logit_factor, ("attributed",), method="normxlogit"),
+}
+"""Every importance by name; those of attribution are the mean absolute score of the token for the
+model's own prediction at the end of the context."""
+
+DEFAULT_METHODS = ("normxlogit", "gradient_x_input")
+"""Methods of attribution that `all` takes."""
+
+
+def check_importances(names: Iterable[str]) -> None:
+    """Refuse names that no importance has, before a model is loaded.
+
+    Raises:
+        ConfigError: There is no such importance.
+    """
+    for name in names:
+        if name != "all" and name not in IMPORTANCES:
+            raise ConfigError(
+                f"there is no importance {name!r}; {did_you_mean(name, (*IMPORTANCES, 'all'))}"
+            )
+
+
+def choose_importances(names: Sequence[str], model: LiveModel | None = None) -> list[str]:
+    """The importances that are meant, in the order of `IMPORTANCES`.
+
+    Args:
+        names: Names; `all` is every one that fits the model, of attribution NormXLogit and Gradient
+            x Input. NormXLogit comes with its factors.
+        model: The model; None for what `all` is at most.
+
+    Raises:
+        ConfigError: There is no such importance, or one that is named does not fit the model.
+    """
+    check_importances(names)
+    wanted = set(names)
+    if "attribution_normxlogit" in wanted:
+        wanted |= {name for name, each in IMPORTANCES.items() if each.method == "normxlogit"}
+    for name, each in IMPORTANCES.items():
+        misfit = None if model is None else _misfit(each, model)
+        if misfit and name in wanted:
+            raise ConfigError(f"{name} does not fit {model and model.name}: {misfit}")
+        if "all" in wanted and not misfit and each.method in (None, *DEFAULT_METHODS):
+            wanted.add(name)
+    if model is not None and wanted == {"all"}:
+        raise ConfigError(f"no importance fits {model.name}, whose task is {model.task}")
+    return [name for name in IMPORTANCES if name in wanted]
+
+
+def forwards_per_context(names: Sequence[str], length: int) -> int:
+    """Forward passes over a context that importances take together in a causal LM.
+
+    A masked LM takes one more for surprisal. Integrated gradients take 50 when they converge at
+    once. A backward pass counts as none.
+
+    Args:
+        names: Names, as in `choose_importances`.
+        length: Ids of a context.
+    """
+    needed = {each for name in choose_importances(names) for each in IMPORTANCES[name].passes}
+    several = {"integrated_gradients": 52, "occlusion": length}
+    return sum(several.get(each, 1) for each in needed)
+
+
+@torch.no_grad()
+def measure_contexts(
+    model: LiveModel,
+    probes: ProbeSet,
+    names: Sequence[str],
+    counts: Integer[np.ndarray, " V"] | None = None,
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """Importances of the probed token in each context, in float64.
+
+    Args:
+        model: A causal or a masked LM.
+        probes: The contexts.
+        names: As in `choose_importances`.
+        counts: Occurrences of each token, for attribution by frequency.
+
+    Raises:
+        ConfigError: An importance does not fit the model, or needs counts.
+        MeasureError: An importance is not finite.
+    """
+    chosen = choose_importances(names, model)
+    rows = InputRows(model)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
+    at_once = max(1, IDS_AT_ONCE // probes.length)
+    parts = (
+        torch.tensor(each, device=model.device).split(at_once)
+        for each in (probes.ids, probes.positions, probes.replacements)
+    )
+    for ids, positions, replacements in zip(*parts, strict=True):
+        passes = Passes(model, rows, ids, positions, replacements, counts)
+        for name in chosen:
+            values = IMPORTANCES[name].function(passes).double()
+            if not values.isfinite().all():
+                raise MeasureError(
+                    f"{name} of {model.name} is not finite; its weights or its dtype are at fault"
+                )
+            found[name].append(values.numpy(force=True))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def measure_importances(
+    model: LiveModel,
+    probes: ProbeSet,
+    names: Sequence[str],
+    counts: Integer[np.ndarray, " V"] | None = None,
+) -> Mapping[str, np.ndarray]:
+    """Importances of each probed token, as the columns of a table.
+
+    Args:
+        model: A causal or a masked LM.
+        probes: The contexts.
+        names: As in `choose_importances`.
+        counts: Occurrences of each token, for attribution by frequency.
+
+    Returns:
+        `token_id`, `contexts`, and for each importance its mean over the contexts of the token,
+        NAME, and over every other one of them, NAME_half_1 and NAME_half_2 (NaN without contexts).
+
+    Raises:
+        ConfigError: An importance does not fit the model, or needs counts.
+        MeasureError: An importance is not finite.
+    """
+    tokens, contexts = np.unique(probes.token_ids, return_counts=True)
+    columns: dict[str, np.ndarray] = {
+        "token_id": tokens.astype(np.int32),
+        "contexts": contexts.astype(np.int32),
+    }
+    for name, values in measure_contexts(model, probes, names, counts).items():
+        for suffix, mean in zip(
+            ("", "_half_1", "_half_2"), half_means(values, probes.token_ids), strict=True
+        ):
+            columns[name + suffix] = mean
+    return columns
+
+
+def _misfit(importance: Importance, model: LiveModel) -> str | None:
+    """Why an importance does not fit a model, None when it does."""
+    if model.task not in importance.tasks:
+        return (
+            f"it is of {' and '.join(importance.tasks)} language models, the task is {model.task}"
+        )
+    if model.task == "masked" and model.tokenizer.mask_token_id is None:
+        return "its tokenizer has no mask token"
+    return importance.method and METHODS[importance.method].refuses(model)

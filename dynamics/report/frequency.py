@@ -1,0 +1,220 @@
+"""Figures of norm and frequency: their correlation over training, and the norms themselves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from dynamics.report.curves import Curve
+from dynamics.report.style import (
+    about,
+    caption,
+    chosen_steps,
+    ends,
+    need_trend,
+    panels,
+    show_legend,
+    spread,
+    step_axis,
+    title,
+    what_bands_are,
+)
+from dynamics.tracking.compare import Arm, arms_of
+from dynamics.tracking.run import Run
+from dynamics.tracking.trends import NEVER_SEEN
+
+LINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "input_embedding_norm": ("input", {"color": "#0b3c7d", "marker": "o"}),
+    "output_embedding_norm_centered": (
+        "output, uniform mean removed",
+        {"color": "#b84a00", "marker": "s"},
+    ),
+    "output_embedding_norm_centered_frequency": (
+        "output, unigram mean removed",
+        {"color": "#3fae86", "marker": "^", "linestyle": "-."},
+    ),
+    "output_embedding_norm": (
+        "output, raw (not identifiable)",
+        {"color": "#a8a8a8", "linestyle": "--", "marker": ""},
+    ),
+}
+"""What the correlation figure draws: label and look of each measure."""
+
+PANELS = {
+    "input_embedding_norm": "input embedding",
+    "output_embedding_norm_centered": "output embedding,\nuniform mean removed",
+    "output_embedding_norm_centered_frequency": "output embedding,\nunigram mean removed",
+}
+"""What the other figures draw, a panel each."""
+
+_ARMS_IN_A_ROW = 3
+
+
+def correlation_over_training(runs: Sequence[Run]) -> Figure:
+    """Spearman correlation of norm and log frequency against step, with band and null band."""
+    need_trend(runs, "correlation")
+    arms = arms_of(runs)
+    columns = min(len(arms), _ARMS_IN_A_ROW)
+    rows = -(-len(arms) // columns)
+    figure, axes = panels(rows=rows, columns=columns, width=4.6, height=3.4 if rows == 1 else 2.8)
+    for ax in axes.flat[len(arms) :]:
+        ax.set_visible(False)
+    for arm, ax in zip(arms, axes.flat, strict=False):
+        for measure, (label, look) in LINES.items():
+            Curve(arm, measure, "log_frequency", "spearman", "", label, look).draw(ax)
+        reach = max(run.trend("input_embedding_norm")["null_high"].max() for run in arm.runs)
+        ax.axhspan(-reach, reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
+        ax.axhline(0, color="black", lw=0.5)
+        step_axis(ax, arm.runs[0].steps)
+        tied = arm.runs[0].info["series"]["tied"]
+        name = title(arm, 40)
+        ax.set(ylim=(-1, 1), title=f"{name} (tied)" if tied else name)
+    for ax in axes[-1]:
+        ax.set_xlabel("training step (log scale, step 0 at the left)")
+    for row in axes:
+        row[0].set_ylabel("Spearman correlation\nwith log frequency")
+    show_legend(figure, 2 if columns == 1 else 5)
+    bands = what_bands_are(
+        arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
+    )
+    caption(
+        figure,
+        f"Input and output embedding norms against token frequency. {about(arms)} {bands} Grey: "
+        "where all curves and steps of a run together stay with 95 % probability when frequencies "
+        "are permuted over tokens. Raw output norms are not identifiable: a vector added to every "
+        "row changes no prediction.",
+    )
+    return figure
+
+
+def norms_by_frequency(runs: Sequence[Run]) -> Figure:
+    """Mean norm in each bin of token frequency against step, as a heat map; first seeds only."""
+    need_trend(runs, "norms_by_frequency")
+    arms = arms_of(runs)
+    figure, axes = panels(rows=len(arms), columns=len(PANELS), width=3.1, height=3.0)
+    lowest = ""
+    for arm, row in zip(arms, axes, strict=True):
+        run = arm.runs[0]
+        for (measure, label), ax in zip(PANELS.items(), row, strict=True):
+            if measure not in run.info["measures"]:
+                ax.set_visible(False)
+                continue
+            table = run.profile[run.profile["measure"] == measure]
+            if (table["bin"] == NEVER_SEEN).any():
+                lowest = (
+                    " Lowest row: rows that never occur, whose norms may lie beyond the scale of "
+                    "the others."
+                )
+            _heat_map(figure, ax, table)
+            name = label if len(arms) == 1 else f"{title(arm, 30)}:\n{label}"
+            ax.set(xlabel="training step", title=name)
+        row[0].set_ylabel("occurrences in one pass of the corpus")
+    caption(
+        figure,
+        "Mean norm of the tokens in each bin of frequency, bins equally wide in log frequency and "
+        f"of at least 50 tokens. {about(arms, first_seeds=True)}{lowest} Steps are spaced evenly, "
+        "not to scale.",
+    )
+    return figure
+
+
+def norm_against_frequency(runs: Sequence[Run]) -> Figure:
+    """Norm against log frequency at some steps: density of tokens, and the median of each bin.
+
+    Several arms are drawn at their first and last step only, one also in between, more than three
+    at their last alone; of an arm the first seed.
+    """
+    arms = arms_of(runs)
+    columns = [(arm, step) for arm in arms for step in _shown_steps(arm, len(arms))]
+    figure, axes = panels(rows=len(PANELS), columns=len(columns), width=2.3, height=1.9)
+    for (measure, label), row in zip(PANELS.items(), axes, strict=True):
+        for (arm, step), ax in zip(columns, row, strict=True):
+            run = arm.runs[0]
+            if measure not in run.info["measures"]:
+                ax.set_visible(False)
+                continue
+            _density(ax, run, measure, step)
+            if measure == next(iter(PANELS)):
+                name = f"{title(arm, 24)},\n" if len(arms) > 1 else ""
+                ax.set_title(f"{name}step {step:,}")
+            if measure == list(PANELS)[-1]:
+                ax.set_xlabel("occurrences")
+        row[0].set_ylabel(f"norm, {label}", fontsize=7)
+    caption(
+        figure,
+        "Norm of each token's row against how often the token occurs in one pass of the corpus. "
+        f"{about(arms, first_seeds=True)} Grey: density of tokens, logarithmic; line: median in "
+        "bins equally wide in log frequency and of at least 50 tokens, shaded: its 95 % interval.",
+    )
+    return figure
+
+
+def _shown_steps(arm: Arm, arms: int) -> list[int]:
+    steps = arm.runs[0].steps
+    if arms == 1:
+        return chosen_steps(steps)
+    return ends(steps) if arms <= _ARMS_IN_A_ROW else steps[-1:]
+
+
+def _heat_map(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
+    means = table.pivot_table(index="bin", columns="step", values="mean")
+    if NEVER_SEEN in means.index:
+        ax.axhline(1, color="white", lw=2)
+    seen = means[means.index >= 0].to_numpy()
+    mesh = ax.pcolormesh(
+        means.to_numpy(), cmap="cividis", vmin=seen.min(), vmax=seen.max(), rasterized=True
+    )
+    figure.colorbar(mesh, ax=ax, label="mean norm", pad=0.02, extend="both")
+    steps = means.columns.to_numpy()
+    shown = spread(len(steps), 7)
+    ax.set_xticks(shown + 0.5, [f"{steps[at]:,}" for at in shown], rotation=90)
+    ax.set_yticks(*_bin_labels(table, means.index.to_numpy()))
+
+
+def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
+    kept = run.kept
+    # The scale begins below one token, which would be white on white otherwise.
+    ax.hexbin(
+        run.tokens["count"].to_numpy()[kept],
+        run.measures(step)[measure].to_numpy()[kept],
+        xscale="log",
+        gridsize=28,
+        norm=LogNorm(vmin=0.2),
+        cmap="Greys",
+        lw=0.1,
+        mincnt=1,
+    )
+    profile = run.profile
+    bins = profile[
+        (profile["measure"] == measure) & (profile["step"] == step) & (profile["bin"] >= 0)
+    ]
+    center = bins["count_median"]
+    ax.fill_between(
+        center, bins["median_low"], bins["median_high"], color="#d55e00", alpha=0.4, lw=0
+    )
+    ax.plot(
+        center,
+        bins["median"],
+        color="#d55e00",
+        lw=1.4,
+        marker="o",
+        ms=2,
+        path_effects=[withStroke(linewidth=2.8, foreground="white")],
+    )
+
+
+def _bin_labels(table: pd.DataFrame, bins: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    bounds = table.groupby("bin")[["count_low", "count_high"]].first()
+    shown = spread(len(bins), 8)
+    labels = []
+    for at in shown:
+        low, high = bounds.loc[bins[at]].to_numpy()
+        labels.append(
+            "never" if bins[at] < 0 else f"{low:,}–{high:,}" if low < high else f"{low:,}"
+        )
+    return shown + 0.5, labels

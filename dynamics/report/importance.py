@@ -1,0 +1,150 @@
+"""Figures of norm and importance: whether the norm comes to encode it."""
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+
+from dynamics.report.curves import RELIABLE, Curve, Panel, draw_panels
+from dynamics.report.style import about, caption, look, need_trend, show_legend, what_bands_are
+from dynamics.tracking.compare import Arm, arms_of
+from dynamics.tracking.run import Run
+
+GAUGES = {
+    "input_embedding_norm": "norm of input rows",
+    "output_embedding_norm_centered": "norm of output rows,\nuniform mean removed",
+}
+"""Gauges of norm that are drawn against importance."""
+
+IMPORTANCES = {
+    "occlusion": "occlusion, next position",
+    "occlusion_loss": "occlusion, rise of the loss",
+    "occlusion_later": "occlusion, later positions",
+    "occlusion_norm_matched": "norm-matched occlusion",
+    "occlusion_norm_matched_later": "norm-matched occlusion,\nlater positions",
+    "surprisal": "surprisal",
+    "information_gain_right": "information gain, right",
+    "information_gain_left": "information gain, left",
+}
+"""Importances in the order in which they are drawn; others follow under their own names."""
+
+NO_IMPORTANCE = ("log_frequency", "log_exposure", "log_document_frequency", "held_out_loss", "")
+_IN_A_ROW = 5
+_RHO, _PARTIAL = look(0), look(1)
+
+
+def importances_of(arms: Sequence[Arm]) -> list[str]:
+    """Importances that norms were held against, in the order of `IMPORTANCES`."""
+    found: set[str] = set()
+    for arm in arms:
+        trends = arm.trends
+        found |= set(
+            trends["against"][trends["measure"].isin(GAUGES) & (trends["statistic"] == "spearman")]
+        )
+    names = found - set(NO_IMPORTANCE)
+    known = [name for name in IMPORTANCES if name in names]
+    return [*known, *sorted(names - set(known))]
+
+
+def importance_over_training(runs: Sequence[Run]) -> Figure:
+    """Correlation of each gauge of norm with each importance over steps, raw and partial.
+
+    One arm: a panel for each importance, with the raw, the partial and the disattenuated
+    correlation. Several: a line for each arm, raw and partial in rows of their own.
+    """
+    need_trend(runs, "importance")
+    arms = arms_of(runs)
+    names = importances_of(arms)
+    rows = _of_one(arms[0], names) if len(arms) == 1 else _of_several(arms, names)
+    figure, _ = draw_panels(
+        rows,
+        missing="no run has importances to hold norms against; track it with --importance",
+        width=2.3 if len(arms) == 1 else 1.9,
+    )
+    show_legend(figure, 5)
+    bands = what_bands_are(
+        arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
+    )
+    grey = (
+        " Grey: where raw correlations of all gauges and steps stay together with 95 % probability "
+        "when importances are permuted over tokens. Fine dotted lines: the value at the first step,"
+        " which is architecture, not training."
+        if len(arms) == 1
+        else ""
+    )
+    caption(
+        figure,
+        f"Spearman correlation of norm and importance, raw and given {_given(arms)}. {about(arms)} "
+        f"{bands}{grey} Hollow: the importance has a split-half reliability below {RELIABLE:g}, so "
+        "that a trend can be one of measurement.",
+    )
+    return figure
+
+
+def _of_one(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
+    for gauge, label in GAUGES.items():
+        for first in range(0, len(names), _IN_A_ROW):
+            row = [_panel(arm, gauge, name, label) for name in names[first : first + _IN_A_ROW]]
+            empty = [Panel("")] * (min(_IN_A_ROW, len(names)) - len(row))
+            yield [*row, *empty]
+
+
+def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
+    hollow = _unreliable(arm, name)
+    null = arm.rows(gauge, name, "spearman", "")["null_high"].max()
+    curves = [
+        Curve(arm, gauge, name, "spearman", "", "raw", _RHO, hollow, baseline=True),
+        Curve(
+            *(arm, gauge, name, "partial_spearman", None, "partial", _PARTIAL, hollow),
+            baseline=True,
+        ),
+        Curve(
+            *(arm, gauge, name, "spearman_disattenuated", None, "raw, disattenuated", _RHO),
+            thin=True,
+        ),
+    ]
+    return Panel(_title(name), curves, f"correlation,\n{label}", null)
+
+
+def _of_several(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
+    for gauge, label in GAUGES.items():
+        for statistic, kind in (("spearman", "raw"), ("partial_spearman", "partial")):
+            given = "" if statistic == "spearman" else None
+            yield [
+                Panel(
+                    _title(name),
+                    [
+                        Curve(
+                            *(arm, gauge, name, statistic, given, arm.name, look(at)),
+                            _unreliable(arm, name),
+                        )
+                        for at, arm in enumerate(arms)
+                    ],
+                    f"{kind} correlation,\n{label}",
+                )
+                for name in names
+            ]
+
+
+def _unreliable(arm: Arm, name: str) -> frozenset[int]:
+    """Steps at which an importance has too little reliability, on average over seeds."""
+    rows = arm.rows(name, "", "reliability", "")
+    mean = rows.groupby("step")["value"].mean()
+    return frozenset(int(step) for step in mean.index[mean < RELIABLE])
+
+
+def _title(name: str) -> str:
+    return IMPORTANCES.get(name, name.replace("_", " ").replace("attribution ", "attribution,\n"))
+
+
+def _given(arms: Sequence[Arm]) -> str:
+    """The covariates of the partial correlations, as a caption says them."""
+    for arm in arms:
+        trends = arm.trends
+        given = trends["given"][
+            trends["measure"].isin(GAUGES)
+            & ~trends["against"].isin(NO_IMPORTANCE)
+            & (trends["statistic"] == "partial_spearman")
+        ]
+        if len(given):
+            return max(given, key=len).replace("+", ", ").replace("_", " ")
+    return "nothing"

@@ -1,0 +1,284 @@
+"""The page of a study: what was run, tables over its arms and seeds, claims judged, figures.
+
+Everything in it is computed from the tables of the runs; nothing is written down beforehand but the
+questions and the claims.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from dynamics.files import whole_file
+from dynamics.report.figures import plot
+from dynamics.report.importance import importances_of
+from dynamics.report.study_sections import SECTIONS, Column, Section
+from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
+from dynamics.tracking.compare import Arm, Quantity, arm_mean, arms_of
+from dynamics.tracking.run import Run
+from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM, judge
+
+NOTHING = "–"
+NOT_MEASURED = "Not measured in these runs."
+
+
+def write_page(
+    page: Path,
+    runs: Sequence[Run],
+    *,
+    title: str,
+    command: str = "",
+    report: Callable[[str], None] = lambda message: None,
+) -> list[Path]:
+    """Write the page of a study as Markdown, with its figures in a folder of its name beside it.
+
+    Args:
+        page: The file, `tiny.md` for one, whose figures go to `tiny/`.
+        runs: Runs of all arms and seeds.
+        title: Name of the study.
+        command: The command that makes the page again, '' where there is none.
+        report: Receives a line for each figure that is left out.
+
+    Returns:
+        The figures.
+
+    Raises:
+        MismatchError: Two runs are of different tokenizers; both are named.
+        OutputError: A table of a run is damaged.
+    """
+    arms = arms_of(runs)
+    counted = all(run.rule is not None for run in runs)
+    folder = page.with_suffix("")
+    figures = plot(runs, folder, formats=["png"], report=report) if counted else []
+    drawn = {file.stem: f"{folder.name}/{file.name}" for file in figures}
+    parts = [
+        f"# Study: {title}",
+        *_what_was_run(arms, command),
+        *_claims(arms),
+        *(part for section in SECTIONS for part in _section(section, arms, drawn)),
+        *_importance(arms, drawn),
+    ]
+    with whole_file(page) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", "utf-8")
+    return figures
+
+
+def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
+    made = f"Made by `{command}` from the tables of its runs. " if command else ""
+    yield (
+        f"{made}Cells are means over seeds with 95 % t intervals [low, high], correlations "
+        "averaged on Fisher's z scale; the seed is the unit of inference."
+    )
+    few = [arm.name for arm in arms if arm.descriptive]
+    if few:
+        yield (
+            f"Fewer than {FEWEST_SEEDS} seeds, so that what is said of them is descriptive: "
+            f"{', '.join(few)}."
+        )
+    yield "## What was run"
+    heads = ["arm", "seeds", "steps", "tokens", "parameters", "optimizer", "weight decay", "tied"]
+    yield _markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    varies = sorted({arm.varies for arm in arms} - {""})
+    if varies:
+        yield f"Between seeds of an arm differ: {'; '.join(varies)}."
+    first = arms[0].runs[0]
+    counts = first.info["counts"]
+    versions = ", ".join(f"{name} {of}" for name, of in first.info["versions"].items())
+    corpus = f"Corpus {counts['corpus_digest'][:16]}, " if counts else ""
+    tokenizer = f"tokenizer {counts['tokenizer_sha256'][:16]}, " if counts else ""
+    rule = f"{first.kept.sum():,} tokens by the rule {first.rule}; " if first.rule else ""
+    yield f"{corpus}{tokenizer}{rule}{versions}."
+
+
+def _facts(arm: Arm) -> list[str]:
+    run, training = arm.runs[0], arm.training.get("training")
+    seeds = f"{len(arm.runs)} ({', '.join(seed or 'default' for seed in arm.seeds)})"
+    tied = "yes" if run.info["series"]["tied"] else "no"
+    if training is None:
+        tokens = run.info["checkpoints"][-1]["tokens_seen"]
+        return [
+            *(seeds, f"{run.steps[-1]:,}", NOTHING if tokens is None else f"{tokens:,}"),
+            *(NOTHING, NOTHING, NOTHING, tied),
+        ]
+    tokens = training["steps"] * training["batch_size"] * training["sequence_length"]
+    return [
+        *(seeds, f"{training['steps']:,}", f"{tokens:,}", _parameters(run)),
+        *(training["optimizer"], f"{training['weight_decay']:g}", tied),
+    ]
+
+
+def _parameters(run: Run) -> str:
+    """Numbers in the model, from the header of its last checkpoint where that is beside the run."""
+    step = f"step-{run.steps[-1]:08d}"
+    file = run.path.parent / "training" / "checkpoints" / step / "model.safetensors"
+    if not file.exists():
+        return NOTHING
+    with safe_open(file, framework="numpy") as tensors:
+        shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
+    return f"{sum(int(np.prod(shape)) for shape in shapes):,}"
+
+
+def _claims(arms: Sequence[Arm]) -> Iterator[str]:
+    verdicts = list(judge(arms))
+    if not verdicts:
+        return
+    yield "## Against the pilots"
+    counted = Counter(each.verdict for each in verdicts)
+    yield (
+        f"{len(CLAIMS)} claims were stated before, from pilots of one training each. Held against "
+        f"the arms they are about they are confirmed {counted['confirmed']} times, contradicted "
+        f"{counted['contradicted']} times and undecided {counted['undecided']} times: the verdict "
+        "is whether the interval over seeds lies wholly inside, wholly outside or across the ends "
+        "of the claimed range."
+    )
+    yield _markdown(
+        ["claim", "in the pilots", "claimed range", "arm", "measured", "seeds", "verdict"],
+        [
+            [
+                *(
+                    ("", "", "")
+                    if before is not None and before.claim is each.claim
+                    else (
+                        each.claim.name,
+                        each.claim.expected,
+                        _range(each.claim.above, each.claim.below),
+                    )
+                ),
+                each.arm.name,
+                _cell(each.measured, "+.3g"),
+                str(int(each.measured.n)),
+                each.verdict + ("*" if each.measured.descriptive else ""),
+            ]
+            for before, each in pairwise([None, *verdicts])
+            if each is not None
+        ],
+    )
+    if any(each.measured.descriptive for each in verdicts):
+        yield f"\\* fewer than {FEWEST_SEEDS} seeds: descriptive."
+
+
+def _range(above: float, below: float) -> str:
+    if np.isinf(above):
+        return f"below {below:g}"
+    return f"above {above:g}" if np.isinf(below) else f"{above:g} to {below:g}"
+
+
+def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
+    yield f"## {section.title}"
+    tables = [
+        (table.title, text)
+        for table in section.tables
+        if (text := _table(table.columns, arms)) is not None
+    ]
+    if not tables:
+        yield NOT_MEASURED
+        return
+    yield section.text
+    for name, text in tables:
+        yield f"**{name}**\n\n{text}" if name else text
+    if section.figures[:1] == ("correlation",):
+        yield _centrings(arms)
+    for figure in section.figures:
+        if figure in drawn:
+            yield f"![{section.title}]({drawn[figure]})"
+
+
+def _centrings(arms: Sequence[Arm]) -> str:
+    """In which arms the sign of output norms is decided: both centrings, by their intervals."""
+    said: dict[str, list[str]] = {}
+    for arm in arms:
+        signs = set()
+        for gauge in (UNIFORM, UNIGRAM):
+            mean = arm_mean(arm, Quantity(gauge, "log_frequency"))
+            signs.add(int(mean.low > 0) - int(mean.high < 0))
+        verdict = {
+            frozenset({1}): "frequent tokens have the longer output rows under both centrings",
+            frozenset({-1}): "rare tokens have the longer output rows under both centrings",
+            frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
+        }.get(frozenset(signs), "no sign of output norms is decided")
+        said.setdefault(verdict, []).append(arm.name)
+    sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
+    return f"{'; '.join(sentences)}."
+
+
+def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
+    """A row for each arm; None when there is nothing in any cell."""
+    columns = list(columns)
+    cells = [[_of(arm, column) for column in columns] for arm in arms]
+    shown = [at for at in range(len(columns)) if any(row[at] != NOTHING for row in cells)]
+    if not shown:
+        return None
+    rows = [[arm.name, *(row[at] for at in shown)] for arm, row in zip(arms, cells, strict=True)]
+    return _markdown(["arm", *(columns[at].title for at in shown)], rows)
+
+
+def _of(arm: Arm, column: Column) -> str:
+    mean = arm_mean(arm, column.quantity, column.minus)
+    missing = "" if mean.n == len(arm.runs) else f" ({int(mean.n)} of {len(arm.runs)} seeds)"
+    cell = _cell(mean, column.format)
+    return cell if cell == NOTHING else cell + missing
+
+
+def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
+    """For each gauge and importance: raw, partial, their changes, within bins, reliability."""
+    yield "## Do norms come to encode importance?"
+    names = importances_of(arms)
+    if not names:
+        yield NOT_MEASURED
+        return
+    yield (
+        "Spearman correlation of norm and importance at the last step; partial: given frequency, "
+        "spelling and merge rank; change: the difference from the first step at which importance "
+        "was measured, which is what training adds; within bins of frequency; and the split-half "
+        "reliability of the importance, below .7 of which a trend can be one of measurement."
+    )
+    for gauge, label in ((INPUT, "input"), (UNIFORM, "output, uniform mean removed")):
+        columns = {
+            "raw": "spearman",
+            "change of raw": "spearman_minus_first",
+            "partial": "partial_spearman",
+            "change of partial": "partial_spearman_minus_first",
+            "within bins": "within_bin_spearman",
+        }
+        rows = [
+            [
+                name.replace("_", " "),
+                arm.name,
+                *(
+                    _of(arm, Column("", Quantity(gauge, name, statistic)))
+                    for statistic in columns.values()
+                ),
+                _of(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
+            ]
+            for name in names
+            for arm in arms
+        ]
+        rows = [row for row in rows if row[2] != NOTHING]
+        table = _markdown(["importance", "arm", *columns, "reliability"], rows)
+        yield f"**Norm: {label}**\n\n{table}"
+    for figure in ("importance", "norm_against_importance"):
+        if figure in drawn:
+            yield f"![Norms and importance]({drawn[figure]})"
+
+
+def _cell(mean: OverSeeds, form: str) -> str:
+    if mean.n == 0:
+        return NOTHING
+    value = format(float(mean.value), form)
+    if np.isnan(mean.low):
+        return value
+    return f"{value} [{format(float(mean.low), form)}, {format(float(mean.high), form)}]"
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+
+
+def _plain(cell: Any) -> str:
+    """A name is text: what Markdown would take for a column or a tag is escaped."""
+    return str(cell).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,215 @@
+"""The questions that the page of a study answers: what each table holds. A question is an entry."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dynamics.tracking.compare import Quantity
+from dynamics.verdicts.claims import INPUT, OUTPUT, UNIFORM, UNIGRAM
+
+GAUGES = {
+    INPUT: "input",
+    OUTPUT: "output, raw",
+    UNIFORM: "output, uniform mean removed",
+    UNIGRAM: "output, unigram mean removed",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number per arm.
+
+    Attributes:
+        title: Head of the column.
+        quantity: What stands in it.
+        minus: What is subtracted, of the same run.
+        format: How a number is written.
+    """
+
+    title: str
+    quantity: Quantity
+    minus: Quantity | None = None
+    format: str = "+.3f"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row for each arm, mean and interval over seeds.
+
+    Attributes:
+        title: Above the table; '' where there is one table only.
+        columns: What it holds.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question.
+
+    Attributes:
+        title: The question.
+        text: How to read the answer.
+        tables: The answer.
+        figures: Names out of `FIGURES` that show it.
+    """
+
+    title: str
+    text: str
+    tables: tuple[Table, ...]
+    figures: tuple[str, ...] = ()
+
+
+def _of_gauges(at: Literal["first", "last"]) -> tuple[Column, ...]:
+    return tuple(
+        Column(label, Quantity(gauge, "log_frequency", at=at)) for gauge, label in GAUGES.items()
+    )
+
+
+def _twins(gauge: str) -> tuple[Column, ...]:
+    causal = Quantity(gauge, "log_frequency", "twin_log_slope")
+    observed = Quantity(gauge, "log_frequency", "log_slope")
+    return (
+        Column("observational", observed),
+        Column("causal", causal),
+        Column("causal minus observational", causal, observed),
+    )
+
+
+def _surgeries(gauge: str) -> tuple[Column, ...]:
+    kinds = ("equalized", "shuffled", "shuffled_within_bins", "fitted")
+    return tuple(
+        Column(
+            kind.replace("_", " "),
+            Quantity(gauge, "held_out_loss", f"surgery_{kind}"),
+            format="+.4f",
+        )
+        for kind in kinds
+    )
+
+
+def _read_outs(role: str) -> tuple[Column, ...]:
+    return tuple(
+        Column(
+            given.replace("_", " ").replace("+", " and "),
+            Quantity(role, "log_frequency", "readout_r2", given),
+        )
+        for given in ("rows", "unit_rows", "norm", "unit_rows+norm")
+    )
+
+
+def _onset(label: str, measure: str, statistic: str, given: str) -> Column:
+    return Column(label, Quantity(measure, "log_frequency", statistic, given), format=",.0f")
+
+
+def _information_gain(gauge: str) -> tuple[Column, ...]:
+    return tuple(
+        Column(f"{kind}, {side}", Quantity(gauge, f"information_gain_{side}", statistic))
+        for side in ("right", "left")
+        for statistic, kind in (("spearman", "raw"), ("partial_spearman", "partial"))
+    )
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section(
+        "Do norms come to correlate with frequency?",
+        "Spearman correlation of norm and log frequency. Of output norms something is said only "
+        "where both centrings agree; raw ones are not identifiable.",
+        (
+            Table("At the last step", _of_gauges("last")),
+            Table("At step 0", _of_gauges("first")),
+        ),
+        ("correlation", "norms_by_frequency", "norm_against_frequency"),
+    ),
+    Section(
+        "Do rows that never occur obey pure decay?",
+        "Largest relative error, over input rows that never occur, of norm(t) = norm(0) · Π (1 - "
+        "learning rate · weight decay). Tied rows are targets too, and obey nothing of the kind.",
+        (
+            Table(
+                "",
+                (
+                    Column(
+                        "largest relative error",
+                        Quantity(INPUT, statistic="unseen_row_error"),
+                        format=".1e",
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Section(
+        "Does frequency itself move norms?",
+        "Slope of log norm on log frequency: over tokens, which differ in more than frequency, and "
+        "within twins, tokens that were trained under two ids between which chance decided.",
+        tuple(Table(f"Norm: {label}", _twins(gauge)) for gauge, label in GAUGES.items()),
+        ("slopes",),
+    ),
+    Section(
+        "What are the norms good for?",
+        "Change of the held-out loss in nats per target when norms are replaced and directions "
+        "kept: all equal, shuffled over tokens, shuffled within bins of frequency, or replaced by "
+        "their fit on log frequency.",
+        (
+            Table("Norms of input rows", _surgeries(INPUT)),
+            Table("Norms of output rows, uniform mean removed", _surgeries(UNIFORM)),
+        ),
+        ("surgery",),
+    ),
+    Section(
+        "Does a norm explain predictions inside an input?",
+        "Mean over inputs of the Spearman correlation, within one input, of each method's scores "
+        "with occlusion's, the read-out position left out.",
+        (
+            Table(
+                "",
+                tuple(
+                    Column(
+                        method.replace("_", " "),
+                        Quantity(method, "occlusion", "within_input_agreement"),
+                    )
+                    for method in (
+                        *("norm", "inverse_log_frequency", "recency"),
+                        *("logit", "normxlogit", "gradient_x_input"),
+                    )
+                ),
+            ),
+        ),
+        ("agreement",),
+    ),
+    Section(
+        "Can frequency be read out of the matrices?",
+        "Cross-validated R² of log frequency, ridge regression, from the rows, from their "
+        "directions, from their norms alone, and from directions and norms.",
+        (
+            Table("Input embedding", _read_outs("input_embedding")),
+            Table("Output embedding", _read_outs("output_embedding")),
+        ),
+        ("matrices",),
+    ),
+    Section(
+        "When does it happen?",
+        "Onset: first step after which the value stays beyond half its final distance from step 0; "
+        "a seed whose final value is not certain to have moved has none, and does not enter.",
+        (
+            Table(
+                "",
+                (
+                    *(
+                        _onset(f"ρ, {label}", gauge, "spearman_onset", "")
+                        for gauge, label in GAUGES.items()
+                    ),
+                    _onset("R², input rows", "input_embedding", "readout_r2_onset", "rows"),
+                    _onset("R², output rows", "output_embedding", "readout_r2_onset", "rows"),
+                ),
+            ),
+        ),
+    ),
+    Section(
+        "Do norms carry information gain beyond frequency?",
+        "Spearman correlation of norm and information gain about the context to one side, counted "
+        "from equally many pairs for every token; partial: given frequency and spelling.",
+        tuple(Table(f"Norm: {label}", _information_gain(gauge)) for gauge, label in GAUGES.items()),
+    ),
+)

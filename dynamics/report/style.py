@@ -1,0 +1,183 @@
+"""What all figures share: look, panels, axes, names and captions.
+
+Every figure states below itself how many tokens it is about, which rule chose them and what its
+bands are. Colours differ in lightness, lines also in style and marker, so that print in grey reads.
+"""
+
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dynamics.errors import NothingToDrawError
+from dynamics.tracking.compare import Arm
+from dynamics.tracking.run import Run
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "dynamics",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+}
+
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": "#0b3c7d", "marker": "o", "linestyle": "-"},
+    {"color": "#b84a00", "marker": "s", "linestyle": "--"},
+    {"color": "#3fae86", "marker": "^", "linestyle": "-."},
+    {"color": "#c77cb5", "marker": "D", "linestyle": (0, (4, 1, 1, 1, 1, 1))},
+    {"color": "#222222", "marker": "v", "linestyle": ":"},
+    {"color": "#57b0e8", "marker": "P", "linestyle": (0, (6, 1))},
+    {"color": "#dfa520", "marker": "X", "linestyle": (0, (2, 1))},
+    {"color": "#7a7a7a", "marker": "*", "linestyle": (0, (1, 2))},
+)
+"""Looks of lines that are told apart, in order."""
+
+_CHARACTERS_PER_INCH = 18.5
+"""Of the caption; few enough that a line of wide letters stays inside the figure."""
+
+
+def look(at: int) -> dict[str, Any]:
+    """The look of the line at a position; after the last one looks begin again."""
+    return LOOKS[at % len(LOOKS)]
+
+
+def panels(*, rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, rows x columns; those of a row share their vertical axis."""
+    # Not pyplot: nothing global, no window, and figures are freed with their last reference.
+    figure = Figure(figsize=(max(4.6, width * columns), height * rows + 0.7), layout="constrained")
+    sharey = "row" if columns > 1 else "none"
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+
+
+def step_axis(ax: Axes, steps: Sequence[int]) -> None:
+    """Logarithmic from step 1 on, with step 0 in its place left of it."""
+    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+    powers = [10**power for power in range(len(str(steps[-1])))]
+    ticks = [0, *powers[:: 1 + len(powers) // 5]]  # few enough for a narrow panel
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set(xlim=(-0.15, steps[-1] * 1.15))
+
+
+def spread(length: int, most: int) -> np.ndarray:
+    """Positions, at most so many, evenly over a length, first and last among them."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
+def chosen_steps(steps: Sequence[int]) -> list[int]:
+    """The first and the last step, and those nearest to a sixteenth and a quarter of the last."""
+    wanted = (steps[0], steps[-1] / 16, steps[-1] / 4, steps[-1])
+    return sorted({min(steps, key=lambda step: abs(step - want)) for want in wanted})
+
+
+def ends(steps: Sequence[int]) -> list[int]:
+    """The first and the last step."""
+    return sorted({steps[0], steps[-1]})
+
+
+def title(arm: Arm, width: int = 1000) -> str:
+    """Name of an arm, broken to a width.
+
+    A dollar sign stays one: matplotlib would set what stands between two as mathematics.
+    """
+    return textwrap.fill(arm.name, width).replace("$", r"\$")
+
+
+def need_trend(runs: Sequence[Run], figure: str) -> None:
+    """See that every run has several steps.
+
+    Raises:
+        NothingToDrawError: One has not.
+    """
+    for run in runs:
+        if len(run.steps) < 2:
+            raise NothingToDrawError(
+                f"{run.path} has a single checkpoint (step {run.steps[0]}), and the figure "
+                f"{figure!r} is about change; draw --figures norm_against_frequency instead"
+            )
+
+
+def show_legend(figure: Figure, columns: int) -> None:
+    """One legend above all panels, each label once."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside upper left", ncols=columns, fontsize=7
+    )
+
+
+def about(arms: Sequence[Arm], *, first_seeds: bool = False) -> str:
+    """Parenthesis of a caption: arms, seeds, tokens, the rule, what the audit left out.
+
+    Args:
+        arms: What is drawn.
+        first_seeds: Whether of every arm the first seed alone is drawn.
+    """
+    tokens = {
+        arm.name: f"{arm.runs[0].kept.sum():,} tokens, {arm.runs[0].rule}{_seeds(arm, first_seeds)}"
+        for arm in arms
+    }
+    alike = len(set(tokens.values())) == 1 and len(arms) > 2
+    parts = (
+        [f"{len(arms)} arms: {next(iter(tokens.values()))}"]
+        if alike
+        else [f"{title(arm)}: {tokens[arm.name]}" for arm in arms]
+    )
+    kinds = "no padding, special, added, byte, fragment or unreachable tokens"
+    left_out = [
+        f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
+        for arm in arms
+        for run in arm.runs
+        if (left := run.info["series"].get("left_out"))
+    ]
+    return f"({'; '.join([*parts, kinds, *left_out])}.)"
+
+
+def what_bands_are(arms: Sequence[Arm], of_one_run: str) -> str:
+    """Sentence of a caption on bands and intervals.
+
+    Args:
+        arms: What is drawn.
+        of_one_run: What they are where an arm has a single seed.
+    """
+    several = [arm for arm in arms if len(arm.runs) > 1]
+    parts = [of_one_run] if len(several) < len(arms) else []
+    if several:
+        parts.append(
+            "Of arms with several seeds thin lines are seeds, thick ones their mean, bands the 95 "
+            "% t interval over seeds"
+            + (", descriptive where they are fewer than 5." if any_descriptive(arms) else ".")
+        )
+    return " ".join(parts)
+
+
+def any_descriptive(arms: Sequence[Arm]) -> bool:
+    """Whether an arm of several seeds has too few of them."""
+    return any(arm.descriptive for arm in arms if len(arm.runs) > 1)
+
+
+def caption(figure: Figure, text: str) -> None:
+    """The text below a figure."""
+    width, _ = figure.get_size_inches()
+    lines = textwrap.wrap(text, int(width * _CHARACTERS_PER_INCH))
+    figure.supxlabel("\n".join(lines), fontsize=6.5, x=0.01, ha="left", color="#333333")
+
+
+def _seeds(arm: Arm, first: bool) -> str:
+    if len(arm.runs) == 1:
+        return ""
+    if first:
+        return f", the first of {len(arm.runs)} seeds"
+    return f", {len(arm.runs)} seeds ({arm.varies} differ{'s' * (' and ' not in arm.varies)})"
+
+
+def _steps(steps: Collection[str] | Mapping[str, str]) -> str:
+    return f"step{'s' * (len(steps) > 1)} {', '.join(steps)} {'are' if len(steps) > 1 else 'is'}"

@@ -1,0 +1,150 @@
+"""Slopes of log norm on log frequency: over tokens as they come, and within pairs that chance made.
+
+The first compares tokens that differ in everything; what goes with frequency is in it. The second
+compares a token with its twin, of which only the frequency differs (precedent: Wilson & Schakel
+2015, arXiv:1510.02675). A slope of 0.1 means that ten times the frequency makes the norm 10^0.1
+times as large.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import t
+
+from dynamics.statistics.correlation import Estimate
+from dynamics.statistics.intervals import FEWEST_TOKENS, Interval, normal_quantile
+from dynamics.statistics.ranks import finite
+
+
+class Slope(Estimate):
+    """A slope over tokens."""
+
+    @property
+    def standard_error(self) -> float:
+        """Standard deviation of `statistic` over resampled tokens; NaN where fewer than 4 enter."""
+        return super().standard_error if self.n >= FEWEST_TOKENS else float("nan")
+
+    def confidence_interval(self, level: float = 0.95) -> Interval:
+        """Symmetric normal interval; NaN where the slope is or below 4 tokens.
+
+        Raises:
+            ValueError: `level` does not lie between 0 and 1.
+        """
+        return self._around(normal_quantile(level) * self.standard_error)
+
+    def _around(self, reach: float) -> Interval:
+        return Interval(self.statistic - reach, self.statistic + reach)
+
+
+class TwinSlope(Slope):
+    """A slope within pairs; `n` and the influence values are of pairs."""
+
+    @property
+    def standard_error(self) -> float:
+        """The same over pairs, with n - 1 in place of n; NaN below 4 pairs."""
+        return super().standard_error * float(np.sqrt(self.n / max(self.n - 1, 1)))
+
+    def confidence_interval(self, level: float = 0.95) -> Interval:
+        """Student's interval of n - 1 degrees of freedom; NaN where the slope is or below 4 pairs.
+
+        Raises:
+            ValueError: `level` does not lie between 0 and 1.
+        """
+        normal_quantile(level)  # refuses what is no level
+        return self._around(float(t.ppf((1 + level) / 2, self.n - 1)) * self.standard_error)
+
+
+def log_slope(norm: ArrayLike, frequency: ArrayLike) -> Slope:
+    """Least-squares slope of log norm on log frequency over tokens, with an intercept.
+
+    With x = log frequency, y = log norm, and residuals e_i of the fit, the influence of a token is
+
+        psi_i = (x_i - mean x) e_i / var x,
+
+    so that the standard error is White's (1980, HC0), which lets the spread of norms change with
+    frequency, as it does.
+
+    Args:
+        norm: n norms, in the units of the weights.
+        frequency: As many counts or frequencies; their unit does not matter.
+
+    Returns:
+        The slope. Tokens whose norm or frequency is not positive have no logarithm and do not
+        enter; NaN if fewer than 2 do, or all that do are equally frequent.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: norm and frequency differ in length.
+
+    Example:
+        >>> round(log_slope([1, 2, 4, 8], [1, 4, 16, 64]).statistic, 12)
+        0.5
+    """
+    entering, (y, x) = _logs(norm=norm, frequency=frequency)
+    if not entering.any() or np.ptp(x) == 0:
+        return Slope(float("nan"), len(x), np.full(len(entering), np.nan))
+    return Slope(*_through_origin(x - x.mean(), y - y.mean(), entering))
+
+
+def twin_log_slope(
+    norm_original: ArrayLike,
+    norm_twin: ArrayLike,
+    frequency_original: ArrayLike,
+    frequency_twin: ArrayLike,
+) -> TwinSlope:
+    """Slope of log norm on log frequency within pairs of a token and its twin.
+
+    The differences of log norms regressed on those of log frequencies, through the origin: two ids
+    of one frequency would have one norm but for noise. What is common to a pair, which is all that
+    its token is, cancels. Influence values and error are as in `log_slope`; where all pairs differ
+    equally in frequency, the interval is Student's of the mean of the pairs' slopes.
+
+    Args:
+        norm_original: n norms of tokens.
+        norm_twin: Norms of their twins.
+        frequency_original: Counts or frequencies of the tokens.
+        frequency_twin: Those of their twins, in the same unit.
+
+    Returns:
+        The slope. Pairs of which a norm or a frequency is not positive do not enter; NaN if none
+        does, or none that does differs in frequency.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: The arguments differ in length.
+
+    Example:
+        >>> round(twin_log_slope([7, 70, 1], [1, 10, 1 / 7], [7, 14, 21], [1, 2, 3]).statistic, 12)
+        1.0
+    """
+    entering, (y, y_twin, x, x_twin) = _logs(
+        norm_original=norm_original,
+        norm_twin=norm_twin,
+        frequency_original=frequency_original,
+        frequency_twin=frequency_twin,
+    )
+    x, y = x - x_twin, y - y_twin
+    if not x.any():
+        return TwinSlope(float("nan"), len(x), np.full(len(entering), np.nan))
+    return TwinSlope(*_through_origin(x, y, entering))
+
+
+def _logs(**variables: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Which tokens have a logarithm of every variable, and these logarithms."""
+    values = [finite(each, name) for name, each in variables.items()]
+    if len({len(each) for each in values}) > 1:
+        lengths = ", ".join(
+            f"{name} {len(each)}" for name, each in zip(variables, values, strict=True)
+        )
+        raise ValueError(f"values of the same tokens differ in number: {lengths}")
+    entering = np.all([each > 0 for each in values], axis=0)
+    return entering, [np.log(each[entering]) for each in values]
+
+
+def _through_origin(
+    x: np.ndarray, y: np.ndarray, entering: np.ndarray
+) -> tuple[float, int, np.ndarray]:
+    """Slope, n and influence values of y on x, over the tokens that enter."""
+    slope = float(x @ y / (x @ x))
+    influence = np.zeros(len(entering))
+    influence[entering] = x * (y - slope * x) / (x @ x) * len(entering)
+    return slope, len(x), influence

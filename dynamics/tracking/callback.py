@@ -1,0 +1,189 @@
+"""The measures of `dynamics track` during anyone's training with transformers.Trainer."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import (
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import CallbackHandler
+
+from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
+from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.statistics.correlation import spearman
+from dynamics.statistics.vocabulary import parse_rule
+from dynamics.steps import parse
+from dynamics.tracking.model_tensors import ModelTensors
+from dynamics.tracking.training_run import TrainingRun
+
+
+class NormDynamicsCallback(TrainerCallback):
+    """Measures the norms of both embeddings at scheduled steps and leaves an ordinary run.
+
+    At each of the steps the measures of `dynamics track` are taken of the weights in memory, and
+    the means of the norms and, with counts, their rank correlations with frequency go to whatever
+    the Trainer reports to. The folder is what `dynamics track` would have written of checkpoints of
+    these steps, exposure apart; `dynamics.Run` opens it when the training has ended. Weights and
+    random numbers are not touched: the training gives the same bits with and without the callback.
+
+    The first process measures and writes, the others go on; they wait for it at their next
+    exchange of gradients. A training that resumes from a checkpoint goes on with the folder, and
+    steps that it repeats are measured again.
+
+    Args:
+        output: The run folder; new, or that of the training that is resumed.
+        steps: When to measure, in the step language; step 0 (before the first update) and the last
+            step always are.
+        counts: Token counts of the training corpus, or the path of a `counts.parquet`; None for
+            norms alone.
+        rule: Vocabulary rule of the main statistics.
+        name: What the run is called in figures; the name of its folder when None.
+
+    Raises:
+        ConfigError: The rule is malformed.
+        CorpusError: There are no counts at the path.
+        StepError: The steps are malformed.
+
+    Example:
+        >>> callback = NormDynamicsCallback("runs/x", steps="log2(512)+every(1000)")
+        >>> Trainer(model, arguments, callbacks=[callback]).train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        output: str | Path,
+        *,
+        steps: str = "log2(512)+every(1000)",
+        counts: Counts | str | Path | None = None,
+        rule: str = "count>=10",
+        name: str | None = None,
+    ) -> None:
+        output = Path(output)
+        self._steps = parse(steps)
+        self._rule = parse_rule(rule)
+        self._counts = (
+            counts if counts is None or isinstance(counts, Counts) else read_counts(counts)
+        )
+        self._run = TrainingRun(
+            output, counts=self._counts, steps=steps, rule=rule, name=name or output.resolve().name
+        )
+        self._due: set[int] = set()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Claim the folder or go on with it, and measure the step before the first update.
+
+        Raises:
+            ConfigError: The model is sharded, or the rule keeps too few tokens.
+            MismatchError: The folder is that of another training, or counts, tokenizer and model do
+                not belong together.
+            OutputError: The folder holds something else, or is damaged.
+            StepError: A step given as a number lies beyond the last one.
+        """
+        self._due = set(self._steps.schedule(state.max_steps))
+        tensors = ModelTensors(model, state.global_step)
+        if not state.is_world_process_zero:
+            return
+        if self._counts is not None and isinstance(processing_class, PreTrainedTokenizerFast):
+            check_tokenizer(self._counts, tokenizer_sha256(processing_class), "the Trainer")
+        self._run.begin(tensors)
+        measured = self._run.measured
+        if not measured or (state.global_step in self._due and measured[-1] < state.global_step):
+            self._measure(tensors, args, state, control)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """Measure the step when it is due.
+
+        Raises:
+            MeasureError: A row is not finite.
+        """
+        if state.is_world_process_zero and state.global_step in self._due:
+            self._measure(ModelTensors(model, state.global_step), args, state, control)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        """Measure the step at which a training was stopped early, and write the trends.
+
+        Where the Trainer has loaded its best model by now, the last weights are gone, and the last
+        step that was due is the last of the run.
+        """
+        if not state.is_world_process_zero:
+            return
+        replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if state.global_step > self._run.measured[-1] and not replaced:
+            self._run.measure(ModelTensors(model, state.global_step), _tokens_seen(state))
+        self._run.finish()
+
+    def _measure(
+        self,
+        tensors: ModelTensors,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+    ) -> None:
+        columns = self._run.measure(tensors, _tokens_seen(state))
+        if (handler := self._handler()) is not None:
+            # Not handler.on_log, which would take a report of the Trainer's own for made.
+            handler.call_event("on_log", args, state, control, logs=self._numbers(columns))
+
+    def _numbers(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
+        """Mean of each norm over the tokens that count, and its correlation with frequency."""
+        tokens = self._run.tokens
+        kept = slice(None) if tokens is None else self._rule.mask(tokens["count"], tokens["kind"])
+        numbers = {}
+        for name, values in columns.items():
+            if "_norm" not in name:
+                continue
+            numbers[f"{name}_mean"] = float(values[kept].mean())
+            if tokens is not None:
+                found = spearman(values[kept], tokens["count"][kept])
+                numbers[f"{name}_spearman_log_frequency"] = found.statistic
+        return {name: number for name, number in numbers.items() if np.isfinite(number)}
+
+    def _handler(self) -> CallbackHandler | None:
+        """What calls the callbacks of the Trainer, those that report to trackers among them.
+
+        A Trainer hands its callbacks everything but this and itself; it is the caller.
+        """
+        frame = inspect.currentframe()
+        while frame is not None:
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, CallbackHandler) and self in caller.callbacks:
+                return caller
+            frame = frame.f_back
+        return None
+
+
+def _tokens_seen(state: TrainerState) -> int | None:
+    """Tokens trained on, where the Trainer was asked to count them."""
+    return int(state.num_input_tokens_seen) or None

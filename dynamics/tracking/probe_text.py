@@ -1,0 +1,123 @@
+"""Where the contexts of a probe set, and the rows that losses are measured on, come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Integer
+
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.revisions import HubRevision
+from dynamics.corpus.counts import Counts, check_tokenizer
+from dynamics.corpus.sources import documents
+from dynamics.corpus.tokenizer import (
+    end_of_text_id,
+    fetch_tokenizer,
+    load_tokenizer,
+    tokenize,
+    tokenizer_sha256,
+)
+from dynamics.corpus.tokens import TOKENS, TokenStream, open_held_out, open_stream
+from dynamics.errors import ConfigError, CorpusError, MismatchError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_ID_FILES = (".bin", ".npy")
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeText:
+    """Text as ids.
+
+    Attributes:
+        name: What messages call it.
+        rows: What contexts are taken from: R rows of W ids.
+        sequence_length: Positions T of what losses are measured on; contexts have no more.
+        held_out: n rows of T + 1 ids that losses are measured on; None where there are none that
+            training did not see.
+    """
+
+    name: str
+    rows: Integer[np.ndarray, "R W"]
+    sequence_length: int
+    held_out: Integer[np.ndarray, "n T1"] | None = None
+
+
+def open_probe_text(
+    place: str | None,
+    checkpoint: Checkpoint,
+    training: Path | None,
+    counts: Counts,
+    sequence_length: int,
+) -> ProbeText:
+    """Open a text to probe.
+
+    Args:
+        place: A source of text as in `sources.documents`, or a token stream: a training folder, its
+            `tokens.bin`, or a file of ids (`.bin`, `.npy`) of others. None for the stream of the
+            training that made the series. Rows that were held out of a training are what losses are
+            measured on; of a text or stream given here, all rows are where none were.
+        checkpoint: One of the series, whose tokenizer makes text to ids.
+        training: The training that made the series, when it is one of ours.
+        counts: Token counts, of the same tokenizer.
+        sequence_length: T of rows that are cut from a text or from a stream of others.
+
+    Raises:
+        ConfigError: There is no place, and no training of ours.
+        CorpusError: What is there cannot be read, or is too short.
+        MismatchError: It is of another tokenizer.
+    """
+    if place is None:
+        if training is None:
+            raise ConfigError(
+                f"the text that {checkpoint.store.name} was trained on is not known; give a text "
+                "or a token stream to probe with --probe"
+            )
+        held_out = open_held_out(training)
+        return _of_stream(open_stream(training), counts, held_out and held_out.ids)
+    path = Path(place).expanduser()
+    if path.name == TOKENS or (path / TOKENS).is_file():
+        stream, kept = open_stream(path), open_held_out(path if path.is_dir() else path.parent)
+        return _of_stream(stream, counts, (kept or stream).ids)
+    if path.suffix in _ID_FILES and path.is_file():
+        dtype = "uint16" if counts.info.vocab_size <= 1 << 16 else "uint32"
+        stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
+        return _of_stream(stream, counts, stream.ids)
+    tokenizer = _tokenizer(checkpoint, training)
+    check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
+    ids = np.fromiter(_joined(documents(place), tokenizer), np.int64)
+    width = sequence_length + 1
+    if len(ids) < width:
+        raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
+    held_out = ids[: len(ids) // width * width].reshape(-1, width)
+    return ProbeText(place, ids[None], sequence_length, held_out)
+
+
+def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None) -> ProbeText:
+    made_with, expected = stream.info.tokenizer_sha256, counts.info.tokenizer_sha256
+    if made_with not in (None, expected):
+        raise MismatchError(
+            f"{stream.path} was made with tokenizer {made_with[:12]}, but {counts.name} was "
+            f"counted with tokenizer {expected[:12]}; probe a stream made with the latter"
+        )
+    return ProbeText(str(stream.path), stream.ids, stream.sequence_length, held_out)
+
+
+def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedTokenizerFast":
+    if training is not None:
+        return load_tokenizer(training / "tokenizer")
+    if isinstance(checkpoint.store, HubRevision):
+        return fetch_tokenizer(checkpoint.store.beside("main"))
+    return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
+
+
+def _joined(texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[int]:
+    """Ids of documents, each ended as a token stream ends it."""
+    end = end_of_text_id(tokenizer)
+    for _, ids in tokenize(texts, tokenizer):
+        yield from ids
+        if end is not None:
+            yield end

@@ -1,0 +1,1 @@
+"""Pre-stated claims, judged from tables alone."""

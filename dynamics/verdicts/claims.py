@@ -1,0 +1,334 @@
+"""What pilots of this project found, stated before a study, and whether a study bears it out.
+
+The pilots were single trainings of tiny models on one corpus each (two layers of width 48 on the
+documentation of Python; three layers of width 96 on children's books): effects to look for, not
+constants. A claim is an entry of `CLAIMS`: where it applies, a quantity, and the range it should be
+in. The verdict comes from the interval over seeds alone.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamics.statistics.seeds import OverSeeds
+from dynamics.tracking.compare import Arm, Quantity, arm_difference, arm_mean
+
+INPUT, OUTPUT = "input_embedding_norm", "output_embedding_norm"
+UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"
+
+UNTIED_ADAMW = {"model.tied": False, "training.optimizer": "adamw"}
+UNTIED_SGD = {"model.tied": False, "training.optimizer": "sgd"}
+TIED_ADAMW = {"model.tied": True, "training.optimizer": "adamw"}
+UNTIED = {"model.tied": False}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One expectation.
+
+    Attributes:
+        name: What is claimed, in a sentence.
+        expected: Sign and size in the pilots.
+        arms: Settings of the trainings it is about.
+        quantity: What is measured.
+        above: Lower end of the range that bears the claim out.
+        below: Upper end.
+        minus: What is subtracted, of the same run.
+        minus_arm: Settings that the arm has changed in the arm whose quantity is subtracted.
+    """
+
+    name: str
+    expected: str
+    arms: Mapping[str, Any]
+    quantity: Quantity
+    above: float = -math.inf
+    below: float = math.inf
+    minus: Quantity | None = None
+    minus_arm: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A claim held against one arm.
+
+    Attributes:
+        claim: Which.
+        arm: Whose quantity was measured.
+        measured: Mean over seeds and interval.
+        verdict: `confirmed` where the whole interval lies in the claimed range, `contradicted`
+            where none of it does, `undecided` between and where there is no interval.
+    """
+
+    claim: Claim
+    arm: Arm
+    measured: OverSeeds
+    verdict: str
+
+
+def _frequency(measure: str, statistic: str = "spearman", at: Any = "last") -> Quantity:
+    return Quantity(measure, "log_frequency", statistic, at=at)
+
+
+def _surgery(measure: str) -> Quantity:
+    return Quantity(measure, "held_out_loss", "surgery_shuffled")
+
+
+def _read_out(role: str, given: str) -> Quantity:
+    return Quantity(role, "log_frequency", "readout_r2", given)
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "No norm correlates with frequency before training.",
+        "+.00 and +.04",
+        {},
+        _frequency(INPUT, at="first"),
+        above=-0.05,
+        below=0.05,
+    ),
+    Claim(
+        "Untied input rows of frequent tokens become longer under AdamW.",
+        "+.60",
+        UNTIED_ADAMW,
+        _frequency(INPUT),
+        above=0.2,
+    ),
+    Claim(
+        "Untied input rows of frequent tokens become longer under SGD too.",
+        "+.75",
+        UNTIED_SGD,
+        _frequency(INPUT),
+        above=0.2,
+    ),
+    Claim(
+        "Without weight decay the correlation of input norms is nearly the same.",
+        "-.01",
+        UNTIED_ADAMW | {"training.weight_decay": 0.0},
+        _frequency(INPUT),
+        above=-0.1,
+        below=0.1,
+        minus_arm={"training.weight_decay": 0.1},
+    ),
+    Claim(
+        "Raw rows of rare tokens become longer in tied models.",
+        "-.93",
+        TIED_ADAMW,
+        _frequency(OUTPUT),
+        below=-0.2,
+    ),
+    Claim(
+        "Removing the uniform mean takes that away.",
+        "+1.03, from -.93 to +.10",
+        TIED_ADAMW,
+        _frequency(UNIFORM),
+        above=0.3,
+        minus=_frequency(OUTPUT),
+    ),
+    Claim(
+        "Raw output rows of rare tokens become longer under AdamW.",
+        "-.92 and -.47",
+        UNTIED_ADAMW,
+        _frequency(OUTPUT),
+        below=-0.2,
+    ),
+    Claim(
+        "SGD gives raw output norms the other sign.",
+        "+1.55 and +1.11",
+        UNTIED_SGD,
+        _frequency(OUTPUT),
+        above=0.3,
+        minus_arm={"training.optimizer": "adamw"},
+    ),
+    Claim(
+        "Under AdamW output rows of frequent tokens are longer without the uniform mean ...",
+        "+.24",
+        UNTIED_ADAMW,
+        _frequency(UNIFORM),
+        above=0.0,
+    ),
+    Claim(
+        "... and shorter without the unigram mean: the centrings disagree.",
+        "-.48",
+        UNTIED_ADAMW,
+        _frequency(UNIGRAM),
+        below=0.0,
+    ),
+    Claim(
+        "Under SGD output rows of frequent tokens are longer without the uniform mean ...",
+        "+.60",
+        UNTIED_SGD,
+        _frequency(UNIFORM),
+        above=0.0,
+    ),
+    Claim(
+        "... and without the unigram mean: the centrings agree.",
+        "+.11",
+        UNTIED_SGD,
+        _frequency(UNIGRAM),
+        above=0.0,
+    ),
+    Claim(
+        "Input rows that never occur only decay (largest relative error).",
+        "6e-7",
+        UNTIED,
+        Quantity(INPUT, statistic="unseen_row_error"),
+        below=1e-5,
+    ),
+    Claim(
+        "Twins: frequency lengthens input rows more than the observational slope says.",
+        "+.051, +.106 against +.055",
+        UNTIED_ADAMW,
+        _frequency(INPUT, "twin_log_slope"),
+        above=0.0,
+        minus=_frequency(INPUT, "log_slope"),
+    ),
+    Claim(
+        "Twins: frequency shortens centred output rows ...",
+        "-.112",
+        UNTIED_ADAMW,
+        _frequency(UNIFORM, "twin_log_slope"),
+        below=0.0,
+    ),
+    Claim(
+        "... of which the observational slope has the wrong sign.",
+        "+.093",
+        UNTIED_ADAMW,
+        _frequency(UNIFORM, "log_slope"),
+        above=0.0,
+    ),
+    Claim(
+        "Under SGD the two slopes of input rows nearly agree.",
+        "about 0",
+        UNTIED_SGD,
+        _frequency(INPUT, "twin_log_slope"),
+        above=-0.05,
+        below=0.05,
+        minus=_frequency(INPUT, "log_slope"),
+    ),
+    Claim(
+        "Shuffling input norms costs next to nothing (nats).",
+        "at most +.0015",
+        UNTIED,
+        _surgery(INPUT),
+        below=0.02,
+    ),
+    Claim(
+        "Shuffling centred output norms costs much (nats).",
+        "+2.4 to +4.5",
+        UNTIED,
+        _surgery(UNIFORM),
+        above=0.5,
+    ),
+    Claim(
+        "Yet input norms correlate with occlusion beyond frequency.",
+        "+.28 and +.38",
+        UNTIED_ADAMW,
+        Quantity(INPUT, "occlusion", "partial_spearman"),
+        above=0.0,
+    ),
+    Claim(
+        "Norm and occlusion do not correlate before training.",
+        "-.01 and +.04",
+        UNTIED_ADAMW,
+        Quantity(INPUT, "occlusion", at="first"),
+        above=-0.1,
+        below=0.1,
+    ),
+    Claim(
+        "The halves of norm-matched occlusion agree better after training.",
+        "+.44, from .39 to .83",
+        UNTIED_ADAMW,
+        Quantity("occlusion_norm_matched", statistic="reliability"),
+        above=0.2,
+        minus=Quantity("occlusion_norm_matched", statistic="reliability", at="first"),
+    ),
+    Claim(
+        "Input norms carry information gain about the right context beyond frequency.",
+        "+.29",
+        UNTIED_ADAMW,
+        Quantity(INPUT, "information_gain_right", "partial_spearman"),
+        above=0.0,
+    ),
+    Claim(
+        "Centred output norms carry information gain about the left context beyond frequency.",
+        "+.81 with a window of 1",
+        UNTIED_ADAMW,
+        Quantity(UNIFORM, "information_gain_left", "partial_spearman"),
+        above=0.0,
+    ),
+    Claim(
+        "Within inputs the norm does not agree with occlusion.",
+        "-.07",
+        UNTIED_ADAMW,
+        Quantity("norm", "occlusion", "within_input_agreement"),
+        below=0.1,
+    ),
+    Claim(
+        "Frequency is read out of output rows almost completely (R²).",
+        "+.92",
+        {},
+        _read_out("output_embedding", "rows"),
+        above=0.8,
+    ),
+    Claim(
+        "Of input rows the norm alone tells more of frequency than a line through the row (R²).",
+        "+.32, .43 against .11",
+        UNTIED_ADAMW,
+        _read_out("input_embedding", "norm"),
+        above=0.0,
+        minus=_read_out("input_embedding", "rows"),
+    ),
+    Claim(
+        "Output rows can be read for frequency before input norms correlate with it (steps).",
+        "32 to 64 against 256",
+        UNTIED_ADAMW,
+        _frequency("output_embedding", "readout_r2_onset"),
+        below=0.0,
+        minus=_frequency(INPUT, "spearman_onset"),
+    ),
+)
+
+
+def judge(arms: Sequence[Arm], claims: Sequence[Claim] = CLAIMS) -> Iterator[Verdict]:
+    """Each claim on each arm that it is about, where the arm has what it speaks of.
+
+    Args:
+        arms: Arms of one study, of trainings of ours; of others nothing is claimed.
+        claims: What is judged.
+    """
+    for claim in claims:
+        for arm in arms:
+            if not arm.training or not _has(arm, claim.arms):
+                continue
+            measured = _measured(claim, arm, arms)
+            if measured is not None and measured.n > 0:
+                yield Verdict(claim, arm, measured, verdict(claim, measured))
+
+
+def verdict(claim: Claim, measured: OverSeeds) -> str:
+    """`confirmed`, `contradicted` or `undecided`, from the interval alone."""
+    low, high = float(measured.low), float(measured.high)
+    if math.isnan(low):
+        return "undecided"
+    if claim.above <= low and high <= claim.below:
+        return "confirmed"
+    return "contradicted" if high < claim.above or low > claim.below else "undecided"
+
+
+def _measured(claim: Claim, arm: Arm, arms: Sequence[Arm]) -> OverSeeds | None:
+    if not claim.minus_arm:
+        return arm_mean(arm, claim.quantity, claim.minus)
+    other = next((each for each in arms if _differs_in(each, arm, claim.minus_arm)), None)
+    return None if other is None else arm_difference(arm, other, claim.quantity)
+
+
+def _has(arm: Arm, settings: Mapping[str, Any]) -> bool:
+    return all(arm.setting(key) == value for key, value in settings.items())
+
+
+def _differs_in(other: Arm, arm: Arm, settings: Mapping[str, Any]) -> bool:
+    """Whether an arm has these settings, and no other tie, optimizer or weight decay."""
+    compared = ("model.tied", "training.optimizer", "training.weight_decay")
+    wanted = {key: arm.setting(key) for key in compared} | dict(settings)
+    return bool(other.training) and _has(other, wanted)

@@ -1,0 +1,202 @@
+"""Jobs in processes that are kept for the next job, each with its share of the threads.
+
+Not `concurrent.futures`: a process that is killed there takes the whole pool with it, and Ctrl-C
+must reach each job once, so that it can save what it has.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from dynamics.errors import DynamicsError
+
+Job = Callable[[Callable[[str], None]], None]
+"""What is done; it receives a function that reports a line. It must pickle."""
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def run_jobs(
+    jobs: Mapping[str, Job],
+    *,
+    workers: int,
+    report: Callable[[str], None],
+) -> dict[str, str]:
+    """Do jobs, `workers` at once; one that fails is told of and leaves the others alone.
+
+    With one worker jobs are done in this process. Interrupted, every job under way is interrupted
+    once and waited for; a second interruption ends them at once.
+
+    Args:
+        jobs: What is to be done, by name, begun in this order.
+        workers: Processes.
+        report: Receives the lines that jobs report, after their name.
+
+    Returns:
+        Why each job that failed did so, by name.
+
+    Raises:
+        KeyboardInterrupt: Interrupted.
+    """
+    if workers == 1:
+        failed = {}
+        for name, job in jobs.items():
+            reason = _attempt(job, _named(name, report))
+            if reason is not None:
+                failed[name] = reason
+                _named(name, report)(f"failed: {reason}")
+        return failed
+    with _threads_shared_by(workers):
+        return _Pool(jobs, min(workers, len(jobs)), report).run()
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    job: str | None = None
+
+
+@dataclass
+class _Pool:
+    jobs: Mapping[str, Job]
+    size: int
+    report: Callable[[str], None]
+    failed: dict[str, str] = field(default_factory=dict)
+    workers: list[_Worker] = field(default_factory=list)
+
+    def run(self) -> dict[str, str]:
+        waiting = deque(self.jobs)
+        try:
+            while waiting or self._busy:
+                while waiting and len(self._busy) < self.size:
+                    self._begin(waiting.popleft())
+                self._receive()
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
+        finally:
+            for worker in self.workers:
+                worker.connection.close()  # an idle process ends when it reads of this
+                if worker.job is not None:
+                    worker.process.terminate()
+            for worker in self.workers:
+                worker.process.join()
+        return self.failed
+
+    @property
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _begin(self, name: str) -> None:
+        idle = next((worker for worker in self.workers if worker.job is None), None)
+        if idle is None:
+            idle = _start()
+            self.workers.append(idle)
+        idle.job = name
+        idle.connection.send(self.jobs[name])
+
+    def _receive(self) -> None:
+        """Take what running jobs say, waiting until one does."""
+        for connection in wait([worker.connection for worker in self._busy]):
+            (worker,) = (each for each in self.workers if each.connection is connection)
+            assert worker.job is not None
+            try:
+                kind, content = worker.connection.recv()
+            except EOFError:
+                worker.process.join()
+                kind, content = "failed", f"its process ended ({_how(worker.process.exitcode)})"
+                self.workers.remove(worker)
+            if kind == "line":
+                _named(worker.job, self.report)(content)
+                continue
+            if kind == "failed":
+                self.failed[worker.job] = content
+                _named(worker.job, self.report)(f"failed: {content}")
+            worker.job = None
+
+    def _interrupt(self) -> None:
+        for worker in self._busy:
+            assert worker.process.pid is not None
+            os.kill(worker.process.pid, signal.SIGINT)
+        while self._busy:
+            self._receive()
+
+
+def _start() -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _work(connection: Connection) -> None:
+    """Do what comes over a connection until it is closed."""
+    os.setpgrp()  # Ctrl-C of the terminal goes to the first process alone, which tells the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            reason = _attempt(job, lambda line: connection.send(("line", line)))
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        connection.send(("done", None) if reason is None else ("failed", reason))
+
+
+def _attempt(job: Job, report: Callable[[str], None]) -> str | None:
+    """Do a job; why it failed, None when it did not."""
+    try:
+        job(report)
+    except (DynamicsError, OSError) as error:
+        return str(error)
+    except Exception as error:  # of whatever kind: the other jobs go on, and it is told in full
+        for line in traceback.format_exc().splitlines():
+            report(line)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _named(name: str, report: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: report(f"{name}: {line}")
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"exit status {exit_code}"
+
+
+@contextlib.contextmanager
+def _threads_shared_by(workers: int) -> Iterator[None]:
+    """Processes started inside have their share of the processors each."""
+    share = str(max(1, _processors() // workers))
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, share))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))  # those this process may use
+    return os.cpu_count() or 1
