@@ -109,6 +109,7 @@ def train_and_track(
         series,
         folder / "run",
         counts=find_counts(series, "auto"),
+        everything=settings.tracking.all,
         command=command,
         live=live,
         report=report,

@@ -34,7 +34,7 @@ model: {{hidden_size: 32, num_layers: 2, num_heads: 2}}
 training: {{steps: 24, batch_size: 4, sequence_length: 32, learning_rate: 1e-2, max_passes: 3,
            device: cpu, threads: 1}}
 checkpoints: {{steps: "log2(4)"}}
-tracking: {{importance: [surprisal, occlusion], live_steps: "0,last", contexts: 3,
+tracking: {{all: true, importance: [surprisal, occlusion], live_steps: "0,last", contexts: 3,
            probe_tokens_per_stratum: 1, device: cpu}}
 """
     )
@@ -62,6 +62,7 @@ def test_a_study_trains_measures_correlates_and_draws(study):
     run = Run(folder)
     assert run.steps == [0, 1, 2, 4, 24]
     assert run.name == "tiny"
+    assert run.info["settings"]["all"] is True
     assert result["run"] == str(folder / "run")
     assert len(result["figures"]) == 12
     assert all(str(folder / "figures") in file for file in result["figures"])
