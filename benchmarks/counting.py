@@ -19,13 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dynamics.corpus.contexts import context_sums, self_information
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information import (
-    InformationSettings,
-    context_sums,
-    information_columns,
-    self_information,
-)
+from dynamics.corpus.information import InformationSettings, information_columns
 from dynamics.corpus.pairs import Reach, RunningText, reaches
 from dynamics.corpus.tally import Tally
 
@@ -150,7 +146,7 @@ def growth(most: int) -> None:
     for vocabulary in (5000, VOCABULARY):
         for tokens in sizes:
             text, side = made(tokens, vocabulary)
-            whole = (np.zeros(vocabulary, bool),) * 2
+            whole = np.zeros(vocabulary, bool), np.zeros(vocabulary, bool)
             settings = InformationSettings(WINDOW)
             shuffled = InformationSettings(WINDOW, oyama=True, shuffles=1)
             seconds = medians(

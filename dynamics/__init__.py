@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
     from dynamics.corpus.counts import Counts, read_counts
+    from dynamics.corpus.information import InformationSettings
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.study import run_study
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointSeries",
     "Counts",
+    "InformationSettings",
     "NormDynamicsCallback",
     "Run",
     "StudySettings",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
+    "InformationSettings": "dynamics.corpus.information",
     "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.tracking.run",
     "StudySettings": "dynamics.config",

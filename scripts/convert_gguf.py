@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,7 +62,8 @@ def convert(model: Path, output: Path) -> None:
         where = {"gguf_file": file.name, "local_files_only": True}
         network = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        network.hf_quantizer.remove_quantization_config(network)  # it is float32 by now
+        quantizer: Any = network.hf_quantizer
+        quantizer.remove_quantization_config(network)  # what it holds is float32 by now
         network.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 

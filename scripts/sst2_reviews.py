@@ -260,23 +260,23 @@ def print_reviews(
     """Each review with its words and their scores by every method, then the first word of each."""
     texts = [each.text for each in reviews]
     settings = Settings(counts=token_counts(model, train))
-    explained = [
-        [each.to_word_level() for each in attribute(model, texts, method=name, settings=settings)]
-        for name in methods
-    ]
+    explained = [list(attribute(model, texts, method=name, settings=settings)) for name in methods]
     print(
         f"\n{RULE.capitalize()} of the dev set. A score is for the predicted label,\n"
-        f"summed over a word's tokens; the strongest of each column has {BAR} signs behind it."
+        "summed over a word's tokens, of which words of several have a head start; the strongest\n"
+        f"of each column has {BAR} signs behind it."
     )
     firsts = []
-    for number, (review, probability, columns) in enumerate(
+    for number, (review, probability, by_token) in enumerate(
         zip(reviews, probabilities(model, texts), zip(*explained, strict=True), strict=True), 1
     ):
+        columns = [each.to_word_level() for each in by_token]
+        pieces = Counter(each for each in by_token[0].words if each is not None)
         verdict = (
             f"{number}. {LABELS[review.label]}, predicted {columns[0].targets[0].token} with "
             f"probability {probability:.3f}"
         )
-        print(f"\n{verdict}\n{table(columns)}")
+        print(f"\n{verdict}\n{table(columns, list(pieces.values()))}")
         firsts.append([str(number), *(word(each, each.ranking()[0]) for each in columns)])
     print("\nThe word that each method puts first\n")
     print(aligned(["", *methods], firsts))
@@ -296,21 +296,36 @@ def probabilities(model: LiveModel, texts: Sequence[str]) -> list[float]:
     return model.network(**inputs).logits.softmax(-1).amax(-1).tolist()
 
 
-def table(columns: Sequence[Attribution]) -> str:
-    """Words downwards, methods across; each score with a bar of its sign."""
+def table(columns: Sequence[Attribution], pieces: Sequence[int]) -> str:
+    """Words downwards, methods across; each score with a bar of its sign.
+
+    Args:
+        columns: What each method says of the words.
+        pieces: Of how many tokens each word is.
+    """
     first = columns[0]
     kept = [i for i, special in enumerate(first.special) if not special]
-    entries = [[word(first, i) for i in kept], *(cells(each.scores[kept, 0]) for each in columns)]
-    return aligned(["", *(each.method for each in columns)], list(zip(*entries, strict=True)))
+    entries = [
+        [word(first, i) for i in kept],
+        [str(each) for each in pieces],
+        *(cells(each.scores[kept, 0]) for each in columns),
+    ]
+    head = ["", "tokens", *(each.method for each in columns)]
+    return aligned(head, list(zip(*entries, strict=True)))
 
 
 def cells(scores: np.ndarray) -> list[str]:
-    """Each score and a bar of its sign, in proportion to the strongest; zeros have no bar."""
-    width = max(len(f"{each:+.2f}") for each in scores)
+    """Each score and a bar of its sign, in proportion to the strongest; zeros have no bar.
+
+    The strongest has three digits or more, so that a column of small scores is not one of zeros.
+    """
     longest = abs(scores).max() or 1
+    digits = max(2 - int(np.floor(np.log10(longest))), 0)
+    written = [f"{each:+.{digits}f}" for each in scores]
+    width = max(map(len, written))
     return [
-        f"{each:>+{width}.2f} {('+' if each > 0 else '-') * round(BAR * abs(each) / longest)}"
-        for each in scores
+        f"{number:>{width}} {('+' if each > 0 else '-') * round(BAR * abs(each) / longest)}"
+        for number, each in zip(written, scores, strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ SMALL = (
     "tests.scores",
     "tests.models",
     "tests.attribution",
+    "tests.importance",
     "tests.tracking",
     "tests.report",
     "tests.cli",

@@ -113,10 +113,13 @@ def test_the_printed_scores_are_those_of_the_model(from_scratch):
     model = load_model(output / "model")
     assert model.labels == {0: "negative", 1: "positive"}
     block = printed.split("\n\n")[2]
-    scores = [float(row.split()[1]) for row in block.splitlines()[2:]]
-    (found,) = attribute(model, [" ".join(row.split()[0] for row in block.splitlines()[2:])])
+    rows = [row.split() for row in block.splitlines()[2:]]
+    scores = [float(row[2]) for row in rows]
+    (found,) = attribute(model, [" ".join(row[0] for row in rows)])
     expected = found.to_word_level().scores[1:-1, 0]
-    np.testing.assert_allclose(scores, expected, atol=0.006)
+    np.testing.assert_allclose(scores, expected, atol=0.006 * np.abs(expected).max())
+    words = [each for each in found.words if each is not None]
+    assert [int(row[1]) for row in rows] == [words.count(index) for index in range(len(rows))]
 
 
 @pytest.mark.slow
@@ -208,12 +211,14 @@ def test_which_reviews_are_shown():
 
 def test_bars():
     assert sst2.cells(np.array([10.0, -6.0, 0.9, 0.0])) == [
-        "+10.00 +++++",
-        " -6.00 ---",
-        " +0.90 ",
-        " +0.00 ",
+        "+10.0 +++++",
+        " -6.0 ---",
+        " +0.9 ",
+        " +0.0 ",
     ]
     assert sst2.cells(np.zeros(1)) == ["+0.00 "]
+    assert sst2.cells(np.array([4e-4, -1e-4])) == ["+0.000400 +++++", "-0.000100 -"]
+    assert sst2.cells(np.array([1234.0, 5.0])) == ["+1234 +++++", "   +5 "]
 
 
 def test_no_model_to_begin_with(tmp_path):

@@ -14,14 +14,15 @@ The right and the left context are apart, and pairs inside one word are left out
 spelt is no information about its context.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 
-from dynamics.corpus.pairs import Cells, Reach, RunningText, pair_cells, reaches
+from dynamics.corpus.contexts import ContextSums, context_sums, self_information
+from dynamics.corpus.oyama import symmetric_columns
+from dynamics.corpus.pairs import RunningText, reaches
 from dynamics.errors import ConfigError
 from dynamics.statistics.rarefaction import rarefied_x_log_x
 
@@ -71,47 +72,6 @@ class InformationSettings:
         return _PAIRS_PER_WINDOW * self.window if self.pairs is None else self.pairs
 
 
-@dataclass(frozen=True, eq=False)
-class ContextSums:
-    """What pair counts of V tokens come to; entropies and gains are made of these.
-
-    Attributes:
-        pairs: n_w, pairs of each token.
-        x_log_x: Sum over contexts of n_ww' ln n_ww', in nats.
-        surprise: Sum over pairs of -ln p(w'), in nats.
-        rarefied_x_log_x: Sum over contexts of the mean of k ln k among m of the pairs; NaN for
-            tokens with fewer pairs, and for all where m is None.
-        draws: m.
-    """
-
-    pairs: Integer[np.ndarray, " V"]
-    x_log_x: Float[np.ndarray, " V"]
-    surprise: Float[np.ndarray, " V"]
-    rarefied_x_log_x: Float[np.ndarray, " V"]
-    draws: int | None
-
-    @cached_property
-    def entropy(self) -> Float[np.ndarray, " V"]:
-        """H(w) = -sum p(w'|w) ln p(w'|w); NaN without pairs."""
-        return np.log(self._pairs) - self.x_log_x / self._pairs
-
-    @cached_property
-    def gain(self) -> Float[np.ndarray, " V"]:
-        """KL(w) of all pairs; NaN without pairs."""
-        return self.surprise / self._pairs - self.entropy
-
-    @cached_property
-    def equal_count_gain(self) -> Float[np.ndarray, " V"]:
-        """KL(w) of m pairs, on average over which; NaN with fewer."""
-        assert self.draws is not None
-        entropy = np.log(self.draws) - self.rarefied_x_log_x / self.draws
-        return self.surprise / self._pairs - entropy
-
-    @property
-    def _pairs(self) -> Float[np.ndarray, " V"]:
-        return np.where(self.pairs > 0, self.pairs, np.nan)
-
-
 def information_columns(
     text: RunningText,
     word_edges: WordEdges,
@@ -132,8 +92,6 @@ def information_columns(
         settings: What to count.
         on_pass: Called with how many passes over the corpus are done, and how many there are.
     """
-    from dynamics.corpus.oyama import symmetric_columns
-
     passes = 2 + (1 + settings.shuffles if settings.oyama else 0)
     random = _of_random_contexts(text, settings.equal_pairs)
     columns: dict[str, np.ndarray] = {}
@@ -147,55 +105,15 @@ def information_columns(
     columns["entropy_right"] = sides["right"].entropy
     columns["self_information"] = self_information(text)
     if settings.oyama:
-        columns |= symmetric_columns(text, settings, lambda done: on_pass(2 + done, passes))
+        columns |= symmetric_columns(
+            text,
+            window=settings.window,
+            shuffles=settings.shuffles,
+            seed=settings.seed,
+            on_pass=lambda done: on_pass(2 + done, passes),
+        )
     on_pass(passes, passes)
     return columns
-
-
-def self_information(text: RunningText) -> Float[np.ndarray, " V"]:
-    """-ln p(w) in nats; NaN for a token that does not occur."""
-    return np.log(len(text.ids)) - np.log(np.where(text.count > 0, text.count, np.nan))
-
-
-def context_sums(
-    text: RunningText, sides: tuple[Reach, ...], draws: int | None = None
-) -> ContextSums:
-    """Count the pairs of a text and sum them up; the same bits however they are divided.
-
-    Args:
-        text: The corpus.
-        sides: Where contexts are; those of several sides are added up.
-        draws: m of the rarefied sum; None leaves it out.
-    """
-    surprise = self_information(text)
-    parts = [_sums(cells, surprise, draws) for cells in pair_cells(text, sides)]
-    return ContextSums(*(np.concatenate(each) for each in zip(*parts, strict=True)), draws)
-
-
-def _sums(cells: Cells, surprise: np.ndarray, draws: int | None) -> Iterator[np.ndarray]:
-    """The sums over contexts of `ContextSums`, of the tokens of the cells."""
-    tokens = cells.stop - cells.first
-
-    def per_token(token: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.bincount(token, values, minlength=tokens)
-
-    pairs = per_token(cells.token, cells.times).astype(np.int64)
-    yield pairs
-    # What follows depends on a cell's count alone: taken once for each count that a token has.
-    largest = int(cells.times.max(initial=0)) + 1
-    keys, cells_alike = np.unique(
-        cells.token.astype(np.int64) * largest + cells.times, return_counts=True
-    )
-    token, times = np.divmod(keys, largest)
-    yield per_token(token, cells_alike * times * np.log(times))
-    yield per_token(cells.token, cells.times * surprise[cells.context])
-    rarefied = np.full(tokens, np.nan)
-    if draws is not None:
-        enough = pairs >= draws
-        kept = enough[token]
-        expected = rarefied_x_log_x(times[kept], pairs[token[kept]], draws)
-        rarefied[enough] = per_token(token[kept], cells_alike[kept] * expected)[enough]
-    yield rarefied
 
 
 def _of_random_contexts(text: RunningText, draws: int) -> float:

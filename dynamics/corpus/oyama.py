@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dynamics.corpus.information import InformationSettings, context_sums
+from dynamics.corpus.contexts import context_sums
 from dynamics.corpus.pairs import RunningText, reaches
 from dynamics.statistics.bins import log_spaced_bins, tokens_by_bin
 
@@ -14,28 +14,33 @@ PERCENTILE = 3
 
 def symmetric_columns(
     text: RunningText,
-    settings: InformationSettings,
+    *,
+    window: int,
+    shuffles: int,
+    seed: int,
     on_pass: Callable[[int], None] = lambda done: None,
 ) -> Mapping[str, Float[np.ndarray, " V"]]:
     """Information gain of all tokens within the window to both sides, in nats, and its corrections.
 
     Pairs inside one word count, those across pieces of the text do not. NaN for tokens with no
     pairs. The shuffled corpora are permutations of all tokens of the text over its positions, drawn
-    one after another from `settings.seed`; their mean is subtracted (sec. 6.1 and 6.2), where a
+    one after another from `seed`; their mean is subtracted (sec. 6.1 and 6.2), where a
     token has no pairs in one of them, that of the others.
 
     Args:
         text: The corpus.
-        settings: `window`, `shuffles` and `seed` are used.
+        window: Tokens to each side.
+        shuffles: R.
+        seed: Of the shuffles.
         on_pass: Called with how many passes are done.
     """
-    sides = reaches(text, settings.window)
+    sides = reaches(text, window)
     on_pass(0)
     gain = context_sums(text, sides).gain
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(seed)
     total = np.zeros(text.vocab_size)
     shuffled_times = np.zeros(text.vocab_size)
-    for done in range(1, settings.shuffles + 1):
+    for done in range(1, shuffles + 1):
         on_pass(done)
         shuffled = RunningText(rng.permutation(text.ids), text.starts, text.vocab_size)
         of_shuffled = context_sums(shuffled, sides).gain

@@ -165,19 +165,23 @@ def _cells(
 ) -> Cells:
     size = text.vocab_size
     keys = (stop - first) * size
-    if keys <= len(positions):  # at least a pair a key: a table is small and fast
+    are_dense = keys <= len(positions) * sum(side.window for side in sides)
+    found = _keys(text, sides, positions, first)
+    if stop - first > 1 or not are_dense:  # a single token can have more pairs than there is room
+        found = [np.concatenate([np.zeros(0, np.uint32), *found])]
+    if are_dense:
         table = np.zeros(keys, np.int64)
-        for found in _keys(text, sides, positions, first):
-            table += np.bincount(found, minlength=keys)
+        for each in found:
+            table += np.bincount(each, minlength=keys)
         distinct = np.flatnonzero(table)
         times = table[distinct]
     else:
-        found = np.concatenate([np.zeros(0, np.uint32), *_keys(text, sides, positions, first)])
-        found.sort()
-        is_new = np.ones(len(found), bool)
-        np.not_equal(found[1:], found[:-1], out=is_new[1:])
+        (ordered,) = found
+        ordered.sort()
+        is_new = np.ones(len(ordered), bool)
+        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
         at = np.flatnonzero(is_new)
-        distinct, times = found[at], np.diff(at, append=len(found))
+        distinct, times = ordered[at], np.diff(at, append=len(ordered))
     token = distinct // size
     return Cells(first, stop, token, distinct - token * size, times)
 

@@ -36,7 +36,7 @@ BATCH = 16  # inputs that are run at once
 def agreement_rows(
     model: LiveModel,
     rows: Int[np.ndarray, "R T"],
-    counts: Integer[np.ndarray, " V"],
+    counts: Integer[np.ndarray, " tokens"],
     rng: np.random.Generator,
     *,
     methods: Sequence[str] = AGREEMENT_METHODS,

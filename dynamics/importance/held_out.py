@@ -1,6 +1,6 @@
 """The loss of a model on rows of a token stream, row by row.
 
-R rows, T positions, N targets of a batch, D hidden size.
+R rows of T1 = T + 1 ids, T positions, N targets of a batch, D hidden size.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class HeldOut:
     """
 
     model: LiveModel
-    rows: Int[np.ndarray, "R T+1"]
+    rows: Int[np.ndarray, "R T1"]
     batch_size: int
 
     def __post_init__(self) -> None:

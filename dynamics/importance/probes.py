@@ -11,10 +11,12 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
+from dynamics.corpus.exposure import count_ids
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.statistics.bins import equal_count_bins
 
 SHORTEST = 4  # ids of a context whose middle half has a past and a future
+FEWEST_CONTEXTS = 2  # of a sampled token, one for each half
 _IDS_PER_CHUNK = 1 << 20
 
 
@@ -42,7 +44,11 @@ class ProbeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for what, least in {"strata": 1, "tokens_per_stratum": 0, "contexts": 2}.items():
+        for what, least in {
+            "strata": 1,
+            "tokens_per_stratum": 0,
+            "contexts": FEWEST_CONTEXTS,
+        }.items():
             if (found := getattr(self, what)) < least:
                 raise ConfigError(f"{what} of a probe set is {found}; give {least} or more")
         if self.length < SHORTEST:
@@ -67,8 +73,8 @@ class ProbeSet:
         ids: Token ids of each context.
         positions: Where in its context the probed token stands.
         replacements: Another token, at random, whose row takes its place where one is wanted.
-        left_out: Sampled tokens that were left out, for they do not occur twice with a past and a
-            future.
+        left_out: Tokens that others were sampled in place of, for they do not occur twice with a
+            past and a future.
     """
 
     ids: Int64[np.ndarray, "N L"]
@@ -108,9 +114,9 @@ def sample_probes(
     """Choose tokens of every frequency, and contexts of each, at random.
 
     Tokens come from strata of log frequency with equally many tokens (ties share one, so that there
-    can be fewer). A context is a window of one row that holds an occurrence in its middle half; an
-    occurrence too near both ends of its row has none. No occurrence is taken twice. The rows are
-    read once, in chunks.
+    can be fewer), those that do not occur twice in the rows passed over. A context is a window of
+    one row that holds an occurrence in its middle half; an occurrence near an end of its row has
+    none. No occurrence is taken twice. The rows are read twice, in chunks.
 
     Args:
         rows: Text as ids; what stands in one row is joined text.
@@ -133,32 +139,29 @@ def sample_probes(
         raise ConfigError(
             f"token {beyond[0]} cannot be probed: the vocabulary has ids 0 to {len(counts) - 1}"
         )
-    sampled = _sample_tokens(counts, kept, settings, rng)
-    wanted = np.union1d(sampled, np.array(settings.tokens, np.int64))
-    owners, places = _choose_occurrences(rows, wanted, len(counts), length, settings, rng, name)
-    found = np.bincount(owners, minlength=len(wanted))
-    asked = np.isin(wanted, settings.tokens)
-    if (missing := wanted[asked & (found == 0)]).size:
+    available = np.zeros(len(counts), np.int64)
+    for _, ids in _eligible(rows, length):
+        available += count_ids(ids, len(counts), name)
+    if missing := [each for each in settings.tokens if not available[each]]:
         raise ConfigError(
             f"token {missing[0]} was asked for and does not occur in {name} with a past and a "
             "future; give another text to probe with --probe, or leave the token out"
         )
-    enough = asked | (found >= 2)
-    if not enough.any():
+    sampled, left_out = _sample_tokens(counts, kept, available, settings, rng)
+    wanted = np.union1d(sampled, np.array(settings.tokens, np.int64))
+    if not len(wanted):
         raise ConfigError(
-            f"none of the {len(wanted)} tokens to probe occurs twice in {name}; give more text "
-            "with --probe"
+            f"none of the {kept.sum()} tokens that the vocabulary rule keeps occurs twice in "
+            f"{name}; give more text with --probe"
         )
-    places = places[enough[owners]]
+    places = _choose_occurrences(rows, wanted, len(counts), length, settings.contexts, rng)
     low, high = _positions(places % rows.shape[1], rows.shape[1], length)
     positions = rng.integers(low, high + 1)
     starts = places % rows.shape[1] - positions
     ids = rows[(places // rows.shape[1])[:, None], starts[:, None] + np.arange(length)]
     ids = ids.astype(np.int64)
     probed = ids[np.arange(len(ids)), positions]
-    return ProbeSet(
-        ids, positions, _others(probed, np.flatnonzero(kept), rng), int((~enough).sum())
-    )
+    return ProbeSet(ids, positions, _others(probed, np.flatnonzero(kept), rng), left_out)
 
 
 def half_means(
@@ -187,19 +190,25 @@ def half_means(
 
 
 def _sample_tokens(
-    counts: np.ndarray, kept: np.ndarray, settings: ProbeSettings, rng: np.random.Generator
-) -> np.ndarray:
-    """Tokens of each stratum, without repetition."""
+    counts: np.ndarray,
+    kept: np.ndarray,
+    available: np.ndarray,
+    settings: ProbeSettings,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, int]:
+    """Tokens of each stratum that have contexts, at random, and how many were passed over."""
+    chosen, passed_over = np.zeros(0, np.int64), 0
     tokens = np.flatnonzero(kept & (counts > 0))
     if not len(tokens) or not settings.tokens_per_stratum:
-        return np.zeros(0, np.int64)
+        return chosen, passed_over
     strata = equal_count_bins(np.log(counts[tokens]), settings.strata, minimum=1)
-    chosen = []
     for stratum in range(strata.max() + 1):
-        members = tokens[strata == stratum]
-        size = min(settings.tokens_per_stratum, len(members))
-        chosen.append(rng.choice(members, size, replace=False))
-    return np.concatenate(chosen)
+        drawn = rng.permutation(tokens[strata == stratum])
+        fit = available[drawn] >= FEWEST_CONTEXTS
+        wanted = np.cumsum(fit) <= settings.tokens_per_stratum
+        chosen = np.append(chosen, drawn[fit & wanted])
+        passed_over += int((~fit & wanted).sum())
+    return chosen, passed_over
 
 
 def _choose_occurrences(
@@ -207,46 +216,33 @@ def _choose_occurrences(
     wanted: np.ndarray,
     vocab_size: int,
     length: int,
-    settings: ProbeSettings,
+    contexts: int,
     rng: np.random.Generator,
-    name: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each wanted token places in the flat rows, at random: those with the smallest draws.
-
-    Returns:
-        Index of the token among the wanted ones, never falling, and place.
-
-    Raises:
-        CorpusError: The rows hold an id beyond the vocabulary.
-    """
+) -> np.ndarray:
+    """Places of occurrences in the flat rows, token after token: those with the smallest draws."""
     index = np.full(vocab_size, -1)
     index[wanted] = np.arange(len(wanted))
     owners, places, draws = (np.zeros(0, kind) for kind in (np.int64, np.int64, np.float64))
-    for start, ids in _chunks(rows):
-        if ids.max() >= vocab_size:
-            raise CorpusError(
-                f"{name} holds id {ids.max()}, but the vocabulary has ids 0 to {vocab_size - 1}; "
-                "it was made with another tokenizer"
-            )
-        at = np.flatnonzero(index[ids] >= 0)
-        low, high = _positions((start + at) % rows.shape[1], rows.shape[1], length)
-        at = at[low <= high]
-        owners = np.concatenate([owners, index[ids[at]]])
-        places = np.concatenate([places, start + at])
-        draws = np.concatenate([draws, rng.random(len(at))])
+    for found, ids in _eligible(rows, length):
+        here = index[ids] >= 0
+        owners = np.append(owners, index[ids[here]])
+        places = np.append(places, found[here])
+        draws = np.append(draws, rng.random(here.sum()))
         order = np.lexsort((draws, owners))
         owners, places, draws = owners[order], places[order], draws[order]
-        rank = np.arange(len(owners)) - np.searchsorted(owners, owners)
-        few = rank < settings.contexts
+        few = np.arange(len(owners)) - np.searchsorted(owners, owners) < contexts
         owners, places, draws = owners[few], places[few], draws[few]
-    return owners, places
+    return places
 
 
-def _chunks(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Place of the first id, and ids, of consecutive parts of the flat rows."""
-    flat = rows.reshape(-1)
+def _eligible(rows: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places in the flat rows that can be in the middle half of a context, with their ids."""
+    flat, width = rows.reshape(-1), rows.shape[1]
     for start in range(0, len(flat), _IDS_PER_CHUNK):
-        yield start, np.asarray(flat[start : start + _IDS_PER_CHUNK])
+        ids = np.asarray(flat[start : start + _IDS_PER_CHUNK])
+        places = start + np.arange(len(ids))
+        first, last = _positions(places % width, width, length)
+        yield places[first <= last], ids[first <= last]
 
 
 def _positions(columns: np.ndarray, width: int, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -108,7 +108,7 @@ class Operated:
 
 def operated(
     model: LiveModel,
-    counts: Integer[np.ndarray, " V"],
+    counts: Integer[np.ndarray, " tokens"],
     entries: Bool[np.ndarray, " V"] | None = None,
 ) -> tuple[Operated, Operated]:
     """Both embeddings of a model: input rows as they are, output rows without their mean.
@@ -159,8 +159,8 @@ def operated(
 @torch.no_grad()
 def surgery_rows(
     model: LiveModel,
-    rows: Int[np.ndarray, "R T+1"],
-    counts: Integer[np.ndarray, " V"],
+    rows: Int[np.ndarray, "R T1"],
+    counts: Integer[np.ndarray, " tokens"],
     kinds: Sequence[str],
     rng: np.random.Generator,
     *,
@@ -222,7 +222,7 @@ def surgery_rows(
 
 def _draws(
     side: Operated,
-    counts: Integer[np.ndarray, " V"],
+    counts: Integer[np.ndarray, " tokens"],
     kind: str,
     rng: np.random.Generator,
     draws: int,

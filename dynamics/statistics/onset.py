@@ -14,7 +14,7 @@ def onset(
     """First step from which on the value stays beyond half its final distance from the first step.
 
     "The interval excludes 0" would be no onset: it moves with the number of tokens, and over many
-    steps it happens to most series in which there is nothing.
+    steps it happens to many series in which there is nothing.
 
     Args:
         steps: K steps, ascending.

@@ -52,8 +52,9 @@ def rarefied_x_log_x(
         expected[at] += np.exp(log_probability) * k * np.log(np.maximum(k, 1))
         past = (k + 1) * total > (draws + 1) * (marked + 1)
         left = (k < np.minimum(marked, draws)) & ~(past & (log_probability < _NEGLIGIBLE))
-        at, marked, total, k, log_probability = (
-            each[left] for each in (at, marked, total, k, log_probability)
+        at = at[left]
+        marked, total, k, log_probability = (
+            each[left] for each in (marked, total, k, log_probability)
         )
         log_probability = log_probability + np.log(
             (marked - k) * (draws - k) / ((k + 1) * (total - marked - draws + k + 1))

@@ -5,6 +5,7 @@ K folds, F features, L penalties.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -99,25 +100,26 @@ def moments(
         folds: Features and target of each fold.
         features: The sets of features to take moments of.
     """
-    sums = [([], [], [], [], [], []) for _ in features]
+    sums = [[] for _ in features]
     for whole, target in folds:
-        for chosen, (n, x, y, xx, xy, yy) in zip(features, sums, strict=True):
-            part = whole[:, chosen]
-            n.append(len(target))
-            x.append(part.sum(axis=0, dtype=np.float64))
-            y.append(target.sum())
-            xx.append(part.T @ part)
-            xy.append(target.astype(part.dtype) @ part)
-            yy.append(target @ target)
-    return [
-        Moments(
-            *map(np.array, (n, x, y)),
-            np.array(xx, dtype=np.float64),
-            np.array(xy, dtype=np.float64),
-            np.array(yy),
-        )
-        for n, x, y, xx, xy, yy in sums
-    ]
+        for chosen, found in zip(features, sums, strict=True):
+            x = whole[:, chosen]
+            found.append(
+                (
+                    len(target),
+                    x.sum(axis=0, dtype=np.float64),
+                    target.sum(),
+                    (x.T @ x).astype(np.float64),
+                    (target.astype(x.dtype) @ x).astype(np.float64),
+                    target @ target,
+                )
+            )
+    return [_stacked(found) for found in sums]
+
+
+def _stacked(folds: Sequence[tuple[Any, ...]]) -> Moments:
+    n, x, y, xx, xy, yy = (np.array(each) for each in zip(*folds, strict=True))
+    return Moments(n, x, y, xx, xy, yy)
 
 
 def cross_validated_ridge(folds: Moments) -> Readout:
@@ -135,8 +137,8 @@ def cross_validated_ridge(folds: Moments) -> Readout:
     """
     count = len(folds.n)
     system = _System(folds)
-    after = (np.arange(count) + 1) % count
-    pairs = list(enumerate(after))
+    pairs = [(k, (k + 1) % count) for k in range(count)]
+    after = np.array([k for _, k in pairs])
     errors = _squared_errors(folds, after, *system.fit(pairs, PENALTIES[np.newaxis], _TO_CHOOSE))
     chosen = PENALTIES[errors.argmin(axis=1), np.newaxis]
     each = [(k,) for k in range(count)]

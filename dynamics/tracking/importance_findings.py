@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dynamics.statistics.reliability import RELIABLE
+from dynamics.tracking.importances import factors_of
 from dynamics.tracking.run import Run
+from dynamics.tracking.trends import FEWEST_TOKENS
 
 SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
 """The importances that sentences are about; what else was measured is in the trends."""
@@ -26,6 +28,12 @@ def importance_findings(run: Run) -> list[str]:
     sentences = [_sentence(name, rows) for name in spoken]
     if others := [name for name in known if name not in spoken]:
         sentences.append(f"In the trends are also {', '.join(others)}.")
+    factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
+    if few := [name for name in run.importances if name not in {*known, *factors}]:
+        sentences.append(
+            f"{', '.join(few)}: no trend, for fewer than {FEWEST_TOKENS} of the tokens that "
+            f"{run.rule} keeps are known at every step; probe more tokens."
+        )
     return sentences
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer
 
-from dynamics.tracking.run import read_table
+from dynamics.tracking.run import IMPORTANCE, read_table, step_path
 
 CORPUS = {
     "information_gain_right": True,
@@ -31,9 +31,6 @@ What is estimated from as many pairs as a token has is computed from its frequen
 partialling frequency out of it finds that bias. Frequency may be held fixed where each token has
 equally many pairs, or where what shuffled corpora give is subtracted.
 """
-
-IMPORTANCE = "importance"
-"""Folder of a run with the importances that the model gives, a table per step."""
 
 HALVES = ("_half_1", "_half_2")
 
@@ -71,11 +68,6 @@ def read_importances(
     return _of_corpus(tokens) | _of_model(run, info, tokens["token_id"].to_numpy())
 
 
-def importance_path(run: Path, step: int) -> Path:
-    """Where the importances that the model gives at a step lie in a run folder."""
-    return run / IMPORTANCE / f"step-{step:08d}.parquet"
-
-
 def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Importances that are a product, each with the names of its norm factor and its logit factor.
 
@@ -103,7 +95,7 @@ def _of_model(
     run: Path, info: Mapping[str, Any], token_ids: Integer[np.ndarray, " V"]
 ) -> dict[str, Importance]:
     tables = {
-        entry["step"]: read_table(importance_path(run, entry["step"]), digest)
+        entry["step"]: read_table(step_path(run, IMPORTANCE, entry["step"]), digest)
         for entry in info.get("live", {}).get("checkpoints", ())
         if (digest := entry["tables"].get(IMPORTANCE))
     }

@@ -22,8 +22,10 @@ from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError
 from dynamics.files import sha256_file, write_json
+from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import check_importances, measure_importances
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
+from dynamics.importance.surgery import SURGERIES, surgery_rows
 from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -134,7 +136,22 @@ class Live:
         return described
 
 
-LIVE: dict[str, Callable[[LiveModel, Live, np.random.Generator], Iterator[Row]]] = {}
+def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+    assert live.held_out is not None
+    entries = live.kind != "padding"
+    return surgery_rows(model, live.held_out, live.count, tuple(SURGERIES), rng, entries=entries)
+
+
+def _agreement(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+    assert live.held_out is not None
+    length = min(live.settings.probes.length, live.held_out.shape[1] - 1)
+    return agreement_rows(model, live.held_out[:, :length], live.count, rng)
+
+
+LIVE: dict[str, Callable[[LiveModel, Live, np.random.Generator], Iterator[Row]]] = {
+    "surgery": _surgery,
+    "agreement": _agreement,
+}
 """What else a model can be asked, by name; each gives rows of trends."""
 
 
@@ -187,7 +204,7 @@ def prepare_live(
         kept = rule.mask(tokens["count"], tokens["kind"])
         probes = sample_probes(text.rows, tokens["count"], kept, within, text.name)
         if probes.left_out:
-            report(f"{probes.left_out} sampled tokens are not probed: they occur less than twice")
+            report(f"{probes.left_out} tokens are passed over: they do not occur twice in the text")
     if settings.parts:
         if text.held_out is None:
             raise ConfigError(

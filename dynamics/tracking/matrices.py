@@ -87,13 +87,12 @@ class MatrixView:
 def mean_direction(given: MatrixView) -> Iterator[Scalar]:
     """How much of the rows is one common vector, their mean m.
 
-    The share of the sum of squared norms, n |m|^2 / sum |row|^2, and |m| over the mean norm.
+    The share of the sum of squared norms, n |m|^2 / sum |row|^2, and |m| over the mean norm (F2).
+    Both are NaN for a matrix of zeros.
     """
     view = given.view
     norms = embedding_norm(view.matrix).double()
     norms = norms if view.entries is None else norms[view.entries]
-    if not norms.any():
-        return
     length = torch.linalg.vector_norm(view.uniform_mean)
     share = length**2 / norms.square().mean()
     yield Scalar("mean_direction_share", share.item(), len(norms))

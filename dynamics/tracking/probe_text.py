@@ -19,7 +19,7 @@ from dynamics.corpus.tokenizer import (
     tokenize,
     tokenizer_sha256,
 )
-from dynamics.corpus.tokens import TOKENS, TokenStream, open_stream
+from dynamics.corpus.tokens import TOKENS, TokenStream, open_held_out, open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def open_probe_text(
     Args:
         place: A source of text as in `sources.documents`, or a token stream: a training folder, its
             `tokens.bin`, or a file of ids (`.bin`, `.npy`) of others. None for the stream of the
-            training that made the series, with its held-out rows.
+            training that made the series. Rows that were held out of a training are what losses are
+            measured on; of a text or stream given here, all rows are where none were.
         checkpoint: One of the series, whose tokenizer makes text to ids.
         training: The training that made the series, when it is one of ours.
         counts: Token counts, of the same tokenizer.
@@ -75,14 +76,16 @@ def open_probe_text(
                 f"the text that {checkpoint.store.name} was trained on is not known; give a text "
                 "or a token stream to probe with --probe"
             )
-        return _of_stream(open_stream(training), counts, seen=True)
+        held_out = open_held_out(training)
+        return _of_stream(open_stream(training), counts, held_out and held_out.ids)
     path = Path(place).expanduser()
     if path.name == TOKENS or (path / TOKENS).is_file():
-        return _of_stream(open_stream(path), counts)
+        stream, kept = open_stream(path), open_held_out(path if path.is_dir() else path.parent)
+        return _of_stream(stream, counts, (kept or stream).ids)
     if path.suffix in _ID_FILES and path.is_file():
         dtype = "uint16" if counts.info.vocab_size <= 1 << 16 else "uint32"
         stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
-        return _of_stream(stream, counts)
+        return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
     ids = np.fromiter(_joined(documents(place), tokenizer), np.int64)
@@ -93,14 +96,13 @@ def open_probe_text(
     return ProbeText(place, ids[None], sequence_length, held_out)
 
 
-def _of_stream(stream: TokenStream, counts: Counts, *, seen: bool = False) -> ProbeText:
+def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None) -> ProbeText:
     made_with, expected = stream.info.tokenizer_sha256, counts.info.tokenizer_sha256
     if made_with not in (None, expected):
         raise MismatchError(
             f"{stream.path} was made with tokenizer {made_with[:12]}, but {counts.name} was "
             f"counted with tokenizer {expected[:12]}; probe a stream made with the latter"
         )
-    held_out = None if seen else stream.ids
     return ProbeText(str(stream.path), stream.ids, stream.sequence_length, held_out)
 
 

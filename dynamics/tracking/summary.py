@@ -205,7 +205,7 @@ def _open(run: Run) -> str:
 
 
 def _open_on_importance(run: Run) -> str:
-    if not measured_importances(run):
+    if not (measured_importances(run) or run.importances):
         return (
             "whether a norm that tracks frequency also encodes importance (nothing here measures "
             "importance); "

@@ -8,7 +8,7 @@ from dynamics.attribution.lrp import cp_lrp
 from dynamics.attribution.methods import find_method
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.linearized import linearized
-from tests.attribution.tiny_models import (
+from tests.attribution.questions import (
     ATTENTION,
     BATCHED,
     alone,

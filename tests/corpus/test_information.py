@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamics.corpus import pairs
-from dynamics.corpus.information import InformationSettings, context_sums, information_columns
+from dynamics.corpus.contexts import context_sums
+from dynamics.corpus.information import InformationSettings, information_columns
 from dynamics.corpus.pairs import RunningText, reaches
 from dynamics.errors import ConfigError
 from tests.corpus import slow_information as slowly

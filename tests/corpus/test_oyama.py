@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from dynamics.corpus.information import InformationSettings
 from dynamics.corpus.oyama import percentile_corrected, symmetric_columns
 from dynamics.corpus.pairs import RunningText
 from tests.corpus import slow_information as slowly
@@ -22,9 +21,7 @@ def test_equals_dictionaries_and_shuffles_one_after_another():
                 both[token] += contexts
         return np.array([slowly.gain(both[token], ids) for token in range(10)])
 
-    found = symmetric_columns(
-        RunningText(ids, starts, 10), InformationSettings(4, oyama=True, shuffles=3, seed=7)
-    )
+    found = symmetric_columns(RunningText(ids, starts, 10), window=4, shuffles=3, seed=7)
     draws = np.random.default_rng(7)
     shuffled = [slow_gain(draws.permutation(ids).tolist()) for _ in range(3)]
     gain = slow_gain(ids.tolist())
@@ -38,9 +35,7 @@ def test_equals_dictionaries_and_shuffles_one_after_another():
 def test_seeds_reproduce_and_differ():
     text = zipf(3000, 50)
     first, again, other = (
-        symmetric_columns(text, InformationSettings(3, shuffles=2, seed=seed))[
-            f"{SYMMETRIC}_shuffle_corrected"
-        ]
+        symmetric_columns(text, window=3, shuffles=2, seed=seed)[f"{SYMMETRIC}_shuffle_corrected"]
         for seed in (1, 1, 2)
     )
     assert first.tobytes() == again.tobytes()
@@ -49,7 +44,7 @@ def test_seeds_reproduce_and_differ():
 
 def test_independent_tokens_gain_nothing_after_the_shuffles():
     text = zipf(100_000, 1000)
-    found = symmetric_columns(text, InformationSettings(5, shuffles=3))
+    found = symmetric_columns(text, window=5, shuffles=3, seed=0)
     corrected = found[f"{SYMMETRIC}_shuffle_corrected"]
     for low, high in ((10, 100), (100, 1000), (1000, 100_000)):
         chosen = (text.count >= low) & (text.count < high)

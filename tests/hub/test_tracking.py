@@ -123,7 +123,7 @@ def test_same_numbers_as_from_a_folder(standin, folder, counts, tmp_path, undist
         pd.testing.assert_frame_equal(remote.measures(step), local.measures(step))
     tables = {path for path in files_of(tmp_path / "local") if path.endswith(".parquet")}
     assert tables >= {"trends.parquet", "profile.parquet", "tokens.parquet"}
-    assert len(tables) == 3 + len(STEPS)
+    assert len(tables) == 3 + 2 * len(STEPS)
     for path in tables:
         assert (tmp_path / "local" / path).read_bytes() == undisturbed["counted"][path]
     for here, there in zip(local.info["checkpoints"], remote.info["checkpoints"], strict=True):
@@ -389,7 +389,7 @@ def test_from_the_command_line(standin, tmp_path, run_command, undisturbed):
     assert f"run: {output}" in out
     tables = {path: content for path, content in files_of(output).items() if "json" not in path}
     assert tables.items() <= undisturbed["alone"].items()
-    assert len(tables) == 3 + len(STEPS)
+    assert len(tables) == 3 + 2 * len(STEPS)
     del standin.repositories[REPO]
     status, out, err = run_command("-o", output, "--counts", "none")
     assert (status, out) == (2, "")

@@ -60,6 +60,15 @@ CONFIGS = {
         max_position_embeddings=POSITIONS,
     ),
 }  # fmt: skip
+VARIANTS = {  # of architectures that have more than one kind of block
+    "gpt_neox_sequential": lambda: hf.GPTNeoXConfig(
+        **_LAYERS, **_TEXT_END, use_parallel_residual=False
+    ),
+    "t5_gated": lambda: hf.T5Config(
+        vocab_size=V, d_model=D, d_kv=8, num_layers=L, num_heads=H, d_ff=F,
+        decoder_start_token_id=0, feed_forward_proj="gated-gelu",
+    ),
+}  # fmt: skip
 MASKED = (
     "bert", "roberta", "deberta", "distilbert", "electra", "modernbert", "modernbert_mean",
 )  # fmt: skip
@@ -97,13 +106,14 @@ def language_task(name):
     return "masked" if name in MASKED else "causal" if name in CAUSAL else "seq2seq"
 
 
-def build(name, task=None, *, dtype=torch.float32, **changes):
+def build(name, task=None, *, dtype=torch.float32, large_weights=False, **changes):
     """A model in evaluation mode, the same whenever it is built.
 
-    task: as in `LiveModel`; None for the head over the vocabulary. changes: of the configuration.
+    task: as in `LiveModel`; None for the head over the vocabulary. large_weights: so large that it
+    is far from linear. changes: of the configuration.
     """
     task = task or language_task(name)
-    config = CONFIGS[name]()
+    config = (CONFIGS | VARIANTS)[name]()
     if task in ("classification", "regression"):
         config.num_labels = changes.pop("num_labels", 1 if task == "regression" else 3)
     for key, value in changes.items():
@@ -113,7 +123,13 @@ def build(name, task=None, *, dtype=torch.float32, **changes):
         network = _AUTO[task].from_config(config)
         with torch.no_grad():
             for weight in network.parameters():
-                weight += 0.2 * torch.randn_like(weight)
+                spread = torch.randn_like(weight)
+                if not large_weights:
+                    weight += 0.2 * spread
+                elif weight.dim() == 1:
+                    weight += 0.3 * spread
+                else:
+                    weight.copy_(spread / weight.shape[-1] ** 0.5)
             if task == "seq2seq" and name == "bart":
                 network.final_logits_bias.normal_()
     return network.to(dtype).eval()
@@ -156,9 +172,9 @@ FAMILIES = {
     ),
     "t5": ({"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}, "$A </s>", "$A </s> $B </s>"),
 }  # fmt: skip
-TOKENIZERS = dict.fromkeys(CONFIGS, "bert") | dict.fromkeys(CAUSAL, "text")
+TOKENIZERS = dict.fromkeys(CONFIGS, "bert") | dict.fromkeys((*CAUSAL, *VARIANTS), "text")
 TOKENIZERS |= {"roberta": "roberta", "bart": "roberta", "llama": "llama", "gemma2": "gemma"}
-TOKENIZERS |= {"opt": "opt", "t5": "t5"}
+TOKENIZERS |= {"opt": "opt", "t5": "t5", "t5_gated": "t5"}
 
 
 @cache

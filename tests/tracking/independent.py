@@ -36,6 +36,9 @@ def measures(checkpoints, step, first, count, kind):
         if role == "output_embedding":
             folded = (rows - uniform) * now[GAIN]
             found[f"{role}_norm_folded"] = norm(folded - folded.mean(axis=1, keepdims=True))
+            if OUTPUT in now:
+                products = (rows * now[INPUT]).sum(axis=1)
+                found[f"{role}_cosine_to_input"] = products / (norm(rows) * norm(now[INPUT]))
     return found
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokenizer import tokenizer_sha256
-from dynamics.corpus.tokens import StreamInfo
+from dynamics.corpus.tokens import HELD_OUT, StreamInfo
+from dynamics.files import sha256_file
 from tests.models import tiny
 from tests.tracking.synthetic import make_counts
 
@@ -30,13 +31,20 @@ def stream_of(counts):
     return rng.choice(len(count), (ROWS, LENGTH + 1), p=count / count.sum()).astype("<u2")
 
 
-def write_live_training(folder, name="gpt_neox", tokenizer=None, **changes):
-    """Checkpoints with a tokenizer and a stream beside them; step 4 has embeddings only."""
+def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **changes):
+    """Checkpoints with a tokenizer and a stream beside them; step 4 has embeddings only.
+
+    held_out: how many of the first rows stand in `held_out.bin` as well.
+    """
     counts = counts_of(name)
     folder.mkdir(parents=True)
     stream_of(counts).tofile(folder / "tokens.bin")
     digest = tokenizer or counts.info.tokenizer_sha256
-    info = StreamInfo("<u2", ROWS, LENGTH, tokenizer_sha256=digest, vocab_size=tiny.V)
+    kept = {}
+    if held_out:
+        stream_of(counts)[:held_out].tofile(folder / HELD_OUT)
+        kept = {"held_out_rows": held_out, "held_out_sha256": sha256_file(folder / HELD_OUT)}
+    info = StreamInfo("<u2", ROWS, LENGTH, tokenizer_sha256=digest, vocab_size=tiny.V, **kept)
     (folder / "tokens.json").write_text(json.dumps(asdict(info)))
     described = {
         "settings": {"name": "live", "training": {"batch_size": 4}},

@@ -1,15 +1,12 @@
 """Norms and importances by hand, with associations planted in them."""
 
-import json
-
 import numpy as np
 import pandas as pd
 
-from dynamics.tracking import track
-from dynamics.tracking.importance_trends import importance_rows
-from dynamics.tracking.importances import Importance, importance_path, read_importances
-from dynamics.tracking.run import Run, write_table
-from dynamics.tracking.trends import TREND_COLUMNS, TrendInput
+from dynamics.tracking.importances import Importance
+from dynamics.tracking.run import IMPORTANCE, Run, step_path, write_table
+from dynamics.tracking.track import finish
+from dynamics.tracking.trends import TrendInput
 
 STEPS = (0, 1, 8, 64, 512)
 LIVE = (0, 8, 64, 512)
@@ -57,17 +54,10 @@ def write_importances(run, columns, steps):
     """
     entries = []
     for step in steps:
-        importance_path(run.path, step).parent.mkdir(exist_ok=True)
-        digest = write_table(importance_path(run.path, step), columns(step))
+        path = step_path(run.path, IMPORTANCE, step)
+        path.parent.mkdir(exist_ok=True)
+        digest = write_table(path, columns(step))
         entries.append({"step": step, "tables": {"importance": digest}})
-    info = run.info | {"live": {"checkpoints": entries}}
     tokens = {str(name): column.to_numpy() for name, column in run.tokens.items()}
-    measured = track._measured(run.path, info, tokens)
-    importances = read_importances(run.path, info, run.tokens)
-    rows = pd.DataFrame(importance_rows(measured, importances, run.rule))
-    trends = pd.concat([run.trends, rows[list(TREND_COLUMNS)]], ignore_index=True)
-    info["tables"]["trends.parquet"] = write_table(
-        run.path / "trends.parquet", {name: trends[name].to_numpy() for name in trends}
-    )
-    (run.path / "run.json").write_text(json.dumps(info))
+    finish(run.path, run.info | {"live": {"checkpoints": entries}}, tokens, None)
     return Run(run.path)

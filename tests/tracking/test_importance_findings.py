@@ -8,6 +8,7 @@ from tests.tracking.measured import write_importances
 from tests.tracking.synthetic import grow, log_count, make_counts, tracked
 
 LIVE = (0, 8, 32)
+NAMES = ("occlusion", "occlusion_half_1", "occlusion_half_2")
 
 
 def make_run(folder, error, name="occlusion"):
@@ -73,6 +74,17 @@ def test_what_importance_leaves_open_is_said(run):
 def test_an_importance_without_sentences_of_its_own_stands_in_for_those_that_have(tmp_path):
     sentences = findings(make_run(tmp_path, error=0.3, name="occlusion_later"))
     assert any(sentence.startswith("Occlusion later at step 32 (") for sentence in sentences)
+
+
+def test_what_is_known_of_too_few_tokens_is_said_to_be(tmp_path):
+    def columns(step):
+        ids = np.arange(100, 109)
+        return {"token_id": ids, "contexts": ids, **dict.fromkeys(NAMES, ids / 3)}
+
+    run = write_importances(tracked(tmp_path), columns, LIVE)
+    text = " ".join(findings(run))
+    assert "occlusion: no trend, for fewer than 10 of the tokens that count>=10 keeps" in text
+    assert "nothing here measures importance" not in text
 
 
 def test_what_may_not_be_controlled_has_no_partial_and_no_reliability(tmp_path):

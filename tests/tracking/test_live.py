@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dynamics.tracking.live import LiveSettings
+import torch
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import (
@@ -17,16 +17,22 @@ from dynamics.errors import (
     OutputError,
     StepError,
 )
+from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import measure_importances
 from dynamics.importance.probes import ProbeSettings, sample_probes
+from dynamics.importance.surgery import SURGERIES, surgery_rows
 from dynamics.models.load import load_model
+from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking import live as module
+from dynamics.tracking.live import LiveSettings
+from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.models import tiny
 from tests.tracking.live_series import (
     EMBEDDINGS_ONLY,
     LENGTH,
+    ROWS,
     STEPS,
     counts_of,
     stream_of,
@@ -67,10 +73,12 @@ def follow(training, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(training, tmp_path_factory):
-    return track(
-        open_series(training), tmp_path_factory.mktemp("run") / "run", counts=counts_of(),
-        live=asked(),
-    )  # fmt: skip
+    """On one thread as every test is: the number of threads decides the last bits of a sum."""
+    folder, before = tmp_path_factory.mktemp("run"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = track(open_series(training), folder / "run", counts=counts_of(), live=asked())
+    torch.set_num_threads(before)
+    return made
 
 
 def test_each_whole_model_is_asked_the_same_contexts(run, training):
@@ -181,26 +189,60 @@ def test_something_else_is_not_asked_in_the_same_folder(run, follow, tmp_path, c
     assert files_of(tmp_path / "run") == files_of(run.path)
 
 
-def test_rows_of_the_live_stage_are_trends(follow, monkeypatch):
-    def answer(model, live, rng):
-        yield {
-            "measure": "model", "against": "", "statistic": "held_out_loss", "given": "",
-            "value": float(rng.random()), "low": 0.0, "high": 1.0, "n": len(live.held_out),
-        }  # fmt: skip
-
-    monkeypatch.setitem(module.LIVE, "surgery", answer)
-    live = asked(importance=(), surgery=True, text=str(Path(__file__).parent / "test_live.py"))
-    run = follow(live=live, steps="0,8")
-    rows = run.trend("model", against="", statistic="held_out_loss")
-    assert rows["step"].tolist() == [0, 8]
-    assert rows["value"].nunique() == 1, "the same draws at every step"
-    assert rows["n"].tolist() == [module.HELD_OUT_ROWS] * 2
-    assert rows[["band_low", "band_high", "null_low", "null_high"]].isna().all(axis=None)
+def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_path):
+    folder = tmp_path / "training"
+    series = write_live_training(folder, held_out=7)
+    live = asked(importance=(), surgery=True, agreement=True)
+    run = track(series, tmp_path / "run", counts=counts_of(), steps="0,8", live=live)
+    held_out = stream_of(counts_of())[:7].astype(np.int64)
+    count = run.tokens["count"].to_numpy()
+    assert (run.live_steps, run.importances) == ([0, 8], [])
     assert len(run.info["live"]["held_out_sha256"]) == 64
-    assert run.importances == []
-    assert [path.name for path in sorted((run.path / "live").iterdir())] == [
-        "step-00000000.parquet", "step-00000008.parquet",
-    ]  # fmt: skip
+    for step in (0, 8):
+        model = load_model(folder / "checkpoints" / f"step-{step:08d}")
+        entries = run.tokens["kind"].to_numpy() != "padding"
+        rngs = [np.random.default_rng(PROBES.seed) for _ in range(2)]
+        expected = [
+            *surgery_rows(model, held_out, count, tuple(SURGERIES), rngs[0], entries=entries),
+            *agreement_rows(model, held_out[:, : PROBES.length], count, rngs[1]),
+        ]
+        for row in expected:
+            about = {name: row[name] for name in ("against", "statistic", "given")}
+            (found,) = (
+                run.trend(row["measure"], **about).query(f"step == {step}").to_dict("records")
+            )
+            assert {name: found[name] for name in row} == pytest.approx(row, nan_ok=True)
+            bands = [found[name] for name in ("band_low", "band_high", "null_low", "null_high")]
+            assert np.isnan(bands).all()
+        statistics = [row["statistic"] for row in expected]
+        assert statistics.count("held_out_loss") == 1
+        assert statistics.count("surgery_shuffled") == 2
+
+
+def test_a_stream_that_is_given_is_held_out_whole_or_in_part(training, tmp_path):
+    write_live_training(tmp_path / "some", held_out=7)
+    checkpoint = open_series(training).checkpoints[0]
+    for place, rows in (
+        (training, ROWS),
+        (tmp_path / "some", 7),
+        (tmp_path / "some/tokens.bin", 7),
+    ):
+        text = open_probe_text(str(place), checkpoint, training, counts_of(), 12)
+        assert len(text.held_out) == rows
+        assert text.rows.shape == (ROWS, LENGTH + 1)
+    assert open_probe_text(None, checkpoint, training, counts_of(), 12).held_out is None
+
+
+def test_many_held_out_rows_are_sampled(training):
+    live = module.prepare_live(
+        asked(surgery=True, text=str(training)), open_series(training), counts_of(),
+        counts_of().table, parse_rule("count>=10"), training,
+    )  # fmt: skip
+    assert len(live.held_out) == min(ROWS, module.HELD_OUT_ROWS)
+    rows = np.arange(400).reshape(200, 2)
+    some = module._some_rows(rows, np.random.default_rng(0))
+    assert len({*some[:, 0].tolist()}) == module.HELD_OUT_ROWS
+    assert (np.diff(some[:, 0]) > 0).all()
 
 
 def test_contexts_can_come_from_text_a_stream_and_ids_of_others(training, follow, tmp_path):
@@ -280,7 +322,7 @@ def test_contexts_longer_than_the_window_are_told(follow, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 50)
     live = asked(text=str(text), probes=ProbeSettings(strata=1, length=64))
-    with pytest.raises(ConfigError, match="contexts of 64 ids do not fit the window of .* 40 tok"):
+    with pytest.raises(ConfigError, match=r"contexts of 64 ids do not fit the window of .* 40 tok"):
         follow(live=live)
 
 

@@ -64,7 +64,7 @@ def test_two_runs_give_the_same_bytes(series, counts, tmp_path):
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert set(files_of(tmp_path / "a")) == {
         *("run.json", "tokens.parquet", "trends.parquet", "profile.parquet"),
-        *(f"measures/step-{step:08d}.parquet" for step in STEPS),
+        *(f"{name}/step-{step:08d}.parquet" for name in ("measures", "matrices") for step in STEPS),
     }
 
 
@@ -73,7 +73,7 @@ def test_the_run_says_what_made_it_and_neither_when_nor_where(series, counts, tm
     assert info["command"] == "dynamics track x"
     assert info["counts"]["tokenizer_sha256"] == "a" * 64
     assert set(info["versions"]) == {"dynamics", "torch", "numpy", "scipy", "pyarrow"}
-    assert info["settings"] == {"steps": "all", "rule": "count>=10"}
+    assert info["settings"] == {"steps": "all", "rule": "count>=10", "all": False}
     for entry, checkpoint in zip(info["checkpoints"], series, strict=True):
         assert entry["step"] == checkpoint.step
         assert entry["tensor_sha256"] == {
@@ -124,7 +124,10 @@ def test_what_is_done_is_not_measured_again(series, counts, tmp_path, monkeypatc
 @pytest.mark.parametrize("damage", ["bytes", "missing"])
 def test_a_damaged_table_is_told_and_redone(series, counts, tmp_path, damage):
     before = files_of(track(series, tmp_path / "run", counts=counts).path)
-    for name in ("measures/step-00000008.parquet", "trends.parquet", "tokens.parquet"):
+    for name in (
+        *("measures/step-00000008.parquet", "matrices/step-00000002.parquet"),
+        *("trends.parquet", "tokens.parquet"),
+    ):
         path = tmp_path / "run" / name
         if damage == "bytes":
             path.write_bytes(path.read_bytes()[:-9] + b"x" + path.read_bytes()[-8:])
@@ -159,6 +162,7 @@ def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(series, counts,
         ("counts: vocab_size is 300 there, 301 here", series, {"counts": other_counts}),
         ("series: name is series there, other here", other_series, {}),
         ("settings: steps is all there, 0,8 here", series, {"steps": "0,8"}),
+        ("settings: all is False there, True here", series, {"everything": True}),
     ]:
         with pytest.raises(MismatchError, match=rf"holds another run \({told}\)"):
             track(given, output, **{"counts": counts} | settings)
@@ -309,7 +313,8 @@ def test_without_counts_norms_are_followed_and_nothing_is_correlated(run_without
     run = run_without_counts
     assert run.rule is None
     assert list(run.tokens["token_id"]) == list(range(300))
-    assert run.trends.empty
+    assert set(run.trends["against"]) == {""}  # what needs no counts: the matrices as a whole
+    assert set(run.trends["measure"]) == {"input_embedding", "output_embedding"}
     assert run.profile.empty
     assert "input_embedding_norm_centered_frequency" not in run.info["measures"]
     assert run.array("output_embedding_norm_folded").shape == (4, 300)
@@ -418,3 +423,12 @@ def test_a_run_reads_as_frames_and_as_a_plain_array(run):
     assert (norms[2] == run.measures(8)["input_embedding_norm"]).all()
     assert run.kept.sum() == run.trend("input_embedding_norm")["n"].unique().item()
     assert (run.tokens["count"][run.never_seen] == 0).all()
+
+
+def test_information_gain_stands_in_the_tokens_of_a_run(tmp_path):
+    counts, gain = make_counts(), np.linspace(0, 1, 300)
+    gain[7] = np.nan
+    counts = Counts(counts.table.assign(information_gain_right=gain), counts.info)
+    padded = write_series(tmp_path / "padded", grow(make_counts(padding=4)))
+    found = track(padded, tmp_path / "run", counts=counts).tokens["information_gain_right"]
+    np.testing.assert_array_equal(found, [*gain, *[np.nan] * 4])
