@@ -102,7 +102,7 @@ def train_and_track(
     if (folder / "train.json").exists():
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
-    live = _live(settings.tracking)  # wrong names are told before the training
+    live = live_settings(settings.tracking)  # wrong names are told before the training
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
     return track(
@@ -117,7 +117,7 @@ def train_and_track(
     )
 
 
-def _live(settings: TrackingSettings) -> "LiveSettings | None":
+def live_settings(settings: TrackingSettings) -> "LiveSettings | None":
     """What the running model is asked, None when nothing is."""
     from dynamics.importance.probes import ProbeSettings
     from dynamics.tracking.live import LiveSettings

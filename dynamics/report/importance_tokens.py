@@ -7,6 +7,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from dynamics.errors import NothingToDrawError
 from dynamics.report.importance import GAUGES, title_of
@@ -45,7 +46,7 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         )
     figure, axes = panels(rows=len(rows), columns=len(columns), width=2.2, height=1.8)
     points = None
-    for (gauge, name), row in zip(rows, axes, strict=True):
+    for at, ((gauge, name), row) in enumerate(zip(rows, axes, strict=True)):
         for (arm, step), ax in zip(columns, row, strict=True):
             run = arm.runs[0]
             if not _has(run, gauge, name):
@@ -54,12 +55,12 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
             points = _scatter(ax, run, gauge, name, step)
             ax.set_xlabel(title_of(name).replace("\n", " "), fontsize=7)
             ax.tick_params(labelsize=6.5)
-            if row is axes[0]:
+            if at == 0:
                 label = f"{title(arm, 24)},\n" if len(arms) > 1 else ""
                 ax.set_title(f"{label}step {step:,}", fontsize=8)
         row[0].set_ylabel(GAUGES[gauge], fontsize=7)
     assert points is not None
-    figure.colorbar(points, ax=axes, label="log frequency", shrink=0.6, pad=0.01)
+    figure.colorbar(points, ax=axes, label="log frequency", shrink=0.5, aspect=40, pad=0.01)
     caption(
         figure,
         "Norm of each probed token's row against its importance, coloured by the natural logarithm "
@@ -86,6 +87,7 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
     norm = run.measures(step)[gauge].to_numpy()[kept]
     if (importance[np.isfinite(importance)] > 0).all():
         ax.set_xscale("log")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     return ax.scatter(
         importance,
         norm,
