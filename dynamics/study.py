@@ -102,7 +102,7 @@ def train_and_track(
     if (folder / "train.json").exists():
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
-    live = _live(settings)  # what cannot be asked is told before the training
+    live = live_settings(settings)  # what cannot be asked is told before the training
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
     return track(
@@ -118,7 +118,7 @@ def train_and_track(
     )
 
 
-def _live(settings: StudySettings) -> "LiveSettings | None":
+def live_settings(settings: StudySettings) -> "LiveSettings | None":
     """What the running model is asked, None when nothing is."""
     asked = settings.tracking
     if not (asked.importance or asked.surgery or asked.agreement):
