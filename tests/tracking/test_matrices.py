@@ -248,7 +248,8 @@ def test_the_tables_of_steps_are_in_the_trends(complete):
         table = read_table(path, entry["matrices_sha256"])
         assert tuple(table.columns) == TREND_COLUMNS
         assert set(table["step"]) == {entry["step"]}
-    rows = stored_rows(run.path, "matrices")
+    digests = {entry["step"]: entry["matrices_sha256"] for entry in run.info["checkpoints"]}
+    rows = stored_rows(run.path, "matrices", digests)
     law = sum(row["measure"] == "input_embedding_norm_whitened" for row in rows)
     assert len(whole) + law == len(rows)
     assert len({(row["measure"], row["statistic"], row["given"], row["step"]) for row in rows}) == (
@@ -311,7 +312,7 @@ def test_a_damaged_table_of_a_matrix_is_redone_with_its_step_alone(
     step_path(tmp_path / "run", "matrices", 8).write_bytes(b"PAR1")
     read = []
     monkeypatch.setattr(
-        "dynamics.tracking.walk.matrix_rows",
+        "dynamics.tracking.measuring.matrix_rows",
         lambda role, given, step: read.append(step) or matrices.matrix_rows(role, given, step=step),
     )
     track(series, tmp_path / "run", counts=counts)
