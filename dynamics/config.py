@@ -198,7 +198,7 @@ class TrackingSettings(_Settings):
     """What `dynamics study` asks of each checkpoint, beyond norms.
 
     Attributes:
-        all: Whether slow measures are taken too, and all rows where some would do.
+        all: Whether slow measures of the weights are taken too, of all rows where some would do.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether the held-out loss is measured after surgery on the norms.
         agreement: Whether attribution methods are compared with occlusion within inputs.

@@ -43,8 +43,17 @@ class TrainedRun:
             if line["step"] % every == 0:
                 report(f"step {line['step']:,} of {total:,}, loss {line['loss_nats']:.3f} nats")
 
+        def on_live(done: int, of: int) -> None:
+            if done < of:
+                report(f"running the model of {done + 1} of {of} checkpoints")
+
         train_and_track(
-            self.settings, self.folder, command=self.command, report=report, on_step=on_step
+            self.settings,
+            self.folder,
+            command=self.command,
+            report=report,
+            on_step=on_step,
+            on_live=on_live,
         )
         report(f"done in {time.monotonic() - began:.0f} s")
 

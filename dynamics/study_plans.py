@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dynamics import steps as step_language
 from dynamics.checkpoints.opening import open_any
+from dynamics.config import StudySettings
+from dynamics.importance.importances import forwards_per_context
+from dynamics.study import live_settings
 from dynamics.study_config import ArmsStudy, SeriesStudy
 from dynamics.tracking.cost import TrackCost, track_cost
 from dynamics.training.prepare import schedule
@@ -21,6 +25,10 @@ class ArmsPlan:
         steps: Optimizer steps.
         tokens: Positions fed in training.
         checkpoints: Checkpoints that are tracked.
+        live_checkpoints: Those of them whose models are run.
+        forwards: Forward passes over contexts of `context_length` tokens for importances, at most;
+            surgery and agreement come on top.
+        context_length: Tokens of a context.
     """
 
     name: str
@@ -30,6 +38,9 @@ class ArmsPlan:
     steps: int
     tokens: int
     checkpoints: int
+    live_checkpoints: int
+    forwards: int
+    context_length: int
 
     def describe(self) -> str:
         """The plan for people."""
@@ -44,6 +55,8 @@ class ArmsPlan:
                 f"({', '.join(map(str, self.seeds))}), {self.runs} trainings",
                 *(line.rstrip() for line in changes),
                 f"{self.steps:,} steps, {self.tokens:,} tokens, {self.checkpoints:,} checkpoints",
+                f"{self.live_checkpoints:,} models to run, {self.forwards:,} forward passes of "
+                f"{self.context_length} tokens for importances, at most",
             ]
         )
 
@@ -75,6 +88,8 @@ def plan_arms(study: ArmsStudy) -> ArmsPlan:
     """
     settings = [study.settings(arm, seed) for arm in study.arms for seed in study.seeds]
     trainings = [each.training for each in settings]
+    kept = [sorted(whole + rows) for whole, rows in map(schedule, settings)]
+    live = [_live_models(each, steps) for each, steps in zip(settings, kept, strict=True)]
     return ArmsPlan(
         name=study.name,
         arms=study.arms,
@@ -82,7 +97,10 @@ def plan_arms(study: ArmsStudy) -> ArmsPlan:
         runs=len(settings),
         steps=sum(each.steps for each in trainings),
         tokens=sum(each.steps * each.batch_size * each.sequence_length for each in trainings),
-        checkpoints=sum(len(whole) + len(rows) for whole, rows in map(schedule, settings)),
+        checkpoints=sum(map(len, kept)),
+        live_checkpoints=sum(live),
+        forwards=sum(models * _forwards(each) for each, models in zip(settings, live, strict=True)),
+        context_length=settings[0].tracking.context_length,
     )
 
 
@@ -95,3 +113,21 @@ def plan_series(study: SeriesStudy) -> SeriesPlan:
     """
     costs = {name: track_cost(open_any(name), study.steps) for name in study.series}
     return SeriesPlan(study.name, costs)
+
+
+def _live_models(settings: StudySettings, kept: list[int]) -> int:
+    """How many models of a training are run: at those of the kept steps that are asked for."""
+    live = live_settings(settings)
+    if live is None:
+        return 0
+    whole, _ = schedule(settings)
+    return len(set(step_language.parse(live.steps).select(kept)) & set(whole))
+
+
+def _forwards(settings: StudySettings) -> int:
+    """Forward passes over contexts that the importances of one model take."""
+    live = live_settings(settings)
+    if live is None or not live.importance:
+        return 0
+    passes = forwards_per_context(live.importance, live.probes.length)
+    return live.probes.most_tokens * live.probes.contexts * passes

@@ -240,11 +240,12 @@ def _with_information(
     """The counts, with the columns of information gain where it was asked for."""
     if collector is None or settings is None:
         return counts
-    edges = word_edges(tokenizer, len(counts.table))
+    after, before = word_edges(tokenizer, len(counts.table))
     if "twin_of" in counts.table:
-        stands_for = counts.table["twin_of"].to_numpy()
-        edges = tuple(np.where(stands_for >= 0, edge[stands_for], edge) for edge in edges)
-    columns = information_columns(collector.text(), edges, settings, on_pass=on_pass)
+        twin_of = counts.table["twin_of"].to_numpy()
+        spelt = np.where(twin_of >= 0, twin_of, np.arange(len(twin_of)))
+        after, before = after[spelt], before[spelt]
+    columns = information_columns(collector.text(), (after, before), settings, on_pass=on_pass)
     info = replace(
         counts.info,
         window=settings.window,

@@ -14,6 +14,7 @@ from dynamics.report.frequency import (
     norms_by_frequency,
 )
 from dynamics.report.importance import importance_over_training
+from dynamics.report.importance_tokens import norm_against_importance
 from dynamics.report.statistics_over_steps import agreement, matrices, slopes, surgery
 from dynamics.report.style import STYLE
 from dynamics.tracking.compare import check_vocabularies
@@ -27,6 +28,7 @@ FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = {
     "norms_by_frequency": norms_by_frequency,
     "norm_against_frequency": norm_against_frequency,
     "importance": importance_over_training,
+    "norm_against_importance": norm_against_importance,
     "surgery": surgery,
     "slopes": slopes,
     "agreement": agreement,

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 from matplotlib.figure import Figure
 
 from dynamics.report.curves import RELIABLE, Curve, Panel, draw_panels
-from dynamics.report.style import about, caption, look, need_trend, show_legend, what_bands_are
+from dynamics.report.style import (
+    about,
+    caption,
+    look,
+    need_trend,
+    show_legend,
+    title,
+    what_bands_are,
+)
 from dynamics.tracking.compare import Arm, arms_of
 from dynamics.tracking.run import Run
 
@@ -32,14 +40,13 @@ _IN_A_ROW = 5
 _RHO, _PARTIAL = look(0), look(1)
 
 
-def importances_of(arms: Sequence[Arm]) -> list[str]:
-    """Importances that norms were held against, in the order of `IMPORTANCES`."""
+def importances_of(arms: Sequence[Arm], statistic: str = "spearman") -> list[str]:
+    """Importances that norms were held against by a statistic, in the order of `IMPORTANCES`."""
     found: set[str] = set()
     for arm in arms:
         trends = arm.trends
-        found |= set(
-            trends["against"][trends["measure"].isin(GAUGES) & (trends["statistic"] == "spearman")]
-        )
+        about = trends["measure"].isin(GAUGES) & (trends["statistic"] == statistic)
+        found |= set(trends["against"][about])
     names = found - set(NO_IMPORTANCE)
     known = [name for name in IMPORTANCES if name in names]
     return [*known, *sorted(names - set(known))]
@@ -48,12 +55,15 @@ def importances_of(arms: Sequence[Arm]) -> list[str]:
 def importance_over_training(runs: Sequence[Run]) -> Figure:
     """Correlation of each gauge of norm with each importance over steps, raw and partial.
 
+    Importances that cannot be separated from frequency, having no partial correlation, are left
+    out.
+
     One arm: a panel for each importance, with the raw, the partial and the disattenuated
     correlation. Several: a line for each arm, raw and partial in rows of their own.
     """
     need_trend(runs, "importance")
     arms = arms_of(runs)
-    names = importances_of(arms)
+    names = importances_of(arms, "partial_spearman")
     rows = _of_one(arms[0], names) if len(arms) == 1 else _of_several(arms, names)
     figure, _ = draw_panels(
         rows,
@@ -82,10 +92,14 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
 
 def _of_one(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
     for gauge, label in GAUGES.items():
-        for first in range(0, len(names), _IN_A_ROW):
-            row = [_panel(arm, gauge, name, label) for name in names[first : first + _IN_A_ROW]]
-            empty = [Panel("")] * (min(_IN_A_ROW, len(names)) - len(row))
-            yield [*row, *empty]
+        yield from _wrapped([_panel(arm, gauge, name, label) for name in names])
+
+
+def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
+    """A row of panels, the rest below where they are many."""
+    for first in range(0, len(row), _IN_A_ROW):
+        part = list(row[first : first + _IN_A_ROW])
+        yield part + [Panel("")] * (min(_IN_A_ROW, len(row)) - len(part))
 
 
 def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
@@ -102,20 +116,22 @@ def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
             thin=True,
         ),
     ]
-    return Panel(_title(name), curves, f"correlation,\n{label}", null)
+    return Panel(title_of(name), curves, f"correlation,\n{label}", null)
 
 
 def _of_several(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
     for gauge, label in GAUGES.items():
-        for statistic, kind in (("spearman", "raw"), ("partial_spearman", "partial")):
-            given = "" if statistic == "spearman" else None
-            yield [
+        for statistic, kind, given in (
+            ("spearman", "raw", ""),
+            ("partial_spearman", "partial", None),
+        ):
+            row = [
                 Panel(
-                    _title(name),
+                    title_of(name),
                     [
                         Curve(
-                            *(arm, gauge, name, statistic, given, arm.name, look(at)),
-                            _unreliable(arm, name),
+                            *(arm, gauge, name, statistic, given, title(arm), look(at)),
+                            hollow=_unreliable(arm, name),
                         )
                         for at, arm in enumerate(arms)
                     ],
@@ -123,6 +139,7 @@ def _of_several(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Pane
                 )
                 for name in names
             ]
+            yield from _wrapped(row)
 
 
 def _unreliable(arm: Arm, name: str) -> frozenset[int]:
@@ -132,7 +149,8 @@ def _unreliable(arm: Arm, name: str) -> frozenset[int]:
     return frozenset(int(step) for step in mean.index[mean < RELIABLE])
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
+    """What a panel calls an importance."""
     return IMPORTANCES.get(name, name.replace("_", " ").replace("attribution ", "attribution,\n"))
 
 

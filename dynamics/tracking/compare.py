@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 
 from dynamics.errors import MismatchError
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds, seed_difference, seed_mean
-from dynamics.tracking.derived import unseen_rows
+from dynamics.tracking.derived import derived_rows
 from dynamics.tracking.run import Run
 
 KEYS = ["step", "measure", "against", "statistic", "given", "rule"]
@@ -23,6 +24,8 @@ COMPARISON_COLUMNS = ("arm", *KEYS, "value", "low", "high", "n_seeds", "descript
 
 CORRELATIONS = ("spearman", "partial_spearman", "within_bin_spearman")
 """Statistics that are averaged on Fisher's z scale; a disattenuated one may leave [-1, 1]."""
+
+_TRENDS: WeakKeyDictionary[Run, pd.DataFrame] = WeakKeyDictionary()
 
 _SEED = re.compile(r"[-_](data-|weight-)?seed[-_]?(\d+)$")
 _VARIES = {None: "initialisation and order", "data-": "order", "weight-": "initialisation"}
@@ -84,7 +87,7 @@ class Arm:
 
     @cached_property
     def trends(self) -> pd.DataFrame:
-        """The trends of all seeds, with a column `seed`, and the error of the unseen-row law."""
+        """The trends of all seeds, with a column `seed`, and what is derived from them."""
         return pd.concat(
             [
                 _trends(run).assign(seed=seed)
@@ -227,20 +230,11 @@ def _over_seeds(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _trends(run: Run) -> pd.DataFrame:
-    unseen = unseen_rows(run)
-    if unseen is None:
-        return run.trends
-    row = {
-        "step": run.steps[-1],
-        "measure": "input_embedding_norm",
-        "against": "",
-        "statistic": "unseen_row_error",
-        "given": "",
-        "rule": "",
-        "n": unseen.n,
-        "value": unseen.error,
-    }
-    return pd.concat([run.trends, pd.DataFrame([row])], ignore_index=True)
+    """The trends of a run and what is derived from them, once for each run."""
+    if run not in _TRENDS:
+        derived = pd.DataFrame(list(derived_rows(run)))
+        _TRENDS[run] = pd.concat([run.trends, derived], ignore_index=True)
+    return _TRENDS[run]
 
 
 def _recipe(run: Run) -> str:

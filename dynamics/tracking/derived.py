@@ -1,11 +1,18 @@
-"""Input rows that never occur, held against what learning rates and weight decay predict."""
+"""What follows from the tables of a run and does not stand in them.
 
+Input rows that never occur are held against what learning rates and weight decay predict, and the
+read-out of frequency gets an onset as correlations have one.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import ValidationError
 
 from dynamics.config import TrainingSettings
+from dynamics.statistics.intervals import Band
+from dynamics.statistics.onset import onset
 from dynamics.tracking.run import Run
 from dynamics.training.rates import unused_row_factor
 
@@ -54,3 +61,35 @@ def unseen_rows(run: Run) -> UnseenRows | None:
     return UnseenRows(
         int(never.sum()), float(ratio.mean()), predicted, float(np.abs(ratio / predicted - 1).max())
     )
+
+
+def derived_rows(run: Run) -> Iterator[dict[str, object]]:
+    """Rows as in `trends.parquet`: error of the unseen-row law, onsets of the frequency read-out.
+
+    An onset is undefined (NaN) where the interval of the last R2 covers that of step 0.
+    """
+    unseen = unseen_rows(run)
+    if unseen is not None:
+        about = ("input_embedding_norm", "", "unseen_row_error", "")
+        yield _row(run, about, "", unseen.error, unseen.n)
+    read_outs = run.trends[run.trends["statistic"] == "readout_r2"].sort_values("step")
+    for (role, given), rows in read_outs.groupby(["measure", "given"]):
+        first = rows["value"].iloc[0]
+        change, low, high = (rows[name].to_numpy() - first for name in ("value", "low", "high"))
+        begun = onset(rows["step"].tolist(), change, Band(low, high))
+        about = (str(role), "log_frequency", "readout_r2_onset", str(given))
+        value = np.nan if begun is None else begun
+        yield _row(run, about, str(run.rule), value, int(rows["n"].iloc[-1]))
+
+
+def _row(
+    run: Run, about: tuple[str, str, str, str], rule: str, value: float, n: int
+) -> dict[str, object]:
+    names = ("measure", "against", "statistic", "given")
+    return {
+        "step": run.steps[-1],
+        **dict(zip(names, about, strict=True)),
+        "rule": rule,
+        "value": value,
+        "n": n,
+    }

@@ -269,7 +269,7 @@ def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> lis
         for step, sha256 in tables.items()
         if sha256 is not None
     ]
-    return [row for table in read for row in table.to_dict("records")]
+    return [dict(row) for table in read for row in table.to_dict("records")]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.config import StudySettings
+from dynamics.tracking.compare import KEYS
 from dynamics.tracking.run import Run, write_table
 from dynamics.tracking.trends import TREND_COLUMNS
 from tests.tracking.synthetic import STEPS, grow, make_counts, tracked
@@ -36,6 +37,7 @@ def made_run(folder, arm="arm", seed=0, *, rows=(), tied=False, **changes):
     info["series"]["name"] = arm
     info["series"]["training"] = settings_of(arm, seed, model__tied=tied, **changes)
     table = pd.concat([run_trends(path), pd.DataFrame(list(rows))], ignore_index=True)
+    table = table.drop_duplicates(KEYS, keep="last")  # what is planted replaces what is there
     columns = {name: table[name].to_numpy() for name in TREND_COLUMNS}
     info["tables"]["trends.parquet"] = write_table(path / "trends.parquet", columns)
     (path / "run.json").write_text(json.dumps(info))
@@ -103,7 +105,7 @@ def planted(seed=0, steps=STEPS, shift=0.0):
             yield trend_row(step, gauge, "log_frequency", "twin_log_slope", causal, spread=0.02)
         for importance in IMPORTANCES[:3]:
             yield trend_row(step, importance, "", "reliability", 0.4 + 0.5 * grown + next(noise))
-        for method in ("norm", "minus_log_frequency", "recency", "logit_attribution", "normxlogit"):
+        for method in ("norm", "inverse_log_frequency", "recency", "logit", "normxlogit"):
             value = 0.3 * grown * (method != "norm") + next(noise)
             yield trend_row(step, method, "occlusion", "within_input_agreement", value, rule="")
         for role, most in (("input_embedding", 0.2), ("output_embedding", 0.9)):
