@@ -1,8 +1,9 @@
-"""What it costs to ask one checkpoint what its norms do: surgery and agreement.
+"""What it costs to run the model of one checkpoint: importances, surgery and agreement.
 
     python benchmarks/importance.py [--threads N] [--quick]
 
-A random GPT-NeoX in the shape of Pythia-14M, rows of 64 tokens. Forwards are rows that pass the
+A random GPT-NeoX in the shape of Pythia-14M, rows of 64 tokens; for importances, each of them and
+all together, these are the contexts of the probe set. Forwards are rows that pass the
 base model; heads are positions whose logits are made. Each size is run after the loss of the same
 rows, and the ratio is to that: how many plain passes with loss a checkpoint costs. --quick takes
 the smallest sizes alone.
@@ -19,11 +20,14 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamics.importance.agreement import agreement_rows
+from dynamics.importance.importances import choose_importances, measure_contexts
+from dynamics.importance.probes import ProbeSet
 from dynamics.importance.surgery import SURGERIES, surgery_rows
 from dynamics.models.live import LiveModel
 
 TOKENS, VOCABULARY = 64, 50304
-SIZES = {"surgery": (4, 8, 16), "agreement": (2, 4, 8)}  # rows
+SIZES = {"all": (8, 16, 32), "surgery": (4, 8, 16), "agreement": (2, 4, 8)}  # rows
+SIZES = dict.fromkeys(choose_importances(["all"]), (8,)) | SIZES
 
 
 class NoTokens:
@@ -32,6 +36,10 @@ class NoTokens:
     mask_token_id = pad_token_id = unk_token_id = None
     all_special_ids = ()
     model_max_length = TOKENS
+
+    def get_vocab(self) -> dict[str, int]:
+        """An entry for every row."""
+        return {str(token_id): token_id for token_id in range(VOCABULARY)}
 
 
 @dataclass
@@ -84,7 +92,11 @@ def asked(name: str, model: LiveModel, ids: np.ndarray, counts: np.ndarray) -> l
     rng = np.random.default_rng(0)
     if name == "surgery":
         return list(surgery_rows(model, ids, counts, tuple(SURGERIES), rng))
-    return list(agreement_rows(model, ids[:, :-1], counts, rng))
+    if name == "agreement":
+        return list(agreement_rows(model, ids[:, :-1], counts, rng))
+    positions = rng.integers(TOKENS // 4, 3 * TOKENS // 4, len(ids))
+    others = rng.integers(0, VOCABULARY, len(ids))
+    return list(measure_contexts(model, ProbeSet(ids[:, :-1], positions, others), [name]).values())
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -105,7 +117,7 @@ def main() -> None:
     _ = model.head, model.network(torch.zeros(1, TOKENS, dtype=torch.long))  # warm
     counts = (10**6 / np.arange(1, VOCABULARY + 1)).astype(int) + 1
     print(f"torch {torch.__version__}, {options.threads} threads, rows of {TOKENS} tokens")
-    print(f"{'':12}{'rows':>6}{'s':>9}{'s per row':>11}{'forwards':>10}{'heads':>9}  plain passes")
+    print(f"{'':30}{'rows':>6}{'s':>9}{'s per row':>11}{'forwards':>10}{'heads':>9}  plain passes")
     for name, sizes in SIZES.items():
         for size in sizes[: 1 if options.quick else None]:
             ids = rng.integers(0, VOCABULARY, (size, TOKENS + 1))
@@ -117,7 +129,7 @@ def main() -> None:
             with counted(model.network) as passed:  # pyright: ignore[reportArgumentType]
                 took = seconds(lambda name=name, ids=ids: asked(name, model, ids, counts))
             print(
-                f"{name:12}{size:6d}{took:9.2f}{took / size:11.3f}{passed.forwards:10d}"
+                f"{name:30}{size:6d}{took:9.2f}{took / size:11.3f}{passed.forwards:10d}"
                 f"{passed.heads:9d}  {took / plain:.1f}"
             )
 

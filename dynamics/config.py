@@ -195,9 +195,10 @@ class CheckpointSettings(_Settings):
 
 
 class TrackingSettings(_Settings):
-    """What `dynamics study` asks of the running model at each checkpoint, beyond its weights.
+    """What `dynamics study` asks of each checkpoint, beyond norms.
 
     Attributes:
+        all: Whether slow measures of the weights are taken too, of all rows where some would do.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether the held-out loss is measured after surgery on the norms.
         agreement: Whether attribution methods are compared with occlusion within inputs.
@@ -208,6 +209,7 @@ class TrackingSettings(_Settings):
         device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
     """
 
+    all: bool = False
     importance: list[str] = Field(default_factory=list)
     surgery: bool = False
     agreement: bool = False

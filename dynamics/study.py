@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamics.config import StudySettings, TrackingSettings
-from dynamics.errors import OutputError
+from dynamics.config import StudySettings
+from dynamics.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from dynamics.tracking.live import LiveSettings
@@ -92,7 +92,7 @@ def train_and_track(
         on_live: Receives how many models were run, of how many.
 
     Raises:
-        ConfigError: There is no importance of a name.
+        ConfigError: There is no importance of a name, or no row to measure losses on.
         OutputError: The folder, or one inside it, is in use for something else.
     """
     from dynamics.checkpoints.series import open_series
@@ -102,13 +102,14 @@ def train_and_track(
     if (folder / "train.json").exists():
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
-    live = live_settings(settings.tracking)  # wrong names are told before the training
+    live = live_settings(settings)  # what cannot be asked is told before the training
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
     return track(
         series,
         folder / "run",
         counts=find_counts(series, "auto"),
+        everything=settings.tracking.all,
         command=command,
         live=live,
         report=report,
@@ -117,22 +118,28 @@ def train_and_track(
     )
 
 
-def live_settings(settings: TrackingSettings) -> "LiveSettings | None":
+def live_settings(settings: StudySettings) -> "LiveSettings | None":
     """What the running model is asked, None when nothing is."""
+    asked = settings.tracking
+    if not (asked.importance or asked.surgery or asked.agreement):
+        return None
     from dynamics.importance.probes import ProbeSettings
     from dynamics.tracking.live import LiveSettings
 
-    if not (settings.importance or settings.surgery or settings.agreement):
-        return None
+    if (asked.surgery or asked.agreement) and not settings.corpus.held_out_rows:
+        raise ConfigError(
+            "tracking.surgery and tracking.agreement need rows that are not trained on; set "
+            "corpus.held_out_rows, 64 for one"
+        )
     return LiveSettings(
-        importance=tuple(settings.importance),
-        surgery=settings.surgery,
-        agreement=settings.agreement,
-        steps=settings.live_steps,
+        importance=tuple(asked.importance),
+        surgery=asked.surgery,
+        agreement=asked.agreement,
+        steps=asked.live_steps,
         probes=ProbeSettings(
-            tokens_per_stratum=settings.probe_tokens_per_stratum,
-            contexts=settings.contexts,
-            length=settings.context_length,
+            tokens_per_stratum=asked.probe_tokens_per_stratum,
+            contexts=asked.contexts,
+            length=asked.context_length,
         ),
-        device=settings.device,
+        device=asked.device,
     )

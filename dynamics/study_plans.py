@@ -117,16 +117,16 @@ def plan_series(study: SeriesStudy) -> SeriesPlan:
 
 def _live_models(settings: StudySettings, kept: list[int]) -> int:
     """How many models of a training are run: at those of the kept steps that are asked for."""
-    tracking = settings.tracking
-    if live_settings(tracking) is None:
+    live = live_settings(settings)
+    if live is None:
         return 0
     whole, _ = schedule(settings)
-    return len(set(step_language.parse(tracking.live_steps).select(kept)) & set(whole))
+    return len(set(step_language.parse(live.steps).select(kept)) & set(whole))
 
 
 def _forwards(settings: StudySettings) -> int:
     """Forward passes over contexts that the importances of one model take."""
-    live = live_settings(settings.tracking)
+    live = live_settings(settings)
     if live is None or not live.importance:
         return 0
     passes = forwards_per_context(live.importance, live.probes.length)

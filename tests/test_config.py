@@ -206,6 +206,17 @@ def test_what_is_written_is_read_back(tmp_path_factory, steps, rate, tied, seed)
     assert StudySettings.model_validate(loaded.model_dump(mode="json")) == loaded
 
 
+def test_importances_are_a_list_or_a_word_and_steps_are_read(read):
+    asked = read(LEAST + "tracking: {importance: all, live_steps: 64}\n").tracking
+    assert (asked.importance, asked.live_steps) == (["all"], "64")
+    assert read(LEAST).tracking.importance == []
+    assert read(LEAST + "tracking: {importance: [a, b]}\n").tracking.importance == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"tracking.live_steps: .*evry"):
+        read(LEAST + "tracking: {live_steps: evry(3)}\n")
+    with pytest.raises(ConfigError, match=r"unknown key .tracking.surgry.; did you mean .surgery."):
+        read(LEAST + "tracking: {surgry: true}\n")
+
+
 def test_settings_do_not_change_once_they_are_read(read):
     from pydantic import ValidationError
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dynamics.config import load
+from dynamics.config import TrackingSettings, load
+from dynamics.errors import ConfigError
 from dynamics.study import run_study
 from dynamics.tracking.run import Run
 from tests.tracking import independent
@@ -33,6 +34,8 @@ model: {{hidden_size: 32, num_layers: 2, num_heads: 2}}
 training: {{steps: 24, batch_size: 4, sequence_length: 32, learning_rate: 1e-2, max_passes: 3,
            device: cpu, threads: 1}}
 checkpoints: {{steps: "log2(4)"}}
+tracking: {{all: true, importance: [surprisal, occlusion], live_steps: "0,last", contexts: 3,
+           probe_tokens_per_stratum: 1, device: cpu}}
 """
     )
     return load(folder / "study.yaml")
@@ -59,8 +62,9 @@ def test_a_study_trains_measures_correlates_and_draws(study):
     run = Run(folder)
     assert run.steps == [0, 1, 2, 4, 24]
     assert run.name == "tiny"
+    assert run.info["settings"]["all"] is True
     assert result["run"] == str(folder / "run")
-    assert len(result["figures"]) == 6
+    assert len(result["figures"]) == 12
     assert all(str(folder / "figures") in file for file in result["figures"])
     assert {path.name for path in folder.iterdir()} == {"training", "run", "figures"}
     json.dumps(result)
@@ -82,6 +86,30 @@ def test_its_correlations_are_those_of_the_checkpoints_it_wrote(study):
         expected = spearmanr(norms[kept], count[kept]).statistic
         # Of some thirty tokens, two whose norms differ by rounding alone may change places.
         assert trend[step] == pytest.approx(expected, abs=1e-6)
+
+
+def test_its_models_are_asked_what_the_settings_say(study):
+    folder, _ = study
+    run = Run(folder)
+    assert run.live_steps == [0, 24]
+    assert run.importances == ["occlusion", "surprisal"]
+    assert run.importance(24)["contexts"].max() == 3
+    described = json.loads((folder / "training" / "train.json").read_text())
+    assert "tracking" not in described["settings"], "no part of what makes a training"
+
+
+@pytest.mark.parametrize(
+    ("tracking", "told"),
+    [
+        ({"importance": ["oclusion"]}, "no importance 'oclusion'; did you mean 'occlusion'"),
+        ({"surgery": True}, "need rows that are not trained on; set corpus.held_out_rows"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_the_training(settings, tmp_path, tracking, told):
+    wrong = settings.model_copy(update={"tracking": TrackingSettings(**tracking)})
+    with pytest.raises(ConfigError, match=told):
+        run_study(wrong, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
 
 
 def test_its_exposure_is_that_of_the_stream_it_trained_on(study):

@@ -4,6 +4,7 @@ V tokens (rows), D hidden size. Products of chunks of rows are in float32 or wid
 of chunks in float64.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -27,16 +28,19 @@ def second_moment(
         shift: Vector subtracted first, such as the mean row; none when None.
         weights: Weight of each row, not negative, of any scale. None weighs all alike.
     """
-    total = torch.zeros(embedding.shape[1], embedding.shape[1], dtype=torch.float64)
+    width = embedding.shape[1]
+    total = torch.zeros(width, width, dtype=torch.float64)
     mass = float(len(embedding)) if weights is None else weights.double().sum().item()
     dtype = torch.promote_types(embedding.dtype, torch.float32)
+    product = torch.empty(width, width, dtype=dtype)
     for start, rows in chunks(embedding, dtype):
         if shift is not None:
             rows.sub_(shift.to(dtype))
         if weights is not None:
             rows.mul_(weights[start : start + len(rows), None].to(dtype).sqrt())
-        array = rows.numpy()
-        total += torch.from_numpy(array.T @ array)  # numpy computes one triangle, torch both
+        array = rows.numpy()  # numpy computes one triangle of the product, torch both
+        np.matmul(array.T, array, out=product.numpy())
+        total += product
     return total / mass
 
 

@@ -62,18 +62,21 @@ class LiveCost:
         contexts: Contexts of tokens for each of them.
         length: Ids of a context.
         forwards: Forward passes over contexts for each of them, of a causal LM.
+        held_out_forwards: Forward passes over held-out rows, or the beginnings of them.
     """
 
     checkpoints: int
     contexts: int
     length: int
     forwards: int
+    held_out_forwards: int
 
     def describe(self) -> str:
         """The cost for people."""
         return (
-            f"to run      {self.forwards:12,} forward passes of {self.length} tokens each, at most,"
-            f" over {self.contexts:,} contexts; {self.checkpoints:,} models"
+            f"to run      {self.forwards:12,} forward passes over {self.contexts:,} contexts of "
+            f"{self.length} tokens and {self.held_out_forwards:,} over held-out rows, at most, for "
+            f"each of {self.checkpoints:,} models"
         )
 
 
@@ -84,12 +87,19 @@ def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> Liv
         StepError: A step does not exist.
     """
     from dynamics.importance.importances import forwards_per_context
+    from dynamics.importance.surgery import DRAWS
+    from dynamics.tracking.live import HELD_OUT_ROWS
 
     probes = live.probes
     contexts = probes.most_tokens * probes.contexts if live.importance else 0
     passes = forwards_per_context(live.importance, probes.length)
     chosen = series.select(steps).select(live.steps)
-    return LiveCost(len(chosen), contexts, probes.length, contexts * passes)
+    of_rows = {
+        "surgery": 3 + 2 * DRAWS,  # as it is, equalised, fitted, and two that shuffle
+        "agreement": 2 + probes.length,  # as it is, its gradient, and without each token
+    }
+    held_out = HELD_OUT_ROWS * sum(of_rows[part] for part in live.parts)
+    return LiveCost(len(chosen), contexts, probes.length, contexts * passes, held_out)
 
 
 def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:

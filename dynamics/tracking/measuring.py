@@ -113,23 +113,23 @@ def measure_tensors(
             continue
         if view is None or not model.tied:
             beside = None if view is None else again(view.matrix)
-            view = None  # let go of one matrix before the next is read
-            matrix = read(role)
+            view = None  # let go of one matrix before the next is read; nothing else may hold it
             view = View(
-                matrix=matrix,
+                matrix=read(role),
                 first=first(role),
                 counts=None if tokens is None else torch.tensor(tokens["count"]),
                 entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
                 final_norm=model.final_norm,
                 gain=gain if role == "output_embedding" else None,
                 whole=rows is None,
-                beside=beside if beside is not None and beside.shape == matrix.shape else None,
                 tied=model.tied,
                 unused=None
                 if tokens is None
                 else torch.tensor(placebo_mask(tokens["count"], tokens["kind"])),
                 everything=wanted.everything and rows is None,
             )
+            if beside is not None and beside.shape == view.matrix.shape:
+                view = replace(view, beside=beside)
             taken.tensor_sha256[role] = digest(view.matrix)
         else:
             view = replace(view, gain=gain, beside=view.matrix)
@@ -140,8 +140,13 @@ def measure_tensors(
         taken.columns.update({name: scores.numpy() for name, scores in measured.items()})
         if view.whole:
             bias, folded = _biases(model, role, view) if tokens else (None, None)
-            given = MatrixView(view, tokens, wanted.rule, bias, folded, measured.get(WHITENED))
-            taken.matrices.extend(matrix_rows(role, given, step=model.step))
+            taken.matrices.extend(
+                matrix_rows(
+                    role,
+                    MatrixView(view, tokens, wanted.rule, bias, folded, measured.get(WHITENED)),
+                    step=model.step,
+                )
+            )
     return taken
 
 
