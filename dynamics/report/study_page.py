@@ -20,7 +20,8 @@ from dynamics.report.study_sections import SECTIONS, Column, Section
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
 from dynamics.tracking.compare import Arm, Quantity, arm_mean, arms_of
 from dynamics.tracking.run import Run
-from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM, judge
+from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM
+from dynamics.verdicts.judge import judge
 
 NOTHING = "–"
 NOT_MEASURED = "Not measured in these runs."

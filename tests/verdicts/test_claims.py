@@ -7,7 +7,8 @@ import pytest
 
 from dynamics.statistics.seeds import OverSeeds
 from dynamics.tracking.compare import Quantity, arms_of
-from dynamics.verdicts.claims import CLAIMS, Claim, judge, verdict
+from dynamics.verdicts.claims import CLAIMS, Claim
+from dynamics.verdicts.judge import judge, verdict
 from tests.tracking.arms import made_run, planted
 
 INPUT = "input_embedding_norm"
