@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from dynamics.corpus.information import InformationSettings
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
+    from dynamics.studies import run_arms, run_series
     from dynamics.study import run_study
     from dynamics.tracking.callback import NormDynamicsCallback
+    from dynamics.tracking.compare import compare
     from dynamics.tracking.run import Run
     from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
@@ -31,11 +33,14 @@ __all__ = [
     "StudySettings",
     "attribute",
     "changed_tokens",
+    "compare",
     "count_corpus",
     "load_model",
     "open_series",
     "plot",
     "read_counts",
+    "run_arms",
+    "run_series",
     "run_study",
     "track",
     "train",
@@ -50,11 +55,14 @@ _HOMES = {
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",
     "changed_tokens": "dynamics.tracking.tokens",
+    "compare": "dynamics.tracking.compare",
     "count_corpus": "dynamics.corpus.count",
     "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",
     "plot": "dynamics.report.figures",
     "read_counts": "dynamics.corpus.counts",
+    "run_arms": "dynamics.studies",
+    "run_series": "dynamics.studies",
     "run_study": "dynamics.study",
     "track": "dynamics.tracking.track",
     "train": "dynamics.training.train",

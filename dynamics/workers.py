@@ -12,8 +12,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from dynamics.errors import DynamicsError
 
@@ -60,7 +61,7 @@ def run_jobs(
 @dataclass
 class _Worker:
     process: BaseProcess
-    connection: Connection
+    connection: Any  # an end of a pipe, whose type differs between systems
     job: str | None = None
 
 
@@ -139,7 +140,7 @@ def _start() -> _Worker:
     return _Worker(process, ours)
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Any) -> None:
     """Do what comes over a connection until it is closed."""
     os.setpgrp()  # Ctrl-C of the terminal goes to the first process alone, which tells the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -77,7 +77,9 @@ def _steps(run: Run, several: bool) -> list[int]:
 
 
 def _has(run: Run, gauge: str, name: str) -> bool:
-    return gauge in run.info["measures"] and (name in run.tokens or name in run.importances)
+    if gauge not in run.info["measures"]:
+        return False
+    return name in run.importances or (name in run.tokens and run.tokens[name].notna().any())
 
 
 def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollection:

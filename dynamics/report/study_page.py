@@ -20,7 +20,8 @@ from dynamics.report.study_sections import SECTIONS, Column, Section
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
 from dynamics.tracking.compare import Arm, Quantity, arm_mean, arms_of
 from dynamics.tracking.run import Run
-from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM, judge
+from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM
+from dynamics.verdicts.judge import judge
 
 NOTHING = "–"
 NOT_MEASURED = "Not measured in these runs."
@@ -73,7 +74,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
         f"{made}Cells are means over seeds with 95 % t intervals [low, high], correlations "
         "averaged on Fisher's z scale; the seed is the unit of inference."
     )
-    few = [arm.name for arm in arms if arm.descriptive]
+    few = [_plain(arm.name) for arm in arms if arm.descriptive]
     if few:
         yield (
             f"Fewer than {FEWEST_SEEDS} seeds, so that what is said of them is descriptive: "
@@ -200,7 +201,7 @@ def _centrings(arms: Sequence[Arm]) -> str:
             frozenset({-1}): "rare tokens have the longer output rows under both centrings",
             frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
-        said.setdefault(verdict, []).append(arm.name)
+        said.setdefault(verdict, []).append(_plain(arm.name))
     sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
     return f"{'; '.join(sentences)}."
 

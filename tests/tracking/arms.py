@@ -17,8 +17,8 @@ GAUGES = ("input_embedding_norm", "output_embedding_norm_centered")
 COVARIATES = "log_frequency+characters+word_start"
 
 
-def settings_of(arm, seed, **changes):
-    content = {"name": arm, "seed": seed} | {key: dict(value) for key, value in BASE.items()}
+def settings_of(seed, **changes):
+    content = {"name": "made", "seed": seed} | {key: dict(value) for key, value in BASE.items()}
     for key, value in changes.items():
         group, name = key.split("__")
         content.setdefault(group, {})[name] = value
@@ -35,7 +35,7 @@ def made_run(folder, arm="arm", seed=0, *, rows=(), tied=False, **changes):
     path = place / "run"
     info = json.loads((path / "run.json").read_text())
     info["series"]["name"] = arm
-    info["series"]["training"] = settings_of(arm, seed, model__tied=tied, **changes)
+    info["series"]["training"] = settings_of(seed, model__tied=tied, **changes)
     table = pd.concat([run_trends(path), pd.DataFrame(list(rows))], ignore_index=True)
     table = table.drop_duplicates(KEYS, keep="last")  # what is planted replaces what is there
     columns = {name: table[name].to_numpy() for name in TREND_COLUMNS}

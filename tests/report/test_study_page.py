@@ -1,0 +1,115 @@
+"""The page of a study says what the tables of its runs say."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dynamics.report import study_page
+from dynamics.report.study_page import write_page
+from tests.tracking.arms import made_run, planted
+
+INPUT = "input_embedding_norm"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arms")
+    return [
+        made_run(folder, arm, seed, rows=planted(seed))
+        if arm == "one"
+        else made_run(folder, arm, seed, rows=planted(seed), training__optimizer="sgd")
+        for arm, seeds in (("one", 5), ("two|<b>", 2))
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def page(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
+    write_page(tmp_path / "page.md", runs, title="toys", command="dynamics study toys.yaml")
+    return (tmp_path / "page.md").read_text()
+
+
+def cells(page, heading, first):
+    """The cells of the first row that begins with a name, below a heading."""
+    below = page.partition(heading)[2]
+    line = next(line for line in below.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_interval(page, runs):
+    rho = [run.trend(INPUT)["value"].iloc[-1] for run in runs[:5]]
+    z = np.arctanh(rho)
+    ends = stats.ttest_1samp(z, 0).confidence_interval()
+    mean, low, high = np.tanh([z.mean(), *ends])
+    found = cells(page, "**At the last step**", "one")[1]
+    assert found == f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def test_differences_are_taken_seed_by_seed(page, runs):
+    each = [
+        run.trend(INPUT, statistic="twin_log_slope")["value"].iloc[-1]
+        - run.trend(INPUT, statistic="log_slope")["value"].iloc[-1]
+        for run in runs[:5]
+    ]
+    ends = stats.ttest_1samp(each, 0).confidence_interval()
+    found = cells(page, "## Does frequency itself move norms?", "one")[3]
+    assert found == f"{np.mean(each):+.3f} [{ends.low:+.3f}, {ends.high:+.3f}]"
+
+
+def test_every_question_is_asked_and_answered(page):
+    assert "Not measured" not in page.replace(section(page, "information gain beyond"), "")
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert headings[:2] == ["What was run", "Against the pilots"]
+    assert len(headings) == len(set(headings)) == 11
+
+
+def section(page, heading):
+    return next(part for part in page.split("\n## ") if heading in part.splitlines()[0])
+
+
+def test_few_seeds_are_called_descriptive_and_names_are_text(page):
+    assert "descriptive: two\\|&lt;b>." in page
+    verdicts = section(page, "Against the pilots")
+    assert re.search(r"\| two\\\|&lt;b> \| .* \| 2 \| \w+\* \|", verdicts)
+    assert re.search(r"\| one \| .* \| 5 \| \w+ \|", verdicts)
+
+
+def test_each_importance_has_its_reliability_beside_it(page, runs):
+    row = next(
+        line
+        for line in section(page, "come to encode importance").splitlines()
+        if line.startswith("| surprisal | one |")
+    )
+    reliability = [
+        run.trend("surprisal", against="", statistic="reliability")["value"].iloc[-1]
+        for run in runs[:5]
+    ]
+    assert f"| {np.mean(reliability):.2f} [" in row
+
+
+def test_the_sign_of_output_norms_is_decided_by_both_centrings(runs, page):
+    sentence = next(line for line in page.splitlines() if line.startswith("one: "))
+    assert "both centrings" in sentence or "no sign" in sentence or "opposite" in sentence
+
+
+def test_a_single_run_has_no_interval_and_decides_nothing(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
+    write_page(tmp_path / "page.md", runs[:1], title="toys")
+    page = (tmp_path / "page.md").read_text()
+    assert re.fullmatch(r"[+-]\d\.\d{3}", cells(page, "**At the last step**", "one")[1])
+    assert "confirmed 0 times, contradicted 0 times" in page
+    assert "one: no sign of output norms is decided." in page
+    assert "Made by" not in page
+
+
+def test_figures_lie_beside_the_page_and_are_shown_in_it(runs, tmp_path):
+    left_out = []
+    figures = write_page(tmp_path / "page.md", runs[:1], title="toys", report=left_out.append)
+    shown = re.findall(r"!\[.*\]\((page/\w+\.png)\)", (tmp_path / "page.md").read_text())
+    assert {tmp_path / name for name in shown} == set(figures) == set((tmp_path / "page").iterdir())
+    assert len(figures) == 8
+    (line,) = left_out
+    assert line.startswith("figure norm_against_importance is left out: no run has importances")

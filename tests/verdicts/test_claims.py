@@ -1,0 +1,110 @@
+"""Claims are judged by the interval over seeds, where they apply and nowhere else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dynamics.statistics.seeds import OverSeeds
+from dynamics.tracking.compare import Quantity, arms_of
+from dynamics.verdicts.claims import CLAIMS, Claim
+from dynamics.verdicts.judge import judge, verdict
+from tests.tracking.arms import made_run, planted
+
+INPUT = "input_embedding_norm"
+RHO = Quantity(INPUT, "log_frequency")
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arms")
+    sgd = {"training__optimizer": "sgd", "training__weight_decay": 0.0}
+    runs = [
+        made_run(folder, name, seed, rows=planted(seed, shift=shift), **changes)
+        for seed in (0, 1, 2)
+        for name, shift, changes in (
+            ("adamw", 0.0, {}),
+            ("no-decay", 0.0, {"training__weight_decay": 0.0}),
+            ("sgd", 0.4, sgd),
+            ("tied", 0.0, {"tied": True}),
+        )
+    ]
+    return arms_of(runs)
+
+
+def over_seeds(low, high, n=5):
+    return OverSeeds(np.array((low + high) / 2), np.array(low), np.array(high), np.array(n))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.3, 0.5, "confirmed"),
+        (0.2, 0.5, "confirmed"),
+        (0.1, 0.5, "undecided"),
+        (-0.3, 0.19, "contradicted"),
+        (0.3, 0.9, "undecided"),
+        (0.81, 0.9, "contradicted"),
+        (np.nan, np.nan, "undecided"),
+    ],
+)
+def test_an_interval_inside_confirms_one_outside_contradicts(low, high, expected):
+    claim = Claim("", "", {}, RHO, above=0.2, below=0.8)
+    assert verdict(claim, over_seeds(low, high)) == expected
+
+
+def test_a_claim_is_judged_on_the_arms_it_is_about(arms):
+    claim = Claim("", "", {"training.optimizer": "adamw", "model.tied": False}, RHO, above=0.0)
+    assert [each.arm.name for each in judge(arms, [claim])] == ["adamw", "no-decay"]
+    everywhere = replace(claim, arms={})
+    assert len(list(judge(arms, [everywhere]))) == 4
+    assert list(judge(arms, [replace(claim, arms={"model.tied": None})])) == []
+
+
+def test_what_an_arm_has_not_is_not_judged(arms):
+    claim = Claim("", "", {}, Quantity("norm", "occlusion", "no_such_statistic"), above=0.0)
+    assert list(judge(arms, [claim])) == []
+
+
+def test_a_difference_between_arms_changes_what_is_named_and_nothing_else(arms):
+    partial = Quantity(INPUT, "occlusion", "partial_spearman")
+    claim = Claim(
+        *("", "", {"training.optimizer": "sgd"}, partial, 0.2),
+        minus_arm={"training.optimizer": "adamw"},
+    )
+    (found,) = judge(arms, [claim])
+    by_name = {arm.name: arm.values(partial) for arm in arms}
+    expected = (by_name["sgd"] - by_name["no-decay"]).mean()  # both without weight decay
+    assert found.measured.value == pytest.approx(expected)
+    assert found.measured.descriptive
+    lonely = replace(claim, minus_arm={"training.optimizer": "adamw", "model.tied": 3})
+    assert list(judge(arms, [lonely])) == []
+
+
+def test_runs_of_others_are_not_judged(arms):
+    foreign = [
+        replace(arm, runs=(stranger(arm.runs[0]),), seeds=("",), varies="") for arm in arms[:1]
+    ]
+    assert list(judge(foreign)) == []
+
+
+def stranger(run):
+    copy = type(run)(run.path)
+    copy.info["series"]["training"] = None
+    return copy
+
+
+def test_the_planted_effects_are_found(arms):
+    found = {(each.claim.name, each.arm.name): each.verdict for each in judge(arms)}
+    assert found["Twins: frequency shortens centred output rows ...", "adamw"] == "confirmed"
+    assert found["Shuffling input norms costs next to nothing (nats).", "sgd"] == "confirmed"
+    assert found["Raw rows of rare tokens become longer in tied models.", "tied"] == "contradicted"
+
+
+def test_every_claim_says_what_it_expects_and_its_range_is_one():
+    for claim in CLAIMS:
+        assert claim.name and claim.expected
+        assert claim.above < claim.below
+        assert np.isfinite(claim.above) or np.isfinite(claim.below)
+        assert not (claim.minus and claim.minus_arm)
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
