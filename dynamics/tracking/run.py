@@ -103,7 +103,9 @@ class Run:
         given: str = "",
         rule: VocabularyRule | None = None,
     ) -> pd.DataFrame:
-        """The rows of `trends` of one statistic, by ascending step; the main rule by default.
+        """The rows of `trends` of one statistic, by ascending step.
+
+        By default they are of the main rule, or of no rule where the statistic needs none.
 
         Raises:
             OutputError: There is no such statistic in this run.
@@ -117,7 +119,8 @@ class Run:
         }
         rows = self.trends
         for column, value in wanted.items():
-            rows = rows[rows[column] == value]
+            without = column == "rule" and rule is None
+            rows = rows[(rows[column] == value) | (without & (rows[column] == ""))]
             if rows.empty:
                 raise OutputError(f"{self.path} has no trend with {column} {value!r} in {wanted}")
         return rows.sort_values("step")
