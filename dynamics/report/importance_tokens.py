@@ -44,7 +44,10 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         raise NothingToDrawError(
             "no run has importances to draw norms against; track it with --importance"
         )
-    figure, axes = panels(rows=len(rows), columns=len(columns), width=2.2, height=1.8)
+    # Norms of two optimizers have so little in common that one would be a line on a common axis.
+    figure, axes = panels(
+        rows=len(rows), columns=len(columns), width=2.2, height=1.8, share=len(arms) == 1
+    )
     points = None
     for at, ((gauge, name), row) in enumerate(zip(rows, axes, strict=True)):
         for (arm, step), ax in zip(columns, row, strict=True):
