@@ -21,7 +21,7 @@ from dynamics.checkpoints.weights import WEIGHTS_FILES
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError
-from dynamics.files import sha256_file, write_json
+from dynamics.files import write_json
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import check_importances, measure_importances
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
@@ -30,6 +30,7 @@ from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.probe_text import open_probe_text
+from dynamics.tracking.resume import is_whole
 from dynamics.tracking.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
 from dynamics.tracking.trends import TREND_COLUMNS, Row
 
@@ -248,7 +249,7 @@ def run_live(
         MeasureError: A result is not finite.
     """
     record, checkpoints = info["live"], live.checkpoints
-    done = {each["step"]: each for each in record["checkpoints"] if _is_whole(output, each)}
+    done = {each["step"]: each for each in record["checkpoints"] if _is_done(output, each)}
     for at, checkpoint in enumerate(checkpoints):
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
@@ -303,8 +304,8 @@ def _holds_embeddings_only(checkpoint: Checkpoint) -> bool:
     return checkpoint.locate("input_embedding").filename == WEIGHTS_FILES[-1]
 
 
-def _is_whole(output: Path, entry: Mapping[str, Any]) -> bool:
-    paths = {
-        step_path(output, folder, entry["step"]): sha for folder, sha in entry["tables"].items()
-    }
-    return all(path.exists() and sha256_file(path) == sha for path, sha in paths.items())
+def _is_done(output: Path, entry: Mapping[str, Any]) -> bool:
+    return all(
+        is_whole(step_path(output, folder, entry["step"]), sha256)
+        for folder, sha256 in entry["tables"].items()
+    )

@@ -114,7 +114,7 @@ def test_a_kill_inside_a_write_leaves_nothing_that_counts(series, tmp_path, monk
 
 def test_what_is_done_is_not_measured_again(series, counts, tmp_path, monkeypatch):
     before = files_of(track(series, tmp_path / "run", counts=counts).path)
-    monkeypatch.setattr(walking, "measure", None)  # would fail if it were called
+    monkeypatch.setattr(walking, "measure_tensors", None)  # would fail if it were called
     seen = []
     track(series, tmp_path / "run", counts=counts, on_checkpoint=lambda *at: seen.append(at))
     assert seen == [(done, len(STEPS)) for done in range(len(STEPS) + 1)]
