@@ -118,6 +118,8 @@ class _Pool:
             if kind == "line":
                 _named(worker.job, self.report)(content)
                 continue
+            if kind == "stopped":
+                _named(worker.job, self.report)("interrupted")
             if kind == "failed":
                 self.failed[worker.job] = content
                 _named(worker.job, self.report)(f"failed: {content}")
@@ -152,10 +154,11 @@ def _work(connection: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             reason = _attempt(job, lambda line: connection.send(("line", line)))
+            outcome = ("done", "") if reason is None else ("failed", reason)
         except KeyboardInterrupt:
-            reason = "interrupted"
+            outcome = ("stopped", "")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        connection.send(("done", None) if reason is None else ("failed", reason))
+        connection.send(outcome)
 
 
 def _attempt(job: Job, report: Callable[[str], None]) -> str | None:

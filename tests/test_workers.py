@@ -126,4 +126,4 @@ if __name__ == "__main__":
     assert process.returncode == 130
     assert lines[-1] == "interrupted"
     assert done(tmp_path) == ["a", "a saved", "b", "b saved", "program.py"]
-    assert {"a: failed: interrupted", "b: failed: interrupted"} <= set(lines)
+    assert {"a: interrupted", "b: interrupted"} <= set(lines)

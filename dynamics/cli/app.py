@@ -177,8 +177,11 @@ def plot(
     from dynamics.tracking.run import Run
 
     opened = [Run(path) for path in runs]
+    left_out: list[str] = []
+    files = plot_runs(
+        opened, output, figures=figures or (), formats=formats, report=left_out.append
+    )
     with Stages() as stages:
-        files = plot_runs(
-            opened, output, figures=figures or (), formats=formats, report=stages.report
-        )
+        for line in left_out:
+            stages.report(line)
     emit(as_json, {"figures": [str(file) for file in files]}, "figures:", map(str, files))

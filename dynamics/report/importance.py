@@ -97,9 +97,11 @@ def _of_one(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
 
 def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
     """A row of panels, the rest below where they are many."""
-    for first in range(0, len(row), _IN_A_ROW):
-        part = list(row[first : first + _IN_A_ROW])
-        yield part + [Panel("")] * (min(_IN_A_ROW, len(row)) - len(part))
+    lines = -(-len(row) // _IN_A_ROW)
+    columns = -(-len(row) // max(1, lines))
+    for first in range(0, len(row), max(1, columns)):
+        part = list(row[first : first + columns])
+        yield part + [Panel("")] * (columns - len(part))
 
 
 def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:

@@ -44,7 +44,10 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         raise NothingToDrawError(
             "no run has importances to draw norms against; track it with --importance"
         )
-    figure, axes = panels(rows=len(rows), columns=len(columns), width=2.2, height=1.8)
+    # Norms of two optimizers have so little in common that one would be a line on a common axis.
+    figure, axes = panels(
+        rows=len(rows), columns=len(columns), width=2.2, height=1.8, share=len(arms) == 1
+    )
     points = None
     for at, ((gauge, name), row) in enumerate(zip(rows, axes, strict=True)):
         for (arm, step), ax in zip(columns, row, strict=True):
@@ -79,7 +82,7 @@ def _steps(run: Run, several: bool) -> list[int]:
 def _has(run: Run, gauge: str, name: str) -> bool:
     if gauge not in run.info["measures"]:
         return False
-    return name in run.importances or (name in run.tokens and run.tokens[name].notna().any())
+    return name in run.importances or (name in run.tokens and bool(run.tokens[name].notna().any()))
 
 
 def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollection:
@@ -87,9 +90,9 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
     frequency = run.tokens["log_frequency"].to_numpy()[kept]
     importance = _importance(run, name, step)[kept]
     norm = run.measures(step)[gauge].to_numpy()[kept]
-    if (importance[np.isfinite(importance)] > 0).all():
-        ax.set_xscale("log")
-        ax.xaxis.set_minor_formatter(NullFormatter())
+    known = importance[np.isfinite(importance)]
+    if (known > 0).all():
+        _log_axis(ax, known.min(), known.max())
     return ax.scatter(
         importance,
         norm,
@@ -102,6 +105,15 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
         alpha=0.8,
         rasterized=True,
     )
+
+
+def _log_axis(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic axis that has labels where its range is less than some decades, too."""
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if high < 30 * low:
+        ticks = sorted({float(f"{value:.1g}") for value in np.geomspace(low, high, 4)})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _importance(run: Run, name: str, step: int) -> Float[np.ndarray, " V"]:

@@ -48,11 +48,13 @@ def look(at: int) -> dict[str, Any]:
     return LOOKS[at % len(LOOKS)]
 
 
-def panels(*, rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, rows x columns; those of a row share their vertical axis."""
+def panels(
+    *, rows: int, columns: int, width: float, height: float, share: bool = True
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, rows x columns; those of a row share their vertical axis if meant."""
     # Not pyplot: nothing global, no window, and figures are freed with their last reference.
     figure = Figure(figsize=(max(4.6, width * columns), height * rows + 0.7), layout="constrained")
-    sharey = "row" if columns > 1 else "none"
+    sharey = "row" if share and columns > 1 else "none"
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 

@@ -1,14 +1,20 @@
 """Figures of importance, surgery, slopes, agreement and read-out; and of several seeds."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from scipy import stats
 
 from dynamics.errors import MismatchError, NothingToDrawError
 from dynamics.report.figures import FIGURES, plot
 from dynamics.report.importance import importance_over_training
+from dynamics.report.importance_tokens import _log_axis, norm_against_importance
 from dynamics.report.statistics_over_steps import SURGERIES, agreement, matrices, slopes, surgery
+from dynamics.tracking.run import Run, step_path, write_table
 from tests.report.test_figures import axes_of, caption, rendered
 from tests.tracking.arms import GAUGES, IMPORTANCES, made_run, planted
 from tests.tracking.synthetic import STEPS, make_counts, tracked
@@ -209,3 +215,55 @@ def test_figures_of_frequency_take_arms(runs, name):
         assert "3 seeds (initialisation and order differ)" in said
     else:
         assert "one: 213 tokens, count>=10, the first of 3 seeds" in said
+
+
+@pytest.fixture(scope="module")
+def probed(runs, tmp_path_factory):
+    """A run whose model was asked at two steps, about two importances, one of them positive."""
+    folder = tmp_path_factory.mktemp("probed") / "run"
+    shutil.copytree(runs[0].path, folder)
+    info = json.loads((folder / "run.json").read_text())
+    rng, checkpoints = np.random.default_rng(4), []
+    ids = np.sort(rng.choice(300, 200, replace=False))
+    for step in (0, 32):
+        columns = {"token_id": ids, "contexts": np.full(200, 16)}
+        for name in ("occlusion", "occlusion_norm_matched"):
+            values = np.exp(rng.standard_normal(200)) - (name != "occlusion")
+            columns |= {name: values, f"{name}_half_1": values, f"{name}_half_2": values}
+        table = write_table(step_path(folder, "importance", step), columns)
+        checkpoints.append({"step": step, "tables": {"importance": table}})
+    info["live"] = {"checkpoints": checkpoints}
+    (folder / "run.json").write_text(json.dumps(info))
+    return Run(folder)
+
+
+def test_points_are_tokens_coloured_by_their_frequency(probed):
+    panels = axes_of(rendered(norm_against_importance([probed])))
+    pairs = [
+        (INPUT, "occlusion"),
+        (INPUT, "occlusion_norm_matched"),
+        (CENTERED, "occlusion"),
+    ]
+    assert [ax.get_title() for ax in panels[:2]] == ["step 0", "step 32"]
+    assert len(panels) == 2 * len(pairs)
+    for at, ax in enumerate(panels):
+        (gauge, name), step = pairs[at // 2], (0, 32)[at % 2]
+        (points,) = ax.collections
+        table = probed.importance(step).set_index("token_id")[name].reindex(range(300)).to_numpy()
+        shown = probed.kept & np.isfinite(table)
+        assert 0 < shown.sum() < probed.kept.sum()
+        expected = np.column_stack([table, probed.measures(step)[gauge]])[shown]
+        found = np.ma.filled(points.get_offsets(), np.nan)
+        there = np.isfinite(found).all(axis=1)
+        np.testing.assert_allclose(found[there], expected)
+        np.testing.assert_allclose(
+            points.get_array()[there], probed.tokens["log_frequency"].to_numpy()[shown]
+        )
+        assert ax.get_xscale() == ("log" if name == "occlusion" else "linear")
+    assert "213 tokens, count>=10" in caption(norm_against_importance([probed]))
+
+
+def test_a_narrow_logarithmic_axis_has_labels():
+    ax = Figure().subplots()
+    _log_axis(ax, 0.027, 0.041)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.03", "0.04"]

@@ -241,9 +241,10 @@ def test_a_figure_has_the_same_bytes_each_time(run, tmp_path, suffix):
     assert len(first) > 5000
 
 
-def test_plot_draws_every_figure(run, tmp_path):
+def test_plot_draws_every_figure_that_applies(run, tmp_path):
     files = plot([run], tmp_path, formats=["png"])
-    assert [file.name for file in files] == [f"{name}.png" for name in OF_FREQUENCY]
+    of_weights = (*OF_FREQUENCY, "slopes", "matrices")
+    assert [file.name for file in files] == [f"{name}.png" for name in of_weights]
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
