@@ -63,7 +63,7 @@ def test_from_the_command_line(address, series, tmp_path, capsys):
     track(series, tmp_path / "here", command="")
     tables = {path: content for path, content in files_of(output).items() if "json" not in path}
     assert tables.items() <= files_of(tmp_path / "here").items()
-    assert len(tables) == 7
+    assert len(tables) == 11
 
 
 def test_no_scheduler_is_told(monkeypatch):
