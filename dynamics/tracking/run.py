@@ -272,7 +272,11 @@ def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> lis
         for step, sha256 in tables.items()
         if sha256 is not None
     ]
-    return [dict(row) for table in read for row in table.to_dict("records")]
+    return [
+        {str(column): value for column, value in row.items()}
+        for table in read
+        for row in table.to_dict("records")
+    ]
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> str:
