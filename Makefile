@@ -1,4 +1,4 @@
-# make demo   the main job on real text, from nothing: about two minutes once installed
+# make demo   the main job on real text, from nothing: two to three minutes once installed
 # make test   every test that can run here
 # make check  format, lint, docstrings, types, layers, generated docs
 # make bench  ratios against baselines measured in the same run

@@ -1,6 +1,6 @@
 """What a run shows of norms and importance in words, computed from its trends."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,12 @@ GAUGES = {
 
 
 def importance_findings(run: Run) -> list[str]:
-    """Sentences on each importance a run has; none without any."""
+    """Sentences on what a run knows of importance, of surgery and of agreement, if anything."""
     rows = run.trends[run.trends["rule"] == str(run.rule)]
     known = measured_importances(run)
     spoken = [name for name in SPOKEN if name in known] or known[:1]
     sentences = [_sentence(name, rows) for name in spoken]
+    sentences += [*_surgery(rows), *_agreement(rows)]
     if others := [name for name in known if name not in spoken]:
         sentences.append(f"In the trends are also {', '.join(others)}.")
     factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
@@ -48,17 +49,17 @@ def _sentence(name: str, rows: pd.DataFrame) -> str:
     of_frequency = _last(rows, "log_frequency", name, "spearman")
     step, n = of_frequency["step"], of_frequency["n"]
     parts = [_gauge(rows, gauge, called, name) for gauge, called in GAUGES.items()]
-    return (
+    return in_lines(
         f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
-        f"frequency {_value(of_frequency)}; {'; '.join(filter(None, parts))}."
-        f"{''.join(_reliability(rows, name))}"
+        f"frequency {_value(of_frequency)}.{''.join(_reliability(rows, name))} With",
+        filter(None, parts),
     )
 
 
 def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
     if (raw := _last(rows, gauge, name, "spearman")).empty:
         return None
-    told = f"with {called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
+    told = f"{called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
     if (partial := _last(rows, gauge, name, "partial_spearman")).empty:
         return told
     beyond = abs(partial["value"]) > partial["null_high"]
@@ -67,6 +68,44 @@ def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None
         f"{_since_first(rows, gauge, name, 'partial_spearman')}, "
         f"{'beyond' if beyond else 'inside'} its null band of ±{partial['null_high']:.3f}"
     )
+
+
+def _surgery(rows: pd.DataFrame) -> Iterator[str]:
+    """What norms are good for: the loss when they are shuffled over tokens."""
+    found = {
+        called: row
+        for gauge, called in GAUGES.items()
+        if not (row := _last(rows, gauge, "held_out_loss", "surgery_shuffled")).empty
+    }
+    if found:
+        parts = [f"{called} {_interval(row, 4)}" for called, row in found.items()]
+        step = next(iter(found.values()))["step"]
+        yield in_lines(
+            f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
+            "are shuffled over tokens and directions kept, by",
+            parts,
+        )
+
+
+def _agreement(rows: pd.DataFrame) -> Iterator[str]:
+    """Whether scores rank the tokens of an input as occlusion does."""
+    found = rows[rows["statistic"] == "within_input_agreement"]
+    last = found[found["step"] == found["step"].max()]
+    if len(last):
+        step, n = last.iloc[0][["step", "n"]]
+        yield in_lines(
+            f"Agreement with occlusion inside {n:,} inputs at step {step:,} (mean rho [95 % "
+            "interval], the read-out left out) of",
+            [
+                f"{_called(row['measure']).lower()} {_interval(row, 2)}"
+                for _, row in last.iterrows()
+            ],
+        )
+
+
+def in_lines(head: str, parts: Iterable[str]) -> str:
+    """A sentence whose parts stand below it, a line each."""
+    return "\n".join([head, *(f"  {part}" for part in parts)])
 
 
 def _since_first(rows: pd.DataFrame, gauge: str, name: str, statistic: str) -> str:
@@ -110,6 +149,11 @@ def _value(row: pd.Series) -> str:
     if np.isnan(row["value"]):
         return "undefined"
     return f"{row['value']:+.3f} [{row['band_low']:+.3f}, {row['band_high']:+.3f}]"
+
+
+def _interval(row: pd.Series, digits: int) -> str:
+    value, low, high = (f"{row[name]:+.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _called(name: str) -> str:

@@ -5,7 +5,11 @@ from typing import Any
 import numpy as np
 
 from dynamics.statistics.vocabulary import VocabularyRule, swept
-from dynamics.tracking.importance_findings import importance_findings, measured_importances
+from dynamics.tracking.importance_findings import (
+    importance_findings,
+    in_lines,
+    measured_importances,
+)
 from dynamics.tracking.run import Run
 from dynamics.tracking.slopes import CAUSAL, OBSERVED
 
@@ -158,8 +162,11 @@ def _twins(run: Run) -> list[str]:
     if not parts:
         return []
     return [
-        f"Slope of log norm on log frequency at step {run.steps[-1]:,} [95 % interval], where "
-        f"chance decides the frequency and where it does not: {'; '.join(parts)}."
+        in_lines(
+            f"Slope of log norm on log frequency at step {run.steps[-1]:,} [95 % interval], where "
+            "chance decides the frequency and where it does not:",
+            parts,
+        )
     ]
 
 

@@ -27,6 +27,7 @@ from dynamics.tracking import live as module
 from dynamics.tracking.live import LiveSettings
 from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.run import Run
+from dynamics.tracking.summary import findings
 from dynamics.tracking.track import track
 from tests.models import tiny
 from tests.tracking.live_series import (
@@ -217,6 +218,15 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
         statistics = [row["statistic"] for row in expected]
         assert statistics.count("held_out_loss") == 1
         assert statistics.count("surgery_shuffled") == 2
+    told = "\n".join(findings(run))
+    shuffled = run.trend(
+        "input_embedding_norm", against="held_out_loss", statistic="surgery_shuffled"
+    ).iloc[-1]
+    assert "Held-out loss at step 8, in nats per target" in told
+    assert f"  input embedding norms {shuffled['value']:+.4f} [{shuffled['low']:+.4f}, " in told
+    norm = run.trend("norm", against="occlusion", statistic="within_input_agreement").iloc[-1]
+    assert f"Agreement with occlusion inside {norm['n']} inputs at step 8" in told
+    assert f"  norm {norm['value']:+.2f} [{norm['low']:+.2f}, " in told
 
 
 def test_a_stream_that_is_given_is_held_out_whole_or_in_part(training, tmp_path):

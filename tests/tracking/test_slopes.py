@@ -198,7 +198,7 @@ def test_findings_say_where_signs_disagree(run, tmp_path, training):
         f"{row['high']:+.3f}] within 40 twins, " in text
     )
     sentence = text[text.index("Slope of log norm") :]
-    of_input, of_output = sentence.split("; ")[:2]
+    of_input, of_output = sentence.splitlines()[1:3]
     assert of_input.endswith("(the same sign)") and of_output.endswith("(opposite signs)")
     untrained = run_of(training, tmp_path / "run", steps="0")
     assert "(no sign within twins" in " ".join(findings(untrained))
