@@ -88,7 +88,8 @@ class ReadRun:
     def __call__(self, report: Report) -> None:
         """Track the series; steps that are there already are not read again."""
         from dynamics.checkpoints.opening import open_any
-        from dynamics.tracking.track import find_counts, track
+        from dynamics.tracking.origin import find_counts
+        from dynamics.tracking.track import track
 
         series = open_any(self.series)
         report(f"tracking {len(series.select(self.study.steps))} checkpoints")

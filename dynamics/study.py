@@ -96,7 +96,8 @@ def train_and_track(
         OutputError: The folder, or one inside it, is in use for something else.
     """
     from dynamics.checkpoints.series import open_series
-    from dynamics.tracking.track import find_counts, track
+    from dynamics.tracking.origin import find_counts
+    from dynamics.tracking.track import track
     from dynamics.training.train import train
 
     if (folder / "train.json").exists():

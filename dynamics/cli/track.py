@@ -128,8 +128,8 @@ def track(
     from dynamics.errors import ConfigError
     from dynamics.tracking.cost import live_cost, track_cost
     from dynamics.tracking.exposed import open_exposed
+    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.summary import last_step_table
-    from dynamics.tracking.track import find_counts
     from dynamics.tracking.track import track as track_series
 
     live = None

@@ -16,13 +16,15 @@ from dynamics.corpus.counts import Counts
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, whole_folder, write_json
 from dynamics.statistics.vocabulary import parse_rule
+from dynamics.tracking.finish import finish
 from dynamics.tracking.measures import ROLES
 from dynamics.tracking.measuring import Wanted, measure_tensors
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.references import StoredRows
 from dynamics.tracking.resume import first_difference, is_whole
 from dynamics.tracking.run import MATRIX_ROWS, measures_path, read_info, step_path, write_table
-from dynamics.tracking.track import check_enough, describe, finish, token_columns
+from dynamics.tracking.token_columns import token_columns
+from dynamics.tracking.track import check_enough, describe
 from dynamics.tracking.trends import in_columns
 
 FIRST = "first"

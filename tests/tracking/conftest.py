@@ -35,7 +35,8 @@ def trained(tmp_path_factory, counts):
 
 def run_of(training, output, **settings):
     from dynamics.checkpoints.series import open_series
-    from dynamics.tracking.track import find_counts, track
+    from dynamics.tracking.origin import find_counts
+    from dynamics.tracking.track import track
 
     opened = open_series(training)
     return track(opened, output, counts=find_counts(opened, "auto"), **settings)

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from dynamics.tracking.finish import finish
 from dynamics.tracking.importances import Importance
 from dynamics.tracking.run import IMPORTANCE, Run, step_path, write_table
-from dynamics.tracking.track import finish
 from dynamics.tracking.trends import TrendInput
 
 STEPS = (0, 1, 8, 64, 512)

@@ -19,8 +19,9 @@ from dynamics.errors import (
     StepError,
 )
 from dynamics.tracking import walk as walking
+from dynamics.tracking.origin import find_counts
 from dynamics.tracking.run import Run
-from dynamics.tracking.track import find_counts, track
+from dynamics.tracking.track import track
 from tests.tracking.conftest import run_of
 from tests.tracking.synthetic import (
     GAIN,

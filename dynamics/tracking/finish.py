@@ -1,0 +1,116 @@
+"""The tables of a run over all its steps, once every step is measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dynamics.files import write_json
+from dynamics.statistics.departures import departures
+from dynamics.statistics.vocabulary import parse_rule
+from dynamics.tracking.exposed import EXPOSURE
+from dynamics.tracking.importance_trends import importance_rows
+from dynamics.tracking.importances import read_importances
+from dynamics.tracking.measures import ROLES
+from dynamics.tracking.run import (
+    LIVE_ROWS,
+    MATRIX_ROWS,
+    measures_path,
+    read_table,
+    stored_rows,
+    write_table,
+)
+from dynamics.tracking.slopes import slope_rows
+from dynamics.tracking.trends import (
+    PROFILE_COLUMNS,
+    Row,
+    TrendInput,
+    in_columns,
+    profile_rows,
+    trend_rows,
+)
+
+
+def finish(
+    output: Path,
+    info: dict[str, Any],
+    tokens: Mapping[str, np.ndarray] | None,
+    ids: np.ndarray | None,
+) -> None:
+    """Write the tables over all steps, and declare the run finished.
+
+    Args:
+        output: The run folder.
+        info: Content of its `run.json`, which is written again.
+        tokens: From `token_columns`, None without counts.
+        ids: Ids of the rows that were read, all of them when None.
+    """
+    token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
+    tables: dict[str, Mapping[str, Any]] = {
+        "tokens.parquet": {**(tokens or token_ids), **_departures(output, info)}
+    }
+    trends: list[Row] = []
+    profile: list[Row] = []
+    if tokens is not None:
+        measured = _measured(output, info, tokens)
+        rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
+        importances = read_importances(output, info, measured.tokens)
+        trends = [
+            *trend_rows(measured, rule),
+            *slope_rows(measured, rule),
+            *importance_rows(measured, importances, rule),
+        ]
+        profile = list(profile_rows(measured, rule))
+    of_matrices = {entry["step"]: entry["matrices_sha256"] for entry in info["checkpoints"]}
+    of_models = {
+        entry["step"]: entry["tables"].get(LIVE_ROWS)
+        for entry in info.get("live", {}).get("checkpoints", ())
+    }
+    trends += stored_rows(output, MATRIX_ROWS, of_matrices)
+    trends += stored_rows(output, LIVE_ROWS, of_models)
+    tables["trends.parquet"] = in_columns(trends)
+    tables["profile.parquet"] = in_columns(profile, PROFILE_COLUMNS)
+    info["tables"] = {name: write_table(output / name, table) for name, table in tables.items()}
+    info["finished"] = True
+    write_json(output / "run.json", info)
+
+
+def _departures(output: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    """At which step each row leaves its initialisation, per embedding; empty for a single step."""
+    steps = [entry["step"] for entry in info["checkpoints"]]
+    columns = {
+        f"left_initialisation_{role.removesuffix('_embedding')}": f"{role}_cosine_to_first"
+        for role in ROLES
+        if f"{role}_cosine_to_first" in info["measures"]
+    }
+    if len(steps) < 2:
+        return {}
+    cosines = {name: [] for name in columns}
+    for entry in info["checkpoints"]:
+        table = read_table(measures_path(output, entry["step"]), entry["table_sha256"])
+        for name, measure in columns.items():
+            cosines[name].append(table[measure].to_numpy())
+    return {name: departures(steps, np.stack(rows)) for name, rows in cosines.items()}
+
+
+def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> TrendInput:
+    tables = [
+        read_table(measures_path(output, entry["step"]), entry["table_sha256"])
+        for entry in info["checkpoints"]
+    ]
+    exposed = all(column in table for table in tables for column in EXPOSURE.values())
+    return TrendInput(
+        steps=[entry["step"] for entry in info["checkpoints"]],
+        tokens=pd.DataFrame(dict(tokens)),
+        measures={
+            name: np.stack([t[name].to_numpy() for t in tables]) for name in info["measures"]
+        },
+        exposures={
+            role: np.stack([t[column].to_numpy() for t in tables])
+            for role, column in EXPOSURE.items()
+        }
+        if exposed
+        else None,
+    )

@@ -1,0 +1,102 @@
+"""Where a series comes from: the training that made it, its token stream and its counts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
+from dynamics.corpus.public_counts import find_public_counts
+from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokens import open_stream
+from dynamics.errors import MismatchError
+from dynamics.tracking.exposed import Exposed
+
+OnProgress = Callable[[int, int], None]
+
+
+def training_folder(series: CheckpointSeries) -> Path | None:
+    """The folder of the training that made a series, when it is one of ours."""
+    path = series.checkpoints[0].path
+    if path is None or not (path.parent.parent / "train.json").exists():
+        return None
+    return path.parent.parent
+
+
+def described(training: Path) -> dict[str, Any]:
+    """Content of the `train.json` of a training folder."""
+    return json.loads((training / "train.json").read_text("utf-8"))
+
+
+def training_stream(series: CheckpointSeries) -> Exposed | None:
+    """The token stream a series was trained on, when the training is one of ours."""
+    folder = training_folder(series)
+    if folder is None:
+        return None
+    return Exposed(open_stream(folder), described(folder)["settings"]["training"]["batch_size"])
+
+
+def find_counts(
+    series: CheckpointSeries,
+    counts: str,
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Counts | None:
+    """The counts that belong to a series.
+
+    Args:
+        series: The series.
+        counts: Path of a `counts.parquet`; `auto` for those beside the training that made the
+            series, or a sample of the public stream it was trained on, None where neither is
+            known; `none` for None.
+        report: Receives a line about the sample, before and after it is read.
+        on_progress: Receives how many blocks of the sample are counted, of how many.
+
+    Raises:
+        CorpusError: There are no counts at the path.
+    """
+    if counts == "none":
+        return None
+    if counts != "auto":
+        return read_counts(counts)
+    training = training_folder(series)
+    if training is not None:
+        return read_counts(training / "counts.parquet")
+    if series.checkpoints[0].path is not None:
+        return None
+    return find_public_counts(series.name, report=report, on_progress=on_progress)
+
+
+def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
+    """Refuse counts of another tokenizer than the series', or without the twins of its training.
+
+    Raises:
+        MismatchError: They are.
+    """
+    training, beside = training_folder(chosen), chosen.checkpoints[0].path
+    store = chosen.checkpoints[0].store
+    if isinstance(store, HubRevision):
+        tokenizer = fetch_tokenizer(store.beside("main"))
+        check_tokenizer(counts, tokenizer_sha256(tokenizer), chosen.name)
+    elif beside is None:
+        return
+    elif training is not None:
+        check_tokenizer(counts, described(training)["tokenizer_sha256"], str(training))
+        _check_twins(counts, training)
+    elif (beside / "tokenizer.json").exists():
+        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))
+
+
+def _check_twins(counts: Counts, training: Path) -> None:
+    """Counts of the text alone would take the twins of a training for rows that never occur."""
+    twins = open_stream(training).info.twins or {}
+    table = counts.table
+    found = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
+    if sorted(found) != sorted(twins.values()):
+        raise MismatchError(
+            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(found)}; give "
+            f"{training / 'counts.parquet'}, or count {training} itself"
+        )
