@@ -4,7 +4,6 @@ Everything in it is computed from the tables of the runs; nothing is written dow
 questions and the claims.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +15,13 @@ from safetensors import safe_open
 from dynamics.files import whole_file
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
-from dynamics.report.study_sections import SECTIONS, Column, Section
+from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
-from dynamics.tracking.compare import Arm, Quantity, arm_mean, arms_of
+from dynamics.tracking.compare import ONSET, Arm, Quantity, arm_mean, arms_of
+from dynamics.tracking.derived import untouched_row_factor
 from dynamics.tracking.run import Run
 from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM
-from dynamics.verdicts.judge import judge
+from dynamics.verdicts.judge import Verdict, judge
 
 NOTHING = "–"
 NOT_MEASURED = "Not measured in these runs."
@@ -83,6 +83,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     yield "## What was run"
     heads = ["arm", "seeds", "steps", "tokens", "parameters", "optimizer", "weight decay", "tied"]
     yield _markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    yield from _decay(arms)
     varies = sorted({arm.varies for arm in arms} - {""})
     if varies:
         yield f"Between seeds of an arm differ: {'; '.join(varies)}."
@@ -112,6 +113,22 @@ def _facts(arm: Arm) -> list[str]:
     ]
 
 
+def _decay(arms: Sequence[Arm]) -> Iterator[str]:
+    """How much weight decay there is to see."""
+    factors = [(arm, untouched_row_factor(arm.runs[0])) for arm in arms]
+    decayed = [
+        f"{_plain(arm.name)} {factor:.3f}"
+        for arm, factor in factors
+        if factor is not None and factor < 1
+    ]
+    if decayed:
+        yield (
+            "What weight decay leaves, over the whole training, of the norm of a row without a "
+            f"gradient: {', '.join(decayed)}. The nearer it is to 1, the weaker a test of weight "
+            "decay is a comparison with an arm that has none."
+        )
+
+
 def _parameters(run: Run) -> str:
     """Numbers in the model, from the header of its last checkpoint where that is beside the run."""
     step = f"step-{run.steps[-1]:08d}"
@@ -128,16 +145,9 @@ def _claims(arms: Sequence[Arm]) -> Iterator[str]:
     if not verdicts:
         return
     yield "## Against the pilots"
-    counted = Counter(each.verdict for each in verdicts)
-    yield (
-        f"{len(CLAIMS)} claims were stated before, from pilots of one training each. Held against "
-        f"the arms they are about they are confirmed {counted['confirmed']} times, contradicted "
-        f"{counted['contradicted']} times and undecided {counted['undecided']} times: the verdict "
-        "is whether the interval over seeds lies wholly inside, wholly outside or across the ends "
-        "of the claimed range."
-    )
+    yield _headline(verdicts)
     yield _markdown(
-        ["claim", "in the pilots", "claimed range", "arm", "measured", "seeds", "verdict"],
+        ["claim", "in the pilots", "claimed range", "arms", "measured", "seeds", "verdict"],
         [
             [
                 *(
@@ -149,17 +159,63 @@ def _claims(arms: Sequence[Arm]) -> Iterator[str]:
                         _range(each.claim.above, each.claim.below),
                     )
                 ),
-                each.arm.name,
-                _cell(each.measured, "+.3g"),
-                str(int(each.measured.n)),
-                each.verdict + ("*" if each.measured.descriptive else ""),
+                ", ".join(arm.name for arm in each.arms),
+                _measured(each),
+                _seeds(each),
+                each.verdict + ("*" if _descriptive(each) else ""),
             ]
             for before, each in pairwise([None, *verdicts])
             if each is not None
         ],
     )
-    if any(each.measured.descriptive for each in verdicts):
+    if any(map(_descriptive, verdicts)):
         yield f"\\* fewer than {FEWEST_SEEDS} seeds: descriptive."
+
+
+def _headline(verdicts: Sequence[Verdict]) -> str:
+    """How claims fared: each counts once, however many arms it is held against."""
+    by_claim: dict[str, set[str]] = {}
+    for each in verdicts:
+        by_claim.setdefault(each.claim.name, set()).add(each.verdict)
+    judged = len(by_claim)
+    everywhere = sum(found == {"confirmed"} for found in by_claim.values())
+    somewhere = sum("confirmed" in found for found in by_claim.values()) - everywhere
+    contradicted = sum("contradicted" in found for found in by_claim.values())
+    alone = [all(np.isnan(mean.low) for mean in each.measured) for each in verdicts]
+    unadjusted = (
+        "Intervals are not adjusted for the number of claims: one in twenty misses what it is "
+        f"about by chance, of {judged} true claims about {judged / 20:.1f}."
+    )
+    no_interval = "With one seed there is no interval, so that nothing is decided."
+    intervals = " ".join([unadjusted] * (not all(alone)) + [no_interval] * any(alone))
+    return (
+        f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
+        f"be held against these runs. Of {judged} claims {everywhere} were confirmed in every arm "
+        f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
+        f"none; {contradicted} were contradicted in at least one. The verdict is whether the interval "
+        "over seeds lies wholly inside, wholly outside or across the ends of the claimed range; "
+        "where two centrings count, both have to say the same. Arms with the very same numbers, "
+        f"as those of one initialisation at step 0, are judged once. {intervals}"
+    )
+
+
+def _measured(each: Verdict) -> str:
+    """What was measured; of two centrings both."""
+    cells = [_cell(mean, "+.3g") for mean in each.measured]
+    if len(cells) == 1:
+        return cells[0]
+    return "; ".join(
+        f"{mean} {cell}" for mean, cell in zip(("uniform", "unigram"), cells, strict=True)
+    )
+
+
+def _seeds(each: Verdict) -> str:
+    n, of = min(int(mean.n) for mean in each.measured), len(each.arms[0].runs)
+    return str(n) if n == of else f"{n} of {of}"
+
+
+def _descriptive(each: Verdict) -> bool:
+    return any(bool(mean.descriptive) for mean in each.measured)
 
 
 def _range(above: float, below: float) -> str:
@@ -181,29 +237,33 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
     yield section.text
     for name, text in tables:
         yield f"**{name}**\n\n{text}" if name else text
-    if section.figures[:1] == ("correlation",):
-        yield _centrings(arms)
+    if section.signs is not None:
+        yield from _centrings(arms, section.signs)
     for figure in section.figures:
         if figure in drawn:
             yield f"![{section.title}]({drawn[figure]})"
 
 
-def _centrings(arms: Sequence[Arm]) -> str:
+def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
     """In which arms the sign of output norms is decided: both centrings, by their intervals."""
     said: dict[str, list[str]] = {}
     for arm in arms:
-        signs = set()
-        for gauge in (UNIFORM, UNIGRAM):
-            mean = arm_mean(arm, Quantity(gauge, "log_frequency"))
-            signs.add(int(mean.low > 0) - int(mean.high < 0))
+        means = [
+            arm_mean(arm, Quantity(gauge, "log_frequency", meaning.statistic))
+            for gauge in (UNIFORM, UNIGRAM)
+        ]
+        if not any(mean.n > 0 for mean in means):
+            continue
+        signs = {int(mean.low > 0) - int(mean.high < 0) for mean in means}
         verdict = {
-            frozenset({1}): "frequent tokens have the longer output rows under both centrings",
-            frozenset({-1}): "rare tokens have the longer output rows under both centrings",
+            frozenset({1}): f"{meaning.positive} under both centrings",
+            frozenset({-1}): f"{meaning.negative} under both centrings",
             frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
         said.setdefault(verdict, []).append(_plain(arm.name))
     sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
-    return f"{'; '.join(sentences)}."
+    if sentences:
+        yield f"{'; '.join(sentences)}."
 
 
 def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
@@ -219,9 +279,17 @@ def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
 
 def _of(arm: Arm, column: Column) -> str:
     mean = arm_mean(arm, column.quantity, column.minus)
-    missing = "" if mean.n == len(arm.runs) else f" ({int(mean.n)} of {len(arm.runs)} seeds)"
+    few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
     cell = _cell(mean, column.format)
-    return cell if cell == NOTHING else cell + missing
+    if cell != NOTHING:
+        return f"{cell} ({few})" if few else cell
+    sought = column.quantity.statistic.endswith(ONSET) and len(
+        arm.rows(
+            *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
+            column.quantity.given,
+        )
+    )
+    return f"{few} have one" if sought else cell
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -235,22 +303,27 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "Spearman correlation of norm and importance at the last step; partial: given frequency, "
         "spelling and merge rank; change: the difference from the first step at which importance "
         "was measured, which is what training adds; within bins of frequency; and the split-half "
-        "reliability of the importance, below .7 of which a trend can be one of measurement."
+        "reliability of the importance, below .7 of which a trend can be one of measurement. "
+        "Onset: first step, of those at which importance was measured, from which on the correlation "
+        "stays beyond half its final change; it lies between the step before and the one given. Of "
+        "output norms something is said only where both centrings agree."
     )
-    for gauge, label in ((INPUT, "input"), (UNIFORM, "output, uniform mean removed")):
+    for gauge in (INPUT, UNIFORM, UNIGRAM):
         columns = {
             "raw": "spearman",
             "change of raw": "spearman_minus_first",
             "partial": "partial_spearman",
             "change of partial": "partial_spearman_minus_first",
             "within bins": "within_bin_spearman",
+            "onset of raw": "spearman_onset",
+            "onset of partial": "partial_spearman_onset",
         }
         rows = [
             [
                 name.replace("_", " "),
                 arm.name,
                 *(
-                    _of(arm, Column("", Quantity(gauge, name, statistic)))
+                    _of(arm, _of_importance(Quantity(gauge, name, statistic)))
                     for statistic in columns.values()
                 ),
                 _of(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
@@ -260,10 +333,15 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         ]
         rows = [row for row in rows if row[2] != NOTHING]
         table = _markdown(["importance", "arm", *columns, "reliability"], rows)
-        yield f"**Norm: {label}**\n\n{table}"
+        yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
             yield f"![Norms and importance]({drawn[figure]})"
+
+
+def _of_importance(quantity: Quantity) -> Column:
+    is_step = quantity.statistic.endswith(ONSET)
+    return Column("", quantity, format=",.0f" if is_step else "+.3f")
 
 
 def _cell(mean: OverSeeds, form: str) -> str:
