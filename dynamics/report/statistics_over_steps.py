@@ -99,7 +99,7 @@ def slopes(runs: Sequence[Run]) -> Figure:
         figure,
         f"Slope of log norm on log frequency. Causal: within {n} tokens that were trained under "
         "two ids, chance deciding at each occurrence. Observational: over tokens, which differ in "
-        "more than frequency; to be held against the causal slope over the same tokens alone. "
+        "more than frequency; what is causal is held against the slope over the same tokens. "
         f"{about(arms)} {bands}",
     )
     return figure

@@ -192,10 +192,10 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
         f"be held against these runs. Of {judged} claims {everywhere} were confirmed in every arm "
         f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
-        f"none; {contradicted} were contradicted in at least one. The verdict is whether the interval "
-        "over seeds lies wholly inside, wholly outside or across the ends of the claimed range; "
-        "where two centrings count, both have to say the same. Arms with the very same numbers, "
-        f"as those of one initialisation at step 0, are judged once. {intervals}"
+        f"none; {contradicted} were contradicted in at least one. The verdict is whether the "
+        "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
+        "range; where two centrings count, both have to say the same. Arms with the very same "
+        f"numbers, as those of one initialisation at step 0, are judged once. {intervals}"
     )
 
 
@@ -304,9 +304,9 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "spelling and merge rank; change: the difference from the first step at which importance "
         "was measured, which is what training adds; within bins of frequency; and the split-half "
         "reliability of the importance, below .7 of which a trend can be one of measurement. "
-        "Onset: first step, of those at which importance was measured, from which on the correlation "
-        "stays beyond half its final change; it lies between the step before and the one given. Of "
-        "output norms something is said only where both centrings agree."
+        "Onset: first step, of those at which importance was measured, from which on the "
+        "correlation stays beyond half its final change; it lies between the step before and the "
+        "one given. Of output norms something is said only where both centrings agree."
     )
     for gauge in (INPUT, UNIFORM, UNIGRAM):
         columns = {
@@ -332,8 +332,9 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
             for arm in arms
         ]
         rows = [row for row in rows if row[2] != NOTHING]
-        table = _markdown(["importance", "arm", *columns, "reliability"], rows)
-        yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
+        if rows:
+            table = _markdown(["importance", "arm", *columns, "reliability"], rows)
+            yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
             yield f"![Norms and importance]({drawn[figure]})"

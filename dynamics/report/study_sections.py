@@ -216,8 +216,8 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section(
         "When does it happen?",
-        "Onset: first step from which on the value stays beyond half its final distance from step 0; "
-        "a seed whose final value is not certain to have moved has none, and does not enter. It "
+        "Onset: first step from which on the value stays beyond half its final distance from step "
+        "0; a seed whose final value is not certain to have moved has none, and does not enter. It "
         "lies between the checkpoint before and the one given, by which intervals are wider.",
         (
             Table(

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pandas as pd
 
 from dynamics.errors import MismatchError
@@ -194,7 +195,7 @@ def arm_mean(arm: Arm, quantity: Quantity, minus: Quantity | None = None) -> Ove
 
     An onset is known up to the steps that were looked at: it lies after the step before. Its
     interval, and that of a difference, reach from the t interval's lower end for the earliest that
-    it can have been to the upper end for the latest.
+    it can have been to the upper end for the latest; that of an onset stays within the steps.
     """
     values = arm.values(quantity) - (0 if minus is None else arm.values(minus))
     mean = seed_mean(values, fisher=minus is None and quantity.statistic in CORRELATIONS)
@@ -202,7 +203,11 @@ def arm_mean(arm: Arm, quantity: Quantity, minus: Quantity | None = None) -> Ove
         return mean
     earliest = seed_mean(values - _grid(arm, quantity))
     latest = seed_mean(values + (0 if minus is None else _grid(arm, minus)))
-    return OverSeeds(mean.value, earliest.low, latest.high, mean.n)
+    if minus is not None:
+        return OverSeeds(mean.value, earliest.low, latest.high, mean.n)
+    steps = arm.runs[0].steps
+    low, high = (np.clip(end, steps[0], steps[-1]) for end in (earliest.low, latest.high))
+    return OverSeeds(mean.value, low, high, mean.n)
 
 
 def _grid(arm: Arm, quantity: Quantity) -> pd.Series:
