@@ -192,7 +192,7 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
         f"be held against these runs. Of {judged} claims {everywhere} were confirmed in every arm "
         f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
-        f"none; {contradicted} were contradicted in at least one. The verdict is whether the "
+        f"none; contradicted in at least one: {contradicted}. The verdict is whether the "
         "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
         "range; where two centrings count, both have to say the same. Arms with the very same "
         f"numbers, as those of one initialisation at step 0, are judged once. {intervals}"
