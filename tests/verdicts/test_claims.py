@@ -9,7 +9,8 @@ from dynamics.statistics.seeds import OverSeeds
 from dynamics.tracking.compare import Quantity, arms_of
 from dynamics.verdicts.claims import CLAIMS, UNIFORM, UNIGRAM, Claim
 from dynamics.verdicts.judge import judge, verdict
-from tests.tracking.arms import made_run, planted
+from tests.tracking.arms import made_run, planted, trend_row
+from tests.tracking.synthetic import STEPS
 
 INPUT = "input_embedding_norm"
 RHO = Quantity(INPUT, "log_frequency")
@@ -133,15 +134,20 @@ def test_what_the_centrings_disagree_about_is_not_decided(uniform, unigram, expe
     assert [quantity.measure for quantity, _ in claim.measured] == [UNIFORM, UNIGRAM]
 
 
-def test_an_onset_before_another_by_less_than_the_grid_is_undecided(arms):
-    read_out = Quantity("output_embedding", "log_frequency", "readout_r2_onset", "rows")
+def test_onsets_at_the_same_checkpoint_have_no_order_and_at_the_next_one_they_have(arms, tmp_path):
+    at, before, after = (STEPS[len(STEPS) // 2 + i] for i in (0, -1, 1))
     onset = Quantity(INPUT, "log_frequency", "spearman_onset")
-    claim = Claim("", "", {}, read_out, below=0.0, minus=onset)
-    for found in judge(arms, [claim]):
-        (measured,) = found.measured
-        assert measured.low < measured.value < measured.high
-        assert found.verdict == verdict(claim, measured)
-        assert found.verdict != "confirmed" or measured.high < 0
+    claim = Claim("", "", {}, onset, below=0.0, minus=replace(onset, measure=UNIFORM))
+    (same,) = judge(arms, [claim])
+    (measured,) = same.measured
+    assert (measured.low, measured.value, measured.high) == (before - at, 0, at - before)
+    assert same.verdict == "undecided"
+    later = trend_row(STEPS[-1], UNIFORM, "log_frequency", "spearman_onset", after)
+    runs = [made_run(tmp_path, "later", seed, rows=[*planted(seed), later]) for seed in (0, 1)]
+    (apart,) = judge(arms_of(runs), [claim])
+    (measured,) = apart.measured
+    assert (measured.low, measured.value, measured.high) == (before - after, at - after, 0)
+    assert apart.verdict == "confirmed"
 
 
 def test_runs_of_others_are_not_judged(arms):
