@@ -5,9 +5,7 @@ questions and the claims.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -15,15 +13,15 @@ from safetensors import safe_open
 from dynamics.files import whole_file
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
+from dynamics.report.study_cells import NOTHING, cell, markdown, plain
+from dynamics.report.study_claims import claims_against
 from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
-from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
+from dynamics.statistics.seeds import FEWEST_SEEDS
 from dynamics.tracking.compare import ONSET, Arm, Quantity, arm_mean, arms_of
 from dynamics.tracking.derived import untouched_row_factor
 from dynamics.tracking.run import Run
-from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM
-from dynamics.verdicts.judge import Verdict, judge
+from dynamics.verdicts.claims import INPUT, UNIFORM, UNIGRAM
 
-NOTHING = "–"
 NOT_MEASURED = "Not measured in these runs."
 
 
@@ -59,7 +57,7 @@ def write_page(
     parts = [
         f"# Study: {title}",
         *_what_was_run(arms, command),
-        *_claims(arms),
+        *claims_against(arms),
         *(part for section in SECTIONS for part in _section(section, arms, drawn)),
         *_importance(arms, drawn),
     ]
@@ -74,7 +72,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
         f"{made}Cells are means over seeds with 95 % t intervals [low, high], correlations "
         "averaged on Fisher's z scale; the seed is the unit of inference."
     )
-    few = [_plain(arm.name) for arm in arms if arm.descriptive]
+    few = [plain(arm.name) for arm in arms if arm.descriptive]
     if few:
         yield (
             f"Fewer than {FEWEST_SEEDS} seeds, so that what is said of them is descriptive: "
@@ -82,7 +80,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
         )
     yield "## What was run"
     heads = ["arm", "seeds", "steps", "tokens", "parameters", "optimizer", "weight decay", "tied"]
-    yield _markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    yield markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
     yield from _decay(arms)
     varies = sorted({arm.varies for arm in arms} - {""})
     if varies:
@@ -117,7 +115,7 @@ def _decay(arms: Sequence[Arm]) -> Iterator[str]:
     """How much weight decay there is to see."""
     factors = [(arm, untouched_row_factor(arm.runs[0])) for arm in arms]
     decayed = [
-        f"{_plain(arm.name)} {factor:.3f}"
+        f"{plain(arm.name)} {factor:.3f}"
         for arm, factor in factors
         if factor is not None and factor < 1
     ]
@@ -138,90 +136,6 @@ def _parameters(run: Run) -> str:
     with safe_open(file, framework="numpy") as tensors:
         shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
     return f"{sum(int(np.prod(shape)) for shape in shapes):,}"
-
-
-def _claims(arms: Sequence[Arm]) -> Iterator[str]:
-    verdicts = list(judge(arms))
-    if not verdicts:
-        return
-    yield "## Against the pilots"
-    yield _headline(verdicts)
-    yield _markdown(
-        ["claim", "in the pilots", "claimed range", "arms", "measured", "seeds", "verdict"],
-        [
-            [
-                *(
-                    ("", "", "")
-                    if before is not None and before.claim is each.claim
-                    else (
-                        each.claim.name,
-                        each.claim.expected,
-                        _range(each.claim.above, each.claim.below),
-                    )
-                ),
-                ", ".join(arm.name for arm in each.arms),
-                _measured(each),
-                _seeds(each),
-                each.verdict + ("*" if _descriptive(each) else ""),
-            ]
-            for before, each in pairwise([None, *verdicts])
-            if each is not None
-        ],
-    )
-    if any(map(_descriptive, verdicts)):
-        yield f"\\* fewer than {FEWEST_SEEDS} seeds: descriptive."
-
-
-def _headline(verdicts: Sequence[Verdict]) -> str:
-    """How claims fared: each counts once, however many arms it is held against."""
-    by_claim: dict[str, set[str]] = {}
-    for each in verdicts:
-        by_claim.setdefault(each.claim.name, set()).add(each.verdict)
-    judged = len(by_claim)
-    everywhere = sum(found == {"confirmed"} for found in by_claim.values())
-    somewhere = sum("confirmed" in found for found in by_claim.values()) - everywhere
-    contradicted = sum("contradicted" in found for found in by_claim.values())
-    alone = [all(np.isnan(mean.low) for mean in each.measured) for each in verdicts]
-    unadjusted = (
-        "Intervals are not adjusted for the number of claims: one in twenty misses what it is "
-        f"about by chance, of {judged} true claims about {judged / 20:.1f}."
-    )
-    no_interval = "With one seed there is no interval, so that nothing is decided."
-    intervals = " ".join([unadjusted] * (not all(alone)) + [no_interval] * any(alone))
-    return (
-        f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
-        f"be held against these runs. Of {judged} claims {everywhere} were confirmed in every arm "
-        f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
-        f"none; contradicted in at least one: {contradicted}. The verdict is whether the "
-        "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
-        "range; where two centrings count, both have to say the same. Arms with the very same "
-        f"numbers, as those of one initialisation at step 0, are judged once. {intervals}"
-    )
-
-
-def _measured(each: Verdict) -> str:
-    """What was measured; of two centrings both."""
-    cells = [_cell(mean, "+.3g") for mean in each.measured]
-    if len(cells) == 1:
-        return cells[0]
-    return "; ".join(
-        f"{mean} {cell}" for mean, cell in zip(("uniform", "unigram"), cells, strict=True)
-    )
-
-
-def _seeds(each: Verdict) -> str:
-    n, of = min(int(mean.n) for mean in each.measured), len(each.arms[0].runs)
-    return str(n) if n == of else f"{n} of {of}"
-
-
-def _descriptive(each: Verdict) -> bool:
-    return any(bool(mean.descriptive) for mean in each.measured)
-
-
-def _range(above: float, below: float) -> str:
-    if np.isinf(above):
-        return f"below {below:g}"
-    return f"above {above:g}" if np.isinf(below) else f"{above:g} to {below:g}"
 
 
 def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -260,7 +174,7 @@ def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
             frozenset({-1}): f"{meaning.negative} under both centrings",
             frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
-        said.setdefault(verdict, []).append(_plain(arm.name))
+        said.setdefault(verdict, []).append(plain(arm.name))
     sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
     if sentences:
         yield f"{'; '.join(sentences)}."
@@ -274,22 +188,22 @@ def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
     if not shown:
         return None
     rows = [[arm.name, *(row[at] for at in shown)] for arm, row in zip(arms, cells, strict=True)]
-    return _markdown(["arm", *(columns[at].title for at in shown)], rows)
+    return markdown(["arm", *(columns[at].title for at in shown)], rows)
 
 
 def _of(arm: Arm, column: Column) -> str:
     mean = arm_mean(arm, column.quantity, column.minus)
     few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
-    cell = _cell(mean, column.format)
-    if cell != NOTHING:
-        return f"{cell} ({few})" if few else cell
+    text = cell(mean, column.format)
+    if text != NOTHING:
+        return f"{text} ({few})" if few else text
     sought = column.quantity.statistic.endswith(ONSET) and len(
         arm.rows(
             *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
             column.quantity.given,
         )
     )
-    return f"{few} have one" if sought else cell
+    return f"{few} have one" if sought else text
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -333,7 +247,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         ]
         rows = [row for row in rows if row[2] != NOTHING]
         if rows:
-            table = _markdown(["importance", "arm", *columns, "reliability"], rows)
+            table = markdown(["importance", "arm", *columns, "reliability"], rows)
             yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
@@ -343,22 +257,3 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
 def _of_importance(quantity: Quantity) -> Column:
     is_step = quantity.statistic.endswith(ONSET)
     return Column("", quantity, format=",.0f" if is_step else "+.3f")
-
-
-def _cell(mean: OverSeeds, form: str) -> str:
-    if mean.n == 0:
-        return NOTHING
-    value = format(float(mean.value), form)
-    if np.isnan(mean.low):
-        return value
-    return f"{value} [{format(float(mean.low), form)}, {format(float(mean.high), form)}]"
-
-
-def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
-
-
-def _plain(cell: Any) -> str:
-    """A name is text: what Markdown would take for a column or a tag is escaped."""
-    return str(cell).replace("|", "\\|").replace("<", "&lt;")
