@@ -20,6 +20,7 @@ from dynamics.tracking.run import Run
 GAUGES = {
     "input_embedding_norm": "norm of input rows",
     "output_embedding_norm_centered": "norm of output rows,\nuniform mean removed",
+    "output_embedding_norm_centered_frequency": "norm of output rows,\nunigram mean removed",
 }
 """Gauges of norm that are drawn against importance."""
 

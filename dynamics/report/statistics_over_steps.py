@@ -29,9 +29,7 @@ SURGERIES = {
 SLOPES = {
     "log_slope": "observational, over tokens",
     "twin_log_slope": "causal, within twins",
-}
-SLOPE_GAUGES = GAUGES | {
-    "output_embedding_norm_centered_frequency": "norm of output rows,\nunigram mean removed"
+    "log_slope_of_twinned": "observational, over the tokens with a twin",
 }
 READ_OUTS = {
     "rows": "rows",
@@ -78,7 +76,7 @@ def surgery(runs: Sequence[Run]) -> Figure:
 
 
 def slopes(runs: Sequence[Run]) -> Figure:
-    """Slope of log norm on log frequency, observational and within twins, for each gauge."""
+    """Slope of log norm on log frequency, within twins and over tokens, for each gauge."""
     need_trend(runs, "slopes")
     arms = arms_of(runs)
     figure, _ = draw_panels(
@@ -88,7 +86,7 @@ def slopes(runs: Sequence[Run]) -> Figure:
                 f"slope of log norm,\n{where}": [
                     (gauge, "log_frequency", name, None, label) for name, label in SLOPES.items()
                 ]
-                for gauge, where in SLOPE_GAUGES.items()
+                for gauge, where in GAUGES.items()
             },
         ),
         missing="no run has slopes of log norm on log frequency; track it again to have them",
@@ -99,9 +97,10 @@ def slopes(runs: Sequence[Run]) -> Figure:
     bands = what_bands_are(arms, "Bands: 95 % intervals over tokens, and over pairs of twins.")
     caption(
         figure,
-        "Slope of log norm on log frequency. Observational: over tokens, which differ in more than "
-        f"frequency. Causal: within {n} tokens that were trained under two ids, chance deciding at "
-        f"each occurrence. {about(arms)} {bands}",
+        f"Slope of log norm on log frequency. Causal: within {n} tokens that were trained under "
+        "two ids, chance deciding at each occurrence. Observational: over tokens, which differ in "
+        "more than frequency; what is causal is held against the slope over the same tokens. "
+        f"{about(arms)} {bands}",
     )
     return figure
 

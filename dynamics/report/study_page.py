@@ -4,11 +4,8 @@ Everything in it is computed from the tables of the runs; nothing is written dow
 questions and the claims.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -16,14 +13,15 @@ from safetensors import safe_open
 from dynamics.files import whole_file
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
-from dynamics.report.study_sections import SECTIONS, Column, Section
-from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds
-from dynamics.tracking.compare import Arm, Quantity, arm_mean, arms_of
+from dynamics.report.study_cells import NOTHING, cell, markdown, plain
+from dynamics.report.study_claims import claims_against
+from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
+from dynamics.statistics.seeds import FEWEST_SEEDS
+from dynamics.tracking.compare import ONSET, Arm, Quantity, arm_mean, arms_of
+from dynamics.tracking.derived import untouched_row_factor
 from dynamics.tracking.run import Run
-from dynamics.verdicts.claims import CLAIMS, INPUT, UNIFORM, UNIGRAM
-from dynamics.verdicts.judge import judge
+from dynamics.verdicts.claims import INPUT, UNIFORM, UNIGRAM
 
-NOTHING = "–"
 NOT_MEASURED = "Not measured in these runs."
 
 
@@ -59,7 +57,7 @@ def write_page(
     parts = [
         f"# Study: {title}",
         *_what_was_run(arms, command),
-        *_claims(arms),
+        *claims_against(arms),
         *(part for section in SECTIONS for part in _section(section, arms, drawn)),
         *_importance(arms, drawn),
     ]
@@ -74,7 +72,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
         f"{made}Cells are means over seeds with 95 % t intervals [low, high], correlations "
         "averaged on Fisher's z scale; the seed is the unit of inference."
     )
-    few = [_plain(arm.name) for arm in arms if arm.descriptive]
+    few = [plain(arm.name) for arm in arms if arm.descriptive]
     if few:
         yield (
             f"Fewer than {FEWEST_SEEDS} seeds, so that what is said of them is descriptive: "
@@ -82,7 +80,8 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
         )
     yield "## What was run"
     heads = ["arm", "seeds", "steps", "tokens", "parameters", "optimizer", "weight decay", "tied"]
-    yield _markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    yield markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    yield from _decay(arms)
     varies = sorted({arm.varies for arm in arms} - {""})
     if varies:
         yield f"Between seeds of an arm differ: {'; '.join(varies)}."
@@ -112,6 +111,22 @@ def _facts(arm: Arm) -> list[str]:
     ]
 
 
+def _decay(arms: Sequence[Arm]) -> Iterator[str]:
+    """How much weight decay there is to see."""
+    factors = [(arm, untouched_row_factor(arm.runs[0])) for arm in arms]
+    decayed = [
+        f"{plain(arm.name)} {factor:.3f}"
+        for arm, factor in factors
+        if factor is not None and factor < 1
+    ]
+    if decayed:
+        yield (
+            "What weight decay leaves, over the whole training, of the norm of a row without a "
+            f"gradient: {', '.join(decayed)}. The nearer it is to 1, the weaker a test of weight "
+            "decay is a comparison with an arm that has none."
+        )
+
+
 def _parameters(run: Run) -> str:
     """Numbers in the model, from the header of its last checkpoint where that is beside the run."""
     step = f"step-{run.steps[-1]:08d}"
@@ -121,51 +136,6 @@ def _parameters(run: Run) -> str:
     with safe_open(file, framework="numpy") as tensors:
         shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
     return f"{sum(int(np.prod(shape)) for shape in shapes):,}"
-
-
-def _claims(arms: Sequence[Arm]) -> Iterator[str]:
-    verdicts = list(judge(arms))
-    if not verdicts:
-        return
-    yield "## Against the pilots"
-    counted = Counter(each.verdict for each in verdicts)
-    yield (
-        f"{len(CLAIMS)} claims were stated before, from pilots of one training each. Held against "
-        f"the arms they are about they are confirmed {counted['confirmed']} times, contradicted "
-        f"{counted['contradicted']} times and undecided {counted['undecided']} times: the verdict "
-        "is whether the interval over seeds lies wholly inside, wholly outside or across the ends "
-        "of the claimed range."
-    )
-    yield _markdown(
-        ["claim", "in the pilots", "claimed range", "arm", "measured", "seeds", "verdict"],
-        [
-            [
-                *(
-                    ("", "", "")
-                    if before is not None and before.claim is each.claim
-                    else (
-                        each.claim.name,
-                        each.claim.expected,
-                        _range(each.claim.above, each.claim.below),
-                    )
-                ),
-                each.arm.name,
-                _cell(each.measured, "+.3g"),
-                str(int(each.measured.n)),
-                each.verdict + ("*" if each.measured.descriptive else ""),
-            ]
-            for before, each in pairwise([None, *verdicts])
-            if each is not None
-        ],
-    )
-    if any(each.measured.descriptive for each in verdicts):
-        yield f"\\* fewer than {FEWEST_SEEDS} seeds: descriptive."
-
-
-def _range(above: float, below: float) -> str:
-    if np.isinf(above):
-        return f"below {below:g}"
-    return f"above {above:g}" if np.isinf(below) else f"{above:g} to {below:g}"
 
 
 def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -181,29 +151,33 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
     yield section.text
     for name, text in tables:
         yield f"**{name}**\n\n{text}" if name else text
-    if section.figures[:1] == ("correlation",):
-        yield _centrings(arms)
+    if section.signs is not None:
+        yield from _centrings(arms, section.signs)
     for figure in section.figures:
         if figure in drawn:
             yield f"![{section.title}]({drawn[figure]})"
 
 
-def _centrings(arms: Sequence[Arm]) -> str:
+def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
     """In which arms the sign of output norms is decided: both centrings, by their intervals."""
     said: dict[str, list[str]] = {}
     for arm in arms:
-        signs = set()
-        for gauge in (UNIFORM, UNIGRAM):
-            mean = arm_mean(arm, Quantity(gauge, "log_frequency"))
-            signs.add(int(mean.low > 0) - int(mean.high < 0))
+        means = [
+            arm_mean(arm, Quantity(gauge, "log_frequency", meaning.statistic))
+            for gauge in (UNIFORM, UNIGRAM)
+        ]
+        if not any(mean.n > 0 for mean in means):
+            continue
+        signs = {int(mean.low > 0) - int(mean.high < 0) for mean in means}
         verdict = {
-            frozenset({1}): "frequent tokens have the longer output rows under both centrings",
-            frozenset({-1}): "rare tokens have the longer output rows under both centrings",
+            frozenset({1}): f"{meaning.positive} under both centrings",
+            frozenset({-1}): f"{meaning.negative} under both centrings",
             frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
-        said.setdefault(verdict, []).append(_plain(arm.name))
+        said.setdefault(verdict, []).append(plain(arm.name))
     sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
-    return f"{'; '.join(sentences)}."
+    if sentences:
+        yield f"{'; '.join(sentences)}."
 
 
 def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
@@ -214,14 +188,22 @@ def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
     if not shown:
         return None
     rows = [[arm.name, *(row[at] for at in shown)] for arm, row in zip(arms, cells, strict=True)]
-    return _markdown(["arm", *(columns[at].title for at in shown)], rows)
+    return markdown(["arm", *(columns[at].title for at in shown)], rows)
 
 
 def _of(arm: Arm, column: Column) -> str:
     mean = arm_mean(arm, column.quantity, column.minus)
-    missing = "" if mean.n == len(arm.runs) else f" ({int(mean.n)} of {len(arm.runs)} seeds)"
-    cell = _cell(mean, column.format)
-    return cell if cell == NOTHING else cell + missing
+    few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
+    text = cell(mean, column.format)
+    if text != NOTHING:
+        return f"{text} ({few})" if few else text
+    sought = column.quantity.statistic.endswith(ONSET) and len(
+        arm.rows(
+            *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
+            column.quantity.given,
+        )
+    )
+    return f"{few} have one" if sought else text
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -235,22 +217,27 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "Spearman correlation of norm and importance at the last step; partial: given frequency, "
         "spelling and merge rank; change: the difference from the first step at which importance "
         "was measured, which is what training adds; within bins of frequency; and the split-half "
-        "reliability of the importance, below .7 of which a trend can be one of measurement."
+        "reliability of the importance, below .7 of which a trend can be one of measurement. "
+        "Onset: first step, of those at which importance was measured, from which on the "
+        "correlation stays beyond half its final change; it lies between the step before and the "
+        "one given. Of output norms something is said only where both centrings agree."
     )
-    for gauge, label in ((INPUT, "input"), (UNIFORM, "output, uniform mean removed")):
+    for gauge in (INPUT, UNIFORM, UNIGRAM):
         columns = {
             "raw": "spearman",
             "change of raw": "spearman_minus_first",
             "partial": "partial_spearman",
             "change of partial": "partial_spearman_minus_first",
             "within bins": "within_bin_spearman",
+            "onset of raw": "spearman_onset",
+            "onset of partial": "partial_spearman_onset",
         }
         rows = [
             [
                 name.replace("_", " "),
                 arm.name,
                 *(
-                    _of(arm, Column("", Quantity(gauge, name, statistic)))
+                    _of(arm, _of_importance(Quantity(gauge, name, statistic)))
                     for statistic in columns.values()
                 ),
                 _of(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
@@ -259,27 +246,14 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
             for arm in arms
         ]
         rows = [row for row in rows if row[2] != NOTHING]
-        table = _markdown(["importance", "arm", *columns, "reliability"], rows)
-        yield f"**Norm: {label}**\n\n{table}"
+        if rows:
+            table = markdown(["importance", "arm", *columns, "reliability"], rows)
+            yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
             yield f"![Norms and importance]({drawn[figure]})"
 
 
-def _cell(mean: OverSeeds, form: str) -> str:
-    if mean.n == 0:
-        return NOTHING
-    value = format(float(mean.value), form)
-    if np.isnan(mean.low):
-        return value
-    return f"{value} [{format(float(mean.low), form)}, {format(float(mean.high), form)}]"
-
-
-def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
-
-
-def _plain(cell: Any) -> str:
-    """A name is text: what Markdown would take for a column or a tag is escaped."""
-    return str(cell).replace("|", "\\|").replace("<", "&lt;")
+def _of_importance(quantity: Quantity) -> Column:
+    is_step = quantity.statistic.endswith(ONSET)
+    return Column("", quantity, format=",.0f" if is_step else "+.3f")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamics.tracking.compare import Quantity
-from dynamics.verdicts.claims import INPUT, OUTPUT, UNIFORM, UNIGRAM
+from dynamics.verdicts.claims import INPUT, OUTPUT, SAME_TOKENS, UNIFORM, UNIGRAM
 
 GAUGES = {
     INPUT: "input",
@@ -45,6 +45,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Signs:
+    """What the sign of a statistic of output norms and log frequency says.
+
+    Attributes:
+        statistic: As in `trends.parquet`.
+        positive: What a positive one says.
+        negative: What a negative one says.
+    """
+
+    statistic: str
+    positive: str
+    negative: str
+
+
+@dataclass(frozen=True)
 class Section:
     """One question.
 
@@ -53,12 +68,14 @@ class Section:
         text: How to read the answer.
         tables: The answer.
         figures: Names out of `FIGURES` that show it.
+        signs: What the sign of output norms says, where both centrings agree in it.
     """
 
     title: str
     text: str
     tables: tuple[Table, ...]
     figures: tuple[str, ...] = ()
+    signs: Signs | None = None
 
 
 def _of_gauges(at: Literal["first", "last"]) -> tuple[Column, ...]:
@@ -69,11 +86,12 @@ def _of_gauges(at: Literal["first", "last"]) -> tuple[Column, ...]:
 
 def _twins(gauge: str) -> tuple[Column, ...]:
     causal = Quantity(gauge, "log_frequency", "twin_log_slope")
-    observed = Quantity(gauge, "log_frequency", "log_slope")
+    same = Quantity(gauge, "log_frequency", SAME_TOKENS)
     return (
-        Column("observational", observed),
-        Column("causal", causal),
-        Column("causal minus observational", causal, observed),
+        Column("causal (within twins)", causal),
+        Column("observational, same tokens", same),
+        Column("causal minus observational, same tokens", causal, same),
+        Column("observational, all tokens", Quantity(gauge, "log_frequency", "log_slope")),
     )
 
 
@@ -121,6 +139,11 @@ SECTIONS: tuple[Section, ...] = (
             Table("At step 0", _of_gauges("first")),
         ),
         ("correlation", "norms_by_frequency", "norm_against_frequency"),
+        Signs(
+            "spearman",
+            "frequent tokens have the longer output rows",
+            "rare tokens have the longer output rows",
+        ),
     ),
     Section(
         "Do rows that never occur obey pure decay?",
@@ -141,10 +164,13 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section(
         "Does frequency itself move norms?",
-        "Slope of log norm on log frequency: over tokens, which differ in more than frequency, and "
-        "within twins, tokens that were trained under two ids between which chance decided.",
+        "Slope of log norm on log frequency: within twins, tokens that were trained under two ids "
+        "between which chance decided, and over tokens, which differ in more than frequency. The "
+        "causal slope is held against the one over the same tokens, those with a twin: they are "
+        "frequent enough to be shared out, and the relation over all need not be a straight line.",
         tuple(Table(f"Norm: {label}", _twins(gauge)) for gauge, label in GAUGES.items()),
         ("slopes",),
+        Signs("twin_log_slope", "frequency lengthens output rows", "frequency shortens them"),
     ),
     Section(
         "What are the norms good for?",
@@ -190,8 +216,9 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section(
         "When does it happen?",
-        "Onset: first step after which the value stays beyond half its final distance from step 0; "
-        "a seed whose final value is not certain to have moved has none, and does not enter.",
+        "Onset: first step from which on the value stays beyond half its final distance from step "
+        "0; a seed whose final value is not certain to have moved has none, and does not enter. It "
+        "lies between the checkpoint before and the one given, by which intervals are wider.",
         (
             Table(
                 "",

@@ -133,7 +133,7 @@ def about(arms: Sequence[Arm], *, first_seeds: bool = False) -> str:
         if alike
         else [f"{title(arm)}: {tokens[arm.name]}" for arm in arms]
     )
-    kinds = "no padding, special, added, byte, fragment or unreachable tokens"
+    kinds = "no twins, no padding, special, added, byte, fragment or unreachable tokens"
     left_out = [
         f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
         for arm in arms

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.special import stdtrit
 
-from dynamics.statistics.intervals import Interval
+from dynamics.statistics.intervals import Band, Interval
 
 FOLDS = 10
 PENALTIES = 10.0 ** np.arange(-4, 2)
@@ -80,6 +80,30 @@ class Readout:
         error = np.sqrt(np.sum(self.fold_influence**2) / (folds * (folds - 1)))
         reach = float(stdtrit(folds - 1, (1 + level) / 2) * error)
         return Interval(self.r2 - reach, self.r2 + reach)
+
+
+def change_from_first(
+    low: Float[np.ndarray, " S"], high: Float[np.ndarray, " S"], level: float = 0.95
+) -> Band:
+    """Band of the differences of S shares from the first of them, from their own intervals.
+
+    The standard errors are those of both shares, as if they were independent. They have their folds
+    in common and vary together, so that the band is too wide rather than too narrow. Bonferroni
+    over the S steps: all differences lie in the band at once with the probability `level`.
+
+    Args:
+        low: Lower ends of the intervals of `Readout.confidence_interval`.
+        high: Their upper ends.
+        level: Coverage of these intervals, and of the band.
+
+    Returns:
+        The band; NaN where an interval is, and everywhere where the first is.
+    """
+    value = (low + high) / 2
+    error = (high - low) / 2 / stdtrit(FOLDS - 1, (1 + level) / 2)
+    change = value - value[0]
+    reach = stdtrit(FOLDS - 1, 1 - (1 - level) / 2 / len(value)) * np.hypot(error, error[0])
+    return Band(change - reach, change + reach)
 
 
 def fold_of(n: int) -> Integer[np.ndarray, " n"]:

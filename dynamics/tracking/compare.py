@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pandas as pd
 
 from dynamics.errors import MismatchError
@@ -24,6 +25,9 @@ COMPARISON_COLUMNS = ("arm", *KEYS, "value", "low", "high", "n_seeds", "descript
 
 CORRELATIONS = ("spearman", "partial_spearman", "within_bin_spearman")
 """Statistics that are averaged on Fisher's z scale; a disattenuated one may leave [-1, 1]."""
+
+ONSET = "_onset"
+"""How names of statistics end whose value is a step."""
 
 _TRENDS: WeakKeyDictionary[Run, pd.DataFrame] = WeakKeyDictionary()
 
@@ -84,6 +88,11 @@ class Arm:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Settings of the training by dotted key, without what makes no recipe."""
+        return dict(_flat(self.training))
 
     @cached_property
     def trends(self) -> pd.DataFrame:
@@ -182,11 +191,36 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def arm_mean(arm: Arm, quantity: Quantity, minus: Quantity | None = None) -> OverSeeds:
-    """Mean over seeds of a quantity, or of its difference from another of the same seed."""
-    values = arm.values(quantity)
-    if minus is None:
-        return seed_mean(values, fisher=quantity.statistic in CORRELATIONS)
-    return seed_mean(values - arm.values(minus))
+    """Mean over seeds of a quantity, or of its difference from another of the same seed.
+
+    An onset is known up to the steps that were looked at: it lies after the step before. Its
+    interval, and that of a difference, reach from the t interval's lower end for the earliest that
+    it can have been to the upper end for the latest; that of an onset stays within the steps.
+    """
+    values = arm.values(quantity) - (0 if minus is None else arm.values(minus))
+    mean = seed_mean(values, fisher=minus is None and quantity.statistic in CORRELATIONS)
+    if not any(each and each.statistic.endswith(ONSET) for each in (quantity, minus)):
+        return mean
+    earliest = seed_mean(values - _grid(arm, quantity))
+    latest = seed_mean(values + (0 if minus is None else _grid(arm, minus)))
+    if minus is not None:
+        return OverSeeds(mean.value, earliest.low, latest.high, mean.n)
+    steps = arm.runs[0].steps
+    low, high = (np.clip(end, steps[0], steps[-1]) for end in (earliest.low, latest.high))
+    return OverSeeds(mean.value, low, high, mean.n)
+
+
+def _grid(arm: Arm, quantity: Quantity) -> pd.Series:
+    """Steps from the one before an onset to the onset, by seed; 0 of what is no onset."""
+    onsets = arm.values(quantity)
+    if not quantity.statistic.endswith(ONSET):
+        return onsets * 0
+    base = quantity.statistic.removesuffix(ONSET)
+    rows = arm.rows(quantity.measure, quantity.against, base, quantity.given)
+    onset = rows["seed"].map(onsets).astype(float)
+    before = rows["step"][rows["value"].notna() & (rows["step"] < onset)]
+    before = before.groupby(rows["seed"]).max().reindex(onsets.index)
+    return (onsets - before).where(before.notna(), onsets * 0)
 
 
 def arm_difference(arm: Arm, other: Arm, quantity: Quantity) -> OverSeeds:

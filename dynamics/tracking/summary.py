@@ -11,7 +11,7 @@ from dynamics.tracking.importance_findings import (
     measured_importances,
 )
 from dynamics.tracking.run import Run
-from dynamics.tracking.slopes import CAUSAL, OBSERVED
+from dynamics.tracking.slopes import AMONG_TWINNED, CAUSAL, OBSERVED
 
 NAMES = {
     "input_embedding_norm": "input embedding norms",
@@ -149,15 +149,20 @@ def _never_seen(run: Run, factor: float) -> str:
 
 
 def _twins(run: Run) -> list[str]:
-    """Slopes that chance alone made, beside those of tokens as they are; nothing without pairs."""
+    """Slopes that chance alone made, beside those of the same tokens, and of all, as they are.
+
+    Nothing without pairs. The sign is held against the same tokens': all tokens are others too.
+    """
     parts = []
     for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
-        causal, observed = (_last_slope(run, measure, name) for name in (CAUSAL, OBSERVED))
-        if causal is None or observed is None:
+        causal, same, every = (
+            _last_slope(run, measure, name) for name in (CAUSAL, AMONG_TWINNED, OBSERVED)
+        )
+        if causal is None or same is None or every is None:
             continue
         parts.append(
-            f"{NAMES[measure]} {_value(causal)} within {causal['n']} twins, {_value(observed)} "
-            f"over {observed['n']:,} tokens ({_compared(causal, observed)})"
+            f"{NAMES[measure]} {_value(causal)} within {causal['n']} twins, {_value(same)} over "
+            f"the same tokens ({_compared(causal, same)}), {_value(every)} over all {every['n']:,}"
         )
     if not parts:
         return []
@@ -185,7 +190,7 @@ def _last_slope(run: Run, measure: str, statistic: str) -> dict[str, Any] | None
 def _compared(causal: dict[str, Any], observed: dict[str, Any]) -> str:
     undecided = [
         name
-        for name, row in (("within twins", causal), ("over tokens", observed))
+        for name, row in (("within twins", causal), ("over the same tokens", observed))
         if not row["low"] * row["high"] > 0
     ]
     if undecided:

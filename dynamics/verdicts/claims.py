@@ -8,13 +8,16 @@ in; `judge` holds it against runs.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dynamics.tracking.compare import Quantity
 
 INPUT, OUTPUT = "input_embedding_norm", "output_embedding_norm"
 UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"
+
+SAME_TOKENS = "log_slope_of_twinned"
+"""The observational slope over the tokens that have a twin, which `twin_log_slope` is about."""
 
 UNTIED_ADAMW = {"model.tied": False, "training.optimizer": "adamw"}
 UNTIED_SGD = {"model.tied": False, "training.optimizer": "sgd"}
@@ -35,6 +38,9 @@ class Claim:
         below: Upper end.
         minus: What is subtracted, of the same run.
         minus_arm: Settings that the arm has changed in the arm whose quantity is subtracted.
+        free: Settings in which that arm may differ besides, because they go with those changed.
+        centrings: Whether it is about output norms without the uniform mean, and has to hold
+            without the unigram mean too: what one centring says alone is not decided.
     """
 
     name: str
@@ -45,6 +51,22 @@ class Claim:
     below: float = math.inf
     minus: Quantity | None = None
     minus_arm: Mapping[str, Any] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    centrings: bool = False
+
+    @property
+    def measured(self) -> tuple[tuple[Quantity, Quantity | None], ...]:
+        """What is measured and what is subtracted from it, under each centring that counts."""
+        if not self.centrings:
+            return ((self.quantity, self.minus),)
+        return tuple(
+            (_of(gauge, self.quantity), self.minus and _of(gauge, self.minus))
+            for gauge in (UNIFORM, UNIGRAM)
+        )
+
+
+def _of(gauge: str, quantity: Quantity) -> Quantity:
+    return replace(quantity, measure=gauge)
 
 
 def _frequency(measure: str, statistic: str = "spearman", at: Any = "last") -> Quantity:
@@ -61,7 +83,7 @@ def _read_out(role: str, given: str) -> Quantity:
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
-        "No norm correlates with frequency before training.",
+        "Input norms do not correlate with frequency before training.",
         "+.00 and +.04",
         {},
         _frequency(INPUT, at="first"),
@@ -83,7 +105,8 @@ CLAIMS: tuple[Claim, ...] = (
         above=0.2,
     ),
     Claim(
-        "Without weight decay the correlation of input norms is nearly the same.",
+        "Without weight decay the correlation of input norms is nearly the same (a weak test, as "
+        "weak as the decay is).",
         "-.01",
         UNTIED_ADAMW | {"training.weight_decay": 0.0},
         _frequency(INPUT),
@@ -120,6 +143,7 @@ CLAIMS: tuple[Claim, ...] = (
         _frequency(OUTPUT),
         above=0.3,
         minus_arm={"training.optimizer": "adamw"},
+        free=("training.learning_rate",),
     ),
     Claim(
         "Under AdamW output rows of frequent tokens are longer without the uniform mean ...",
@@ -157,35 +181,38 @@ CLAIMS: tuple[Claim, ...] = (
         below=1e-5,
     ),
     Claim(
-        "Twins: frequency lengthens input rows more than the observational slope says.",
-        "+.051, +.106 against +.055",
+        "Twins: frequency lengthens input rows more than the observational slope over the same "
+        "tokens says.",
+        "+.051, +.106 against +.055 over all tokens",
         UNTIED_ADAMW,
         _frequency(INPUT, "twin_log_slope"),
         above=0.0,
-        minus=_frequency(INPUT, "log_slope"),
+        minus=_frequency(INPUT, SAME_TOKENS),
     ),
     Claim(
-        "Twins: frequency shortens centred output rows ...",
-        "-.112",
+        "Twins: frequency shortens centred output rows, under both centrings ...",
+        "-.112 without the uniform mean",
         UNTIED_ADAMW,
         _frequency(UNIFORM, "twin_log_slope"),
         below=0.0,
+        centrings=True,
     ),
     Claim(
-        "... of which the observational slope has the wrong sign.",
-        "+.093",
+        "... where the observational slope over the same tokens is positive, under both centrings.",
+        "+.093 over all tokens, without the uniform mean",
         UNTIED_ADAMW,
-        _frequency(UNIFORM, "log_slope"),
+        _frequency(UNIFORM, SAME_TOKENS),
         above=0.0,
+        centrings=True,
     ),
     Claim(
-        "Under SGD the two slopes of input rows nearly agree.",
+        "Under SGD the two slopes of input rows nearly agree over the same tokens.",
         "about 0",
         UNTIED_SGD,
         _frequency(INPUT, "twin_log_slope"),
         above=-0.05,
         below=0.05,
-        minus=_frequency(INPUT, "log_slope"),
+        minus=_frequency(INPUT, SAME_TOKENS),
     ),
     Claim(
         "Shuffling input norms costs next to nothing (nats).",
@@ -195,7 +222,7 @@ CLAIMS: tuple[Claim, ...] = (
         below=0.02,
     ),
     Claim(
-        "Shuffling centred output norms costs much (nats).",
+        "Shuffling output norms without the uniform mean costs much (nats).",
         "+2.4 to +4.5",
         UNTIED,
         _surgery(UNIFORM),
@@ -232,11 +259,13 @@ CLAIMS: tuple[Claim, ...] = (
         above=0.0,
     ),
     Claim(
-        "Centred output norms carry information gain about the left context beyond frequency.",
+        "Output norms carry information gain about the left context beyond frequency, under both "
+        "centrings.",
         "+.81 with a window of 1",
         UNTIED_ADAMW,
         Quantity(UNIFORM, "information_gain_left", "partial_spearman"),
         above=0.0,
+        centrings=True,
     ),
     Claim(
         "Within inputs the norm does not agree with occlusion.",
@@ -261,7 +290,8 @@ CLAIMS: tuple[Claim, ...] = (
         minus=_read_out("input_embedding", "rows"),
     ),
     Claim(
-        "Output rows can be read for frequency before input norms correlate with it (steps).",
+        "Output rows can be read for frequency before input norms correlate with it (steps, each "
+        "known to the checkpoint before).",
         "32 to 64 against 256",
         UNTIED_ADAMW,
         _frequency("output_embedding", "readout_r2_onset"),

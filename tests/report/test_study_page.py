@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dynamics.config import TrainingSettings
 from dynamics.report import study_page
 from dynamics.report.study_page import write_page
+from dynamics.tracking.compare import arms_of
+from dynamics.training.rates import unused_row_factor
+from dynamics.verdicts.claims import CLAIMS
+from dynamics.verdicts.judge import judge
 from tests.tracking.arms import made_run, planted
+from tests.tracking.synthetic import STEPS
 
 INPUT = "input_embedding_norm"
 
@@ -51,7 +57,7 @@ def test_a_cell_is_the_mean_over_seeds_with_its_interval(page, runs):
 def test_differences_are_taken_seed_by_seed(page, runs):
     each = [
         run.trend(INPUT, statistic="twin_log_slope")["value"].iloc[-1]
-        - run.trend(INPUT, statistic="log_slope")["value"].iloc[-1]
+        - run.trend(INPUT, statistic="log_slope_of_twinned")["value"].iloc[-1]
         for run in runs[:5]
     ]
     ends = stats.ttest_1samp(each, 0).confidence_interval()
@@ -100,9 +106,61 @@ def test_a_single_run_has_no_interval_and_decides_nothing(runs, tmp_path, monkey
     write_page(tmp_path / "page.md", runs[:1], title="toys")
     page = (tmp_path / "page.md").read_text()
     assert re.fullmatch(r"[+-]\d\.\d{3}", cells(page, "**At the last step**", "one")[1])
-    assert "confirmed 0 times, contradicted 0 times" in page
+    assert re.search(
+        r"Of (\d+) claims 0 were confirmed in every arm .* \1 in none; .* at least one: 0\.", page
+    )
+    assert "With one seed there is no interval, so that nothing is decided." in page
+    assert "one in twenty" not in page
     assert "one: no sign of output norms is decided." in page
     assert "Made by" not in page
+
+
+def test_claims_are_counted_and_not_their_cells(page, runs):
+    verdicts = list(judge(arms_of(runs)))
+    by_claim = {}
+    for each in verdicts:
+        by_claim.setdefault(each.claim.name, []).append(each.verdict)
+    every = sum(all(verdict == "confirmed" for verdict in of) for of in by_claim.values())
+    some = sum("confirmed" in of for of in by_claim.values()) - every
+    contradicted = sum("contradicted" in of for of in by_claim.values())
+    n = len(by_claim)
+    assert (
+        f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {n} can be "
+        f"held against these runs. Of {n} claims {every} were confirmed in every arm they are "
+        f"about, {some} in some of them and {n - every - some} in none; contradicted in at "
+        f"least one: {contradicted}."
+    ) in page
+    assert f"one in twenty misses what it is about by chance, of {n} true claims about" in page
+    assert "With one seed" not in page
+
+
+def test_arms_of_the_same_numbers_are_judged_once(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
+    write_page(tmp_path / "page.md", [runs[0], runs[5]], title="toys")
+    page = (tmp_path / "page.md").read_text()
+    first = next(line for line in page.splitlines() if "correlate with frequency before" in line)
+    assert "| one, two\\|&lt;b> |" in first
+
+
+def test_a_claim_of_two_centrings_shows_both(page):
+    row = next(line for line in page.splitlines() if "frequency shortens centred output" in line)
+    assert re.search(r"\| uniform -0\.\d+ \[.*\]; unigram -0\.\d+ \[.*\] \| 5 \| confirmed \|", row)
+    slopes = section(page, "Does frequency itself move norms?")
+    assert "one, two\\|&lt;b>: frequency shortens them under both centrings." in slopes
+
+
+def test_onsets_of_importance_are_shown_and_told_where_there_are_none(page):
+    importance = "## Do norms come to encode importance?"
+    middle, before = STEPS[len(STEPS) // 2], STEPS[len(STEPS) // 2 - 1]
+    row = cells(page, importance, "occlusion | one")
+    assert row[7] == f"{middle} [{before}, {middle}]" and row[8] == "–"
+    assert cells(page, importance, "surprisal | one")[7] == "0 of 5 seeds have one"
+
+
+def test_the_page_says_how_weak_weight_decay_was(page, runs):
+    training = TrainingSettings.model_validate(runs[0].info["series"]["training"]["training"])
+    factor = unused_row_factor(training, STEPS[-1])
+    assert f"of the norm of a row without a gradient: one {factor:.3f}. The nearer" in page
 
 
 def test_figures_lie_beside_the_page_and_are_shown_in_it(runs, tmp_path):

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from dynamics.statistics.onset import onset
 from dynamics.statistics.readout import (
     FOLDS,
     PENALTIES,
+    change_from_first,
     cross_validated_ridge,
     fold_of,
     moments,
@@ -110,3 +113,36 @@ def test_folds_are_even_and_always_the_same(n):
     assert len(sizes) == FOLDS
     assert sizes.max() - sizes.min() <= 1
     assert (fold == fold_of(n)).all()
+
+
+def shares(rng, steps, change=0.0):
+    """Ends of the intervals of a share at each step, from folds that are drawn anew."""
+    folds = rng.standard_normal((steps, FOLDS)) + np.where(np.arange(steps) > 0, change, 0)[:, None]
+    reach = 2.262157 * folds.std(axis=1, ddof=1) / np.sqrt(FOLDS)
+    return folds.mean(axis=1) - reach, folds.mean(axis=1) + reach
+
+
+def begins(low, high):
+    value = (low + high) / 2
+    return onset(range(len(value)), value - value[0], change_from_first(low, high))
+
+
+@pytest.mark.parametrize("steps", [2, 17])
+def test_of_shares_that_do_not_change_one_in_twenty_at_most_has_an_onset(rng, steps):
+    null = [shares(rng, steps) for _ in range(1000)]
+    assert np.mean([begins(low, high) is not None for low, high in null]) <= 0.05
+    excluded = [not low[-1] <= (low[0] + high[0]) / 2 <= high[-1] for low, high in null]
+    assert np.mean(excluded) > 0.1  # what the last interval alone would have called a change
+
+
+def test_a_change_that_is_there_begins_where_it_begins(rng):
+    found = [begins(*shares(rng, 17, change=4)) for _ in range(100)]
+    assert found == [1] * 100
+
+
+def test_a_band_of_changes_is_student_s_with_both_errors_and_bonferroni():
+    low, high = np.array([0.1, 0.3, np.nan]), np.array([0.3, 0.9, np.nan])
+    band = change_from_first(low, high)
+    reach = stats.t(9).ppf(1 - 0.025 / 3) * np.hypot(0.1, 0.3) / stats.t(9).ppf(0.975)
+    assert (band.low[1], band.high[1]) == pytest.approx((0.4 - reach, 0.4 + reach))
+    assert np.isnan(band.low[2]) and np.isnan(band.high[2])

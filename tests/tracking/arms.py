@@ -14,6 +14,7 @@ from tests.tracking.synthetic import STEPS, grow, make_counts, tracked
 BASE = {"training": {"steps": STEPS[-1], "batch_size": 3, "sequence_length": 11}}
 IMPORTANCES = ("occlusion", "occlusion_norm_matched", "surprisal", "information_gain_right")
 GAUGES = ("input_embedding_norm", "output_embedding_norm_centered")
+UNIGRAM = "output_embedding_norm_centered_frequency"
 COVARIATES = "log_frequency+characters+word_start"
 
 
@@ -99,8 +100,11 @@ def planted(seed=0, steps=STEPS, shift=0.0):
                     rule="",
                     spread=0.1 * cost,
                 )
-            slope = 0.05 * grown + next(noise) / 30
-            yield trend_row(step, gauge, "log_frequency", "log_slope", slope, spread=0.01)
+        for gauge in (*GAUGES, UNIGRAM):
+            sign = 1 if gauge.startswith("input") else -1
+            for statistic in ("log_slope", "log_slope_of_twinned"):
+                slope = 0.05 * grown + next(noise) / 30
+                yield trend_row(step, gauge, "log_frequency", statistic, slope, spread=0.01)
             causal = 0.1 * sign * grown + next(noise) / 10
             yield trend_row(step, gauge, "log_frequency", "twin_log_slope", causal, spread=0.02)
         for importance in IMPORTANCES[:3]:
@@ -114,4 +118,6 @@ def planted(seed=0, steps=STEPS, shift=0.0):
                 yield trend_row(step, role, "log_frequency", "readout_r2", value, given=given)
         yield trend_row(step, "model", "", "held_out_loss", 7 - 3 * grown, rule="")
     for measure in GAUGES:
-        yield trend_row(last, measure, "log_frequency", "spearman_onset", steps[len(steps) // 2])
+        for against in ("log_frequency", "occlusion"):
+            yield trend_row(last, measure, against, "spearman_onset", steps[len(steps) // 2])
+        yield trend_row(last, measure, "surprisal", "spearman_onset", np.nan)

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from dynamics.errors import MismatchError
+from dynamics.statistics.seeds import seed_mean
 from dynamics.tracking.compare import (
     COMPARISON_COLUMNS,
     KEYS,
@@ -18,8 +19,8 @@ from dynamics.tracking.compare import (
     compare,
 )
 from dynamics.tracking.run import Run
-from tests.tracking.arms import made_run, planted
-from tests.tracking.synthetic import make_counts, tracked
+from tests.tracking.arms import made_run, planted, trend_row
+from tests.tracking.synthetic import STEPS, make_counts, tracked
 
 INPUT = "input_embedding_norm"
 RHO = Quantity(INPUT, "log_frequency")
@@ -150,6 +151,46 @@ def test_the_onset_of_a_read_out_is_half_of_its_final_distance_from_step_0(made)
         beyond = [bool((change[at:] >= change[-1] / 2).all()) for at in range(len(change))]
         seed = str(run.info["series"]["training"]["seed"])
         assert found[seed] == rows["step"].to_numpy()[beyond.index(True)] > 0
+
+
+def test_an_onset_is_known_up_to_the_step_before(made):
+    """Of onsets in (a0, a] and (b0, b] the difference lies between a0 - b and a - b0."""
+    one, _ = arms_of(made)
+    read_out = Quantity("output_embedding", "log_frequency", "readout_r2_onset", "rows")
+    onset = Quantity(INPUT, "log_frequency", "spearman_onset")
+    steps = np.array(sorted(set(one.rows(INPUT, "log_frequency", "spearman")["step"])))
+    before = {int(step): int(steps[at - 1]) if at else int(step) for at, step in enumerate(steps)}
+    a, b = (one.values(quantity).astype(int) for quantity in (read_out, onset))
+    earliest, latest = a.map(before) - b, a - b.map(before)
+    found = arm_mean(one, read_out, onset)
+    assert found.value == pytest.approx((a - b).mean())
+    assert found.low == pytest.approx(seed_mean(earliest).low)
+    assert found.high == pytest.approx(seed_mean(latest).high)
+    assert found.high - found.low >= (a - a.map(before) + b - b.map(before)).min() > 0
+    alone = arm_mean(one, onset)
+    assert alone.low == b.map(before).iloc[0] < alone.high == alone.value == b.iloc[0]
+
+
+def test_a_seed_without_an_onset_does_not_enter_and_one_alone_has_no_interval(made, tmp_path):
+    late = made_run(tmp_path, "one", 7, rows=[*planted(7), no_onset()])
+    (arm,) = arms_of([made[0], late])
+    found = arm_mean(arm, Quantity(INPUT, "log_frequency", "spearman_onset"))
+    assert found.n == 1 and np.isnan(found.low) and np.isnan(found.high)
+
+
+def test_the_interval_of_an_onset_stays_within_the_steps(made, tmp_path):
+    late = made_run(tmp_path, "one", 7, rows=[*planted(7), late_onset()])
+    (arm,) = arms_of([made[0], late])
+    found = arm_mean(arm, Quantity(INPUT, "log_frequency", "spearman_onset"))
+    assert (found.low, found.high, found.n) == (0, STEPS[-1], 2)
+
+
+def late_onset():
+    return trend_row(STEPS[-1], INPUT, "log_frequency", "spearman_onset", STEPS[-1])
+
+
+def no_onset():
+    return trend_row(STEPS[-1], INPUT, "log_frequency", "spearman_onset", np.nan)
 
 
 def test_a_step_that_a_seed_lacks_has_fewer_seeds(made, tmp_path):

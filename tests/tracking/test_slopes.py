@@ -192,14 +192,19 @@ def test_pairs_of_some_rows(twinned):
 def test_findings_say_where_signs_disagree(run, tmp_path, training):
     text = " ".join(findings(run))
     assert "Slope of log norm on log frequency at step 4 [95 % interval], where chance" in text
-    row = last(run, "output_embedding_norm_centered", "twin_log_slope")
+    row, same, every = (
+        last(run, "output_embedding_norm_centered", statistic)
+        for statistic in ("twin_log_slope", "log_slope_of_twinned", "log_slope")
+    )
     assert (
         f"output embedding norms, uniform mean removed {row['value']:+.3f} [{row['low']:+.3f}, "
-        f"{row['high']:+.3f}] within 40 twins, " in text
+        f"{row['high']:+.3f}] within 40 twins, {same['value']:+.3f} [{same['low']:+.3f}, "
+        f"{same['high']:+.3f}] over the same tokens (opposite signs), {every['value']:+.3f} ["
+        in text
     )
     sentence = text[text.index("Slope of log norm") :]
     of_input, of_output = sentence.splitlines()[1:3]
-    assert of_input.endswith("(the same sign)") and of_output.endswith("(opposite signs)")
+    assert "(the same sign)" in of_input and of_output.endswith(f"over all {every['n']:.0f}")
     untrained = run_of(training, tmp_path / "run", steps="0")
     assert "(no sign within twins" in " ".join(findings(untrained))
 
