@@ -23,9 +23,14 @@ from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError
 from dynamics.files import write_json
 from dynamics.importance.agreement import agreement_rows
-from dynamics.importance.importances import check_importances, measure_importances
+from dynamics.importance.held_out import HeldOut
+from dynamics.importance.importances import (
+    check_importances,
+    choose_importances,
+    measure_importances,
+)
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
-from dynamics.importance.surgery import SURGERIES, surgery_rows
+from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
 from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -105,6 +110,38 @@ class Live:
         """Where the models run."""
         wanted = self.settings.device
         return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load(self, checkpoint: Checkpoint) -> LiveModel:
+        """The model of a checkpoint, which fits what is asked.
+
+        Raises:
+            ConfigError: An importance does not fit the model, or contexts or rows its window.
+            CheckpointError: It cannot be loaded.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        model = load_model(checkpoint, device=self.device)
+        check_tokenizer(self.counts, tokenizer_sha256(model.tokenizer), model.name)
+        if self.probes is not None:
+            choose_importances(self.settings.importance, model)
+            longest = model.max_length
+            if longest is not None and self.probes.length > longest:
+                raise ConfigError(
+                    f"contexts of {self.probes.length} ids do not fit the window of {model.name}, "
+                    f"{longest} tokens; give --context-length"
+                )
+        if self.held_out is not None:
+            HeldOut(model, self.held_out, BATCH)
+        return model
+
+    def check(self) -> None:
+        """See that the first model fits what is asked; the others are of its kind.
+
+        Raises:
+            ConfigError: As `load` does, and so are the others.
+            CheckpointError: It cannot be loaded.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        self.load(self.checkpoints.checkpoints[0])
 
     def describe(self) -> dict[str, Any]:
         """What makes the results what they are, for `run.json`."""
@@ -253,8 +290,7 @@ def run_live(
     for at, checkpoint in enumerate(checkpoints):
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
-            model = load_model(checkpoint, device=live.device)
-            check_tokenizer(live.counts, tokenizer_sha256(model.tokenizer), model.name)
+            model = live.load(checkpoint)
             done[checkpoint.step] = {
                 "step": checkpoint.step,
                 "tables": {
@@ -273,12 +309,6 @@ def _tables(
 ) -> Iterator[tuple[str, Mapping[str, np.ndarray | list[Any]]]]:
     """Folder and columns of each table of a checkpoint."""
     if live.probes is not None:
-        longest = model.max_length
-        if longest is not None and live.probes.length > longest:
-            raise ConfigError(
-                f"contexts of {live.probes.length} ids do not fit the window of {model.name}, "
-                f"{longest} tokens; give --context-length"
-            )
         yield (
             IMPORTANCE,
             measure_importances(model, live.probes, live.settings.importance, live.count),

@@ -64,7 +64,7 @@ def resume(
 
 
 def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:
-    """Let a run ask its model what is described, if it was asked nothing else before.
+    """Let a run ask its model what is described, if the model of no step was asked something else.
 
     Args:
         output: The run folder.
@@ -74,13 +74,16 @@ def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]
     Raises:
         MismatchError: It was asked something else.
     """
-    found = info.setdefault("live", {**described, "checkpoints": []})
+    found = info.get("live")
+    if not (found and found["checkpoints"]):
+        info["live"] = {**described, "checkpoints": []}
+        return
     for part, wanted in described.items():
         if found.get(part) != wanted:
             difference = first_difference({part: found.get(part)}, {part: wanted})
             raise MismatchError(
-                f"the model was asked something else in {output} ({difference}); give another "
-                "output folder, or remove that one"
+                f"the model was asked something else in {output} ({difference}), and is asked once "
+                "for everything together; give another output folder, or remove that one"
             )
 
 

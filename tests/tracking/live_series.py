@@ -31,7 +31,9 @@ def stream_of(counts):
     return rng.choice(len(count), (ROWS, LENGTH + 1), p=count / count.sum()).astype("<u2")
 
 
-def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **changes):
+def write_live_training(
+    folder, name="gpt_neox", tokenizer=None, held_out=0, steps=(*STEPS, EMBEDDINGS_ONLY), **changes
+):
     """Checkpoints with a tokenizer and a stream beside them; step 4 has embeddings only.
 
     held_out: how many of the first rows stand in `held_out.bin` as well.
@@ -55,7 +57,7 @@ def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **c
     counts.write(folder / "counts.parquet")
     tiny.tokenizer(name).save_pretrained(folder / "tokenizer")
     network = tiny.build(name, **changes)
-    for step in (*STEPS, EMBEDDINGS_ONLY):
+    for step in steps:
         checkpoint = folder / "checkpoints" / f"step-{step:08d}"
         with torch.no_grad():
             rng = torch.Generator().manual_seed(step)

@@ -334,6 +334,44 @@ def test_contexts_longer_than_the_window_are_told(follow, tmp_path):
     live = asked(text=str(text), probes=ProbeSettings(strata=1, length=64))
     with pytest.raises(ConfigError, match=r"contexts of 64 ids do not fit the window of .* 40 tok"):
         follow(live=live)
+    assert not (tmp_path / "run").exists()
+    live = asked(importance=(), surgery=True, text=str(text), probes=live.probes)
+    with pytest.raises(ConfigError, match=r"rows of 64 positions do not fit the window of .* 40 t"):
+        follow(live=live)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_importance_that_does_not_fit_is_told_and_another_can_be_asked(tmp_path):
+    series = write_live_training(tmp_path / "training", "bert", steps=STEPS)
+    bare = track(series, tmp_path / "run", counts=counts_of("bert"))
+    before = files_of(bare.path)
+
+    def ask(*names):
+        live = asked(importance=names)
+        return track(series, bare.path, counts=counts_of("bert"), live=live)
+
+    with pytest.raises(ConfigError, match=r"occlusion_later does not fit .* causal language mode"):
+        ask("occlusion_later")
+    assert files_of(bare.path) == before
+    run = ask("occlusion")
+    assert run.importances == ["occlusion"]
+
+
+def test_what_no_model_was_asked_yet_can_be_changed(run, follow):
+    def die(done, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        follow(live=asked(importance=("occlusion_loss",)), on_live=die)
+    assert files_of(follow(live=asked()).path) == files_of(run.path)
+
+
+def test_what_was_asked_can_not_be_added_to(run, follow, tmp_path):
+    write_live_training(tmp_path / "other", held_out=7)
+    shutil.copytree(run.path, tmp_path / "run")
+    told = r"parts is .*surgery.* here\), and is asked once for everything together; give another"
+    with pytest.raises(MismatchError, match=told):
+        follow(live=asked(surgery=True, text=str(tmp_path / "other")))
 
 
 def test_contexts_are_no_longer_than_what_was_trained_on(follow):
