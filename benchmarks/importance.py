@@ -96,7 +96,8 @@ def asked(name: str, model: LiveModel, ids: np.ndarray, counts: np.ndarray) -> l
         return list(agreement_rows(model, ids[:, :-1], counts, rng))
     positions = rng.integers(TOKENS // 4, 3 * TOKENS // 4, len(ids))
     others = rng.integers(0, VOCABULARY, len(ids))
-    return list(measure_contexts(model, ProbeSet(ids[:, :-1], positions, others), [name]).values())
+    probes = ProbeSet(ids[:, :-1], positions, others, np.arange(len(ids)) % 2)
+    return list(measure_contexts(model, probes, [name]).values())
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -238,7 +238,7 @@ def measure_importances(
 
     Returns:
         `token_id`, `contexts`, and for each importance its mean over the contexts of the token,
-        NAME, and over every other one of them, NAME_half_1 and NAME_half_2 (NaN without contexts).
+        NAME, and over each half of them, NAME_half_1 and NAME_half_2 (NaN without contexts).
 
     Raises:
         ConfigError: An importance does not fit the model, or needs counts.
@@ -251,7 +251,9 @@ def measure_importances(
     }
     for name, values in measure_contexts(model, probes, names, counts).items():
         for suffix, mean in zip(
-            ("", "_half_1", "_half_2"), half_means(values, probes.token_ids), strict=True
+            ("", "_half_1", "_half_2"),
+            half_means(values, probes.token_ids, probes.halves),
+            strict=True,
         ):
             columns[name + suffix] = mean
     return columns

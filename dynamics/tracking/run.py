@@ -177,7 +177,8 @@ class Run:
         """Importances at one step, one row per probed token.
 
         Columns are `token_id`, `contexts` (how many), and for each importance NAME its mean over
-        the contexts, NAME, and over every other one of them, NAME_half_1 and NAME_half_2.
+        the contexts, NAME, and over each half of them, NAME_half_1 and NAME_half_2; a half is NaN
+        where all contexts of the token share text.
 
         Raises:
             OutputError: None was measured at the step, or the table is damaged.

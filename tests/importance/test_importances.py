@@ -179,7 +179,7 @@ def test_what_does_not_change_is_exactly_0(architecture, probes):
 
 
 def test_a_token_replaced_by_itself_is_exactly_0(probes):
-    same = ProbeSet(probes.ids, probes.positions, probes.token_ids)
+    same = replace(probes, replacements=probes.token_ids)
     names = ["occlusion_norm_matched", "occlusion_norm_matched_later"]
     for values in measure_contexts(live("llama"), same, names).values():
         assert (values == 0).all()
@@ -221,7 +221,7 @@ def test_rows_without_an_entry_have_no_part_in_the_mean(probes):
 
 
 def parts(probes):
-    return probes.ids, probes.positions, probes.replacements
+    return probes.ids, probes.positions, probes.replacements, probes.halves
 
 
 def test_a_row_of_zeros_stays_one(probes):
@@ -247,11 +247,13 @@ def test_the_table_has_means_and_the_means_of_both_halves(probes):
         *("token_id", "contexts", "surprisal", "surprisal_half_1", "surprisal_half_2")
     ]
     for at, token in enumerate(table["token_id"]):
-        here = values[probes.token_ids == token]
+        of = probes.token_ids == token
+        here = values[of]
         assert table["contexts"][at] == len(here)
         assert table["surprisal"][at] == pytest.approx(here.mean())
-        assert table["surprisal_half_1"][at] == pytest.approx(here[::2].mean())
-        assert table["surprisal_half_2"][at] == pytest.approx(here[1::2].mean())
+        for half in (0, 1):
+            expected = values[of & (probes.halves == half)].mean()
+            assert table[f"surprisal_half_{half + 1}"][at] == pytest.approx(expected)
 
 
 def test_the_same_again_is_the_same_bits(probes):
@@ -328,7 +330,7 @@ def test_counts_are_for_attribution_by_frequency(probes):
 
 def test_replacements_are_part_of_what_is_asked(probes):
     model, name = live("gpt_neox"), "occlusion_norm_matched"
-    other = ProbeSet(probes.ids, probes.positions, np.full_like(probes.positions, 90))
+    other = replace(probes, replacements=np.full_like(probes.positions, 90))
     found = [measure_contexts(model, each, [name])[name] for each in (probes, other)]
     assert (found[0] != found[1]).any()
     assert replace(other, left_out=3).digest == other.digest
