@@ -247,7 +247,8 @@ def prepare_live(
         if text.held_out is None:
             raise ConfigError(
                 f"{', '.join(settings.parts)} needs rows that were not trained on, and the "
-                "training kept none (corpus.held_out_rows); give a text with --probe"
+                "training kept none (corpus.held_out_rows) in what is probed; give another text "
+                "with --probe"
             )
         held_out = _some_rows(text.held_out, np.random.default_rng(settings.probes.seed))
     return Live(

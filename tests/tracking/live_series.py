@@ -32,7 +32,13 @@ def stream_of(counts):
 
 
 def write_live_training(
-    folder, name="gpt_neox", tokenizer=None, held_out=0, steps=(*STEPS, EMBEDDINGS_ONLY), **changes
+    folder,
+    name="gpt_neox",
+    tokenizer=None,
+    held_out=0,
+    corpus="c" * 64,
+    steps=(*STEPS, EMBEDDINGS_ONLY),
+    **changes,
 ):
     """Checkpoints with a tokenizer and a stream beside them; step 4 has embeddings only.
 
@@ -46,7 +52,15 @@ def write_live_training(
     if held_out:
         stream_of(counts)[:held_out].tofile(folder / HELD_OUT)
         kept = {"held_out_rows": held_out, "held_out_sha256": sha256_file(folder / HELD_OUT)}
-    info = StreamInfo("<u2", ROWS, LENGTH, tokenizer_sha256=digest, vocab_size=tiny.V, **kept)
+    info = StreamInfo(
+        "<u2",
+        ROWS,
+        LENGTH,
+        corpus_digest=corpus,
+        tokenizer_sha256=digest,
+        vocab_size=tiny.V,
+        **kept,
+    )
     (folder / "tokens.json").write_text(json.dumps(asdict(info)))
     described = {
         "settings": {"name": "live", "training": {"batch_size": 4}},

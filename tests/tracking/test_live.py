@@ -229,23 +229,44 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
     assert f"  norm {norm['value']:+.2f} [{norm['low']:+.2f}, " in told
 
 
-def test_a_stream_that_is_given_is_held_out_whole_or_in_part(training, tmp_path):
-    write_live_training(tmp_path / "some", held_out=7)
+def test_only_what_the_series_was_not_trained_on_is_held_out(training, tmp_path):
+    same, own, other, whole = (tmp_path / name for name in ("same", "own", "other", "whole"))
+    write_live_training(same, held_out=7)
+    write_live_training(own, held_out=5)
+    write_live_training(other, held_out=3, corpus="d" * 64)
+    write_live_training(whole, corpus="d" * 64)
     checkpoint = open_series(training).checkpoints[0]
-    for place, rows in (
-        (training, ROWS),
-        (tmp_path / "some", 7),
-        (tmp_path / "some/tokens.bin", 7),
+    for place, trained, rows in (
+        (training, training, None),
+        (training / "tokens.bin", training, None),
+        (same, training, None),
+        (same / "tokens.bin", own, None),
+        (training, own, None),
+        (own, own, 5),
+        (own / "tokens.bin", own, 5),
+        (own / ".." / "own", own, 5),
+        (other, own, 3),
+        (whole, own, ROWS),
+        (training, None, ROWS),
+        (same, None, 7),
     ):
-        text = open_probe_text(str(place), checkpoint, training, counts_of(), 12)
-        assert len(text.held_out) == rows
+        text = open_probe_text(str(place), checkpoint, trained, counts_of(), 12)
+        assert (None if text.held_out is None else len(text.held_out)) == rows
         assert text.rows.shape == (ROWS, LENGTH + 1)
     assert open_probe_text(None, checkpoint, training, counts_of(), 12).held_out is None
 
 
-def test_many_held_out_rows_are_sampled(training):
+def test_surgery_on_rows_that_were_trained_on_is_refused(training, follow, tmp_path):
+    write_live_training(tmp_path / "other seed", held_out=7)
+    for place in (training, tmp_path / "other seed"):
+        with pytest.raises(ConfigError, match=r"surgery needs rows that were not trained on, and"):
+            follow(live=asked(surgery=True, text=str(place)))
+
+
+def test_many_held_out_rows_are_sampled(training, tmp_path):
+    write_live_training(tmp_path / "other", corpus="d" * 64)
     live = module.prepare_live(
-        asked(surgery=True, text=str(training)), open_series(training), counts_of(),
+        asked(surgery=True, text=str(tmp_path / "other")), open_series(training), counts_of(),
         counts_of().table, parse_rule("count>=10"), training,
     )  # fmt: skip
     assert len(live.held_out) == min(ROWS, module.HELD_OUT_ROWS)
@@ -367,7 +388,7 @@ def test_what_no_model_was_asked_yet_can_be_changed(run, follow):
 
 
 def test_what_was_asked_can_not_be_added_to(run, follow, tmp_path):
-    write_live_training(tmp_path / "other", held_out=7)
+    write_live_training(tmp_path / "other", held_out=7, corpus="d" * 64)
     shutil.copytree(run.path, tmp_path / "run")
     told = r"parts is .*surgery.* here\), and is asked once for everything together; give another"
     with pytest.raises(MismatchError, match=told):
