@@ -38,8 +38,7 @@ def resume(
         return {}
     found = read_info(output)
     for part in ("settings", "counts", "series", "versions"):
-        if found.get(part) != info[part]:
-            difference = first_difference(found.get(part), info[part])
+        if difference := first_difference(found.get(part), info[part]):
             raise MismatchError(
                 f"{output} holds another run ({part}: {difference}); give another output folder, "
                 "or remove that one"
@@ -79,8 +78,7 @@ def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]
         info["live"] = {**described, "checkpoints": []}
         return
     for part, wanted in described.items():
-        if found.get(part) != wanted:
-            difference = first_difference({part: found.get(part)}, {part: wanted})
+        if difference := first_difference({part: found.get(part)}, {part: wanted}):
             raise MismatchError(
                 f"the model was asked something else in {output} ({difference}), and is asked once "
                 "for everything together; give another output folder, or remove that one"
@@ -102,10 +100,17 @@ def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndar
     return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
 
 
-def first_difference(there: Any, here: Any) -> str:
-    """Where two settings differ, with what is said in a run folder and now."""
+def first_difference(there: Any, here: Any) -> str | None:
+    """Where two settings differ, with what is said in a run folder and now; None when nowhere.
+
+    A key that is not there is None: the folder may be older than the key.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
-        key = next(key for key in there | here if there.get(key) != here.get(key))
-        return f"{key} is {first_difference(there.get(key), here.get(key))}"
+        for key in there | here:
+            if difference := first_difference(there.get(key), here.get(key)):
+                return f"{key} is {difference}"
+        return None
+    if there == here:
+        return None
     there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
     return f"{there} there, {here} here"
