@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
@@ -106,6 +106,11 @@ class Live:
     kind: np.ndarray
 
     @property
+    def entries(self) -> Bool[np.ndarray, " V"]:
+        """Which rows do not pad; twins are trained as others are."""
+        return self.kind != "padding"
+
+    @property
     def device(self) -> str:
         """Where the models run."""
         wanted = self.settings.device
@@ -176,8 +181,9 @@ class Live:
 
 def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
     assert live.held_out is not None
-    entries = live.kind != "padding"
-    return surgery_rows(model, live.held_out, live.count, tuple(SURGERIES), rng, entries=entries)
+    return surgery_rows(
+        model, live.held_out, live.count, tuple(SURGERIES), rng, entries=live.entries
+    )
 
 
 def _agreement(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
@@ -312,7 +318,9 @@ def _tables(
     if live.probes is not None:
         yield (
             IMPORTANCE,
-            measure_importances(model, live.probes, live.settings.importance, live.count),
+            measure_importances(
+                model, live.probes, live.settings.importance, live.count, live.entries
+            ),
         )
     if live.settings.parts:
         rows = [
