@@ -215,7 +215,7 @@ def _sample_tokens(
     for stratum in range(strata.max() + 1):
         drawn = rng.permutation(tokens[strata == stratum])
         fit = available[drawn] >= FEWEST_CONTEXTS
-        wanted = np.cumsum(fit) <= settings.tokens_per_stratum
+        wanted = np.cumsum(fit) - fit < settings.tokens_per_stratum
         chosen = np.append(chosen, drawn[fit & wanted])
         passed_over += int((~fit & wanted).sum())
     return chosen, passed_over

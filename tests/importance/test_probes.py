@@ -130,6 +130,19 @@ def test_tokens_that_hardly_occur_are_left_out_and_counted(rows, counts):
     assert probes.left_out == 2
 
 
+def test_tokens_that_nobody_asked_for_any_more_are_not_passed_over(rows, counts):
+    kept = np.isin(np.arange(V), [5, 110, 111, 112, 113, 114, 117, 118])
+    eligible = np.bincount(rows[:, LENGTH // 4 : -(LENGTH // 4)].ravel(), minlength=V)
+    fit = set(np.flatnonzero(kept & (eligible >= 2)))
+    one = ProbeSettings(strata=1, tokens_per_stratum=1, length=LENGTH)
+    for seed in range(10):
+        drawn = np.random.default_rng(seed).permutation(np.flatnonzero(kept)).tolist()
+        passed_over = next(at for at, token in enumerate(drawn) if token in fit)
+        probes = sample_probes(rows, counts, kept, replace(one, seed=seed))
+        assert set(probes.token_ids) == {drawn[passed_over]}
+        assert probes.left_out == passed_over
+
+
 def test_text_of_one_row_and_rows_of_one_context_do(sample, rows):
     flat = sample(text=rows.reshape(1, -1).astype(np.int64))
     assert flat.length == LENGTH
