@@ -37,10 +37,6 @@ class NoTokens:
     all_special_ids = ()
     model_max_length = TOKENS
 
-    def get_vocab(self) -> dict[str, int]:
-        """An entry for every row."""
-        return {str(token_id): token_id for token_id in range(VOCABULARY)}
-
 
 @dataclass
 class Passed:
