@@ -13,7 +13,7 @@ from typing import Any
 
 from dynamics.config import StudySettings
 from dynamics.errors import StudyError
-from dynamics.study import train_and_track
+from dynamics.study import is_tracked, train_and_track
 from dynamics.study_config import ArmsStudy, SeriesStudy
 from dynamics.workers import Job, run_jobs
 
@@ -59,13 +59,15 @@ class TrainedRun:
 
     @property
     def finished(self) -> bool:
-        """Whether a run of just these settings is there and whole."""
+        """Whether a run of just these settings, those of tracking too, is there and whole."""
         training, run = self.folder / "training" / "train.json", self.folder / "run" / "run.json"
+        if not (training.exists() and run.exists()):
+            return False
+        made = _read(run)
         return (
-            training.exists()
-            and run.exists()
-            and _read(training).get("settings") == self.settings.model_dump(mode="json")
-            and _read(run).get("finished") is True
+            _read(training).get("settings") == self.settings.model_dump(mode="json")
+            and made.get("finished") is True
+            and is_tracked(made, self.settings)
         )
 
 

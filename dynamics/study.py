@@ -1,6 +1,6 @@
 """A study from its settings: train, count, track and plot into one folder, each stage resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,4 +143,36 @@ def live_settings(settings: StudySettings) -> "LiveSettings | None":
             length=asked.context_length,
         ),
         device=asked.device,
+    )
+
+
+def is_tracked(made: Mapping[str, Any], settings: StudySettings) -> bool:
+    """Whether a run was tracked as settings of a study want it.
+
+    Where nothing is wanted of the running model, it may have been asked something. `auto` is any
+    device.
+
+    Args:
+        made: Content of the run's `run.json`.
+        settings: Of the study.
+    """
+    wanted = settings.tracking
+    if made["settings"].get("all") != wanted.all:
+        return False
+    parts = [name for name in ("surgery", "agreement") if getattr(wanted, name)]
+    if not (wanted.importance or parts):
+        return True
+    if "live" not in made:
+        return False
+    asked, probes = made["live"]["settings"], made["live"]["probes"] or {}
+    expected = {
+        "tokens_per_stratum": wanted.probe_tokens_per_stratum,
+        "contexts": wanted.contexts,
+        "length": min(wanted.context_length, settings.training.sequence_length),
+    }
+    return (
+        (asked["importance"], asked["parts"]) == (list(wanted.importance), parts)
+        and asked["steps"] == wanted.live_steps
+        and wanted.device in ("auto", asked["device"])
+        and all(probes.get(name) == value for name, value in expected.items() if wanted.importance)
     )

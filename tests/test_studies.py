@@ -109,6 +109,38 @@ def test_what_is_missing_is_done_and_nothing_else(study, config, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_other_settings_of_tracking_are_no_finished_run(study, config, tmp_path):
+    folder, _, _ = study
+    copy, lines = tmp_path / "copy", []
+    shutil.copytree(folder, copy)
+
+    def again(**tracking):
+        wanted = load_study(config, ["seeds=[0]"])
+        wanted.base["tracking"] = tracking
+        lines.clear()
+        run_arms(wanted, copy, report=lines.append)
+        return Run(copy / "untied/seed-0")
+
+    asked = {"importance": ["surprisal"], "probe_tokens_per_stratum": 1, "contexts": 2}
+    before = (copy / "untied/seed-0/training/train.jsonl").read_bytes()
+    run = again(**asked)
+    assert lines[0] == "2 of 2 runs to do, 1 at once"
+    assert (run.importances, run.live_steps) == (["surprisal"], [0, 3, 6])
+    assert (copy / "untied/seed-0/training/train.jsonl").read_bytes() == before
+    for same in (asked, asked | {"context_length": 40, "device": "cpu"}, {}):
+        assert again(**same).importances == ["surprisal"]
+        assert lines[0] == "0 of 2 runs to do, 0 at once"
+    with pytest.raises(
+        StudyError, match=r"2 of 2 runs .*was asked something else .*contexts is 2 "
+    ):
+        again(**asked | {"contexts": 3})
+    with pytest.raises(
+        StudyError, match=r"2 of 2 runs .*holds another run .*all is False there, T"
+    ):
+        again(all=True)
+
+
 def test_a_run_can_be_sent_to_another_process(config):
     study = load_study(config)
     job = TrainedRun(study.settings("sgd", 1), Path("x"), "dynamics study")

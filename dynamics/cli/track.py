@@ -122,7 +122,8 @@ def track(
     """Measure embedding norms over a series, and how they correlate with token frequency.
 
     Steps that the cheap audit flags are left out unless --allow-flagged. With --importance,
-    --surgery or --agreement the model of each step is run as well, also in a run that is there.
+    --surgery or --agreement the model of each step is run as well. They can be added to a run that
+    is there, once and all together.
     """
     from dynamics.checkpoints.opening import open_any
     from dynamics.errors import ConfigError

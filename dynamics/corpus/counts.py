@@ -41,6 +41,8 @@ class CountsInfo:
         pairs: Pairs of each token in information gain of equal counts, None without.
         shuffles: Shuffled corpora that correct Oyama's window, None without.
         information_seed: Seed of those shuffles, None without.
+        contiguous: Whether pairs cross the ends of rows in a stream of others; None of text and of
+            our own streams, and without information gain.
         dynamics_version: Version that counted.
         sampled_from: Repository and commit of the stream of which a sample was counted; None, and
             all that follows as well, where all of the corpus was.
@@ -58,6 +60,7 @@ class CountsInfo:
     pairs: int | None = None
     shuffles: int | None = None
     information_seed: int | None = None
+    contiguous: bool | None = None
     dynamics_version: str = field(default_factory=lambda: version("dynamics"))
     sampled_from: str | None = None
     stream_tokens: int | None = None
@@ -150,7 +153,10 @@ def count_stream(
     table = tally.table(token_surfaces(tokenizer, vocab_size), kinds)
     table = _with_twins(table, stream.info.twins or {})
     digest = stream.info.corpus_digest or stream.digest
-    info = CountsInfo(sha256, digest, tally.tokens, len(kinds))
+    others = information is not None and stream.info.row_order != ROW_ORDER
+    info = CountsInfo(
+        sha256, digest, tally.tokens, len(kinds), contiguous=contiguous if others else None
+    )
     return _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
 
 

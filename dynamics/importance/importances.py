@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.attribution.methods import METHODS
@@ -189,6 +189,7 @@ def measure_contexts(
     probes: ProbeSet,
     names: Sequence[str],
     counts: Integer[np.ndarray, " V"] | None = None,
+    entries: Bool[np.ndarray, " V"] | None = None,
 ) -> dict[str, Float[np.ndarray, " N"]]:
     """Importances of the probed token in each context, in float64.
 
@@ -197,13 +198,15 @@ def measure_contexts(
         probes: The contexts.
         names: As in `choose_importances`.
         counts: Occurrences of each token, for attribution by frequency.
+        entries: Which rows of the embedding the mean row and the mean norm are of, those that the
+            tokenizer has an entry for and their twins; all when None.
 
     Raises:
         ConfigError: An importance does not fit the model, or needs counts.
         MeasureError: An importance is not finite.
     """
     chosen = choose_importances(names, model)
-    rows = InputRows(model)
+    rows = InputRows(model, entries)
     found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
     at_once = max(1, IDS_AT_ONCE // probes.length)
     parts = (
@@ -227,6 +230,7 @@ def measure_importances(
     probes: ProbeSet,
     names: Sequence[str],
     counts: Integer[np.ndarray, " V"] | None = None,
+    entries: Bool[np.ndarray, " V"] | None = None,
 ) -> Mapping[str, np.ndarray]:
     """Importances of each probed token, as the columns of a table.
 
@@ -235,10 +239,12 @@ def measure_importances(
         probes: The contexts.
         names: As in `choose_importances`.
         counts: Occurrences of each token, for attribution by frequency.
+        entries: Which rows of the embedding the mean row and the mean norm are of, those that the
+            tokenizer has an entry for and their twins; all when None.
 
     Returns:
         `token_id`, `contexts`, and for each importance its mean over the contexts of the token,
-        NAME, and over every other one of them, NAME_half_1 and NAME_half_2 (NaN without contexts).
+        NAME, and over each half of them, NAME_half_1 and NAME_half_2 (NaN without contexts).
 
     Raises:
         ConfigError: An importance does not fit the model, or needs counts.
@@ -249,9 +255,11 @@ def measure_importances(
         "token_id": tokens.astype(np.int32),
         "contexts": contexts.astype(np.int32),
     }
-    for name, values in measure_contexts(model, probes, names, counts).items():
+    for name, values in measure_contexts(model, probes, names, counts, entries).items():
         for suffix, mean in zip(
-            ("", "_half_1", "_half_2"), half_means(values, probes.token_ids), strict=True
+            ("", "_half_1", "_half_2"),
+            half_means(values, probes.token_ids, probes.halves),
+            strict=True,
         ):
             columns[name + suffix] = mean
     return columns

@@ -5,7 +5,8 @@ what is masked: it is looked at at the next position, which is masked for it in 
 and after the probed token is changed. Contexts are fed as the token stream has them, without
 special tokens around them.
 
-N contexts of L ids, P pairs of a context and a position, E size of an embedding, D hidden size.
+N contexts of L ids, P pairs of a context and a position, V rows of an embedding, E their size,
+D hidden size.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.attribution.from_ids import question_of_ids
@@ -32,18 +33,15 @@ Pairs = tuple[Int[Tensor, " P"], Int[Tensor, " P"]]
 class InputRows:
     """The rows of a model's input embedding, as its embedding module looks them up, and changed.
 
-    Mean row and mean norm are those of the tokenizer's entries; rows that only pad, or that were
-    added for ids which never occur, have no part in them.
-
     Args:
         model: The model.
+        entries: Which rows mean row and mean norm are of, those that do not pad; all when None.
     """
 
-    def __init__(self, model: LiveModel) -> None:
+    def __init__(self, model: LiveModel, entries: Bool[np.ndarray, " V"] | None = None) -> None:
         self._embedding = model.stack().embedding
         weight = model.embedding_matrix
-        entries = torch.tensor(sorted({*model.tokenizer.get_vocab().values()}))
-        known = weight[entries.to(weight.device)]
+        known = weight if entries is None else weight[torch.from_numpy(entries).to(weight.device)]
         scale = getattr(self._embedding, "embed_scale", 1.0)
         self.mean: Float[Tensor, " E"] = mean_row(known) * scale
         norms = embedding_norm(weight)

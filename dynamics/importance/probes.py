@@ -73,6 +73,8 @@ class ProbeSet:
         ids: Token ids of each context.
         positions: Where in its context the probed token stands.
         replacements: Another token, at random, whose row takes its place where one is wanted.
+        halves: 0 or 1, the half of its token's contexts that each belongs to. Contexts that share
+            text are of one half, so that what both halves say is not said twice.
         left_out: Tokens that others were sampled in place of, for they do not occur twice with a
             past and a future.
     """
@@ -80,6 +82,7 @@ class ProbeSet:
     ids: Int64[np.ndarray, "N L"]
     positions: Int64[np.ndarray, " N"]
     replacements: Int64[np.ndarray, " N"]
+    halves: Int64[np.ndarray, " N"]
     left_out: int = 0
 
     def __len__(self) -> int:
@@ -97,7 +100,7 @@ class ProbeSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of shape, contexts, positions and replacements."""
+        """SHA-256 of shape, contexts, positions and replacements; halves follow from the rows."""
         sha256 = hashlib.sha256(repr(self.ids.shape).encode())
         for each in (self.ids, self.positions, self.replacements):
             sha256.update(each.astype("<i8").tobytes())
@@ -117,6 +120,9 @@ def sample_probes(
     can be fewer), those that do not occur twice in the rows passed over. A context is a window of
     one row that holds an occurrence in its middle half; an occurrence near an end of its row has
     none. No occurrence is taken twice. The rows are read twice, in chunks.
+
+    The halves of a token's contexts are as large as each other as far as contexts that overlap in
+    one row, directly or through others, can stay together; all are of the first half when all do.
 
     Args:
         rows: Text as ids; what stands in one row is joined text.
@@ -161,28 +167,32 @@ def sample_probes(
     ids = rows[(places // rows.shape[1])[:, None], starts[:, None] + np.arange(length)]
     ids = ids.astype(np.int64)
     probed = ids[np.arange(len(ids)), positions]
-    return ProbeSet(ids, positions, _others(probed, np.flatnonzero(kept), rng), left_out)
+    replacements = _others(probed, np.flatnonzero(kept), rng)
+    halves = _halves(probed, places // rows.shape[1], starts, length)
+    return ProbeSet(ids, positions, replacements, halves, left_out)
 
 
 def half_means(
-    values: Float[np.ndarray, " N"], token_ids: Integer[np.ndarray, " N"]
+    values: Float[np.ndarray, " N"],
+    token_ids: Integer[np.ndarray, " N"],
+    halves: Integer[np.ndarray, " N"],
 ) -> tuple[Float[np.ndarray, " tokens"], ...]:
-    """Mean over the contexts of each token, and over every other one of them.
+    """Mean over the contexts of each token, and over each half of them.
 
     The two halves are what split-half reliability is made of.
 
     Args:
         values: One for each context.
         token_ids: Token of each context, never falling.
+        halves: 0 or 1 for each context.
 
     Returns:
-        Means of all contexts, of the 1st, 3rd, ... and of the 2nd, 4th, ... of each token, by
-        ascending token; NaN for a half without contexts.
+        Means of all contexts, of half 0 and of half 1 of each token, by ascending token; NaN for a
+        half without contexts.
     """
     _, first, owner = np.unique(token_ids, return_index=True, return_inverse=True)
-    order = (np.arange(len(values)) - first[owner]) % 2
     means = []
-    for chosen in (order >= 0, order == 0, order == 1):
+    for chosen in (halves >= 0, halves == 0, halves == 1):
         n = np.bincount(owner[chosen], minlength=len(first))
         total = np.bincount(owner[chosen], values[chosen], minlength=len(first))
         means.append(np.divide(total, n, out=np.full(len(first), np.nan), where=n > 0))
@@ -205,7 +215,7 @@ def _sample_tokens(
     for stratum in range(strata.max() + 1):
         drawn = rng.permutation(tokens[strata == stratum])
         fit = available[drawn] >= FEWEST_CONTEXTS
-        wanted = np.cumsum(fit) <= settings.tokens_per_stratum
+        wanted = np.cumsum(fit) - fit < settings.tokens_per_stratum
         chosen = np.append(chosen, drawn[fit & wanted])
         passed_over += int((~fit & wanted).sum())
     return chosen, passed_over
@@ -233,6 +243,30 @@ def _choose_occurrences(
         few = np.arange(len(owners)) - np.searchsorted(owners, owners) < contexts
         owners, places, draws = owners[few], places[few], draws[few]
     return places
+
+
+def _halves(tokens: np.ndarray, rows: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """The half of each context: stretches of overlapping ones, largest first, to the smaller half.
+
+    Args:
+        tokens: Token of each context.
+        rows: Row that each lies in.
+        starts: Where in its row it starts.
+        length: Ids of a context.
+    """
+    order = np.lexsort((starts, rows, tokens))
+    token, row, start = tokens[order], rows[order], starts[order]
+    begins = np.ones(len(order), bool)
+    begins[1:] = (np.diff(token) != 0) | (np.diff(row) != 0) | (np.diff(start) >= length)
+    _, first, sizes = np.unique(np.cumsum(begins), return_index=True, return_counts=True)
+    of_stretch, filled = np.zeros(len(first), np.int64), np.zeros((tokens.max() + 1, 2), np.int64)
+    for stretch in np.argsort(-sizes, kind="stable"):
+        fullness = filled[token[first[stretch]]]
+        of_stretch[stretch] = fullness.argmin()
+        fullness[of_stretch[stretch]] += sizes[stretch]
+    halves = np.empty(len(order), np.int64)
+    halves[order] = np.repeat(of_stretch, sizes)
+    return halves
 
 
 def _eligible(rows: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -40,6 +40,19 @@ class Estimate:
         return float(standard_errors(self.influence[np.newaxis])[0])
 
 
+class NormalEstimate(Estimate):
+    """A statistic whose interval is symmetric."""
+
+    def confidence_interval(self, level: float = 0.95) -> Interval:
+        """Symmetric normal interval; NaN where the statistic is or below 4 tokens.
+
+        Raises:
+            ValueError: `level` does not lie between 0 and 1.
+        """
+        reach = normal_quantile(level) * self.standard_error
+        return Interval(self.statistic - reach, self.statistic + reach)
+
+
 class Correlation(Estimate):
     """A correlation over tokens."""
 
@@ -59,17 +72,8 @@ class Correlation(Estimate):
         return Interval(float(low[0]), float(high[0]))
 
 
-class Difference(Estimate):
+class Difference(NormalEstimate):
     """One correlation minus another over the same tokens; `n` is the smaller of theirs."""
-
-    def confidence_interval(self, level: float = 0.95) -> Interval:
-        """Symmetric normal interval; NaN where the difference is or below 4 tokens.
-
-        Raises:
-            ValueError: `level` does not lie between 0 and 1.
-        """
-        reach = normal_quantile(level) * self.standard_error
-        return Interval(self.statistic - reach, self.statistic + reach)
 
 
 def spearman(x: Values, y: Values) -> Correlation:

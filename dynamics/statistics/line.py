@@ -3,27 +3,13 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dynamics.statistics.correlation import Estimate
-from dynamics.statistics.intervals import Interval, normal_quantile
+from dynamics.statistics.correlation import NormalEstimate
 from dynamics.statistics.ranks import finite
-
-
-class LineEstimate(Estimate):
-    """The slope of a line, or the share of variance it explains."""
-
-    def confidence_interval(self, level: float = 0.95) -> Interval:
-        """Symmetric normal interval; NaN where the estimate is or below 4 tokens.
-
-        Raises:
-            ValueError: `level` does not lie between 0 and 1.
-        """
-        reach = normal_quantile(level) * self.standard_error
-        return Interval(self.statistic - reach, self.statistic + reach)
 
 
 def least_squares_line(
     x: ArrayLike, y: ArrayLike, *, through_origin: bool = False
-) -> tuple[LineEstimate, LineEstimate]:
+) -> tuple[NormalEstimate, NormalEstimate]:
     """Slope of y on x by least squares, and R2 = 1 - mean squared residual / variance of y.
 
     Influence values are those of the M-estimator, psi_i = x_i e_i / mean(x^2) with x centred unless
@@ -48,7 +34,7 @@ def least_squares_line(
     x, y = finite(x, "x").astype(np.float64), finite(y, "y").astype(np.float64)
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} values and y has {len(y)}; give the same tokens")
-    nothing = LineEstimate(float("nan"), len(x), np.full(len(x), np.nan))
+    nothing = NormalEstimate(float("nan"), len(x), np.full(len(x), np.nan))
     if not x.any() or (not through_origin and np.ptp(x) == 0):
         return nothing, nothing
     deviation = y - y.mean()
@@ -56,10 +42,10 @@ def least_squares_line(
     square = np.mean(left * left)
     slope = float(np.mean(left * right) / square)
     residual = right - slope * left
-    estimate = LineEstimate(slope, len(x), left * residual / square)
+    estimate = NormalEstimate(slope, len(x), left * residual / square)
     if np.ptp(y) == 0:
         return estimate, nothing
     variance = np.mean(deviation * deviation)
     r2 = 1 - np.mean(residual * residual) / variance
     influence = ((1 - r2) * deviation * deviation - residual * residual) / variance
-    return estimate, LineEstimate(float(r2), len(x), influence)
+    return estimate, NormalEstimate(float(r2), len(x), influence)

@@ -10,29 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t
 
-from dynamics.statistics.correlation import Estimate
+from dynamics.statistics.correlation import NormalEstimate
 from dynamics.statistics.intervals import FEWEST_TOKENS, Interval, normal_quantile
+from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.ranks import finite
 
 
-class Slope(Estimate):
+class Slope(NormalEstimate):
     """A slope over tokens."""
 
     @property
     def standard_error(self) -> float:
         """Standard deviation of `statistic` over resampled tokens; NaN where fewer than 4 enter."""
         return super().standard_error if self.n >= FEWEST_TOKENS else float("nan")
-
-    def confidence_interval(self, level: float = 0.95) -> Interval:
-        """Symmetric normal interval; NaN where the slope is or below 4 tokens.
-
-        Raises:
-            ValueError: `level` does not lie between 0 and 1.
-        """
-        return self._around(normal_quantile(level) * self.standard_error)
-
-    def _around(self, reach: float) -> Interval:
-        return Interval(self.statistic - reach, self.statistic + reach)
 
 
 class TwinSlope(Slope):
@@ -50,7 +40,8 @@ class TwinSlope(Slope):
             ValueError: `level` does not lie between 0 and 1.
         """
         normal_quantile(level)  # refuses what is no level
-        return self._around(float(t.ppf((1 + level) / 2, self.n - 1)) * self.standard_error)
+        reach = float(t.ppf((1 + level) / 2, self.n - 1)) * self.standard_error
+        return Interval(self.statistic - reach, self.statistic + reach)
 
 
 def log_slope(norm: ArrayLike, frequency: ArrayLike) -> Slope:
@@ -80,9 +71,7 @@ def log_slope(norm: ArrayLike, frequency: ArrayLike) -> Slope:
         0.5
     """
     entering, (y, x) = _logs(norm=norm, frequency=frequency)
-    if not entering.any() or np.ptp(x) == 0:
-        return Slope(float("nan"), len(x), np.full(len(entering), np.nan))
-    return Slope(*_through_origin(x - x.mean(), y - y.mean(), entering))
+    return Slope(*_over_all(least_squares_line(x, y)[0], entering))
 
 
 def twin_log_slope(
@@ -122,10 +111,8 @@ def twin_log_slope(
         frequency_original=frequency_original,
         frequency_twin=frequency_twin,
     )
-    x, y = x - x_twin, y - y_twin
-    if not x.any():
-        return TwinSlope(float("nan"), len(x), np.full(len(entering), np.nan))
-    return TwinSlope(*_through_origin(x, y, entering))
+    slope, _ = least_squares_line(x - x_twin, y - y_twin, through_origin=True)
+    return TwinSlope(*_over_all(slope, entering))
 
 
 def _logs(**variables: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -140,11 +127,10 @@ def _logs(**variables: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
     return entering, [np.log(each[entering]) for each in values]
 
 
-def _through_origin(
-    x: np.ndarray, y: np.ndarray, entering: np.ndarray
-) -> tuple[float, int, np.ndarray]:
-    """Slope, n and influence values of y on x, over the tokens that enter."""
-    slope = float(x @ y / (x @ x))
+def _over_all(slope: NormalEstimate, entering: np.ndarray) -> tuple[float, int, np.ndarray]:
+    """Value, n and influence values of a slope, of those that did not enter as well."""
     influence = np.zeros(len(entering))
-    influence[entering] = x * (y - slope * x) / (x @ x) * len(entering)
-    return slope, len(x), influence
+    influence[entering] = slope.influence * len(entering) / max(slope.n, 1)
+    if np.isnan(slope.statistic):
+        influence[:] = np.nan
+    return slope.statistic, slope.n, influence

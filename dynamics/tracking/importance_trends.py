@@ -72,6 +72,8 @@ def importance_rows(
 
     Null bands are those of all gauges and steps of one importance and statistic together.
 
+    Importances of the same steps and tokens come one after the other.
+
     Args:
         measured: What the trends are made of.
         importances: Importances by name. One known for fewer than 10 of the tokens that the rule
@@ -81,16 +83,18 @@ def importance_rows(
     kept = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
     products = factors_of(list(importances))
     factors = {name for pair in products.values() for name in pair}
-    selections: dict[tuple[tuple[int, ...], bytes], _Selection] = {}
+    alike: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
     for name, importance in importances.items():
         known = kept & np.isfinite(importance.values).all(axis=0)
         if name in factors or known.sum() < FEWEST_TOKENS:
             continue
         steps = tuple(measured.steps if importance.steps is None else importance.steps)
-        selection = selections.setdefault(
-            (steps, known.tobytes()), _Selection(measured, steps, known)
-        )
-        yield from _Followed(name, importance, selection, str(rule)).rows()
+        alike.setdefault((steps, known.tobytes()), []).append(name)
+    for (steps, known), names in alike.items():
+        selection = _Selection(measured, steps, np.frombuffer(known, dtype=bool))
+        for name in names:
+            yield from _Followed(name, importances[name], selection, str(rule)).rows()
+        del selection  # its ranks take gigabytes where tokens and steps are many
     for name, pair in products.items():
         yield from _shares(name, [importances[each] for each in (name, *pair)], kept, str(rule))
 

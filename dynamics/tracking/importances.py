@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer
 
-from dynamics.tracking.run import IMPORTANCE, read_table, step_path
+from dynamics.tracking.run import IMPORTANCE, read_table, spread, step_path
 
 CORPUS = {
     "information_gain_right": True,
@@ -103,7 +103,7 @@ def _of_model(
         return {}
     steps = sorted(tables)
     columns = {
-        column: np.stack([_spread(tables[step], column, token_ids) for step in steps])
+        column: np.stack([spread(tables[step], column, token_ids) for step in steps])
         for column in tables[steps[0]].columns
         if column not in ("token_id", "contexts")
     }
@@ -118,12 +118,3 @@ def _of_model(
         for name, values in columns.items()
         if not name.endswith(HALVES)
     }
-
-
-def _spread(
-    table: pd.DataFrame, column: str, token_ids: Integer[np.ndarray, " V"]
-) -> Float[np.ndarray, " V"]:
-    """A column for every token that is tracked, NaN where it was not measured."""
-    return (
-        table.set_index("token_id")[column].reindex(token_ids).to_numpy(np.float64, na_value=np.nan)
-    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
@@ -23,9 +23,14 @@ from dynamics.corpus.tokenizer import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError
 from dynamics.files import write_json
 from dynamics.importance.agreement import agreement_rows
-from dynamics.importance.importances import check_importances, measure_importances
+from dynamics.importance.held_out import HeldOut
+from dynamics.importance.importances import (
+    check_importances,
+    choose_importances,
+    measure_importances,
+)
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
-from dynamics.importance.surgery import SURGERIES, surgery_rows
+from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
 from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -101,10 +106,47 @@ class Live:
     kind: np.ndarray
 
     @property
+    def entries(self) -> Bool[np.ndarray, " V"]:
+        """Which rows do not pad; twins are trained as others are."""
+        return self.kind != "padding"
+
+    @property
     def device(self) -> str:
         """Where the models run."""
         wanted = self.settings.device
         return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load(self, checkpoint: Checkpoint) -> LiveModel:
+        """The model of a checkpoint, which fits what is asked.
+
+        Raises:
+            ConfigError: An importance does not fit the model, or contexts or rows its window.
+            CheckpointError: It cannot be loaded.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        model = load_model(checkpoint, device=self.device)
+        check_tokenizer(self.counts, tokenizer_sha256(model.tokenizer), model.name)
+        if self.probes is not None:
+            choose_importances(self.settings.importance, model)
+            longest = model.max_length
+            if longest is not None and self.probes.length > longest:
+                raise ConfigError(
+                    f"contexts of {self.probes.length} ids do not fit the window of {model.name}, "
+                    f"{longest} tokens; give --context-length"
+                )
+        if self.held_out is not None:
+            HeldOut(model, self.held_out, BATCH)
+        return model
+
+    def check(self) -> None:
+        """See that the first model fits what is asked; the others are of its kind.
+
+        Raises:
+            ConfigError: As `load` does, and so are the others.
+            CheckpointError: It cannot be loaded.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        self.load(self.checkpoints.checkpoints[0])
 
     def describe(self) -> dict[str, Any]:
         """What makes the results what they are, for `run.json`."""
@@ -139,8 +181,9 @@ class Live:
 
 def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
     assert live.held_out is not None
-    entries = live.kind != "padding"
-    return surgery_rows(model, live.held_out, live.count, tuple(SURGERIES), rng, entries=entries)
+    return surgery_rows(
+        model, live.held_out, live.count, tuple(SURGERIES), rng, entries=live.entries
+    )
 
 
 def _agreement(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
@@ -210,7 +253,8 @@ def prepare_live(
         if text.held_out is None:
             raise ConfigError(
                 f"{', '.join(settings.parts)} needs rows that were not trained on, and the "
-                "training kept none (corpus.held_out_rows); give a text with --probe"
+                "training kept none (corpus.held_out_rows) in what is probed; give another text "
+                "with --probe"
             )
         held_out = _some_rows(text.held_out, np.random.default_rng(settings.probes.seed))
     return Live(
@@ -253,8 +297,7 @@ def run_live(
     for at, checkpoint in enumerate(checkpoints):
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
-            model = load_model(checkpoint, device=live.device)
-            check_tokenizer(live.counts, tokenizer_sha256(model.tokenizer), model.name)
+            model = live.load(checkpoint)
             done[checkpoint.step] = {
                 "step": checkpoint.step,
                 "tables": {
@@ -273,15 +316,11 @@ def _tables(
 ) -> Iterator[tuple[str, Mapping[str, np.ndarray | list[Any]]]]:
     """Folder and columns of each table of a checkpoint."""
     if live.probes is not None:
-        longest = model.max_length
-        if longest is not None and live.probes.length > longest:
-            raise ConfigError(
-                f"contexts of {live.probes.length} ids do not fit the window of {model.name}, "
-                f"{longest} tokens; give --context-length"
-            )
         yield (
             IMPORTANCE,
-            measure_importances(model, live.probes, live.settings.importance, live.count),
+            measure_importances(
+                model, live.probes, live.settings.importance, live.count, live.entries
+            ),
         )
     if live.settings.parts:
         rows = [

@@ -17,8 +17,8 @@ from torch import Tensor
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.scores.norms import chunks, embedding_norm, mean_row
 from dynamics.scores.spectrum import effective_rank, second_moment
-from dynamics.statistics.correlation import spearman
-from dynamics.statistics.line import LineEstimate, least_squares_line
+from dynamics.statistics.correlation import NormalEstimate, spearman
+from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.readout import Moments, cross_validated_ridge, fold_of, moments
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.measures import View
@@ -199,7 +199,7 @@ def folded_bias(matrix: EmbeddingMatrix, bias: HiddenVector) -> TokenScores:
     return added
 
 
-def _line(statistic: str, estimate: LineEstimate, **about: Any) -> Scalar:
+def _line(statistic: str, estimate: NormalEstimate, **about: Any) -> Scalar:
     interval = estimate.confidence_interval(LEVEL)
     return Scalar(statistic, estimate.statistic, estimate.n, interval.low, interval.high, **about)
 

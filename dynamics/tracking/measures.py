@@ -39,7 +39,7 @@ class View:
         beside: For an output embedding, the input embedding of the same checkpoint, which may be on
             disk; None where there is none of the same shape.
         tied: Whether the two are one matrix.
-        unused: Which rows no token of the stream uses; None where that is not known, or not asked.
+        unused: Which rows no token of the stream uses; None where that is not known.
         everything: Whether the slow measures are wanted too.
     """
 
@@ -67,8 +67,8 @@ class View:
 
     @cached_property
     def unused_mean(self) -> HiddenVector | None:
-        """Mean of the rows that are never used; None where there are none, or it is not wanted."""
-        if not self.everything or self.unused is None or not self.unused.any():
+        """Mean of the rows that are never used; None where there are none, or it is not known."""
+        if self.unused is None or not self.unused.any():
             return None
         return mean_row(self.matrix, self.unused)
 
@@ -135,7 +135,7 @@ def unused_cosine_distance(view: View) -> TokenScores | None:
 
 def unused_cosine_distance_without_first(view: View) -> TokenScores | None:
     """The same after the first principal component of the rows is taken out."""
-    if view.unused_mean is None:
+    if view.unused_mean is None or not view.everything:
         return None
     moment = second_moment(view.matrix, shift=view.uniform_mean, weights=view.entries)
     return cosine_distance_to(view.matrix, view.unused_mean, without=first_component(moment))
@@ -186,10 +186,13 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
 WHITENED = "input_embedding_norm_whitened"
 """Measured when the output embedding is at hand, hence by full name and not among `MEASURES`."""
 
-SLOW = (*(name for name in MEASURES if name.startswith("unused")), "norm_whitened")
+SLOW = ("unused_cosine_distance_without_first", "norm_whitened")
 """Measures that are taken when everything is asked for."""
 
-NEED_ALL_ROWS = ("norm_centered", "norm_centered_frequency", "norm_folded", *SLOW)
+NEED_ALL_ROWS = (
+    *("norm_centered", "norm_centered_frequency", "norm_folded", "unused_distance"),
+    *("unused_cosine_distance", "unused_cosine_distance_centered", *SLOW),
+)
 """Measures that need a mean over rows: there are none of a part of an embedding."""
 
 

@@ -59,7 +59,8 @@ def open_probe_text(
         place: A source of text as in `sources.documents`, or a token stream: a training folder, its
             `tokens.bin`, or a file of ids (`.bin`, `.npy`) of others. None for the stream of the
             training that made the series. Rows that were held out of a training are what losses are
-            measured on; of a text or stream given here, all rows are where none were.
+            measured on; of a text or stream given here, all rows are where none were. Of a corpus
+            that the series was trained on, only those count that its own training held out.
         checkpoint: One of the series, whose tokenizer makes text to ids.
         training: The training that made the series, when it is one of ours.
         counts: Token counts, of the same tokenizer.
@@ -80,8 +81,8 @@ def open_probe_text(
         return _of_stream(open_stream(training), counts, held_out and held_out.ids)
     path = Path(place).expanduser()
     if path.name == TOKENS or (path / TOKENS).is_file():
-        stream, kept = open_stream(path), open_held_out(path if path.is_dir() else path.parent)
-        return _of_stream(stream, counts, (kept or stream).ids)
+        folder = path if path.is_dir() else path.parent
+        return _of_stream(open_stream(path), counts, _held_out_of(folder, training))
     if path.suffix in _ID_FILES and path.is_file():
         dtype = "uint16" if counts.info.vocab_size <= 1 << 16 else "uint32"
         stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
@@ -94,6 +95,21 @@ def open_probe_text(
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
     held_out = ids[: len(ids) // width * width].reshape(-1, width)
     return ProbeText(place, ids[None], sequence_length, held_out)
+
+
+def _held_out_of(folder: Path, training: Path | None) -> np.ndarray | None:
+    """Rows of a stream of ours that the training of the series did not see.
+
+    What one training holds out another of the same corpus may have been trained on.
+    """
+    stream, kept = open_stream(folder), open_held_out(folder)
+    if training is not None:
+        own = folder.resolve() == training.resolve()
+        corpus = stream.info.corpus_digest
+        same = corpus is not None and corpus == open_stream(training).info.corpus_digest
+        if (own and kept is None) or (same and not own):
+            return None
+    return (kept or stream).ids
 
 
 def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None) -> ProbeText:

@@ -38,8 +38,7 @@ def resume(
         return {}
     found = read_info(output)
     for part in ("settings", "counts", "series", "versions"):
-        if found.get(part) != info[part]:
-            difference = first_difference(found.get(part), info[part])
+        if difference := first_difference(found.get(part), info[part]):
             raise MismatchError(
                 f"{output} holds another run ({part}: {difference}); give another output folder, "
                 "or remove that one"
@@ -64,7 +63,7 @@ def resume(
 
 
 def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:
-    """Let a run ask its model what is described, if it was asked nothing else before.
+    """Let a run ask its model what is described, if the model of no step was asked something else.
 
     Args:
         output: The run folder.
@@ -74,13 +73,15 @@ def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]
     Raises:
         MismatchError: It was asked something else.
     """
-    found = info.setdefault("live", {**described, "checkpoints": []})
+    found = info.get("live")
+    if not (found and found["checkpoints"]):
+        info["live"] = {**described, "checkpoints": []}
+        return
     for part, wanted in described.items():
-        if found.get(part) != wanted:
-            difference = first_difference({part: found.get(part)}, {part: wanted})
+        if difference := first_difference({part: found.get(part)}, {part: wanted}):
             raise MismatchError(
-                f"the model was asked something else in {output} ({difference}); give another "
-                "output folder, or remove that one"
+                f"the model was asked something else in {output} ({difference}), and is asked once "
+                "for everything together; give another output folder, or remove that one"
             )
 
 
@@ -99,10 +100,17 @@ def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndar
     return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
 
 
-def first_difference(there: Any, here: Any) -> str:
-    """Where two settings differ, with what is said in a run folder and now."""
+def first_difference(there: Any, here: Any) -> str | None:
+    """Where two settings differ, with what is said in a run folder and now; None when nowhere.
+
+    A key that is not there is None: the folder may be older than the key.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
-        key = next(key for key in there | here if there.get(key) != here.get(key))
-        return f"{key} is {first_difference(there.get(key), here.get(key))}"
+        for key in there | here:
+            if difference := first_difference(there.get(key), here.get(key)):
+                return f"{key} is {difference}"
+        return None
+    if there == here:
+        return None
     there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
     return f"{there} there, {here} here"

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Integer
 
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
@@ -177,7 +177,8 @@ class Run:
         """Importances at one step, one row per probed token.
 
         Columns are `token_id`, `contexts` (how many), and for each importance NAME its mean over
-        the contexts, NAME, and over every other one of them, NAME_half_1 and NAME_half_2.
+        the contexts, NAME, and over each half of them, NAME_half_1 and NAME_half_2; a half is NaN
+        where all contexts of the token share text.
 
         Raises:
             OutputError: None was measured at the step, or the table is damaged.
@@ -200,16 +201,15 @@ class Run:
         Raises:
             OutputError: It was not measured; the message lists those that were.
         """
-        ids = self.tokens["token_id"].to_numpy()
-        array = np.full((len(self.live_steps), len(ids)), np.nan)
-        for row, step in zip(array, self.live_steps, strict=True):
-            table = self.importance(step)
+        ids, tables = self.tokens["token_id"].to_numpy(), map(self.importance, self.live_steps)
+        rows = []
+        for table in tables:
             if name not in table:
                 raise OutputError(
                     f"{self.path} has no importance {name!r}; it has {', '.join(self.importances)}"
                 )
-            row[np.searchsorted(ids, table["token_id"])] = table[name]
-        return array
+            rows.append(spread(table, name, ids))
+        return np.stack(rows) if rows else np.empty((0, len(ids)))
 
     @property
     def _live(self) -> dict[str, Any]:
@@ -254,6 +254,21 @@ def measures_path(run: Path, step: int) -> Path:
 def step_path(run: Path, folder: str, step: int) -> Path:
     """Where a table of a step lies in a run folder."""
     return run / folder / f"step-{step:08d}.parquet"
+
+
+def spread(
+    table: pd.DataFrame, column: str, token_ids: Integer[np.ndarray, " V"]
+) -> Float64[np.ndarray, " V"]:
+    """A column of a table of some tokens for all that are tracked, NaN where it has none.
+
+    Args:
+        table: One row for each of some tokens, with `token_id`.
+        column: Name of a column of numbers.
+        token_ids: Ids of the tokens that are tracked.
+    """
+    return (
+        table.set_index("token_id")[column].reindex(token_ids).to_numpy(np.float64, na_value=np.nan)
+    )
 
 
 def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> list[Row]:

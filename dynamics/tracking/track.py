@@ -151,6 +151,8 @@ def track(
     done = resume(output, info, chosen, ids)
     if asked is not None:
         resume_live(output, info, asked.describe())
+        if not info["live"]["checkpoints"]:
+            asked.check()
     write_json(output / "run.json", info)  # claims the folder
     if exposed is None and counts is not None:
         exposed = training_stream(series)

@@ -143,8 +143,8 @@ class TrainingRun:
         found = read_info(self.output)
         found["series"].pop("steps", None)
         for part in ("settings", "counts", "series", "versions"):
-            if found.get(part) != self.info[part]:
-                raise self._other(f"{part}: {first_difference(found.get(part), self.info[part])}")
+            if difference := first_difference(found.get(part), self.info[part]):
+                raise self._other(f"{part}: {difference}")
         entries = {entry["step"]: entry for entry in found["checkpoints"]}
         if model.step == 0 and entries and 0 not in entries:
             raise self._other(f"it begins at step {min(entries)}")

@@ -301,7 +301,7 @@ def _nulls(
 
 
 def _family(measure: str) -> str:
-    return "norm" if "_norm" in measure else "displacement"
+    return next((each for each in ("_norm", "_unused") if each in measure), "displacement")
 
 
 def _role(measure: str) -> str:

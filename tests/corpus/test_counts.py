@@ -239,6 +239,9 @@ def test_information_gain_of_a_stream_of_others(
     rows = [0 if contiguous else at // 10 for at in range(1000)]
     pieces = [piece + row for piece, row in zip(pieces_of(kept), rows, strict=True)]
     assert_information(counts, slow_columns(kept, pieces, tokenizer, settings_))
+    counts.write(tmp_path / "counts.parquet")
+    assert read_counts(tmp_path / "counts.parquet").info.contiguous is contiguous
+    assert count_stream(stream, tokenizer, contiguous=contiguous).info.contiguous is None
 
 
 def test_a_stream_of_another_tokenizer_has_no_information_gain(stream, story):
@@ -259,7 +262,7 @@ def test_counts_from_before_information_gain_are_read(stream, tokenizer, tmp_pat
     counts.write(tmp_path / "counts.parquet")
     table = pq.read_table(tmp_path / "counts.parquet")
     info = json.loads(table.schema.metadata[b"dynamics.counts"])
-    for name in ("pairs", "shuffles", "information_seed"):
+    for name in ("pairs", "shuffles", "information_seed", "contiguous"):
         assert info.pop(name) is None
     older = table.replace_schema_metadata({b"dynamics.counts": json.dumps(info)})
     pq.write_table(older, tmp_path / "older.parquet")

@@ -60,6 +60,12 @@ def entries(model):
     return sorted(set(model.tokenizer.get_vocab().values()))
 
 
+def measured(model, probes, names, counts=None):
+    """With mean row and mean norm of the rows that the tokenizer has an entry for."""
+    known = np.isin(np.arange(len(model.embedding_matrix)), entries(model))
+    return measure_contexts(model, probes, names, counts, known)
+
+
 def put(network, ids, position, row):
     """Logits with a row of the embedding's own units in one place."""
     embedding = network.get_input_embeddings()
@@ -115,7 +121,7 @@ def by_hand(model, name, ids, position, other):
 def test_it_is_what_a_changed_model_gives_by_hand(architecture, probes):
     model = live(architecture)
     names = [name for name in ("surprisal", *OCCLUSIONS) if model.task in IMPORTANCES[name].tasks]
-    for name, found in measure_contexts(model, probes, names).items():
+    for name, found in measured(model, probes, names).items():
         expected = [
             by_hand(model, name, *each).item()
             for each in zip(probes.ids, probes.positions, probes.replacements, strict=True)
@@ -131,7 +137,7 @@ def test_it_is_what_a_changed_model_gives_by_hand(architecture, probes):
 def test_attribution_is_that_of_a_text_of_these_tokens(architecture, method, probes, monkeypatch):
     model = live(architecture)
     names = [f"attribution_{method}"]
-    found = measure_contexts(model, probes, names)
+    found = measured(model, probes, names)
     assert ("attribution_normxlogit_norm" in found) == (method == "normxlogit")
     for at, (ids, position) in enumerate(zip(probes.ids, probes.positions, strict=True)):
         with monkeypatch.context() as patched:  # no text has exactly these ids
@@ -156,7 +162,7 @@ def as_ids(model, text):
 def test_attribution_in_a_masked_model_is_for_the_end_of_the_context(probes):
     model = live("bert")
     names = ["attribution_normxlogit"]
-    found = measure_contexts(model, probes, names)
+    found = measured(model, probes, names)
     for at, (ids, position) in enumerate(zip(probes.ids, probes.positions, strict=True)):
         shown = torch.tensor(ids)
         shown[-1] = model.tokenizer.mask_token_id
@@ -174,14 +180,14 @@ def test_what_does_not_change_is_exactly_0(architecture, probes):
     with torch.no_grad():
         model.embedding_matrix[:] = model.embedding_matrix[5]
     fitting = [name for name in OCCLUSIONS if model.task in IMPORTANCES[name].tasks]
-    for name, values in measure_contexts(model, probes, fitting).items():
+    for name, values in measured(model, probes, fitting).items():
         assert (values == 0).all(), name
 
 
 def test_a_token_replaced_by_itself_is_exactly_0(probes):
-    same = ProbeSet(probes.ids, probes.positions, probes.token_ids)
+    same = replace(probes, replacements=probes.token_ids)
     names = ["occlusion_norm_matched", "occlusion_norm_matched_later"]
-    for values in measure_contexts(live("llama"), same, names).values():
+    for values in measured(live("llama"), same, names).values():
         assert (values == 0).all()
 
 
@@ -195,7 +201,7 @@ def test_norms_have_no_part_in_what_is_norm_matched(probes):
         weight *= factors
         known = entries(model)
         weight /= weight.norm(dim=1)[known].mean() / norms[known].mean()
-    before, after = (measure_contexts(each, probes, names) for each in (model, scaled))
+    before, after = (measured(each, probes, names) for each in (model, scaled))
     np.testing.assert_allclose(after[names[1]], before[names[1]], rtol=1e-3, atol=1e-6)
     assert np.abs(np.log(after[names[0]] / before[names[0]])).max() > 0.1
 
@@ -203,7 +209,7 @@ def test_norms_have_no_part_in_what_is_norm_matched(probes):
 def test_only_the_input_of_a_tied_model_is_changed(probes):
     model = tiny.live("llama", tie_word_embeddings=True)
     before = {name: each.clone() for name, each in model.network.state_dict().items()}
-    measure_contexts(model, probes, ["all"])
+    measured(model, probes, ["all"])
     assert all(torch.equal(each, before[name]) for name, each in model.network.state_dict().items())
     assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
 
@@ -216,46 +222,50 @@ def test_rows_without_an_entry_have_no_part_in_the_mean(probes):
         padded.embedding_matrix[beyond] = 100
     inside = ProbeSet(*(np.minimum(each, len(entries(model)) - 1) for each in parts(probes)))
     names = ["occlusion", "occlusion_norm_matched"]
-    for name, values in measure_contexts(padded, inside, names).items():
-        np.testing.assert_allclose(values, measure_contexts(model, inside, [name])[name], rtol=1e-5)
+    expected, everything = measured(model, inside, names), measure_contexts(padded, inside, names)
+    for name, values in measured(padded, inside, names).items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5)
+        assert not np.allclose(values, everything[name], rtol=1e-3)
 
 
 def parts(probes):
-    return probes.ids, probes.positions, probes.replacements
+    return probes.ids, probes.positions, probes.replacements, probes.halves
 
 
 def test_a_row_of_zeros_stays_one(probes):
     model = tiny.live("gpt_neox")
     with torch.no_grad():
         model.embedding_matrix[probes.token_ids[0]] = 0
-    assert np.isfinite(measure_contexts(model, probes, ["all"])["occlusion_norm_matched"]).all()
+    assert np.isfinite(measured(model, probes, ["all"])["occlusion_norm_matched"]).all()
 
 
 def test_it_does_not_matter_what_runs_together(probes, monkeypatch):
     model = live("gpt_neox")
-    whole = measure_contexts(model, probes, ["all"])
+    whole = measured(model, probes, ["all"])
     monkeypatch.setattr(module, "IDS_AT_ONCE", 24)
-    for name, values in measure_contexts(model, probes, ["all"]).items():
+    for name, values in measured(model, probes, ["all"]).items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=2e-6)
 
 
 def test_the_table_has_means_and_the_means_of_both_halves(probes):
     model = live("gpt_neox")
     table = measure_importances(model, probes, ["surprisal"])
-    values = measure_contexts(model, probes, ["surprisal"])["surprisal"]
+    values = measured(model, probes, ["surprisal"])["surprisal"]
     assert list(table) == [
         *("token_id", "contexts", "surprisal", "surprisal_half_1", "surprisal_half_2")
     ]
     for at, token in enumerate(table["token_id"]):
-        here = values[probes.token_ids == token]
+        of = probes.token_ids == token
+        here = values[of]
         assert table["contexts"][at] == len(here)
         assert table["surprisal"][at] == pytest.approx(here.mean())
-        assert table["surprisal_half_1"][at] == pytest.approx(here[::2].mean())
-        assert table["surprisal_half_2"][at] == pytest.approx(here[1::2].mean())
+        for half in (0, 1):
+            expected = values[of & (probes.halves == half)].mean()
+            assert table[f"surprisal_half_{half + 1}"][at] == pytest.approx(expected)
 
 
 def test_the_same_again_is_the_same_bits(probes):
-    first, again = (measure_contexts(live("bert"), probes, ["all"]) for _ in range(2))
+    first, again = (measured(live("bert"), probes, ["all"]) for _ in range(2))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
 
@@ -281,7 +291,7 @@ def test_cost_is_counted_in_passes_that_are_shared(probes, monkeypatch):
     )
     for names in (["occlusion", "occlusion_loss"], ["all"], ["surprisal"]):
         passed.clear()
-        measure_contexts(model, probes, names)
+        measured(model, probes, names)
         assert len(passed) == forwards_per_context(names, probes.length)
     assert forwards_per_context(["attribution_occlusion"], 64) == 65
 
@@ -299,7 +309,7 @@ def test_cost_is_counted_in_passes_that_are_shared(probes, monkeypatch):
 )
 def test_what_does_not_fit_is_told(architecture, task, names, message, probes):
     with pytest.raises(ConfigError, match=message):
-        measure_contexts(tiny.live(architecture, task), probes, names)
+        measured(tiny.live(architecture, task), probes, names)
 
 
 def test_a_wrong_name_is_told_before_there_is_a_model():
@@ -314,13 +324,13 @@ def test_a_model_that_gives_nan_is_told(probes):
     with torch.no_grad():
         model.network.gpt_neox.final_layer_norm.weight.fill_(torch.nan)
     with pytest.raises(MeasureError, match="occlusion of tiny gpt_neox is not finite"):
-        measure_contexts(model, probes, ["occlusion"])
+        measured(model, probes, ["occlusion"])
 
 
 def test_counts_are_for_attribution_by_frequency(probes):
     counts = np.arange(tiny.V) * 10
     name = "attribution_inverse_log_frequency"
-    found = measure_contexts(live("gpt_neox"), probes, [name], counts)[name]
+    found = measured(live("gpt_neox"), probes, [name], counts)[name]
     np.testing.assert_allclose(
         found, np.log(counts.sum() + tiny.V) - np.log(counts[probes.token_ids] + 1), rtol=1e-6
     )
@@ -328,7 +338,7 @@ def test_counts_are_for_attribution_by_frequency(probes):
 
 def test_replacements_are_part_of_what_is_asked(probes):
     model, name = live("gpt_neox"), "occlusion_norm_matched"
-    other = ProbeSet(probes.ids, probes.positions, np.full_like(probes.positions, 90))
-    found = [measure_contexts(model, each, [name])[name] for each in (probes, other)]
+    other = replace(probes, replacements=np.full_like(probes.positions, 90))
+    found = [measured(model, each, [name])[name] for each in (probes, other)]
     assert (found[0] != found[1]).any()
     assert replace(other, left_out=3).digest == other.digest

@@ -80,12 +80,14 @@ def test_the_same_seed_gives_the_same_and_another_one_others(sample):
     assert first.digest == again.digest != other.digest
     assert len(first.digest) == 64
     np.testing.assert_array_equal(first.ids, again.ids)
-    moved = ProbeSet(first.ids, first.positions - 1, first.replacements)
+    moved = replace(first, positions=first.positions - 1)
     assert moved.digest != first.digest
 
 
 def test_the_digest_is_pinned():
-    probes = ProbeSet(np.arange(8).reshape(2, 4), np.array([1, 2]), np.array([5, 6]))
+    probes = ProbeSet(
+        np.arange(8).reshape(2, 4), np.array([1, 2]), np.array([5, 6]), np.array([0, 1])
+    )
     assert probes.digest == "f1991de05b3d9d71b50b02907b96ee9d0d3342482a3647e0d748e648faf714b2"
 
 
@@ -128,6 +130,19 @@ def test_tokens_that_hardly_occur_are_left_out_and_counted(rows, counts):
     assert probes.left_out == 2
 
 
+def test_tokens_that_nobody_asked_for_any_more_are_not_passed_over(rows, counts):
+    kept = np.isin(np.arange(V), [5, 110, 111, 112, 113, 114, 117, 118])
+    eligible = np.bincount(rows[:, LENGTH // 4 : -(LENGTH // 4)].ravel(), minlength=V)
+    fit = set(np.flatnonzero(kept & (eligible >= 2)))
+    one = ProbeSettings(strata=1, tokens_per_stratum=1, length=LENGTH)
+    for seed in range(10):
+        drawn = np.random.default_rng(seed).permutation(np.flatnonzero(kept)).tolist()
+        passed_over = next(at for at, token in enumerate(drawn) if token in fit)
+        probes = sample_probes(rows, counts, kept, replace(one, seed=seed))
+        assert set(probes.token_ids) == {drawn[passed_over]}
+        assert probes.left_out == passed_over
+
+
 def test_text_of_one_row_and_rows_of_one_context_do(sample, rows):
     flat = sample(text=rows.reshape(1, -1).astype(np.int64))
     assert flat.length == LENGTH
@@ -166,9 +181,36 @@ def test_rows_that_do_not_fit_are_told(sample, rows, counts, kept):
         sample_probes(rows, counts, np.arange(V) == 5, SETTINGS)
 
 
-def test_halves_are_every_other_context():
-    tokens = np.array([3, 3, 3, 5, 9, 9])
-    whole, first, second = half_means(np.array([1.0, 2.0, 5.0, 7.0, 4.0, 6.0]), tokens)
+def test_halves_share_no_text_and_are_as_large_as_each_other_else():
+    rng = np.random.default_rng(1)
+    rows = np.arange(40 * 60).reshape(40, 60) + 10  # what an id is tells where it stands
+    for token, times in enumerate((600, 60, 20, 6)):
+        rows.ravel()[rng.choice(rows.size, times, replace=False)] = token
+    counts = np.bincount(rows.ravel(), minlength=rows.size + 10)
+    settings = ProbeSettings(1, tokens_per_stratum=0, contexts=16, length=24, tokens=(0, 1, 2, 3))
+    probes = sample_probes(rows, counts, counts >= 1, settings)
+    for token in range(4):
+        of, halves = (each[probes.token_ids == token] for each in (probes.ids, probes.halves))
+        shared = [{*one} & {*other} - {0, 1, 2, 3} for one in of[halves == 0]
+                  for other in of[halves == 1]]  # fmt: skip
+        assert not any(shared)
+        assert abs((halves == 0).sum() - (halves == 1).sum()) <= 1
+    assert set(probes.halves[probes.token_ids == 3]) == {0, 1}
+
+
+def test_contexts_that_share_text_stay_together():
+    tokens = np.array([5, 5, 5, 5, 5, 8, 8, 9, 9])
+    rows = np.array([0, 0, 0, 1, 2, 3, 3, 3, 4])
+    starts = np.array([20, 0, 9, 3, 3, 0, 9, 9, 0])
+    halves = module._halves(tokens, rows, starts, 10)
+    np.testing.assert_array_equal(halves, [1, 0, 0, 1, 0, 0, 0, 0, 1])
+    halves = module._halves(tokens, rows, np.where(starts == 20, 18, starts), 10)
+    np.testing.assert_array_equal(halves, [0, 0, 0, 1, 1, 0, 0, 0, 1])
+
+
+def test_means_are_of_all_contexts_and_of_each_half():
+    tokens, halves = np.array([3, 3, 3, 5, 9, 9]), np.array([0, 1, 0, 0, 0, 1])
+    whole, first, second = half_means(np.array([1.0, 2.0, 5.0, 7.0, 4.0, 6.0]), tokens, halves)
     np.testing.assert_allclose(whole, [8 / 3, 7, 5])
     np.testing.assert_allclose(first, [3, 7, 4])
     np.testing.assert_array_equal(second, [2, np.nan, 6])

@@ -15,6 +15,10 @@ def norm(rows):
     return np.sqrt((rows * rows).sum(axis=1))
 
 
+def cosine_with(rows, vector):
+    return rows @ vector / (norm(rows) * np.sqrt(vector @ vector))
+
+
 def measures(checkpoints, step, first, count, kind):
     """Every measure of both embeddings at one step, in float64."""
     now, before = read_float64(checkpoints, step), read_float64(checkpoints, first)
@@ -33,6 +37,14 @@ def measures(checkpoints, step, first, count, kind):
             f"{role}_distance_from_first": norm(rows - start),
             f"{role}_cosine_to_first": cosine,
         }
+        if (unused := (count == 0) & (kind != "special")).any():
+            goal = rows[unused].mean(axis=0)
+            found |= {
+                f"{role}_unused_distance": norm(rows - goal),
+                f"{role}_unused_cosine_distance": 1 - cosine_with(rows, goal),
+                f"{role}_unused_cosine_distance_centered": 1
+                - cosine_with(rows - uniform, goal - uniform),
+            }
         if role == "output_embedding":
             folded = (rows - uniform) * now[GAIN]
             found[f"{role}_norm_folded"] = norm(folded - folded.mean(axis=1, keepdims=True))

@@ -31,7 +31,15 @@ def stream_of(counts):
     return rng.choice(len(count), (ROWS, LENGTH + 1), p=count / count.sum()).astype("<u2")
 
 
-def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **changes):
+def write_live_training(
+    folder,
+    name="gpt_neox",
+    tokenizer=None,
+    held_out=0,
+    corpus="c" * 64,
+    steps=(*STEPS, EMBEDDINGS_ONLY),
+    **changes,
+):
     """Checkpoints with a tokenizer and a stream beside them; step 4 has embeddings only.
 
     held_out: how many of the first rows stand in `held_out.bin` as well.
@@ -44,7 +52,15 @@ def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **c
     if held_out:
         stream_of(counts)[:held_out].tofile(folder / HELD_OUT)
         kept = {"held_out_rows": held_out, "held_out_sha256": sha256_file(folder / HELD_OUT)}
-    info = StreamInfo("<u2", ROWS, LENGTH, tokenizer_sha256=digest, vocab_size=tiny.V, **kept)
+    info = StreamInfo(
+        "<u2",
+        ROWS,
+        LENGTH,
+        corpus_digest=corpus,
+        tokenizer_sha256=digest,
+        vocab_size=tiny.V,
+        **kept,
+    )
     (folder / "tokens.json").write_text(json.dumps(asdict(info)))
     described = {
         "settings": {"name": "live", "training": {"batch_size": 4}},
@@ -55,7 +71,7 @@ def write_live_training(folder, name="gpt_neox", tokenizer=None, held_out=0, **c
     counts.write(folder / "counts.parquet")
     tiny.tokenizer(name).save_pretrained(folder / "tokenizer")
     network = tiny.build(name, **changes)
-    for step in (*STEPS, EMBEDDINGS_ONLY):
+    for step in steps:
         checkpoint = folder / "checkpoints" / f"step-{step:08d}"
         with torch.no_grad():
             rng = torch.Generator().manual_seed(step)

@@ -1,10 +1,13 @@
 """Trends of norm against importance: each number against a slow one, each rule of what enters."""
 
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dynamics.statistics.vocabulary import VocabularyRule
+from dynamics.tracking import importance_trends as module
 from dynamics.tracking.importance_trends import COVARIATES, importance_rows
 from dynamics.tracking.importances import CORPUS, Importance
 from dynamics.tracking.trends import TREND_COLUMNS
@@ -76,6 +79,28 @@ def direct(row, measured, importances, step):
         )
     assert row.statistic == "within_bin_spearman"
     return independent.within_bin_spearman(x, y, frequency)
+
+
+def test_one_selection_of_steps_and_tokens_is_held_at_a_time(
+    rows, measured, importances, monkeypatch
+):
+    made, held = weakref.WeakSet(), []
+
+    class Watched(module._Selection):
+        def __init__(self, *about):
+            held.append(len(made))
+            made.add(self)
+            super().__init__(*about)
+
+    monkeypatch.setattr(module, "_Selection", Watched)
+    names = ["occlusion", "information_gain_right", "surprisal", "information_gain_right_all"]
+    shuffled = {name: importances[name] for name in names}
+    again = pd.DataFrame(importance_rows(measured, shuffled, RULE))
+    assert held == [0, 0, 0], "tokens of both information gains are the same"
+    key = ["measure", "against", "statistic", "given", "step"]
+    pd.testing.assert_frame_equal(
+        again.sort_values(key, ignore_index=True), rows.sort_values(key, ignore_index=True)
+    )
 
 
 def test_every_statistic_is_what_a_direct_computation_gives(rows, measured, importances):

@@ -90,7 +90,9 @@ def test_each_whole_model_is_asked_the_same_contexts(run, training):
     assert run.importances == list(NAMES)
     for step in STEPS:
         checkpoint = training / "checkpoints" / f"step-{step:08d}"
-        expected = measure_importances(load_model(checkpoint), probes, NAMES)
+        entries = counts["kind"].to_numpy() != "padding"
+        model = load_model(checkpoint)
+        expected = measure_importances(model, probes, NAMES, entries=entries)
         found = run.importance(step)
         assert list(found) == list(expected)
         for name, column in expected.items():
@@ -229,23 +231,44 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
     assert f"  norm {norm['value']:+.2f} [{norm['low']:+.2f}, " in told
 
 
-def test_a_stream_that_is_given_is_held_out_whole_or_in_part(training, tmp_path):
-    write_live_training(tmp_path / "some", held_out=7)
+def test_only_what_the_series_was_not_trained_on_is_held_out(training, tmp_path):
+    same, own, other, whole = (tmp_path / name for name in ("same", "own", "other", "whole"))
+    write_live_training(same, held_out=7)
+    write_live_training(own, held_out=5)
+    write_live_training(other, held_out=3, corpus="d" * 64)
+    write_live_training(whole, corpus="d" * 64)
     checkpoint = open_series(training).checkpoints[0]
-    for place, rows in (
-        (training, ROWS),
-        (tmp_path / "some", 7),
-        (tmp_path / "some/tokens.bin", 7),
+    for place, trained, rows in (
+        (training, training, None),
+        (training / "tokens.bin", training, None),
+        (same, training, None),
+        (same / "tokens.bin", own, None),
+        (training, own, None),
+        (own, own, 5),
+        (own / "tokens.bin", own, 5),
+        (own / ".." / "own", own, 5),
+        (other, own, 3),
+        (whole, own, ROWS),
+        (training, None, ROWS),
+        (same, None, 7),
     ):
-        text = open_probe_text(str(place), checkpoint, training, counts_of(), 12)
-        assert len(text.held_out) == rows
+        text = open_probe_text(str(place), checkpoint, trained, counts_of(), 12)
+        assert (None if text.held_out is None else len(text.held_out)) == rows
         assert text.rows.shape == (ROWS, LENGTH + 1)
     assert open_probe_text(None, checkpoint, training, counts_of(), 12).held_out is None
 
 
-def test_many_held_out_rows_are_sampled(training):
+def test_surgery_on_rows_that_were_trained_on_is_refused(training, follow, tmp_path):
+    write_live_training(tmp_path / "other seed", held_out=7)
+    for place in (training, tmp_path / "other seed"):
+        with pytest.raises(ConfigError, match=r"surgery needs rows that were not trained on, and"):
+            follow(live=asked(surgery=True, text=str(place)))
+
+
+def test_many_held_out_rows_are_sampled(training, tmp_path):
+    write_live_training(tmp_path / "other", corpus="d" * 64)
     live = module.prepare_live(
-        asked(surgery=True, text=str(training)), open_series(training), counts_of(),
+        asked(surgery=True, text=str(tmp_path / "other")), open_series(training), counts_of(),
         counts_of().table, parse_rule("count>=10"), training,
     )  # fmt: skip
     assert len(live.held_out) == min(ROWS, module.HELD_OUT_ROWS)
@@ -334,6 +357,44 @@ def test_contexts_longer_than_the_window_are_told(follow, tmp_path):
     live = asked(text=str(text), probes=ProbeSettings(strata=1, length=64))
     with pytest.raises(ConfigError, match=r"contexts of 64 ids do not fit the window of .* 40 tok"):
         follow(live=live)
+    assert not (tmp_path / "run").exists()
+    live = asked(importance=(), surgery=True, text=str(text), probes=live.probes)
+    with pytest.raises(ConfigError, match=r"rows of 64 positions do not fit the window of .* 40 t"):
+        follow(live=live)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_importance_that_does_not_fit_is_told_and_another_can_be_asked(tmp_path):
+    series = write_live_training(tmp_path / "training", "bert", steps=STEPS)
+    bare = track(series, tmp_path / "run", counts=counts_of("bert"))
+    before = files_of(bare.path)
+
+    def ask(*names):
+        live = asked(importance=names)
+        return track(series, bare.path, counts=counts_of("bert"), live=live)
+
+    with pytest.raises(ConfigError, match=r"occlusion_later does not fit .* causal language mode"):
+        ask("occlusion_later")
+    assert files_of(bare.path) == before
+    run = ask("occlusion")
+    assert run.importances == ["occlusion"]
+
+
+def test_what_no_model_was_asked_yet_can_be_changed(run, follow):
+    def die(done, total):
+        raise Killed
+
+    with pytest.raises(Killed):
+        follow(live=asked(importance=("occlusion_loss",)), on_live=die)
+    assert files_of(follow(live=asked()).path) == files_of(run.path)
+
+
+def test_what_was_asked_can_not_be_added_to(run, follow, tmp_path):
+    write_live_training(tmp_path / "other", held_out=7, corpus="d" * 64)
+    shutil.copytree(run.path, tmp_path / "run")
+    told = r"parts is .*surgery.* here\), and is asked once for everything together; give another"
+    with pytest.raises(MismatchError, match=told):
+        follow(live=asked(surgery=True, text=str(tmp_path / "other")))
 
 
 def test_contexts_are_no_longer_than_what_was_trained_on(follow):

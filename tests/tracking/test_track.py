@@ -157,6 +157,10 @@ def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(series, counts,
     before = files_of(output)
     other_counts = Counts(counts.table, make_counts(padding=1).info)
     other_series = write_series(tmp_path / "other", grow(counts, steps=(0, 1)))
+    older = json.loads((output / "run.json").read_text())
+    assert older["counts"].pop("contiguous") is None
+    (output / "run.json").write_text(json.dumps(older))
+    assert files_of(track(series, output, counts=counts).path) == before, "a key was added since"
     for told, given, settings in [
         ("settings: rule is count>=10 there, count>=100 here", series, {"rule": "count>=100"}),
         ("settings: rule is count>=10 there, None here", series, {"counts": None}),
