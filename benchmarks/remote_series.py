@@ -408,7 +408,8 @@ def _compare(shape: Shape, workers: int, baselines: list[str]) -> None:
     allowed = (workers + 1) * shape.tensor + SPARE
     print(
         f"{shape.name}: memory above rest {ours.memory / 1e6:.0f} MB ({workers + 1} tensors + "
-        f"{SPARE / 1e6:.0f} MB are {allowed / 1e6:.0f} MB); load of the machine {os.getloadavg()[0]:.1f}\n",
+        f"{SPARE / 1e6:.0f} MB are {allowed / 1e6:.0f} MB); load of the machine "
+        f"{os.getloadavg()[0]:.1f}\n",
         flush=True,
     )
 
