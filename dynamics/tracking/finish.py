@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from dynamics.files import write_json
 from dynamics.statistics.departures import departures
@@ -32,6 +33,8 @@ from dynamics.tracking.trends import (
     trend_rows,
 )
 
+COSINES = {role: f"{role}_cosine_to_first" for role in ROLES}
+
 
 def finish(
     output: Path,
@@ -48,13 +51,14 @@ def finish(
         ids: Ids of the rows that were read, all of them when None.
     """
     token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
+    measured = None if tokens is None else _measured(output, info, tokens)
+    cosines = _cosines(output, info) if measured is None else measured.measures
     tables: dict[str, Mapping[str, Any]] = {
-        "tokens.parquet": {**(tokens or token_ids), **_departures(output, info)}
+        "tokens.parquet": {**(tokens or token_ids), **_departures(info, cosines)}
     }
     trends: list[Row] = []
     profile: list[Row] = []
-    if tokens is not None:
-        measured = _measured(output, info, tokens)
+    if measured is not None:
         rule = parse_rule(info["settings"]["rule"], info["settings"].get("rows"))
         importances = read_importances(output, info, measured.tokens)
         trends = [
@@ -77,22 +81,28 @@ def finish(
     write_json(output / "run.json", info)
 
 
-def _departures(output: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
+def _departures(
+    info: dict[str, Any], cosines: Mapping[str, Float[np.ndarray, "K V"]]
+) -> dict[str, np.ndarray]:
     """At which step each row leaves its initialisation, per embedding; empty for a single step."""
     steps = [entry["step"] for entry in info["checkpoints"]]
-    columns = {
-        f"left_initialisation_{role.removesuffix('_embedding')}": f"{role}_cosine_to_first"
-        for role in ROLES
-        if f"{role}_cosine_to_first" in info["measures"]
-    }
     if len(steps) < 2:
         return {}
-    cosines = {name: [] for name in columns}
+    return {
+        f"left_initialisation_{role.removesuffix('_embedding')}": departures(steps, cosines[name])
+        for role, name in COSINES.items()
+        if name in cosines
+    }
+
+
+def _cosines(output: Path, info: dict[str, Any]) -> dict[str, Float[np.ndarray, "K V"]]:
+    """The cosines to the first step alone, a table at a time."""
+    found = {name: [] for name in COSINES.values() if name in info["measures"]}
     for entry in info["checkpoints"]:
         table = read_table(measures_path(output, entry["step"]), entry["table_sha256"])
-        for name, measure in columns.items():
-            cosines[name].append(table[measure].to_numpy())
-    return {name: departures(steps, np.stack(rows)) for name, rows in cosines.items()}
+        for name, rows in found.items():
+            rows.append(table[name].to_numpy())
+    return {name: np.stack(rows) for name, rows in found.items()}
 
 
 def _measured(output: Path, info: dict[str, Any], tokens: Mapping[str, np.ndarray]) -> TrendInput:
