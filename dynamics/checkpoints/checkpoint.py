@@ -22,7 +22,7 @@ from dynamics.checkpoints.architectures import (
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import is_tied
-from dynamics.checkpoints.weights import LocatedTensor, Weights
+from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
 _REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
@@ -101,7 +101,7 @@ class Checkpoint:
         """SHA-256 of a tensor's dtype, shape and values, whatever file format holds it."""
         return digest(self.tensor(role))
 
-    def locate(self, role: Role) -> LocatedTensor:
+    def locate(self, role: Role) -> ReadableTensor:
         """In which file a tensor is and where in it, of which dtype and shape.
 
         Raises:
@@ -111,7 +111,7 @@ class Checkpoint:
 
     def bytes(self, role: Role) -> int:
         """Bytes of a tensor on disk."""
-        return _contents(self).locate(role).entry.nbytes
+        return _contents(self).locate(role).nbytes
 
     def file_sha256(self, role: Role) -> str | None:
         """Hexadecimal SHA-256 of the whole file that holds a tensor.
@@ -160,7 +160,7 @@ class Checkpoint:
     @property
     def vocab_size(self) -> int:
         """Rows of the input embedding; often more than the tokenizer has entries."""
-        return _contents(self).locate("input_embedding").entry.shape[0]
+        return _contents(self).locate("input_embedding").shape[0]
 
     @cached_property
     def tokens_seen(self) -> int | None:
@@ -191,7 +191,7 @@ class _Contents:
         self.family = FAMILIES[name]
         self.roles = find_roles(self.family, self._weights)
         key = self.roles["input_embedding"]
-        if len(shape := self._weights[key].entry.shape) != 2:
+        if len(shape := self._weights[key].shape) != 2:
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
             )
@@ -206,7 +206,7 @@ class _Contents:
         """Whether the output embedding is the input embedding."""
         return is_tied(self.family, self.roles, self._weights, self.config)
 
-    def locate(self, role: Role) -> LocatedTensor:
+    def locate(self, role: Role) -> ReadableTensor:
         """Where the tensor in a role is; a tied output embedding is the input embedding."""
         if role == "output_embedding" and self.tied:
             role = "input_embedding"
@@ -222,7 +222,7 @@ def _contents(checkpoint: Checkpoint) -> _Contents:
 
 
 def _largest_matrices(weights: Weights) -> str:
-    shapes = {key: weights[key].entry.shape for key in weights}
+    shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)
     return ", ".join(f"{key} {shapes[key]}" for key in matrices[:8]) or "none"

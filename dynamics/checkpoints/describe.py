@@ -89,7 +89,7 @@ def hub_facts(series: CheckpointSeries, known: PublicSeries) -> dict[str, Any]:
     before = last.traffic.requests
     wanted: tuple[Role, ...] = ("input_embedding", "output_embedding")
     located = [last.locate(role) for role in wanted[: 1 if last.tied else 2] if last.has(role)]
-    needed = sum(each.entry.nbytes for each in located)
+    needed = sum(each.nbytes for each in located)
     files = {each.filename: each.file_bytes for each in located}
     missing = sorted(set(known.expected_steps or ()) - set(series.steps))
     return {
@@ -98,7 +98,7 @@ def hub_facts(series: CheckpointSeries, known: PublicSeries) -> dict[str, Any]:
         "last": series.steps[-1],
         "missing": missing,
         "files": list(files),
-        "dtype": str(located[0].entry.dtype).removeprefix("torch."),
+        "dtype": str(located[0].dtype).removeprefix("torch."),
         "rows": last.vocab_size,
         "tied": last.tied,
         "bytes_per_checkpoint": needed,

@@ -5,7 +5,7 @@ from typing import Any
 
 from dynamics.checkpoints.architectures import Family, Role
 from dynamics.checkpoints.tensors import digest
-from dynamics.checkpoints.weights import LocatedTensor
+from dynamics.checkpoints.weights import ReadableTensor
 
 _FIRST_ROWS = slice(16)
 
@@ -13,7 +13,7 @@ _FIRST_ROWS = slice(16)
 def is_tied(
     family: Family,
     roles: Mapping[Role, str],
-    tensors: Mapping[str, LocatedTensor],
+    tensors: Mapping[str, ReadableTensor],
     config: Mapping[str, Any],
 ) -> bool:
     """Whether the output embedding is the input embedding, as transformers would load the files.
@@ -38,9 +38,9 @@ def is_tied(
     return not untied and (has_head or not family.head_shows)
 
 
-def _equal(first: LocatedTensor, second: LocatedTensor) -> bool:
+def _equal(first: ReadableTensor, second: ReadableTensor) -> bool:
     return (
-        first.entry.shape == second.entry.shape
+        first.shape == second.shape
         and digest(first.read(_FIRST_ROWS)) == digest(second.read(_FIRST_ROWS))
         and digest(first.read()) == digest(second.read())
     )

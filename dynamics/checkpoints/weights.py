@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,13 +28,65 @@ WEIGHTS_FILES = (
 )
 
 
+class ReadableTensor(Protocol):
+    """One tensor of a checkpoint that can be read whole or by rows, however its files hold it."""
+
+    @property
+    def filename(self) -> str:
+        """File that holds it, or the first of several."""
+        ...
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of that file."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its axes, as `read` returns it."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its elements, as `read` returns it."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that reading it whole takes from the files."""
+        ...
+
+    def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+        """Read it whole, or consecutive rows of it, or those of ascending ids."""
+        ...
+
+    def part_bytes(self, ids: np.ndarray) -> list[int]:
+        """Bytes of each range of the files that reading the rows of ascending ids takes."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocatedTensor:
-    """A tensor in a checkpoint: the file and where in it."""
+    """A tensor that lies in one file in the form in which it is read: the file and where in it."""
 
     store: FileStore
     filename: str
     entry: TensorEntry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its axes."""
+        return self.entry.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its elements on disk."""
+        return self.entry.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it on disk."""
+        return self.entry.nbytes
 
     def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
         """The tensor, or consecutive rows of it, or those of ascending ids, in the dtype on disk.

@@ -212,10 +212,10 @@ class _Reader:
         sha = None if checkpoint.path else checkpoint.store.sha256(located.filename)
         if sha is not None and (role, sha) in self._read:
             return self._read[role, sha]
-        dtype = str(located.entry.dtype).removeprefix("torch.")
-        facts = TensorFacts(dtype, located.entry.shape, sha)
+        dtype = str(located.dtype).removeprefix("torch.")
+        facts = TensorFacts(dtype, located.shape, sha)
         if self._level != "none":
-            start = located.entry.shape[0] // 8  # past special tokens, among the frequent ones
+            start = located.shape[0] // 8  # past special tokens, among the frequent ones
             block = slice(start, start + BLOCK_ROWS)
             whole = located.read() if self._level == "all" else None
             rows = located.read(block) if whole is None else whole[block]

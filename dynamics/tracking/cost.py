@@ -120,7 +120,7 @@ def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = 
     files = {located.filename: located.file_bytes for located in tensors}
     opening = last.traffic.requests - before
     if selection is None:
-        sizes = [located.entry.nbytes for located in tensors]
+        sizes = [located.nbytes for located in tensors]
     else:
         selection.check(last.vocab_size, chosen.name)
         sizes = [size for located in tensors for size in located.part_bytes(selection.ids)]

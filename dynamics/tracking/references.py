@@ -14,6 +14,7 @@ from mmap import ACCESS_COPY, mmap
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dynamics.checkpoints.architectures import Role
@@ -31,13 +32,16 @@ class StoredRows:
     """A matrix whose rows are read when they are asked for.
 
     Args:
-        entry: Its shape and dtype.
+        shape: Rows and columns.
+        dtype: Type of the elements.
         read: Reads consecutive rows.
     """
 
-    def __init__(self, entry: TensorEntry, read: Callable[[slice], Tensor]) -> None:
-        self.shape = entry.shape
-        self.dtype = entry.dtype
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[slice], Tensor]
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
         self._read = read
 
     def __len__(self) -> int:
@@ -153,11 +157,11 @@ def stored(
     """
     located = checkpoint.locate(role)
     if checkpoint.path is not None and rows is None:
-        return StoredRows(located.entry, located.read)
+        return StoredRows(located.shape, located.dtype, located.read)
     matrix = located.read(rows) if matrix is None else matrix
     entry = TensorEntry(matrix.dtype, tuple(matrix.shape), contiguous_stride(matrix.shape), 0)
     file = _NamelessFile(row_bytes(matrix))
-    return StoredRows(entry, lambda rows: read_tensor(file, entry, rows))
+    return StoredRows(entry.shape, entry.dtype, lambda rows: read_tensor(file, entry, rows))
 
 
 class _NamelessFile:

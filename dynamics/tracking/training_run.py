@@ -197,7 +197,7 @@ class TrainingRun:
 
     def _first(self, role: Role) -> StoredRows:
         located = Weights(LocalFolder(self.output / FIRST))[role]
-        return StoredRows(located.entry, located.read)
+        return StoredRows(located.shape, located.dtype, located.read)
 
     def _first_is_whole(self, digests: Mapping[str, str]) -> bool:
         if not (self.output / FIRST).is_dir():

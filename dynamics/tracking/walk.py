@@ -104,7 +104,7 @@ def measure_checkpoint(checkpoint: Checkpoint, references: References, wanted: W
 
 
 def _check_shape(checkpoint: Checkpoint, first: Checkpoint, role: Role) -> None:
-    found, expected = (each.locate(role).entry.shape for each in (checkpoint, first))
+    found, expected = (each.locate(role).shape for each in (checkpoint, first))
     if found != expected:
         raise MeasureError(
             f"the {role.replace('_', ' ')} has shape {found} at step {checkpoint.step} and "
