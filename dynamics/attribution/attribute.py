@@ -15,7 +15,7 @@ from dynamics.attribution.methods import Method, find_method
 from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.attribution.result import Attribution, Target
 from dynamics.attribution.targets import NOTHING, Ask, Place, prepare, resolve
-from dynamics.errors import ConfigError, MeasureError
+from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live import LiveModel
 
 Text = str | Mapping[str, Any]
@@ -69,7 +69,7 @@ def attribute(
     waiting = iter(texts)
     while group := list(islice(waiting, batch_size)):
         asked = [_prepare(model, text, ask or Ask(), chosen) for text in group]
-        question, targets = _question(model, asked, settings, blocks=layers is not None)
+        question, targets = _question(model, asked, settings, chosen, blocks=layers is not None)
         for_layer = [
             replace(question, settings=replace(settings, layer=layer)) for layer in each_layer
         ]
@@ -108,21 +108,21 @@ def _prepare(model: LiveModel, text: Text, ask: Ask, method: Method) -> _Asked:
     if isinstance(text, Mapping):
         ask = replace(ask, **{key: text[key] for key in ("target", "foil") if key in text})
     given = encode(model, text)
-    if model.task == "none" and not method.needs_head:
+    if model.task == "none" and method.needs == "nothing":
         return _Asked(given, [NOTHING], ask)
-    return _Asked(*prepare(model, given, ask), ask)
+    return _Asked(*prepare(model, given, ask, reads_head=method.needs == "head"), ask)
 
 
 @torch.no_grad()
 def _question(
-    model: LiveModel, asked: Sequence[_Asked], settings: Settings, *, blocks: bool
+    model: LiveModel, asked: Sequence[_Asked], settings: Settings, method: Method, *, blocks: bool
 ) -> tuple[Question, list[list[Target]]]:
-    """A batch, read once without head, with what is explained of each input."""
+    """A batch, run once, with what is explained of each input."""
     readouts = _padded([[place.readout for place in each.places] for each in asked], model)
     batch = to_batch(model, [each.given for each in asked])
     question = Question(model, batch, readouts, readouts, readouts, settings)
     question = replace(question, reading=question.read(blocks=blocks))
-    predicted = _predicted(question, asked)
+    predicted = _predicted(question, asked, method)
     targets = [
         resolve(model, each.places, own, each.ask)
         for each, own in zip(asked, predicted, strict=True)
@@ -132,34 +132,51 @@ def _question(
     return replace(question, targets=_padded(chosen, model), foils=_padded(foils, model)), targets
 
 
-def _predicted(question: Question, asked: Sequence[_Asked]) -> list[list[int]]:
-    """What the model holds most likely at each place whose token is not known."""
-    unknown = [
-        (i, j)
-        for i, each in enumerate(asked)
-        for j, place in enumerate(each.places)
-        if place.token_id is None
-    ]
-    predicted = [[-1] * len(each.places) for each in asked]
-    if not unknown:
-        return predicted
-    inputs, places = (list(each) for each in zip(*unknown, strict=True))
-    logits = question.model.head(question.read_out(question.read().read.final)[inputs, places])
-    if bad := [
-        i for i, finite in zip(inputs, logits.isfinite().all(-1), strict=True) if not finite
-    ]:
-        raise MeasureError(
-            f"{question.model.name} gives logits that are not finite for "
-            f"{asked[bad[0]].given.text[:60]!r}; its weights or its dtype are at fault"
+def _predicted(question: Question, asked: Sequence[_Asked], method: Method) -> Iterator[list[int]]:
+    """What the model holds most likely at each place; -1 where it is not asked for.
+
+    Raises:
+        CheckpointError: The method needs the head, which does not give the network's own logits.
+        MeasureError: Logits are not finite.
+    """
+    places = [(one, place) for one in asked for place in one.places]
+    best = [-1] * len(places)
+    unknown = any(place.token_id is None for _, place in places)
+    if question.model.task != "none" and (unknown or method.needs != "nothing"):
+        logits = _logits(question, method, every=unknown)
+        for (one, _), finite in zip(places, logits.isfinite().all(-1), strict=True):
+            if not finite:
+                raise MeasureError(
+                    f"{question.model.name} gives logits that are not finite for "
+                    f"{one.given.text[:60]!r}; its weights or its dtype are at fault"
+                )
+        if unknown:
+            best = logits.argmax(-1).tolist()
+    every = iter(best)
+    for one in asked:
+        yield list(islice(every, len(one.places)))
+
+
+def _logits(question: Question, method: Method, *, every: bool) -> Float[Tensor, "N C"]:
+    """Logits of each target; the head is held against the network where the method needs it."""
+    reading, model = question.read(), question.model
+    if model.output.over == "labels":
+        return (
+            question.head_logits(reading)
+            if method.needs == "head"
+            else question.own_logits(reading)
         )
-    for i, j, best in zip(inputs, places, logits.argmax(-1).tolist(), strict=True):
-        predicted[i][j] = best
-    return predicted
+    try:
+        return question.head_logits(reading, every=every)
+    except CheckpointError:
+        if method.needs == "head":
+            raise
+    return question.own_logits(model.read(question.batch, columns=model.output.every_column))
 
 
 def _answer(question: Question, method: Method, *, lens: bool) -> Scores:
     scores = method.function(question)
-    if lens and method.needs_head and (kl := question.lens_divergence()) is not None:
+    if lens and method.needs != "nothing" and (kl := question.lens_divergence()) is not None:
         scores = replace(scores, checks={**scores.checks, "kl_nats": kl})
     return scores
 

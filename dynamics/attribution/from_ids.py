@@ -53,7 +53,7 @@ def question_of_ids(
     batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids) if model.has_segments else None)
     question = Question(model, batch, readouts, nothing, nothing, settings or Settings())
     question = replace(question, reading=question.read())
-    logits = model.head(question.read_out(question.read().read.final)[:, 0])
+    logits = question.head_logits(question.read(), every=True)
     if not logits.isfinite().all():
         raise MeasureError(
             f"{model.name} gives logits that are not finite; its weights or its dtype are at fault"

@@ -119,7 +119,8 @@ def encode(model: LiveModel, content: str | Mapping[str, Any]) -> Input:
 
 def to_batch(model: LiveModel, inputs: Sequence[Input]) -> Batch:
     """Inputs as one batch, padded on the right."""
-    known = (model.tokenizer.pad_token_id, model.network.config.pad_token_id, 0)
+    own = model.network.config.get_text_config().pad_token_id
+    known = (own, model.tokenizer.pad_token_id, 0)
     pad = next(each for each in known if isinstance(each, int))
 
     def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -56,7 +56,9 @@ def cp_lrp(question: Question) -> Scores:
             "form raw or centered, or give foils"
         )
     rows = looked_up(question).requires_grad_()
-    _ = question.model.head  # checks itself against the model as it is
+    _ = question.model.output  # both try the model as it is
+    if form != "raw":
+        _ = question.model.head
     with torch.enable_grad(), linearized(network):
         try:
             both = predict(question, rows)

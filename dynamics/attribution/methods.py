@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from dynamics.attribution import baselines, gradients, lrp
 from dynamics.attribution import normxlogit as own
@@ -19,19 +20,20 @@ class Method:
         function: Scores a batch.
         covers: Architectures and heads, for the documentation.
         refuses: Why a model is not covered, None when it is.
-        needs_head: Whether it asks the model for a prediction.
+        needs: `nothing` of the prediction; the `prediction` of the whole network; or the `head`
+            applied to single representations, or where it reads.
     """
 
     function: Callable[[Question], Scores]
     covers: str
     refuses: Callable[[LiveModel], str | None] = lambda model: None
-    needs_head: bool = True
+    needs: Literal["nothing", "prediction", "head"] = "prediction"
 
 
 METHODS: dict[str, Method] = {
-    "normxlogit": Method(own.normxlogit, "every architecture and head"),
-    "logit": Method(own.logit_only, "every architecture and head"),
-    "norm": Method(own.norm_only, "every architecture, also without a head", needs_head=False),
+    "normxlogit": Method(own.normxlogit, "every architecture and head", needs="head"),
+    "logit": Method(own.logit_only, "every architecture and head", needs="head"),
+    "norm": Method(own.norm_only, "every architecture, also without a head", needs="nothing"),
     "gradient_norm": Method(gradients.gradient_norm, "every architecture and head"),
     "gradient_x_input": Method(gradients.gradient_x_input, "every architecture and head"),
     "integrated_gradients": Method(
@@ -43,12 +45,12 @@ METHODS: dict[str, Method] = {
         lrp.refuses,
     ),
     "occlusion": Method(occlusion, "every architecture and head; one forward pass per token"),
-    "random": Method(baselines.random, "everything", needs_head=False),
-    "recency": Method(baselines.recency, "everything"),
+    "random": Method(baselines.random, "everything", needs="nothing"),
+    "recency": Method(baselines.recency, "everything", needs="head"),
     "inverse_log_frequency": Method(
-        baselines.inverse_log_frequency, "everything, given counts", needs_head=False
+        baselines.inverse_log_frequency, "everything, given counts", needs="nothing"
     ),
-    "token_length": Method(baselines.token_length, "everything", needs_head=False),
+    "token_length": Method(baselines.token_length, "everything", needs="nothing"),
 }
 
 

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dynamics.errors import ConfigError
+from dynamics.errors import CheckpointError, ConfigError
 from dynamics.models.live import Batch, LiveModel, Reading, Side
-from dynamics.scores.logits import CHUNK, LogitForm, logit_attribution
+from dynamics.models.output import nearly_equal
+from dynamics.scores.logits import CHUNK, LogitForm, shift
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,20 @@ class Question:
         made = self.reading
         if made is not None and rows is None and (made.scored.blocks or not blocks):
             return made
-        return self.model.read(self.batch, side=self.settings.side, rows=rows, blocks=blocks)
+        return self.model.read(
+            self.batch,
+            side=self.settings.side,
+            rows=rows,
+            blocks=blocks,
+            columns=self._columns,
+        )
+
+    @property
+    def _columns(self) -> Int[Tensor, " K"] | None:
+        """The targets and foils, ascending; None where there is none yet."""
+        named = torch.unique(torch.cat([self.targets[self.asked], self.foils[self.asked]]))
+        named = named[named >= 0]
+        return named if len(named) else None
 
     def read_out(self, final: Float[Tensor, "B P D"]) -> Float[Tensor, "B T D"]:
         """The representation that each target is read from."""
@@ -209,22 +223,76 @@ class Question:
         return final[rows, self.readouts.clamp_min(0)]
 
     def predictions(self, reading: Reading) -> Float[Tensor, "B T"]:
-        """What is explained: the logit of each target, in the form of the settings.
+        """What is explained: the network's own logit of each target, in the form of the settings.
 
         Differentiable; 0 for targets that do not exist.
         """
-        states = self.read_out(reading.read.final)[self.asked]
+        inputs, _ = self.asked.nonzero().unbind(-1)
         targets, foils = self.targets[self.asked], self.foils[self.asked]
-        wanted, column = torch.unique(
-            torch.stack([targets, foils.clamp_min(0)]), return_inverse=True
-        )
-        logits = logit_attribution(self.model.head, states, wanted, form=self.settings.logit_form)
-        rows = torch.arange(len(states), device=states.device)
-        values = logits[rows, column[0]]
-        values = torch.where(foils >= 0, values - logits[rows, column[1]], values)
+        values = self._logits(reading, inputs, targets)
+        if (foils >= 0).any():
+            contrast = self._logits(reading, inputs, torch.where(foils >= 0, foils, targets))
+            values = torch.where(foils >= 0, values - contrast, values)
+        if self.settings.logit_form != "raw":
+            values = torch.where(foils >= 0, values, values - self._shifts(reading, inputs))
         return torch.zeros(
             self.asked.shape, dtype=values.dtype, device=values.device
         ).masked_scatter(self.asked, values)
+
+    def own_logits(self, reading: Reading) -> Float[Tensor, "N K"]:
+        """The network's own logits for each target that exists, of the columns of the reading."""
+        assert reading.logits is not None
+        inputs, _ = self.asked.nonzero().unbind(-1)
+        if reading.columns is None:
+            return reading.logits[inputs]
+        return reading.logits[inputs, self.readouts[self.asked]]
+
+    def head_logits(self, reading: Reading, *, every: bool = False) -> Float[Tensor, "N C"]:
+        """What the head gives for each target that exists, held against the network's own logits.
+
+        Args:
+            reading: Of these inputs as they are.
+            every: Whether all columns are wanted, or those of the reading.
+
+        Raises:
+            CheckpointError: The two differ: the head does not read the one representation that it
+                reads in other inputs.
+        """
+        model, states = self.model, self.read_out(reading.read.final)[self.asked]
+        logits = model.head(states, None if every else reading.columns)
+        compared = logits[:, reading.columns] if every and reading.columns is not None else logits
+        own = self.own_logits(reading)
+        if own.isfinite().all() and not nearly_equal(compared, own):
+            raise CheckpointError(
+                f"{model.name} ({type(model.network).__name__}): for this input the network gives "
+                f"a logit of {_largest_difference(own, compared)}: its head does not read the "
+                f"representation that it reads in other inputs ({model.head.readout}); use a "
+                "method that needs predictions only, such as gradient_x_input or occlusion"
+            )
+        return logits
+
+    def _logits(
+        self, reading: Reading, inputs: Int[Tensor, " N"], wanted: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """One logit for each target that exists."""
+        own, columns = self.own_logits(reading), reading.columns
+        each = torch.arange(len(wanted), device=wanted.device)
+        if columns is None:
+            return own[each, wanted]
+        if torch.isin(wanted, columns).all():
+            return own[each, (columns[None] == wanted[:, None]).int().argmax(1)]
+        # The network ran before it was known what it predicts; its head was held against it then.
+        states = self.read_out(reading.read.final)[self.asked]
+        distinct, column = torch.unique(wanted, return_inverse=True)
+        return self.model.head(states, distinct)[each, column]
+
+    def _shifts(self, reading: Reading, inputs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """What the form of the settings subtracts from every logit of a prediction."""
+        form = self.settings.logit_form
+        if reading.columns is None:
+            return shift(self.own_logits(reading), form)
+        states = self.read_out(reading.read.final)[self.asked]
+        return torch.cat([shift(self.model.head(some), form) for some in states.split(CHUNK)])
 
     def lens_divergence(self) -> Float[Tensor, "B T"] | None:
         """KL(final prediction || prediction from the layer of the settings) in nats.
@@ -245,6 +313,12 @@ class Question:
             )
             divergences[index] = (after.exp() * (after - before)).sum(-1)
         return divergences
+
+
+def _largest_difference(own: Tensor, other: Tensor) -> str:
+    """Two numbers side by side, where they differ most."""
+    index = (own - other).abs().argmax()
+    return f"{own.flatten()[index]:.4g} and its head {other.flatten()[index]:.4g}"
 
 
 @dataclass(frozen=True, eq=False)

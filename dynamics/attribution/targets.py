@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from dynamics.attribution.inputs import Input, one_token, surfaces
 from dynamics.attribution.result import Target
-from dynamics.errors import ConfigError, MeasureError
+from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live import LiveModel
 
 NAMED_TARGETS = ("predicted", "given")
@@ -59,25 +59,46 @@ NOTHING = Place(-1, 0, -1)
 """Where a model without head is read: methods that need no prediction score for one target."""
 
 
-def prepare(model: LiveModel, given: Input, ask: Ask) -> tuple[Input, list[Place]]:
+def prepare(
+    model: LiveModel, given: Input, ask: Ask, *, reads_head: bool = True
+) -> tuple[Input, list[Place]]:
     """The input as the model gets it, and where its predictions are read.
 
+    Args:
+        model: The model.
+        given: The input.
+        ask: Which predictions.
+        reads_head: Whether it must be known which representation a label is read from.
+
     Raises:
+        CheckpointError: It must, and the head reads no single one.
         ConfigError: The target is no single token or no label, the position does not exist, or a
             masked LM has nothing to predict.
     """
     if ask.generate:
         given = _generated(model, given, ask.generate)
     named = None if ask.target in NAMED_TARGETS else _column(model, ask.target)
-    if model.head.over == "labels":
+    if model.output.over == "labels":
         if ask.target == "given" or ask.position is not None:
             raise ConfigError("a classifier predicts a label of the whole text: name one or none")
+        readout = _label_readout(model, given, reads_head)
         last = len(given.predicting) - 1
-        readout = {"first": 0, "last": last, "mean": last, "each": last}[model.head.readout]
-        return given, [Place(-1 if model.head.readout == "mean" else readout, readout, named)]
+        return given, [
+            Place(-1, last, named) if readout is None else Place(readout, readout, named)
+        ]
     if model.is_causal:
         return given, _causal(given, ask, named)
     return _masked(model, given, ask, named)
+
+
+def _label_readout(model: LiveModel, given: Input, reads_head: bool) -> int | None:
+    """Position that a label is read from; None for the mean, and where nobody needs to know."""
+    try:
+        return model.head.position(given.tokens.ids)
+    except CheckpointError:
+        if reads_head:
+            raise
+        return None
 
 
 def _causal(given: Input, ask: Ask, named: int | None) -> list[Place]:
@@ -160,13 +181,13 @@ def name(model: LiveModel, column: int) -> str:
     """Name of a label, or text of a token; empty where nothing is predicted."""
     if model.task == "none":
         return ""
-    if model.head.over == "labels":
+    if model.output.over == "labels":
         return model.labels.get(column, str(column))
     return surfaces(model, [column])[0]
 
 
 def _column(model: LiveModel, written: str) -> int:
-    if model.head.over == "vocabulary":
+    if model.output.over == "vocabulary":
         return one_token(model, written)
     for index, label in model.labels.items():
         if written in (label, str(index), f"id:{index}"):

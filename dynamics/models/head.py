@@ -9,8 +9,10 @@ the vocabulary.
 N representations, D hidden size, C labels or tokens of the vocabulary.
 """
 
-from contextlib import ExitStack
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,44 +20,47 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from dynamics.errors import CheckpointError, MeasureError
+from dynamics.errors import CheckpointError
+from dynamics.models.output import (
+    FINAL,
+    NetworkOutput,
+    check_finite,
+    nearly_equal,
+    noted_in,
+    probe_ids,
+    probe_inputs,
+)
 from dynamics.models.substitution import substituted
 
-Readout = Literal["each", "first", "last", "mean"]
-_TOLERANCE = 1e-4  # of the largest logit
+LabelReadout = Literal["first", "last", "last_not_padding", "end_of_sentence", "mean"]
+Readout = Literal["each", LabelReadout]
+# Inputs in which the read-outs of labels differ, see `probe_ids`; the last where there is no `e`.
+_PROBES = ("tttte", "tetp", "tet", "ttttt")
 
 
 class HeadOnTop:
-    """The head of a model, checked against the model's own logits when it is made.
+    """The head of a model, compared with the model's own logits when it is made.
 
     Args:
-        network: A model with a head over the vocabulary (causal, masked, encoder-decoder) or over
-            labels (classification, regression), in evaluation mode.
+        output: The logits of the whole network.
 
     Attributes:
-        over: What the head scores.
-        linear: Whether chosen tokens of the vocabulary can be scored without the others.
-        readout: Which representation the prediction is read from: that of each position, of the
-            first or last one, or the mean of all.
+        readout: Which representation the prediction is read from: that of `each` position, or of
+            the `first`, the `last`, the `last_not_padding` (the last whose token is not the padding
+            token) or the last `end_of_sentence`, or the `mean` of all.
 
     Raises:
         CheckpointError: The head applied to the representation at the read-out does not give the
             model's own logits.
-        MeasureError: These are not finite.
     """
 
-    def __init__(self, network: PreTrainedModel) -> None:
-        self.network = network
-        output = network.get_output_embeddings()
-        self.over: Literal["vocabulary", "labels"] = "labels" if output is None else "vocabulary"
-        self._output: nn.Linear | None = None
+    def __init__(self, output: NetworkOutput) -> None:
+        self.output = output
+        self.network: PreTrainedModel = output.network
         self._answer: type[Any] = BaseModelOutput
-        self.base, self.readout = self._check()
-
-    @property
-    def linear(self) -> bool:
-        """Whether chosen columns can be computed without the others."""
-        return self._output is not None
+        self._final: tuple[nn.Module, Any] | None = None
+        self.base = output.base
+        self.readout = self._check()
 
     def __call__(
         self, states: Float[Tensor, "N D"], columns: Int[Tensor, " T"] | None = None
@@ -65,129 +70,158 @@ class HeadOnTop:
         Args:
             states: What the base model gives for a position, after its final norm.
             columns: Labels or token ids wanted, in this order, repeated if need be; all when None.
-                Only these rows of the output embedding are multiplied where the head is `linear`.
+                Only these rows of the output embedding are multiplied where the head is linear.
         """
         if not len(states):
             return self(states.new_zeros(1, states.shape[1]), columns)[:0]
-        one_by_one = self.over == "labels" and self.network.config.pad_token_id is None
-        parts = states.split(1) if one_by_one else [states]
-        return torch.cat([self._run(part, columns) for part in parts])
+        labels = self.output.over == "labels"
+        one_by_one = labels and self.network.config.get_text_config().pad_token_id is None
+        return torch.cat(
+            [
+                self._run(part[:, None] if labels else part[None], columns)
+                for part in (states.split(1) if one_by_one else [states])
+            ]
+        )
 
-    def _run(self, states: Tensor, columns: Tensor | None) -> Tensor:
+    def position(self, ids: Sequence[int]) -> int | None:
+        """Position that a label is read from in an input; None for the mean of all.
+
+        Args:
+            ids: Token ids of the input, its own padding tokens among them; of the source in an
+                encoder-decoder, whose decoder has as many.
+        """
+        return None if self.readout == "mean" else _position(self.readout, ids, self.network)
+
+    def read(
+        self, states: Float[Tensor, "P D"], ids: Sequence[int], readout: Readout | None = None
+    ) -> Float[Tensor, "N D"]:
+        """The representations of one input that its logits are read from.
+
+        Args:
+            states: Of each position.
+            ids: Token ids, as in `position`.
+            readout: Another one than the model's.
+        """
+        readout = readout or self.readout
+        if readout == "each":
+            return states
+        if readout == "mean":
+            return states.mean(0, keepdim=True)
+        position = _position(readout, ids, self.network)
+        return states[position : position + 1]
+
+    def _run(self, placed: Float[Tensor, "B P D"], columns: Tensor | None) -> Tensor:
+        with self._base_gives(placed):
+            return self.output(self._placeholders(placed), columns).flatten(0, -2)
+
+    def _base_gives(self, placed: Tensor) -> AbstractContextManager[None]:
+        """Let the base model answer with these representations, and pool them itself."""
+        if self._final is not None:
+            module, answer = self._final
+            return substituted(module, lambda *_, **__: _holding(answer, placed))
+
         def base(*_: Any, **__: Any) -> Any:
             pooler = getattr(self.base, "pooler", None)
             pooled = {} if pooler is None else {"pooler_output": pooler(placed)}
             return self._answer(last_hidden_state=placed, **pooled)
 
-        placed = states[:, None] if self.over == "labels" else states[None]
-        only = columns if self.over == "vocabulary" else None
-        with ExitStack() as stack:
-            stack.enter_context(substituted(self.base, base))
-            if only is not None and self._output is not None:
-                stack.enter_context(_rows_only(self.network, self._output, only))
-                only = None
-            logits = self.network(**self._placeholders(placed)).logits.flatten(0, -2)
-        chosen = columns if self.over == "labels" else only
-        return logits if chosen is None else logits[:, chosen]
+        return substituted(self.base, base)
 
     def _placeholders(self, placed: Tensor) -> dict[str, Tensor | BaseModelOutput]:
         """Inputs of the right shape, whose content no head looks at."""
         config = self.network.config
-        end = config.eos_token_id if isinstance(config.eos_token_id, int) else 0
-        ids = torch.full(placed.shape[:2], end, device=placed.device)
+        end = config.get_text_config().eos_token_id
+        ids = torch.full(placed.shape[:2], end if isinstance(end, int) else 0, device=placed.device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if config.is_encoder_decoder:
             inputs |= {"decoder_input_ids": ids, "encoder_outputs": BaseModelOutput(placed)}
         return inputs
 
     @torch.no_grad()
-    def _check(self) -> tuple[nn.Module, Readout]:
-        """Find the base model, and the read-out that gives the model's logits for some input."""
-        answers: dict[nn.Module, Any] = {}
-        candidates = (self.network.base_model, self.network.get_decoder())
-        with ExitStack() as hooks:
-            for module in {*candidates} - {self.network}:
-                hooks.callback(
-                    module.register_forward_hook(
-                        lambda module, _, answer: answers.update({module: answer})
-                    ).remove
-                )
-            logits = self.network(**_probe(self.network)).logits
-        # Some models call their decoder, not the base model around it.
-        self.base = next(module for module in candidates if module in answers)
-        self._answer = type(answers[self.base])
-        states = answers[self.base].last_hidden_state[0]
-        own = logits[0] if self.over == "vocabulary" else logits
-        if not own.isfinite().all():
-            raise MeasureError(
-                f"{type(self.network).__name__} gives logits that are not finite; "
-                f"{_fault(self.network)}"
-            )
-        output = self.network.get_output_embeddings()
-        if isinstance(output, nn.Linear) and output.out_features == own.shape[-1]:
-            self._output = output
-        reads: dict[Readout, Tensor] = {
-            "first": states[:1],
-            "last": states[-1:],
-            "mean": states.mean(0, keepdim=True),
-        }
-        if self.over == "vocabulary":
-            reads = {"each": states}
-        errors = {readout: self._error(read, own) for readout, read in reads.items()}
-        readout = min(reads, key=lambda each: errors[each])
-        tolerance = max(_TOLERANCE, 4 * torch.finfo(own.dtype).eps)
-        if errors[readout] <= tolerance * max(1, own.abs().max().item()):
-            return self.base, readout
+    def _check(self) -> Readout:
+        """Find the read-out that gives the model's logits for some inputs."""
+        labels = self.output.over == "labels"
+        readouts: tuple[Readout, ...] = get_args(LabelReadout) if labels else ("each",)
+        probes = [ids for pattern in _PROBES if (ids := probe_ids(self.network, pattern))]
+        observed = [self._observe(ids) for ids in (probes[:-1] or probes if labels else probes[:1])]
+        # The base model's pooler as a module; else the base model pools what its last part gives.
+        for self._final in (None, observed[0].final):
+            for readout in readouts:
+                if all(self._gives_own(readout, probe) for probe in observed):
+                    return readout
         raise CheckpointError(
             f"{type(self.network).__name__}: its head, applied to the representation of one "
-            f"position, does not give the model's own logits ({', '.join(reads)} tried); "
-            "attribution through the head does not fit this architecture"
+            f"position, does not give the model's own logits ({', '.join(readouts)} tried); "
+            "attribution through the head does not fit this architecture; methods that need only "
+            "predictions do, such as gradient_x_input and occlusion"
         )
 
-    def _error(self, states: Tensor, own: Tensor) -> float:
-        """Largest difference to the model's own logits, alone and together, all and some."""
-        some = torch.tensor([own.shape[-1] - 1, 0], device=own.device)
-        alone = torch.cat([self(each) for each in states.split(1)])
-        return max(
-            (alone - own).abs().max().item(),
-            (self(states, some) - own[:, some]).abs().max().item(),
+    def _observe(self, ids: list[int]) -> "_Observed":
+        """Run the network on a probe, and note what its base model answers."""
+        answers: dict[nn.Module, Any] = {}
+        with ExitStack() as hooks:
+            for module in (self.base, *self.base.children()):
+                hooks.callback(module.register_forward_hook(noted_in(answers)).remove)
+            logits = self.output(probe_inputs(self.network, ids))
+        check_finite(logits, self.network)
+        self._answer = type(answers[self.base])
+        states = answers[self.base].last_hidden_state
+        finals = [
+            (part, answer)
+            for part in self.base.children()
+            if (answer := answers.get(part)) is not None and _held(answer) is states
+        ]
+        own = logits if self.output.over == "labels" else logits[0]
+        return _Observed(ids, states[0], own, finals[-1] if finals else None)
+
+    def _gives_own(self, readout: Readout, probe: "_Observed") -> bool:
+        """Whether the head gives the model's logits, alone and together, all columns and some."""
+        read = self.read(probe.states, probe.ids, readout)
+        alone = torch.cat([self(state) for state in read.split(1)])
+        some = self.output.guards
+        return nearly_equal(alone, probe.logits) and nearly_equal(
+            self(read, some), probe.logits[:, some]
         )
 
 
-def _fault(network: PreTrainedModel) -> str:
-    """Why logits are not finite."""
-    weights = network.named_parameters()
-    bad = next((name for name, weight in weights if not weight.isfinite().all()), None)
-    if bad is None:
-        return "its weights are finite, so its dtype is too narrow for them: use another dtype"
-    return f"its weights are at fault: {bad} holds NaN or infinity"
+@dataclass(frozen=True, eq=False)
+class _Observed:
+    """A probe that the network was run on.
+
+    Attributes:
+        ids: Its token ids.
+        states: What the head got for each position.
+        logits: The network's own, of the probe for labels and of each position for tokens.
+        final: The part of the base model that gave the states, with its whole answer.
+    """
+
+    ids: list[int]
+    states: Float[Tensor, "P D"]
+    logits: Float[Tensor, "N C"]
+    final: tuple[nn.Module, Any] | None
 
 
-def _rows_only(network: PreTrainedModel, output: nn.Linear, rows: Tensor) -> ExitStack:
-    """Let the output embedding multiply these rows, and what is added to its logits fit them."""
-    bias = None if output.bias is None else output.bias[rows]
-    stack = ExitStack()
-    stack.enter_context(
-        substituted(output, lambda states: nn.functional.linear(states, output.weight[rows], bias))
-    )
-    added = getattr(network, "final_logits_bias", None)
-    if added is not None:
-        network.final_logits_bias = added[:, rows]
-        stack.callback(setattr, network, "final_logits_bias", added)
-    return stack
+def _held(answer: Any) -> Tensor | None:
+    """The representations in what a module answers."""
+    if isinstance(answer, Tensor):
+        return answer
+    return getattr(answer, FINAL, answer[0] if isinstance(answer, tuple) else None)
 
 
-def _probe(network: PreTrainedModel) -> dict[str, Tensor]:
-    """An input of five tokens, none of them padding, that ends with the end of a sentence."""
-    config = network.config
-    roles = {name: getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
-    special = {each for ids in roles.values() for each in (ids if isinstance(ids, list) else [ids])}
-    ids = [each for each in range(config.get_text_config().vocab_size) if each not in special][-5:]
-    if isinstance(roles["eos"], int) and roles["eos"] != roles["pad"]:
-        ids[-1] = roles["eos"]
-    probe = torch.tensor([ids], device=network.device)
-    return {"input_ids": probe} | (
-        {"decoder_input_ids": probe}
-        if config.is_encoder_decoder and network.get_output_embeddings() is not None
-        else {}
-    )
+def _holding(answer: Any, states: Tensor) -> Any:
+    """An answer of the same form with other representations."""
+    if isinstance(answer, Tensor):
+        return states
+    return (states,) if type(answer) is tuple else type(answer)(last_hidden_state=states)
+
+
+def _position(readout: Readout, ids: Sequence[int], network: PreTrainedModel) -> int:
+    """Where a label is read, as `HeadOnTop.readout` says; 0 where no such token is in the input."""
+    config = network.config.get_text_config()
+    marks = {
+        "first": lambda token: False,
+        "last": lambda token: True,
+        "last_not_padding": lambda token: token != config.pad_token_id,
+        "end_of_sentence": lambda token: token == config.eos_token_id,
+    }[readout]
+    return max((index for index, token in enumerate(ids) if marks(token)), default=0)

@@ -1,9 +1,11 @@
 """A model that runs: its tokenizer, its head, and the representations it gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from itertools import count
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +16,7 @@ from dynamics.axes import EmbeddingMatrix
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.errors import CheckpointError, MeasureError
 from dynamics.models.head import HeadOnTop
+from dynamics.models.output import Logits, NetworkOutput
 from dynamics.models.stack import Stack, States
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
 Side = Literal["source", "target"]
 Ids = Int[Tensor, "B P"]
+Made = TypeVar("Made")
 _NO_LIMIT = 10**9  # transformers writes a number beyond this where a tokenizer knows no limit
 
 
@@ -51,16 +55,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a forward pass without head gives.
+    """What one forward pass of the whole network gives.
 
     Attributes:
         scored: Representations of the tokens that are scored.
         read: Those of the tokens that predictions are read from; the same, but for the source of
             an encoder-decoder.
+        logits: The network's own: of each position for some tokens of the vocabulary, or of each
+            input for all labels; None of a model without head.
+        columns: Token ids that the logits are of; None for labels.
     """
 
     scored: States
     read: States
+    logits: Logits | None = None
+    columns: Int[Tensor, " K"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +98,11 @@ class LiveModel:
         return None if self.checkpoint is None else self.checkpoint.identity()
 
     @cached_property
-    def head(self) -> HeadOnTop:
-        """The head-on-top, checked against the model's own logits.
+    def output(self) -> NetworkOutput:
+        """The logits of the whole network.
 
         Raises:
-            CheckpointError: The model has no head, or the check fails.
+            CheckpointError: The model has no head.
             MeasureError: It gives logits that are not finite.
         """
         if self.task == "none":
@@ -102,8 +111,23 @@ class LiveModel:
                 "that could be attributed; give a model with a language-model or classification "
                 "head"
             )
+        return self._named(lambda: NetworkOutput(self.network))
+
+    @cached_property
+    def head(self) -> HeadOnTop:
+        """The head-on-top, compared with the model's own logits.
+
+        Raises:
+            CheckpointError: The model has no head, or its head does not read one representation.
+            MeasureError: It gives logits that are not finite.
+        """
+        output = self.output
+        return self._named(lambda: HeadOnTop(output))
+
+    def _named(self, make: Callable[[], Made]) -> Made:
+        """Make something of the network; an error is told with the name of the model."""
         try:
-            return HeadOnTop(self.network)
+            return make()
         except (CheckpointError, MeasureError) as error:
             raise type(error)(f"{self.name}: {error}") from error
 
@@ -167,12 +191,11 @@ class LiveModel:
     @cached_property
     def _stacks(self) -> Mapping[Side, Stack]:
         if not self.is_encoder_decoder:
-            base = self.network.base_model if self.task == "none" else self.head.base
-            stack = Stack(base)
+            stack = Stack(_base(self.network) if self.task == "none" else self.output.base)
             return {"source": stack, "target": stack}
         return {
-            "source": Stack(self.network.get_encoder()),
-            "target": Stack(self.network.get_decoder()),
+            "source": Stack(_base(self.network.get_encoder())),
+            "target": Stack(_base(self.network.get_decoder())),
         }
 
     def read(
@@ -182,28 +205,69 @@ class LiveModel:
         side: Side = "source",
         rows: Float[Tensor, "B P E"] | None = None,
         blocks: bool = False,
+        columns: Int[Tensor, " K"] | None = None,
     ) -> Reading:
-        """Run the model without its head.
+        """Run the whole network, its output embedding cut to a few columns.
 
         Args:
             batch: Token ids.
             side: Whose tokens are scored, in an encoder-decoder.
             rows: Taken instead of the embedding's rows of the tokens that are scored.
             blocks: Whether to keep what each block gives, for the tokens that are scored.
+            columns: Tokens of the vocabulary whose logits are wanted; two that stand for the others
+                when None. Of labels there are all.
+
+        Raises:
+            CheckpointError: The network does not show its representations.
         """
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        own = {"rows": rows, "blocks": blocks}
-        if not self.is_encoder_decoder:
-            states = self.stack().read(**inputs, **own)
-            return Reading(states, states)
-        source = self.stack("source").read(**inputs, **(own if side == "source" else {}))
-        target = self.stack("target").read(
-            input_ids=batch.decoder_input_ids,
-            attention_mask=batch.decoder_attention_mask,
-            encoder_hidden_states=source.final,
-            encoder_attention_mask=batch.attention_mask,
-            **(own if side == "target" else {}),
-        )
-        return Reading(source if side == "source" else target, target)
+        output = None if self.task == "none" else self.output
+        if output is None or output.over == "labels":
+            columns = None
+        elif columns is None:
+            columns = output.guards
+        with ExitStack() as stack:
+            observed = {
+                name: stack.enter_context(
+                    self.stack(name).observed(
+                        rows=rows if name == side else None, blocks=blocks and name == side
+                    )
+                )
+                for name in (("source", "target") if self.is_encoder_decoder else (side,))
+            }
+            inputs = stack.enter_context(self._inputs(batch))
+            logits = None
+            if output is None:
+                self.network(**inputs)
+            else:
+                logits = output(inputs, columns)
+        scored = observed[side].states
+        crosses = self.is_encoder_decoder and side == "source"
+        read = observed["target"].states if crosses else scored
+        return Reading(scored, read, logits, columns)
+
+    @contextmanager
+    def _inputs(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        """A batch as the network takes it.
+
+        A classifier may find its last token by the padding token of its configuration. Where none
+        is named it refuses a batch; for the batch it gets one that no text of it holds.
+        """
+        inputs = {name: each for name, each in vars(batch).items() if each is not None}
+        config: Any = self.network.config.get_text_config()
+        own_padding = config.pad_token_id
+        if self.task in ("classification", "regression") and len(batch.input_ids) > 1:
+            if own_padding is None:
+                used = set(batch.input_ids[batch.attention_mask.bool()].tolist())
+                config.pad_token_id = next(token for token in count() if token not in used)
+            inputs["input_ids"] = batch.input_ids.masked_fill(
+                batch.attention_mask == 0, config.pad_token_id
+            )
+        try:
+            yield inputs
+        finally:
+            config.pad_token_id = own_padding
+
+
+def _base(network: Any) -> Any:
+    """The model without its head."""
+    return getattr(network, "base_model", network)

@@ -3,8 +3,9 @@
 B inputs, P positions, D hidden size, L blocks.
 """
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,45 +63,77 @@ class Stack:
     def read(
         self, *, rows: Float[Tensor, "B P E"] | None = None, blocks: bool = False, **inputs: Any
     ) -> States:
-        """Run the base model.
+        """Run the base model by itself.
 
         Args:
-            rows: Taken instead of what the embedding looks up; positions, segments and norms are
-                added to it once, by the model.
-            blocks: Whether to keep what each block gives.
+            rows: As in `observed`.
+            blocks: As in `observed`.
             inputs: As the model takes them.
 
         Raises:
-            CheckpointError: Blocks are asked for, and some run more than once.
+            CheckpointError: As in `observed`.
         """
-        first: list[Tensor] = []
-        outputs: list[Tensor] = []
-        with ExitStack() as hooks:
-            hooks.callback(
-                self._blocks[0]
-                .register_forward_pre_hook(
-                    lambda _, args, named: first.append(
-                        args[0] if args else named["hidden_states"]
-                    ),
-                    with_kwargs=True,
-                )
-                .remove
+        with self.observed(rows=rows, blocks=blocks) as observed:
+            self.module(**inputs)
+        return observed.states
+
+    @contextmanager
+    def observed(
+        self, *, rows: Float[Tensor, "B P E"] | None = None, blocks: bool = False
+    ) -> Iterator["Observed"]:
+        """Keep what passes through the base model while it runs, alone or inside a larger network.
+
+        Args:
+            rows: Taken instead of what the embedding looks up; positions, segments and norms are
+                added to it once, by the model. Positions that the model adds behind them (to fill a
+                window) keep what is looked up. An embedding that is shared with another stack gives
+                that stack what it looks up.
+            blocks: Whether to keep what each block gives.
+
+        Yields:
+            Where the states are once the base model has run.
+        """
+        observed = Observed(self, blocks)
+        running = [False]
+
+        def started(*_: Any) -> None:
+            running[0] = True
+            observed.first.clear()
+            observed.outputs.clear()
+
+        def ended(_: nn.Module, __: Any, answer: Any) -> None:
+            running[0] = False
+            observed.answer = answer
+
+        def fed(_: nn.Module, __: Any, looked_up: Tensor) -> Tensor | None:
+            if not running[0] or rows is None:
+                return None
+            # A copy: some models scale what is looked up in place.
+            return torch.cat([rows, looked_up[:, rows.shape[1] :].to(rows)], dim=1)
+
+        hooks = [
+            self.module.register_forward_pre_hook(started),
+            self.module.register_forward_hook(ended),
+            self._blocks[0].register_forward_pre_hook(
+                lambda _, args, named: observed.first.append(
+                    args[0] if args else named["hidden_states"]
+                ),
+                with_kwargs=True,
+            ),
+        ]
+        if rows is not None:
+            hooks.append(self.embedding.register_forward_hook(fed))
+        hooks += [
+            block.register_forward_hook(
+                lambda *passed: observed.outputs.append(_tensor(passed[-1]))
             )
-            if rows is not None:
-                hooks.callback(self.embedding.register_forward_hook(lambda *_: rows).remove)
-            for block in self._blocks if blocks else ():
-                hooks.callback(
-                    block.register_forward_hook(
-                        lambda *passed: outputs.append(_tensor(passed[-1]))
-                    ).remove
-                )
-            answer = self.module(**inputs)
-        if blocks and len(outputs) != self.depth:
-            raise CheckpointError(
-                f"{type(self.module).__name__} runs {self.depth} blocks {len(outputs)} times, so "
-                "its layers cannot be told apart; only the last one can be read"
-            )
-        return States(first[0], answer.last_hidden_state, tuple(outputs))
+            for block in (self._blocks if blocks else ())
+        ]
+        try:
+            yield observed
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def as_final(self, states: States, layer: int) -> Hidden:
         """What the head would get if the model ended after a block.
@@ -139,6 +172,47 @@ class Stack:
             and id(each) not in inside
             and getattr(each, "weight", torch.empty(width)).shape == (width,)
         ]
+
+
+@dataclass(eq=False)
+class Observed:
+    """What passed through a stack in its last run.
+
+    Attributes:
+        stack: The stack.
+        blocks: Whether what each block gave was kept.
+        first: What the first block got, each time it ran.
+        outputs: What each block gave, where it was kept.
+        answer: What the base model answered; None before it ran.
+    """
+
+    stack: Stack
+    blocks: bool
+    first: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    answer: Any = None
+
+    @property
+    def states(self) -> States:
+        """The representations.
+
+        Raises:
+            CheckpointError: The base model was not called as a module or gives none; or blocks are
+                asked for, and some ran more than once.
+        """
+        name = type(self.stack.module).__name__
+        final = getattr(self.answer, "last_hidden_state", None)
+        if final is None or not self.first:
+            raise CheckpointError(
+                f"{name} does not show the representations of its positions while it runs, so its "
+                "tokens cannot be scored"
+            )
+        if self.blocks and len(self.outputs) != self.stack.depth:
+            raise CheckpointError(
+                f"{name} runs {self.stack.depth} blocks {len(self.outputs)} times, so its layers "
+                "cannot be told apart; only the last one can be read"
+            )
+        return States(self.first[0], final, tuple(self.outputs))
 
 
 def _tensor(answer: Any) -> Tensor:

@@ -49,7 +49,10 @@ def logit_attribution(
         logits = head(states, targets)
     else:
         logits = torch.cat(
-            [_shifted(head(each, None), targets, form) for each in states.split(CHUNK)]
+            [
+                logits[:, targets] - shift(logits, form)[:, None]
+                for logits in (head(some, None) for some in states.split(CHUNK))
+            ]
         )
     if foils is not None and (foils >= 0).any():
         contrast = logit_attribution(head, states, foils.clamp_min(0), form=form)
@@ -60,6 +63,12 @@ def logit_attribution(
     return logits
 
 
-def _shifted(logits: Tensor, targets: Tensor, form: LogitForm) -> Tensor:
-    shift = logits.mean(-1) if form == "centered" else logits.logsumexp(-1)
-    return logits[:, targets] - shift[:, None]
+def shift(logits: Float[Tensor, "N C"], form: LogitForm) -> Float[Tensor, " N"]:
+    """What a form subtracts from every logit of a representation, given all of them."""
+    match form:
+        case "raw":
+            return torch.zeros_like(logits[:, 0])
+        case "centered":
+            return logits.mean(-1)
+        case "log_probability":
+            return logits.logsumexp(-1)

@@ -62,8 +62,11 @@ def question(model, side="source", **settings):
     readouts = torch.tensor([[2, 1], [1, -1]])
     targets, foils = torch.tensor([[11, 12], [13, 0]]), torch.tensor([[-1, 17], [-1, -1]])
     if model.task == "classification":
-        last = model.head.readout == "last"
-        readouts = torch.tensor([[4, 4], [2, -1]] if last else [[0, 0], [0, -1]])
+        if model.head.readout == "end_of_sentence":
+            ids[ids == model.network.config.eos_token_id] = 10
+            ids[0, 4] = ids[1, 2] = model.network.config.eos_token_id
+        first = model.head.readout in ("first", "mean")
+        readouts = torch.tensor([[0, 0], [0, -1]] if first else [[4, 4], [2, -1]])
         targets, foils = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[-1, 0], [-1, -1]])
     return Question(
         model, Batch(ids, on, **inputs), readouts, targets, foils, Settings(side=side, **settings)

@@ -60,9 +60,11 @@ def question(name, task=None, side="source", dtype=torch.float64, **settings):
         decoder, decoder_on = torch.tensor([[0, 61, 62], [0, 63, 0]]), on[:, 1:4].clone()
         decoder_on[1, 2] = 0
     if task == "classification":
+        if model.head.readout == "end_of_sentence":
+            ids[0, 4] = ids[1, 2] = model.network.config.eos_token_id
         decoder, decoder_on = (None, None) if decoder is None else (ids, on)
-        last = model.head.readout == "last"
-        readouts = torch.tensor([[4, 4], [2, -1]] if last else [[0, 0], [0, -1]])
+        first = model.head.readout in ("first", "mean")
+        readouts = torch.tensor([[0, 0], [0, -1]] if first else [[4, 4], [2, -1]])
         targets, foils = torch.tensor([[0, 1], [2, 0]]), torch.tensor([[-1, 2], [-1, -1]])
     segments = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]) if name == "bert" else None
     batch = Batch(ids, on, segments, decoder, decoder_on)

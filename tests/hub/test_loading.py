@@ -51,7 +51,7 @@ def pythia(folders, publish):
 def test_a_name_is_its_last_checkpoint_and_a_revision_itself(pythia, hub, place, step, revision):
     model = load_model(place, hub=hub)
     assert (step_of(model), model.name, model.revision) == (step, PYTHIA, revision)
-    assert model.head.linear
+    assert model.output.linear
     assert len(model.tokenizer("the cat")["input_ids"]) == 2
 
 

@@ -77,7 +77,7 @@ def test_a_model_folder(name, tmp_path):
     assert same_weights(model, network)
     assert model.tokenizer.get_vocab() == tokenizer(name).get_vocab()
     assert model.is_encoder_decoder == (name in ("t5", "bart"))
-    assert model.head.over == "vocabulary"
+    assert model.output.over == "vocabulary"
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "bart"])
@@ -370,7 +370,7 @@ def test_what_a_training_of_ours_wrote(architecture, tmp_path):
     assert not output.equal(model.embedding_matrix)
     assert vocabulary_size(model.tokenizer) == 300 == len(model.embedding_matrix) - 4
     assert model.max_length == 16
-    assert model.head.linear
+    assert model.output.linear
     with pytest.raises(CheckpointError, match=r"step-00000004: holds the embeddings only, which"):
         load_model(series.checkpoints[1])
 

@@ -1,0 +1,221 @@
+"""A network with its head: what it predicts over, and its logits for chosen columns only.
+
+B inputs, P positions, C labels or tokens of the vocabulary, K chosen columns.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dynamics.errors import CheckpointError, MeasureError
+from dynamics.models.substitution import substituted
+
+Logits = Float[Tensor, "B P K"] | Float[Tensor, "B K"]
+FINAL = "last_hidden_state"
+ROUNDING = 1e-4  # of the largest logit; what two ways of computing the same logits may differ by
+
+
+class NetworkOutput:
+    """The logits of a whole network, all of them or some columns.
+
+    Args:
+        network: A model with a head over the vocabulary (causal, masked, encoder-decoder) or over
+            labels (classification, regression), in evaluation mode.
+
+    Attributes:
+        over: What the head scores: logits of a position are over the vocabulary, those of a whole
+            input over labels.
+        columns: Number C of labels or tokens of the vocabulary.
+        base: The part that answers with the representations which the head reads.
+
+    Raises:
+        CheckpointError: No such part is seen.
+        MeasureError: The logits of a probe of five tokens are not finite.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: PreTrainedModel) -> None:
+        self.network = network
+        self._matrix: nn.Linear | None = None
+        ids = probe_ids(network, "tttte") or probe_ids(network, "ttttt")
+        assert ids is not None
+        probe = probe_inputs(network, ids)
+        candidates = (_without_head(network), _without_head(network.get_decoder()))
+        answers: dict[nn.Module, Any] = {}
+        with ExitStack() as hooks:
+            for module in {*candidates} - {None, network}:
+                hooks.callback(module.register_forward_hook(noted_in(answers)).remove)
+            logits = network(**probe).logits
+        # Some models call their decoder, not the base model around it.
+        shown = [each for each in candidates if hasattr(answers.get(each), FINAL)]
+        if not shown:
+            raise CheckpointError(
+                f"{type(network).__name__}: no part of it answers with {FINAL}, so the "
+                "representations of its tokens cannot be read"
+            )
+        self.base = shown[0]
+        check_finite(logits, network)
+        self.over: Literal["vocabulary", "labels"] = "vocabulary" if logits.dim() > 2 else "labels"
+        self.columns: int = logits.shape[-1]
+        matrix = network.get_output_embeddings() if self.over == "vocabulary" else None
+        if isinstance(matrix, nn.Linear) and matrix.out_features == self.columns:
+            self._matrix = matrix
+            if not nearly_equal(self(probe, self.guards), logits[..., self.guards]):
+                self._matrix = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether chosen columns can be computed without the others."""
+        return self._matrix is not None
+
+    @cached_property
+    def guards(self) -> Int[Tensor, " K"]:
+        """Two columns that are compared where no others are asked for: the last and the first."""
+        return torch.tensor([self.columns - 1, 0], device=self.network.device)
+
+    @property
+    def every_column(self) -> Int[Tensor, " C"]:
+        """All labels or tokens of the vocabulary."""
+        return torch.arange(self.columns, device=self.network.device)
+
+    def __call__(
+        self, inputs: Mapping[str, Any], columns: Int[Tensor, " K"] | None = None
+    ) -> Logits:
+        """Run the whole network.
+
+        Args:
+            inputs: As the network takes them; what it does not take is left out.
+            columns: Labels or token ids in the order wanted, repeated if need be; all when None.
+                Only these rows of the output embedding are multiplied where the head is `linear`.
+        """
+        with self.cut_to(columns):
+            logits = self.network(**self._accepted(inputs)).logits
+        return self.choose(logits, columns)
+
+    @contextmanager
+    def cut_to(self, columns: Int[Tensor, " K"] | None) -> Iterator[None]:
+        """Let the output embedding multiply some rows only, and what is added to logits fit them.
+
+        Does nothing where the head is not `linear`; `choose` then takes the columns afterwards.
+        """
+        matrix = self._matrix
+        if columns is None or matrix is None:
+            yield
+            return
+        bias = None if matrix.bias is None else matrix.bias[columns]
+        with ExitStack() as stack:
+            stack.enter_context(
+                substituted(
+                    matrix,
+                    lambda states: nn.functional.linear(states, matrix.weight[columns], bias),
+                )
+            )
+            added = getattr(self.network, "final_logits_bias", None)
+            if added is not None:
+                self.network.final_logits_bias = added[:, columns]
+                stack.callback(setattr, self.network, "final_logits_bias", added)
+            yield
+
+    def choose(self, logits: Tensor, columns: Int[Tensor, " K"] | None) -> Tensor:
+        """The chosen columns of what the network gave inside `cut_to`."""
+        return logits if columns is None or self.linear else logits[..., columns]
+
+    def _accepted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        parameters = self._parameters
+        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            return dict(inputs)  # the network passes them on to its base model
+        return {name: value for name, value in inputs.items() if name in parameters}
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.network.forward).parameters
+
+
+def noted_in(answers: dict[nn.Module, Any]) -> Callable[[nn.Module, Any, Any], None]:
+    """A forward hook that notes what a module answered."""
+
+    def note(module: nn.Module, _: Any, answer: Any) -> None:
+        answers[module] = answer
+
+    return note
+
+
+def nearly_equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two ways of computing the same logits agree up to rounding; NaN agrees with nothing.
+
+    The tolerance is a part of the largest logit, or of 1 where all are smaller: `ROUNDING`, in
+    half precision 4 units of rounding.
+    """
+    if not second.numel():
+        return True
+    tolerance = max(ROUNDING, 4 * torch.finfo(second.dtype).eps)
+    difference = (first - second).abs().max().item()
+    return difference <= tolerance * max(1, second.abs().max().item())
+
+
+def probe_ids(network: PreTrainedModel, pattern: str) -> list[int] | None:
+    """Token ids of a short made-up input.
+
+    Args:
+        network: The model.
+        pattern: A letter for each position: `t` for a token that is no special one, another one
+            each time; `e` for the end of a sentence; `p` for padding.
+
+    Returns:
+        The ids; None where the model names no such token.
+    """
+    tokens = {letter: _special(network, name) for letter, name in (("e", "eos"), ("p", "pad"))}
+    named = [*tokens.values(), _special(network, "bos")]
+    special = {token for ids in named for token in (ids if isinstance(ids, list) else [ids])}
+    rows = range(network.config.get_text_config().vocab_size)
+    ordinary = [token for token in rows if token not in special][-len(pattern) :] or [0]
+    ids = [
+        tokens.get(letter, ordinary[index % len(ordinary)]) for index, letter in enumerate(pattern)
+    ]
+    return ids if all(isinstance(token, int) for token in ids) else None
+
+
+def probe_inputs(network: PreTrainedModel, *rows: list[int]) -> dict[str, Tensor]:
+    """Inputs of equal length for a network, the decoder's the same where it needs some."""
+    ids = torch.tensor(rows, device=network.device)
+    decodes = network.config.is_encoder_decoder and network.get_output_embeddings() is not None
+    return {"input_ids": ids} | ({"decoder_input_ids": ids} if decodes else {})
+
+
+def _without_head(network: Any) -> Any:
+    """The base model of a model, or the model itself where it is one; None of no model."""
+    base = getattr(network, "base_model", None)
+    return base if isinstance(base, nn.Module) else None
+
+
+def _special(network: PreTrainedModel, name: str) -> int | list[int] | None:
+    """Id of a special token, from the configuration or that of its language model."""
+    for config in (network.config, network.config.get_text_config()):
+        if (token := getattr(config, f"{name}_token_id", None)) is not None:
+            return token
+    return None
+
+
+def check_finite(logits: Tensor, network: PreTrainedModel) -> None:
+    """Refuse logits of a probe that are not finite, and say what is at fault.
+
+    Raises:
+        MeasureError: One is NaN or infinite.
+    """
+    if logits.isfinite().all():
+        return
+    weights = network.named_parameters()
+    bad = next((name for name, weight in weights if not weight.isfinite().all()), None)
+    fault = (
+        "its weights are finite, so its dtype is too narrow for them: use another dtype"
+        if bad is None
+        else f"its weights are at fault: {bad} holds NaN or infinity"
+    )
+    raise MeasureError(f"{type(network).__name__} gives logits that are not finite; {fault}")
