@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from dynamics.errors import ConfigError
 from dynamics.models.live import Batch, LiveModel
 
@@ -119,27 +116,11 @@ def encode(model: LiveModel, content: str | Mapping[str, Any]) -> Input:
 
 def to_batch(model: LiveModel, inputs: Sequence[Input]) -> Batch:
     """Inputs as one batch, padded on the right."""
-    own = model.network.config.get_text_config().pad_token_id
-    known = (own, model.tokenizer.pad_token_id, 0)
-    pad = next(each for each in known if isinstance(each, int))
-
-    def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-        return padded.to(model.device)
-
-    def attended(tokens: Sequence[Tokens]) -> Tensor:
-        return padded([[1] * len(each) for each in tokens], 0)
-
-    tokens = [each.tokens for each in inputs]
-    segments = [each.segments for each in tokens if each.segments is not None]
-    decoder = [each.decoder for each in inputs if each.decoder is not None]
-    return Batch(
-        padded([each.ids for each in tokens], pad),
-        attended(tokens),
-        padded(segments, 0) if segments else None,
-        padded([each.ids for each in decoder], pad) if decoder else None,
-        attended(decoder) if decoder else None,
+    tokens = [given.tokens for given in inputs]
+    return model.padded(
+        [each.ids for each in tokens],
+        [each.segments for each in tokens if each.segments is not None],
+        [given.decoder.ids for given in inputs if given.decoder is not None],
     )
 
 

@@ -1,8 +1,8 @@
 """A model that runs: its tokenizer, its head, and the representations it gives."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,61 +15,25 @@ from transformers import PreTrainedModel
 from dynamics.axes import EmbeddingMatrix
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.errors import CheckpointError, MeasureError
+from dynamics.models.batches import (
+    Batch,
+    Batching,
+    Reading,
+    find_batching,
+    padded_batch,
+    run_in_parts,
+)
 from dynamics.models.head import HeadOnTop
-from dynamics.models.output import Logits, NetworkOutput
-from dynamics.models.stack import Stack, States
+from dynamics.models.output import NetworkOutput, probe_ids
+from dynamics.models.stack import Stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
 Side = Literal["source", "target"]
-Ids = Int[Tensor, "B P"]
 Made = TypeVar("Made")
 _NO_LIMIT = 10**9  # transformers writes a number beyond this where a tokenizer knows no limit
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token ids of several inputs, padded on the right.
-
-    Attributes:
-        input_ids: Of the text; of the source in an encoder-decoder.
-        attention_mask: 1 for tokens, 0 for padding.
-        token_type_ids: Segment of each token, where the tokenizer gives it.
-        decoder_input_ids: What the decoder gets, in an encoder-decoder.
-        decoder_attention_mask: 1 for its tokens, 0 for padding.
-    """
-
-    input_ids: Ids
-    attention_mask: Ids
-    token_type_ids: Ids | None = None
-    decoder_input_ids: Ids | None = None
-    decoder_attention_mask: Ids | None = None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Every tensor of the batch changed in the same way."""
-        held = {name: each for name, each in vars(self).items() if each is not None}
-        return replace(self, **{name: change(each) for name, each in held.items()})
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one forward pass of the whole network gives.
-
-    Attributes:
-        scored: Representations of the tokens that are scored.
-        read: Those of the tokens that predictions are read from; the same, but for the source of
-            an encoder-decoder.
-        logits: The network's own: of each position for some tokens of the vocabulary, or of each
-            input for all labels; None of a model without head.
-        columns: Token ids that the logits are of; None for labels.
-    """
-
-    scored: States
-    read: States
-    logits: Logits | None = None
-    columns: Int[Tensor, " K"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,9 +181,67 @@ class LiveModel:
             columns: Tokens of the vocabulary whose logits are wanted; two that stand for the others
                 when None. Of labels there are all.
 
+        What an input gives does not depend on what else is in the batch: inputs that a network
+        would mix are run apart.
+
         Raises:
             CheckpointError: The network does not show its representations.
         """
+
+        def run(batch: Batch, rows: Float[Tensor, "B P E"] | None) -> Reading:
+            return self._run(batch, side, rows, blocks=blocks, columns=columns)
+
+        if len(batch) == 1 or self.batching == "padded":
+            return run(batch, rows)
+        decoded = self.is_encoder_decoder and side == "target"
+        return run_in_parts(run, batch, rows, self.batching, scores_decoder=decoded)
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Which inputs may be run together without a part in what each other gives, by trial."""
+        network = self.network
+        short, long = (
+            probe_ids(network, length * "t" + "e") or probe_ids(network, length * "t" + "t") or []
+            for length in (4, 12)
+        )
+        probes = [short, [*short[-2::-1], short[-1]], long]
+        segments = [[0] * len(ids) for ids in probes] if self.has_segments else None
+        decoder = probes if self.is_encoder_decoder else None
+
+        def run(batch: Batch, rows: Float[Tensor, "B P E"] | None) -> Reading:
+            return self._run(batch, "source", rows)
+
+        with torch.no_grad():
+            return find_batching(run, self.padded(probes, segments, decoder))
+
+    def padded(
+        self,
+        ids: Sequence[Sequence[int]],
+        segments: Sequence[Sequence[int]] | None = None,
+        decoder: Sequence[Sequence[int]] | None = None,
+    ) -> Batch:
+        """Inputs as one batch.
+
+        Args:
+            ids: Token ids of each.
+            segments: Segment of each token, where the model has segments.
+            decoder: Token ids that the decoder gets, where there is one.
+        """
+        own = self.network.config.get_text_config().pad_token_id
+        known = (own, self.tokenizer.pad_token_id, 0)
+        padding = next(token for token in known if isinstance(token, int))
+        batch = padded_batch(ids, segments, decoder, padding=padding)
+        return batch.map(lambda tensor: tensor.to(self.device))
+
+    def _run(
+        self,
+        batch: Batch,
+        side: Side,
+        rows: Float[Tensor, "B P E"] | None,
+        *,
+        blocks: bool = False,
+        columns: Int[Tensor, " K"] | None = None,
+    ) -> Reading:
         output = None if self.task == "none" else self.output
         if output is None or output.over == "labels":
             columns = None

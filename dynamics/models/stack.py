@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dynamics.errors import CheckpointError
 
@@ -22,15 +23,31 @@ class States:
     """Representations of the positions of a batch.
 
     Attributes:
-        embedding: What the first block gets: the output of the embedding module, after position and
-            segment embeddings, scaling and normalisation where the model has them.
         final: What the head gets, after the final norm.
+        first: What the first block gets, None where the model does not show it.
         blocks: What each block gives, before the final norm; empty when not asked for.
     """
 
-    embedding: Hidden
     final: Hidden
+    first: Hidden | None = None
     blocks: tuple[Hidden, ...] = ()
+
+    @property
+    def embedding(self) -> Hidden:
+        """What the first block gets.
+
+        It is the output of the embedding module, after position and segment embeddings, scaling and
+        normalisation where the model has them.
+
+        Raises:
+            CheckpointError: The model does not show it.
+        """
+        if self.first is None:
+            raise CheckpointError(
+                "the model does not call its first block as a module, so what it gets cannot be "
+                "read; use the norm source row, or a method without norms"
+            )
+        return self.first
 
 
 class Stack:
@@ -45,7 +62,9 @@ class Stack:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        lists = [each for each in module.modules() if isinstance(each, nn.ModuleList) and len(each)]
+        # Of a model that also sees or hears, the blocks are those of its language model.
+        text = module.get_decoder() if isinstance(module, PreTrainedModel) else module
+        lists = [each for each in text.modules() if isinstance(each, nn.ModuleList) and len(each)]
         if not lists:
             raise CheckpointError(f"{type(module).__name__} has no list of blocks")
         self._blocks = lists[0]
@@ -202,7 +221,7 @@ class Observed:
         """
         name = type(self.stack.module).__name__
         final = getattr(self.answer, "last_hidden_state", None)
-        if final is None or not self.first:
+        if final is None:
             raise CheckpointError(
                 f"{name} does not show the representations of its positions while it runs, so its "
                 "tokens cannot be scored"
@@ -212,7 +231,7 @@ class Observed:
                 f"{name} runs {self.stack.depth} blocks {len(self.outputs)} times, so its layers "
                 "cannot be told apart; only the last one can be read"
             )
-        return States(self.first[0], final, tuple(self.outputs))
+        return States(final, self.first[0] if self.first else None, tuple(self.outputs))
 
 
 def _tensor(answer: Any) -> Tensor:
