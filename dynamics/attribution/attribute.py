@@ -17,6 +17,7 @@ from dynamics.attribution.result import Attribution, Target
 from dynamics.attribution.targets import NOTHING, Ask, Place, prepare, resolve
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live import LiveModel
+from dynamics.models.named_errors import named_errors
 
 Text = str | Mapping[str, Any]
 CONVERGED = 0.05  # completeness delta above which integrated gradients are flagged
@@ -69,11 +70,13 @@ def attribute(
     waiting = iter(texts)
     while group := list(islice(waiting, batch_size)):
         asked = [_prepare(model, text, ask or Ask(), chosen) for text in group]
-        question, targets = _question(model, asked, settings, chosen, blocks=layers is not None)
+        with named_errors(model.network, model.name, "a forward pass"):
+            question, targets = _question(model, asked, settings, chosen, blocks=layers is not None)
         for_layer = [
             replace(question, settings=replace(settings, layer=layer)) for layer in each_layer
         ]
-        answers = [_answer(each, chosen, lens=layers is not None) for each in for_layer]
+        with named_errors(model.network, model.name, method):
+            answers = [_answer(each, chosen, lens=layers is not None) for each in for_layer]
         for index, (one, explained) in enumerate(zip(asked, targets, strict=True)):
             for each, scores in zip(for_layer, answers, strict=True):
                 yield _attribution(each, scores, index, one, explained, method, exclude_readout)

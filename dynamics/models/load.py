@@ -35,6 +35,7 @@ from dynamics.errors import (
     did_you_mean,
 )
 from dynamics.models.live import LiveModel, Task
+from dynamics.models.named_errors import one_line
 from dynamics.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ _TOKENIZER_FILES = (
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 _EMBEDDINGS_ONLY = WEIGHTS_FILES[-1]
 _SHOWN = 4  # keys a message shows
-_LONGEST = 300  # characters of a cause that a message shows
 
 
 def load_model(
@@ -189,7 +189,7 @@ def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, t
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {device!r} cannot be used: {_one_line(error)}; cpu always can"
+            f"device {device!r} cannot be used: {one_line(error)}; cpu always can"
         ) from error
     if target.type == "cpu" and dtype == "float16":
         raise ConfigError("float16 on a CPU is slow and overflows; use float32 or bfloat16")
@@ -271,7 +271,13 @@ def _check_complete(
 
 
 def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast") -> None:
-    rows = len(cast(torch.Tensor, network.get_input_embeddings().weight))
+    try:
+        rows = len(cast(torch.Tensor, network.get_input_embeddings().weight))
+    except (NotImplementedError, AttributeError) as error:
+        raise CheckpointError(
+            f"{name}: {type(network).__name__} has no matrix with a row for each token, so its "
+            "tokens have neither norms nor rows to attribute to"
+        ) from error
     if (entries := vocabulary_size(tokenizer)) > rows:
         raise MismatchError(
             f"{name}: its tokenizer has ids up to {entries - 1}, its embedding {rows} rows; give "
@@ -303,9 +309,4 @@ def _unloadable(name: str, error: Exception, task: Task | None) -> str:
             f"{name}: transformers has no head for the task {task} on models of this type; give "
             "the task that it was trained for, or none"
         )
-    return f"{name}: cannot be loaded: {_one_line(error)}"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"{name}: cannot be loaded: {one_line(error)}"

@@ -33,6 +33,7 @@ from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
 from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
 from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
+from dynamics.models.named_errors import named_errors
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.resume import is_whole
@@ -298,11 +299,13 @@ def run_live(
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
             model = live.load(checkpoint)
+            with named_errors(model.network, model.name, "running the model over the contexts"):
+                tables = dict(_tables(model, live, checkpoint.step))
             done[checkpoint.step] = {
                 "step": checkpoint.step,
                 "tables": {
                     folder: write_table(step_path(output, folder, checkpoint.step), columns)
-                    for folder, columns in _tables(model, live, checkpoint.step)
+                    for folder, columns in tables.items()
                 },
             }
             del model  # before the next is loaded

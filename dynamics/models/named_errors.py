@@ -1,0 +1,49 @@
+"""An error of torch or transformers in one line that names the model and what was done with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from dynamics.errors import DynamicsError, MeasureError
+
+_LONGEST = 300  # characters of an error that a message shows
+
+
+@contextmanager
+def named_errors(network: PreTrainedModel, name: str, work: str) -> Iterator[None]:
+    """Turn an error that a network ends in into one line; errors of ours pass.
+
+    What a network raises cannot be foreseen: its code is that of a hundred architectures, and of
+    whoever wrote the files.
+
+    Args:
+        network: The model.
+        name: Where it comes from.
+        work: What was done with it, as the subject of a sentence.
+
+    Raises:
+        DynamicsError: It was raised inside.
+        MeasureError: Any other exception was raised.
+    """
+    try:
+        yield
+    except DynamicsError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise MeasureError(
+            f"{name} ({type(network).__name__}): {work} needs more memory than the device has; "
+            "use a smaller batch, shorter texts or a narrower dtype"
+        ) from error
+    except Exception as error:
+        raise MeasureError(
+            f"{name} ({type(network).__name__}): {work} ends in an error: {one_line(error)}; the "
+            "architecture may not fit what was asked (--debug shows where)"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line ends, or its type where it has none; cut when long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
