@@ -14,7 +14,14 @@ from dynamics.attribution.inputs import Input, encode, surfaces, to_batch
 from dynamics.attribution.methods import Method, find_method
 from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.attribution.result import Attribution, Target
-from dynamics.attribution.targets import NOTHING, Ask, Place, prepare, resolve
+from dynamics.attribution.targets import (
+    NOTHING,
+    Ask,
+    Place,
+    predicted_columns,
+    prepare,
+    resolve,
+)
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live import LiveModel
 from dynamics.models.named_errors import named_errors
@@ -71,7 +78,9 @@ def attribute(
     while group := list(islice(waiting, batch_size)):
         asked = [_prepare(model, text, ask or Ask(), chosen) for text in group]
         with named_errors(model.network, model.name, "a forward pass"):
-            question, targets = _question(model, asked, settings, chosen, blocks=layers is not None)
+            question, asked, targets = _question(
+                model, asked, settings, chosen, blocks=layers is not None
+            )
         for_layer = [
             replace(question, settings=replace(settings, layer=layer)) for layer in each_layer
         ]
@@ -119,45 +128,58 @@ def _prepare(model: LiveModel, text: Text, ask: Ask, method: Method) -> _Asked:
 @torch.no_grad()
 def _question(
     model: LiveModel, asked: Sequence[_Asked], settings: Settings, method: Method, *, blocks: bool
-) -> tuple[Question, list[list[Target]]]:
-    """A batch, run once, with what is explained of each input."""
+) -> tuple[Question, list[_Asked], list[list[Target]]]:
+    """A batch, run once; the inputs with what the model predicts of them; what is explained."""
     readouts = _padded([[place.readout for place in each.places] for each in asked], model)
     batch = to_batch(model, [each.given for each in asked])
     question = Question(model, batch, readouts, readouts, readouts, settings)
     question = replace(question, reading=question.read(blocks=blocks))
-    predicted = _predicted(question, asked, method)
-    targets = [
-        resolve(model, each.places, own, each.ask)
-        for each, own in zip(asked, predicted, strict=True)
-    ]
+    asked = _predicted(question, asked, method)
+    targets = [resolve(model, each.places, each.ask) for each in asked]
     foils = [[-1 if each.foil_id is None else each.foil_id for each in row] for row in targets]
-    chosen = [[each.token_id for each in row] for row in targets]
-    return replace(question, targets=_padded(chosen, model), foils=_padded(foils, model)), targets
+    question = replace(
+        question,
+        readouts=_padded([[place.readout for place in each.places] for each in asked], model),
+        targets=_padded([[each.token_id for each in row] for row in targets], model),
+        foils=_padded(foils, model),
+    )
+    return question, asked, targets
 
 
-def _predicted(question: Question, asked: Sequence[_Asked], method: Method) -> Iterator[list[int]]:
-    """What the model holds most likely at each place; -1 where it is not asked for.
+def _predicted(question: Question, asked: Sequence[_Asked], method: Method) -> list[_Asked]:
+    """The inputs with what the model predicts at places where nothing else is asked for.
 
     Raises:
         CheckpointError: The method needs the head, which does not give the network's own logits.
         MeasureError: Logits are not finite.
     """
     places = [(one, place) for one in asked for place in one.places]
-    best = [-1] * len(places)
     unknown = any(place.token_id is None for _, place in places)
-    if question.model.task != "none" and (unknown or method.needs != "nothing"):
-        logits = _logits(question, method, every=unknown)
-        for (one, _), finite in zip(places, logits.isfinite().all(-1), strict=True):
-            if not finite:
-                raise MeasureError(
-                    f"{question.model.name} gives logits that are not finite for "
-                    f"{one.given.text[:60]!r}; its weights or its dtype are at fault"
+    if question.model.task == "none" or (method.needs == "nothing" and not unknown):
+        return list(asked)
+    logits = _logits(question, method, every=unknown)
+    for (one, _), finite in zip(places, logits.isfinite().all(-1), strict=True):
+        if not finite:
+            raise MeasureError(
+                f"{question.model.name} gives logits that are not finite for "
+                f"{one.given.text[:60]!r}; its weights or its dtype are at fault"
+            )
+    rows = iter(logits)
+    return [
+        replace(
+            one,
+            places=[
+                replace(place, token_id=column)
+                for place, row in zip(one.places, rows, strict=False)
+                for column in (
+                    predicted_columns(question.model, row)
+                    if place.token_id is None
+                    else [place.token_id]
                 )
-        if unknown:
-            best = logits.argmax(-1).tolist()
-    every = iter(best)
-    for one in asked:
-        yield list(islice(every, len(one.places)))
+            ],
+        )
+        for one in asked
+    ]
 
 
 def _logits(question: Question, method: Method, *, every: bool) -> Float[Tensor, "N C"]:
@@ -196,10 +218,8 @@ def _attribution(
     model, settings = question.model, question.settings
     tokens = asked.given.tokens if question.crosses else asked.given.predicting
     size, count = len(tokens), len(targets)
-    values = (
-        scores.values[index, :size, :count]
-        .float()
-        .masked_fill(~question.visible[index, :size, :count], torch.nan)
+    values = _wide(scores.values[index, :size, :count]).masked_fill(
+        ~question.visible[index, :size, :count], torch.nan
     )
     if (values.isnan() & question.visible[index, :size, :count]).any():
         raise MeasureError(
@@ -260,4 +280,9 @@ def _padded(rows: Sequence[Sequence[int]], model: LiveModel) -> Int[Tensor, "B T
 
 
 def _part(values: Tensor | None, index: int, size: int) -> Float[np.ndarray, "..."] | None:
-    return None if values is None else values[index, :size].numpy(force=True).astype(float)
+    return None if values is None else _wide(values[index, :size]).numpy(force=True).astype(float)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float32 or wider: numpy has no bfloat16."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

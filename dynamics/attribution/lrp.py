@@ -50,10 +50,12 @@ def cp_lrp(question: Question) -> Scores:
     """
     asked, network = question.asked, question.model.network
     form = question.settings.logit_form
-    if form == "log_probability" and bool((asked & (question.foils < 0)).any()):
+    if question.form == "log_sigmoid" or (
+        form == "log_probability" and bool((asked & (question.foils < 0)).any())
+    ):
         raise ConfigError(
             "cp_lrp shares a logit out, and a log-probability is no sum of shares; use the logit "
-            "form raw or centered, or give foils"
+            "form raw" + ("" if question.form == "log_sigmoid" else " or centered, or give foils")
         )
     rows = looked_up(question).requires_grad_()
     _ = question.model.output  # both try the model as it is

@@ -70,7 +70,7 @@ def _norms(question: Question, reading: Reading) -> Float[Tensor, "B P"]:
     elif source == "module_output":
         vectors = states.embedding
     else:
-        weight = question.model.embedding_matrix
+        weight = question.embedding_matrix
         norms = embedding_norm(
             weight[question.scored_ids.flatten()],
             shift=mean_row(weight) if source == "row_centered" else None,
@@ -93,7 +93,7 @@ def _logits(question: Question, reading: Reading) -> Float[Tensor, "B P T"]:
                 states[index],
                 question.targets[index],
                 foils=question.foils[index],
-                form=settings.logit_form,
+                form=question.form,
                 reference=read_out[index, 0] if regression else None,
             )
             for index in range(len(states))

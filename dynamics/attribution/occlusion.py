@@ -22,8 +22,9 @@ def occlusion(question: Question) -> Scores:
 
     The token is replaced as `occlude_with` says: by the mask token, else by the mean row of the
     embedding where the tokenizer has none (`auto`); padding and unknown tokens keep positions,
-    `delete` closes the gap. A read-out that is deleted is read one position earlier; a position
-    after the read-out of a causal LM scores 0.
+    `delete` closes the gap. A classifier that is read at the end of a sentence, which it looks for
+    among the ids, gets the row of the other token and keeps the id. A read-out that is deleted is
+    read one position earlier; a position after the read-out of a causal LM scores 0.
 
     Raises:
         ConfigError: The tokenizer has no such token, or the only token would be deleted.
@@ -49,12 +50,13 @@ def _without(
         return several.predictions(several.read())
     ids = several.scored_ids
     here = torch.arange(len(ids), device=ids.device)
-    if kind == "mean":
+    model = several.model
+    if kind == "mean" or (model.is_encoder_decoder and model.output.over == "labels"):
         rows = several.embedding(ids).clone()
-        rows[here, positions] = _mean_row(several).to(rows)
+        rows[here, positions] = _row(several, kind).to(rows)
         return several.predictions(several.read(rows=rows))
     ids = ids.clone()
-    ids[here, positions] = getattr(several.model.tokenizer, f"{kind}_token_id")
+    ids[here, positions] = getattr(model.tokenizer, f"{kind}_token_id")
     several = several.with_ids(ids)
     return several.predictions(several.read())
 
@@ -72,10 +74,13 @@ def _replacement(question: Question) -> str:
     return kind
 
 
-def _mean_row(question: Question) -> Float[Tensor, " E"]:
-    """The mean row as the embedding module would look it up."""
+def _row(question: Question, kind: str) -> Float[Tensor, " E"]:
+    """The row of a special token, or the mean row, as the embedding module would look it up."""
+    if kind != "mean":
+        token_id = getattr(question.model.tokenizer, f"{kind}_token_id")
+        return question.embedding(torch.tensor([token_id], device=question.model.device))[0]
     scale = getattr(question.embedding, "embed_scale", 1.0)
-    return mean_row(question.model.embedding_matrix) * scale
+    return mean_row(question.embedding_matrix) * scale
 
 
 def _deleted(question: Question, positions: Int[Tensor, " N"]) -> Question:

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import CheckpointError, ConfigError
 from dynamics.models.live import Batch, LiveModel, Reading, Side
 from dynamics.models.output import nearly_equal
-from dynamics.scores.logits import CHUNK, LogitForm, shift
+from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Settings:
         norm_source: Which norm: `row` of the embedding, `row_centered` (the mean row subtracted),
             `module_output` (what the first block gets), or `layer N`.
         logit_form: Which logit: `raw`, `centered` (mean over all logits subtracted) or
-            `log_probability` (nats).
+            `log_probability` (nats; of each label alone where labels do not compete).
         layer: Layer whose representations the head reads, 0 for the embeddings; None for the last.
         side: Whose tokens are scored, in an encoder-decoder.
         protocol: A name in `PROTOCOLS`.
@@ -111,11 +112,24 @@ class Question:
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
-        if self.model.task == "regression" and self.settings.logit_form != "raw":
+        form = self.settings.logit_form
+        if self.model.task == "regression" and form != "raw":
             raise ConfigError(
                 f"{self.model.name} predicts a number, not a softmax over labels, so its logit "
-                f"form is raw, not {self.settings.logit_form}"
+                f"form is raw, not {form}"
             )
+        if self.model.is_multi_label and form == "centered":
+            raise ConfigError(
+                f"the labels of {self.model.name} do not compete, so the mean over them means "
+                "nothing; use the logit form raw or log_probability"
+            )
+
+    @property
+    def form(self) -> LogitForm:
+        """The form of the logits: labels that do not compete have probabilities of their own."""
+        form = self.settings.logit_form
+        alone = self.model.is_multi_label and form == "log_probability"
+        return "log_sigmoid" if alone else form
 
     @property
     def crosses(self) -> bool:
@@ -143,6 +157,13 @@ class Question:
     def embedding(self) -> nn.Module:
         """What looks up the rows of the tokens that are scored."""
         return self.model.stack(self.settings.side).embedding
+
+    @property
+    def embedding_matrix(self) -> EmbeddingMatrix:
+        """The rows of the tokens that are scored, before any scaling of the module."""
+        weight = self.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def select(self, inputs: Int[Tensor, " N"]) -> "Question":
         """The same question of some inputs, each as often as it is named."""
@@ -233,7 +254,7 @@ class Question:
         if (foils >= 0).any():
             contrast = self._logits(reading, inputs, torch.where(foils >= 0, foils, targets))
             values = torch.where(foils >= 0, values - contrast, values)
-        if self.settings.logit_form != "raw":
+        if self.form in ("centered", "log_probability"):
             values = torch.where(foils >= 0, values, values - self._shifts(reading, inputs))
         return torch.zeros(
             self.asked.shape, dtype=values.dtype, device=values.device
@@ -274,21 +295,22 @@ class Question:
     def _logits(
         self, reading: Reading, inputs: Int[Tensor, " N"], wanted: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
-        """One logit for each target that exists."""
+        """One logit for each target that exists, in a form that looks at each alone."""
         own, columns = self.own_logits(reading), reading.columns
         each = torch.arange(len(wanted), device=wanted.device)
         if columns is None:
-            return own[each, wanted]
+            return log_form(own[each, wanted], self.form)
         if torch.isin(wanted, columns).all():
-            return own[each, (columns[None] == wanted[:, None]).int().argmax(1)]
+            place = (columns[None] == wanted[:, None]).int().argmax(1)
+            return log_form(own[each, place], self.form)
         # The network ran before it was known what it predicts; its head was held against it then.
         states = self.read_out(reading.read.final)[self.asked]
         distinct, column = torch.unique(wanted, return_inverse=True)
-        return self.model.head(states, distinct)[each, column]
+        return log_form(self.model.head(states, distinct)[each, column], self.form)
 
     def _shifts(self, reading: Reading, inputs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """What the form of the settings subtracts from every logit of a prediction."""
-        form = self.settings.logit_form
+        form = self.form
         if reading.columns is None:
             return shift(self.own_logits(reading), form)
         states = self.read_out(reading.read.final)[self.asked]

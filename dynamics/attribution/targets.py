@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -157,24 +157,33 @@ def _masked(
     return masked, [Place(position, position, named) for position in positions]
 
 
-def resolve(
-    model: LiveModel, places: Sequence[Place], predicted: Sequence[int], ask: Ask
-) -> list[Target]:
+def predicted_columns(model: LiveModel, logits: Float[Tensor, " C"]) -> list[int]:
+    """What a model predicts: the most likely token or label.
+
+    Of labels that do not compete it is each whose probability is above .5, or the most likely one
+    where there is none; of a regression each number.
+    """
+    if model.task == "regression":
+        return list(range(len(logits)))
+    above = (logits > 0).nonzero().flatten().tolist() if model.is_multi_label else []
+    return above or [int(logits.argmax())]
+
+
+def resolve(model: LiveModel, places: Sequence[Place], ask: Ask) -> list[Target]:
     """The targets of one input, with their text.
 
     Args:
         model: The model.
-        places: Where predictions are read.
-        predicted: What the model predicts at each.
+        places: Where predictions are read, and which.
         ask: Which predictions.
     """
     foil_id = None if ask.foil is None else _column(model, ask.foil)
     foil = None if foil_id is None else name(model, foil_id)
-    targets = []
-    for place, own in zip(places, predicted, strict=True):
-        token_id = own if place.token_id is None else place.token_id
-        targets.append(Target(place.position, token_id, name(model, token_id), foil_id, foil))
-    return targets
+    columns = [-1 if place.token_id is None else place.token_id for place in places]
+    return [
+        Target(place.position, column, name(model, column), foil_id, foil)
+        for place, column in zip(places, columns, strict=True)
+    ]
 
 
 def name(model: LiveModel, column: int) -> str:

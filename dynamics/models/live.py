@@ -128,7 +128,7 @@ class LiveModel:
         """
         config = self.network.config.get_text_config()
         names = ("max_position_embeddings", "n_positions")
-        limits = [limit for name in names if (limit := getattr(config, name, None))]
+        limits = [limit for name in names if (limit := getattr(config, name, 0) or 0) > 0]
         tables = (getattr(each, "position_embeddings", None) for each in self.network.modules())
         limits += [
             table.num_embeddings - table.padding_idx - 1
@@ -137,6 +137,12 @@ class LiveModel:
         ]
         stated = self.tokenizer.model_max_length
         return min([*limits, *([stated] if stated < _NO_LIMIT else [])], default=None)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether several labels of a text may hold at once."""
+        problem = getattr(self.network.config, "problem_type", None)
+        return self.task == "classification" and problem == "multi_label_classification"
 
     @property
     def has_segments(self) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Head = Callable[[Float[Tensor, "N D"], Int[Tensor, " T"] | None], Float[Tensor, "N C"]]
-LogitForm = Literal["raw", "centered", "log_probability"]
+LogitForm = Literal["raw", "centered", "log_probability", "log_sigmoid"]
 CHUNK = 64  # representations whose logits over all columns exist at once
 
 
@@ -29,15 +29,16 @@ def logit_attribution(
     NormXLogit (arXiv 2411.16252), Att_LogAt(x_i) = HoT(x_i)[p]; for regression
     |HoT(x_i) - HoT(reference)|. A softmax ignores what is added to all logits, the raw form does
     not: `centered` subtracts the mean over all columns, `log_probability` the log of the summed
-    exponentials (nats). Both need every column, 64 representations at a time; the raw form
-    multiplies the rows of the targets only.
+    exponentials (nats). Both need every column, 64 representations at a time; the other forms
+    multiply the rows of the targets only. `log_sigmoid` is the log-probability (nats) of a label
+    that does not compete with others.
 
     Args:
         head: Gives the logits of chosen columns, in their order; of all for None.
         states: Representations as the head takes them.
         targets: Column of each target; may repeat.
         foils: Column of the contrast of each target, whose logit is subtracted; -1 for none.
-            Where there is one, every form gives the same.
+            Where there is one, the forms that subtract give the same as the raw one.
         form: What is subtracted from the logits.
         reference: Representation that the prediction is read from, for regression.
 
@@ -45,8 +46,8 @@ def logit_attribution(
         One number for each representation and target; empty when there is none of either. NaN and
         infinite logits stay what they are.
     """
-    if form == "raw":
-        logits = head(states, targets)
+    if form in ("raw", "log_sigmoid"):
+        logits = log_form(head(states, targets), form)
     else:
         logits = torch.cat(
             [
@@ -63,12 +64,13 @@ def logit_attribution(
     return logits
 
 
+def log_form(logits: Float[Tensor, "..."], form: LogitForm) -> Float[Tensor, "..."]:
+    """Logits in a form that looks at each alone: the log-sigmoid, or the logits as they are."""
+    return torch.nn.functional.logsigmoid(logits) if form == "log_sigmoid" else logits
+
+
 def shift(logits: Float[Tensor, "N C"], form: LogitForm) -> Float[Tensor, " N"]:
     """What a form subtracts from every logit of a representation, given all of them."""
-    match form:
-        case "raw":
-            return torch.zeros_like(logits[:, 0])
-        case "centered":
-            return logits.mean(-1)
-        case "log_probability":
-            return logits.logsumexp(-1)
+    if form == "centered":
+        return logits.mean(-1)
+    return logits.logsumexp(-1) if form == "log_probability" else torch.zeros_like(logits[:, 0])
