@@ -29,6 +29,7 @@ from dynamics.models.output import (
     noted_in,
     probe_ids,
     probe_inputs,
+    special_id,
 )
 from dynamics.models.substitution import substituted
 
@@ -75,7 +76,7 @@ class HeadOnTop:
         if not len(states):
             return self(states.new_zeros(1, states.shape[1]), columns)[:0]
         labels = self.output.over == "labels"
-        one_by_one = labels and self.network.config.get_text_config().pad_token_id is None
+        one_by_one = labels and special_id(self.network, "pad") is None
         return torch.cat(
             [
                 self._run(part[:, None] if labels else part[None], columns)
@@ -129,11 +130,10 @@ class HeadOnTop:
 
     def _placeholders(self, placed: Tensor) -> dict[str, Tensor | BaseModelOutput]:
         """Inputs of the right shape, whose content no head looks at."""
-        config = self.network.config
-        end = config.get_text_config().eos_token_id
-        ids = torch.full(placed.shape[:2], end if isinstance(end, int) else 0, device=placed.device)
+        end = special_id(self.network, "eos")
+        ids = torch.full(placed.shape[:2], 0 if end is None else end, device=placed.device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if config.is_encoder_decoder:
+        if self.network.config.is_encoder_decoder:
             inputs |= {"decoder_input_ids": ids, "encoder_outputs": BaseModelOutput(placed)}
         return inputs
 

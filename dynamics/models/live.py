@@ -24,7 +24,7 @@ from dynamics.models.batches import (
     run_in_parts,
 )
 from dynamics.models.head import HeadOnTop
-from dynamics.models.output import NetworkOutput, probe_ids
+from dynamics.models.output import NetworkOutput, probe_ids, special_id
 from dynamics.models.stack import Stack
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class LiveModel:
     name: str
     revision: str | None = None
     checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.network.eval()  # dropout would give another answer each time
 
     @cached_property
     def weights(self) -> str | None:
@@ -233,7 +236,7 @@ class LiveModel:
             segments: Segment of each token, where the model has segments.
             decoder: Token ids that the decoder gets, where there is one.
         """
-        own = self.network.config.get_text_config().pad_token_id
+        own = special_id(self.network, "pad")
         known = (own, self.tokenizer.pad_token_id, 0)
         padding = next(token for token in known if isinstance(token, int))
         batch = padded_batch(ids, segments, decoder, padding=padding)
@@ -284,7 +287,7 @@ class LiveModel:
         config: Any = self.network.config.get_text_config()
         own_padding = config.pad_token_id
         if self.task in ("classification", "regression") and len(batch.input_ids) > 1:
-            if own_padding is None:
+            if special_id(self.network, "pad") is None:
                 used = set(batch.input_ids[batch.attention_mask.bool()].tolist())
                 config.pad_token_id = next(token for token in count() if token not in used)
             inputs["input_ids"] = batch.input_ids.masked_fill(

@@ -4,7 +4,7 @@ A weight that is not in the files is an error: transformers would make it up at 
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,8 +16,10 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    Pipeline,
     PreTrainedModel,
 )
+from transformers.models.auto import modeling_auto
 
 from dynamics.checkpoints.catalog import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
@@ -35,7 +37,7 @@ from dynamics.errors import (
     did_you_mean,
 )
 from dynamics.models.live import LiveModel, Task
-from dynamics.models.named_errors import one_line
+from dynamics.models.named_errors import named_errors, one_line
 from dynamics.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -55,14 +57,19 @@ _CLASSES: dict[Task, Any] = {
     "regression": AutoModelForSequenceClassification,
     "none": AutoModel,
 }
-_TASKS: dict[str, Task] = {  # by the end of a class's name
-    "ForCausalLM": "causal",
-    "LMHeadModel": "causal",
-    "ForMaskedLM": "masked",
-    "ForPreTraining": "masked",
-    "ForConditionalGeneration": "seq2seq",
-    "ForSequenceClassification": "classification",
-    "Model": "none",
+# The classes of each task in transformers' own tables, and the class that remote code maps to it.
+_TASKS: dict[Task, tuple[Mapping[str, str], str]] = {
+    "classification": (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "AutoModelForSequenceClassification",
+    ),
+    "seq2seq": (
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForSeq2SeqLM",
+    ),
+    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"),
+    "masked": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "AutoModelForMaskedLM"),
+    "none": (modeling_auto.MODEL_MAPPING_NAMES, "AutoModel"),
 }
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -78,36 +85,55 @@ _SHOWN = 4  # keys a message shows
 
 
 def load_model(
-    place: Checkpoint | Path | str,
+    place: Checkpoint | Path | str | PreTrainedModel | Pipeline,
     *,
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
     task: Task | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     hub: Hub | None = None,
 ) -> LiveModel:
     """Load a model with its head and its tokenizer, in evaluation mode.
 
     Args:
-        place: A checkpoint, or what `find_checkpoint` understands.
-        task: What the head predicts; None for what `config.json` says. `none` loads the model
-            without its head.
-        dtype: A name in `DTYPES`, whatever the dtype on disk.
+        place: A checkpoint, or what `find_checkpoint` understands; or a model of transformers or a
+            pipeline, which is taken as it is: its dtype and device stay, its mode becomes that of
+            evaluation.
+        tokenizer: What turns text into its token ids, for a model that is taken as it is; a
+            checkpoint and a pipeline have their own when None.
+        task: What the head predicts; None for what `config.json` says, or the class of a model.
+            `none` loads the model without its head.
+        dtype: A dtype of torch, a name in `DTYPES`, or `auto` for the one on disk.
         device: As torch calls it.
+        device_map: Which part goes on which device, as transformers takes it; `device` when None.
+        attn_implementation: As transformers calls it, such as `eager` or `sdpa`; its own choice
+            when None.
         trust_remote_code: Run code that the checkpoint brings along.
         hub: The hub, as the environment says when None.
 
     Raises:
-        ConfigError: A setting is unknown, or float16 is asked for on a CPU.
+        ConfigError: A setting is unknown, float16 is asked for on a CPU, or a model is given
+            without tokenizer.
         CheckpointError: The checkpoint is not there, is damaged, of an unknown kind, without
             tokenizer, or without some of the weights that its class needs.
         MismatchError: The tokenizer has ids that the embedding has no row for.
         StepError: Two checkpoints of a folder are of one step.
     """
+    if isinstance(place, PreTrainedModel | Pipeline) or hasattr(place, "merge_and_unload"):
+        return _taken(place, tokenizer, task)
+    if not isinstance(place, Checkpoint | Path | str):
+        raise ConfigError(
+            f"a {type(place).__name__} is no model to load; give a folder, the name of a series or "
+            "repository, a checkpoint, a model of transformers with its tokenizer, or a pipeline"
+        )
     numbers, target = _numbers(dtype, device, task)
     checkpoint = place if isinstance(place, Checkpoint) else find_checkpoint(place, hub)
     name = checkpoint.store.name
     folder = _fetch(checkpoint)
+    how = {"attn_implementation": attn_implementation, "device_map": device_map}
     with quiet_transformers(warnings=False):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -118,19 +144,61 @@ def load_model(
                 dtype=numbers,
                 output_loading_info=True,
                 trust_remote_code=trust_remote_code,
+                **{key: value for key, value in how.items() if value is not None},
             )
         except CheckpointError:
             raise
         except Exception as error:  # files may be wrong in every way
             raise CheckpointError(_unloadable(name, error, task)) from error
-        tokenizer = _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
+        own = tokenizer or _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
     _check_complete(name, network, told["missing_keys"], task)
-    _check_rows(name, network, tokenizer)
-    network.to(target)
-    if task == "causal":
-        _check_causal(name, network)
+    if device_map is None:
+        network.to(target)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
-    return LiveModel(network.eval(), tokenizer, task, repo, checkpoint.revision, checkpoint)
+    return _live(network, own, task, repo, checkpoint)
+
+
+def _taken(place: Any, tokenizer: "PreTrainedTokenizerFast | None", task: Task | None) -> LiveModel:
+    """A model that is in memory already."""
+    network = place
+    if isinstance(place, Pipeline):
+        network, tokenizer = place.model, tokenizer or place.tokenizer
+    kind = type(network).__name__
+    if hasattr(network, "merge_and_unload"):
+        raise ConfigError(
+            f"a {kind} is an adapter around a model; give what its merge_and_unload() returns"
+        )
+    if not isinstance(network, PreTrainedModel):
+        raise ConfigError(f"the model of the pipeline is a {kind}, not one of transformers")
+    if tokenizer is None:
+        raise ConfigError(
+            f"a {kind} does not say how text becomes its token ids; give its tokenizer with "
+            "load_model(model, tokenizer=...)"
+        )
+    name = network.config.name_or_path or kind
+    return _live(network, tokenizer, task or _task(name, network.config, kind), name, None)
+
+
+def _live(
+    network: PreTrainedModel,
+    tokenizer: "PreTrainedTokenizerFast",
+    task: Task,
+    name: str,
+    checkpoint: Checkpoint | None,
+) -> LiveModel:
+    """A model in evaluation mode, whose tokenizer and head fit it."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(
+            f"the tokenizer of {name} ({type(tokenizer).__name__}) is not backed by tokenizers, so "
+            "the text of a token is not known; convert it to a tokenizer.json"
+        )
+    network.eval()
+    _check_rows(name, network, tokenizer)
+    if task == "causal":
+        with named_errors(network, name, "a forward pass"):
+            _check_causal(name, network)
+    revision = None if checkpoint is None else checkpoint.revision
+    return LiveModel(network, tokenizer, task, name, revision, checkpoint)
 
 
 def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
@@ -178,10 +246,14 @@ def _known(name: str) -> PublicSeries | None:
         raise CheckpointError(f"there is no folder {name!r} here, and {error}") from error
 
 
-def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, torch.device]:
-    """The settings as torch knows them."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, DTYPES)}")
+def _numbers(
+    dtype: str | torch.dtype, device: str | torch.device, task: Task | None
+) -> tuple[torch.dtype | str, torch.device]:
+    """The settings as torch and transformers know them."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES and dtype != "auto":
+        raise ConfigError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, DTYPES)}, auto")
     if task is not None and task not in _CLASSES:
         raise ConfigError(f"there is no task {task!r}; {did_you_mean(task, _CLASSES)}")
     try:
@@ -189,11 +261,11 @@ def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, t
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {device!r} cannot be used: {one_line(error)}; cpu always can"
+            f"device {str(device)!r} cannot be used: {one_line(error)}; cpu always can"
         ) from error
     if target.type == "cpu" and dtype == "float16":
         raise ConfigError("float16 on a CPU is slow and overflows; use float32 or bfloat16")
-    return DTYPES[dtype], target
+    return DTYPES.get(dtype, dtype), target
 
 
 def _fetch(checkpoint: Checkpoint) -> Path:
@@ -216,21 +288,40 @@ def _fetch(checkpoint: Checkpoint) -> Path:
     return store.folder([weights, *shards, *_BESIDE_WEIGHTS])
 
 
-def _task(name: str, config: Any) -> Task:
-    """The task of the class that the configuration names."""
-    kind = next(iter(config.architectures or ()), None)
+def _task(name: str, config: Any, kind: str | None = None) -> Task:
+    """The task of a class, by transformers' tables or by what remote code says of itself.
+
+    Args:
+        name: What messages call the model.
+        config: Its configuration.
+        kind: Name of the class; the one that the configuration names when None.
+
+    Raises:
+        CheckpointError: No class is named, or one without a head that is covered.
+    """
+    kind = kind or next(iter(config.architectures or ()), None)
     if kind is None:
         raise CheckpointError(
             f"{name}: config.json names no architecture, so it is not known what the head is for; "
             f"give the task, one of {', '.join(_CLASSES)}"
         )
-    task: Task | None = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)
-    if task is None or (task == "seq2seq" and not config.is_encoder_decoder):
+    remote = getattr(config, "auto_map", None) or {}
+    tasks = [
+        task
+        for task, (classes, auto) in _TASKS.items()
+        if kind in classes.values() or str(remote.get(auto, "")).endswith(f".{kind}")
+    ]
+    if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
+        tasks = ["masked"]  # a further head beside that over the vocabulary, which is not used
+    if not tasks:
         raise CheckpointError(
-            f"{name}: the head of {kind} is not covered; heads over the vocabulary and over the "
-            "labels of a text are (ForCausalLM, LMHeadModel, ForMaskedLM, ForConditionalGeneration "
-            "of text from text, ForSequenceClassification); task none loads the model without it"
+            f"{name}: the head of {kind} is not covered; heads over the vocabulary (causal, masked "
+            "and text-to-text models) and over the labels of a text are; task none loads the model "
+            "without its head"
         )
+    task = tasks[0]
+    if {"causal", "masked"} <= {*tasks}:
+        task = "causal" if getattr(config, "causal", False) else "masked"
     if task == "causal" and config.is_encoder_decoder:
         return "seq2seq"
     single = config.num_labels == 1 or config.problem_type == "regression"

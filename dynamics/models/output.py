@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -171,15 +171,14 @@ def probe_ids(network: PreTrainedModel, pattern: str) -> list[int] | None:
     Returns:
         The ids; None where the model names no such token.
     """
-    tokens = {letter: _special(network, name) for letter, name in (("e", "eos"), ("p", "pad"))}
-    named = [*tokens.values(), _special(network, "bos")]
-    special = {token for ids in named for token in (ids if isinstance(ids, list) else [ids])}
-    rows = range(network.config.get_text_config().vocab_size)
-    ordinary = [token for token in rows if token not in special][-len(pattern) :] or [0]
+    tokens = {letter: special_id(network, name) for letter, name in (("e", "eos"), ("p", "pad"))}
+    special = {*tokens.values(), special_id(network, "bos")}
+    ordinary = [token for token in range(_rows(network)) if token not in special] or [0]
+    ordinary = ordinary[-len(pattern) :]
     ids = [
         tokens.get(letter, ordinary[index % len(ordinary)]) for index, letter in enumerate(pattern)
     ]
-    return ids if all(isinstance(token, int) for token in ids) else None
+    return None if None in ids else [token for token in ids if token is not None]
 
 
 def probe_inputs(network: PreTrainedModel, *rows: list[int]) -> dict[str, Tensor]:
@@ -195,12 +194,26 @@ def _without_head(network: Any) -> Any:
     return base if isinstance(base, nn.Module) else None
 
 
-def _special(network: PreTrainedModel, name: str) -> int | list[int] | None:
-    """Id of a special token, from the configuration or that of its language model."""
+def special_id(network: PreTrainedModel, name: str) -> int | None:
+    """Id of a special token by the configuration, or by that of the language model in it.
+
+    Args:
+        network: The model.
+        name: `pad`, `bos` or `eos`.
+
+    Returns:
+        None where none or several are named, or one that the embedding has no row for: defaults of
+        a larger vocabulary stay in configurations.
+    """
     for config in (network.config, network.config.get_text_config()):
-        if (token := getattr(config, f"{name}_token_id", None)) is not None:
+        token = getattr(config, f"{name}_token_id", None)
+        if isinstance(token, int) and 0 <= token < _rows(network):
             return token
     return None
+
+
+def _rows(network: PreTrainedModel) -> int:
+    return len(cast(Tensor, network.get_input_embeddings().weight))
 
 
 def check_finite(logits: Tensor, network: PreTrainedModel) -> None:
