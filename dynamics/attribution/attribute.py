@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dynamics.attribution.inputs import Input, encode, surfaces, to_batch
+from dynamics.attribution.inputs import Content, Input, as_texts, encode, surfaces, to_batch
 from dynamics.attribution.methods import Method, find_method
 from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.attribution.result import Attribution, Target
@@ -26,7 +26,6 @@ from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live import LiveModel
 from dynamics.models.named_errors import named_errors
 
-Text = str | Mapping[str, Any]
 CONVERGED = 0.05  # completeness delta above which integrated gradients are flagged
 CAUSAL = (
     "the representation of a token predicts what follows that token; at the read-out its logit is "
@@ -36,7 +35,7 @@ CAUSAL = (
 
 def attribute(
     model: LiveModel,
-    texts: Iterable[Text],
+    texts: Content | Iterable[Content],
     *,
     method: str = "normxlogit",
     ask: Ask | None = None,
@@ -51,8 +50,9 @@ def attribute(
 
     Args:
         model: From `load_model`.
-        texts: Texts, or mappings with `text` and, where wanted, `text_pair`, `continuation`, and a
-            `target` and `foil` of its own.
+        texts: Texts, conversations (lists of chat messages with `role` and `content`), or mappings
+            with `text` or `messages` and, where wanted, `text_pair`, `continuation`, and a `target`
+            and `foil` of its own; or one of them alone.
         method: Name in `METHODS`.
         ask: Which predictions; the model's own when None.
         layers: Layers whose representations the head reads, 0 for the embeddings; None for the
@@ -74,7 +74,7 @@ def attribute(
     settings = settings or Settings()
     chosen = find_method(method, model)
     each_layer = _layers(model, layers, settings)
-    waiting = iter(texts)
+    waiting = iter(as_texts(texts))
     while group := list(islice(waiting, batch_size)):
         asked = [_prepare(model, text, ask or Ask(), chosen) for text in group]
         with named_errors(model.network, model.name, "a forward pass"):
@@ -116,7 +116,7 @@ def _layers(
     return chosen
 
 
-def _prepare(model: LiveModel, text: Text, ask: Ask, method: Method) -> _Asked:
+def _prepare(model: LiveModel, text: Content, ask: Ask, method: Method) -> _Asked:
     if isinstance(text, Mapping):
         ask = replace(ask, **{key: text[key] for key in ("target", "foil") if key in text})
     given = encode(model, text)
@@ -237,6 +237,7 @@ def _attribution(
         token_ids=tokens.ids,
         special=tokens.special,
         words=tokens.words,
+        word_texts=tokens.word_texts,
         targets=targets,
         scores=values.numpy(force=True).astype(float),
         norm=_part(scores.norm, index, size),

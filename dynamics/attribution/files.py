@@ -11,16 +11,18 @@ from typing import Any
 from dynamics.errors import CorpusError, OutputError
 
 PARTS = ("text", "text_pair", "continuation", "target", "foil")
+MESSAGES = "messages"
 _LOCAL = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _SHOWN = 60  # characters of a text that a message shows
 
 
-def read_texts(path: Path) -> list[dict[str, str]]:
+def read_texts(path: Path) -> list[dict[str, Any]]:
     """The inputs of a file; blank lines are left out.
 
     Args:
-        path: `.txt` with one text a line, or JSON lines with `text` and, where wanted, `text_pair`,
-            `continuation`, and a `target` and `foil` of their own; other entries are ignored.
+        path: `.txt` with one text a line, or JSON lines with `text` or chat `messages` and, where
+            wanted, `text_pair`, `continuation`, and a `target` and `foil` of their own; other
+            entries are ignored.
 
     Raises:
         CorpusError: The file cannot be read or holds no text, or a line, which is named, is not
@@ -40,32 +42,34 @@ def read_texts(path: Path) -> list[dict[str, str]]:
     return [_parts(line, f"{path}, line {number}") for number, line in numbered]
 
 
-def _parts(line: str, where: str) -> dict[str, str]:
+def _parts(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CorpusError(
             f"{where} is not JSON ({error}); a file of plain texts ends in .txt"
         ) from error
-    if not isinstance(row, dict) or "text" not in row:
-        raise CorpusError(f"{where} is no JSON object with an entry 'text'")
+    if not isinstance(row, dict) or not {"text", MESSAGES} & {*row}:
+        raise CorpusError(f"{where} is no JSON object with an entry 'text' or '{MESSAGES}'")
     given = {name: row[name] for name in PARTS if row.get(name) is not None}
     for name, value in given.items():
         if not isinstance(value, str):
             found = type(value).__name__
             raise CorpusError(f"{where}: {name!r} is a {found}, expected a string")
+    if MESSAGES in row and "text" not in row:
+        return given | {MESSAGES: row[MESSAGES]}
     if not given.get("text", "").strip():
         raise CorpusError(f"{where}: the text is empty; remove the line or give it a text")
     return given
 
 
-def read_dataset(source: str, column: str = "text") -> list[dict[str, str]]:
+def read_dataset(source: str, column: str = "text") -> list[dict[str, Any]]:
     """The inputs of a data set that `datasets` can load; empty texts are left out.
 
     Args:
         source: A local file or folder or the name of a data set, perhaps with `:split`; the split
             is `train` where none is given.
-        column: Which column holds the text.
+        column: Which column holds the text, or the messages of a conversation.
 
     Raises:
         CorpusError: The data set or the split is not there, or has no such column of text.
@@ -87,10 +91,15 @@ def read_dataset(source: str, column: str = "text") -> list[dict[str, str]]:
             f"the data set {name} (split {split}) cannot be read: {' '.join(str(error).split())}; "
             "check the name, the split and the connection"
         ) from error
-    texts = [row.get(column) for row in rows]
-    if wrong := [text for text in texts if text is not None and not isinstance(text, str)]:
-        raise CorpusError(f"column {column!r} of {name} holds {type(wrong[0]).__name__}, not text")
-    kept = [{"text": text} for text in texts if text and text.strip()]
+    kept = []
+    for content in (row.get(column) for row in rows):
+        if isinstance(content, list) and content and isinstance(content[0], dict):
+            kept.append({MESSAGES: content})  # a conversation; `encode` says where it is none
+        elif content is not None and not isinstance(content, str):
+            found = type(content).__name__
+            raise CorpusError(f"column {column!r} of {name} holds {found}, not text")
+        elif content and content.strip():
+            kept.append({"text": content})
     if not kept:
         columns = ", ".join(rows[0]) if rows else "none"
         raise CorpusError(f"{name} has no text in a column {column!r}; its columns are: {columns}")

@@ -61,6 +61,8 @@ class Attribution:
         model: Where the model comes from.
         revision: Its branch, tag, commit or step.
         side: Whose tokens are scored, in an encoder-decoder.
+        word_texts: Text of each word as it stands in the input, with the white space before it;
+            empty where it is not known.
         task: What the model predicts: `causal`, `masked`, `seq2seq`, `classification`,
             `regression`, or `none`; None when it is not known.
         asked: What else was asked for, as the command line had it.
@@ -85,6 +87,7 @@ class Attribution:
     protocol: str = "sound"
     revision: str | None = None
     side: str = "source"
+    word_texts: Sequence[str] = ()
     task: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -126,7 +129,7 @@ class Attribution:
         scores = np.stack([_sum(self.scores[group]) for group in groups])
         return replace(
             self,
-            tokens=["".join(self.tokens[i] for i in group) for group in groups],
+            tokens=[self._text(group) for group in groups],
             token_ids=[self.token_ids[i] for i in first],
             special=[self.special[i] for i in first],
             words=[self.words[i] for i in first],
@@ -137,6 +140,12 @@ class Attribution:
             norm=None,
             logit=None,
         )
+
+    def _text(self, group: Sequence[int]) -> str:
+        """Text of the tokens of a word as it was given, or one after the other."""
+        word = self.words[group[0]]
+        text = "" if word is None or word >= len(self.word_texts) else self.word_texts[word]
+        return text or "".join(self.tokens[index] for index in group)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it; NaN becomes None."""
@@ -157,6 +166,7 @@ class Attribution:
         content |= {
             "special": list(self.special),
             "words": list(self.words),
+            "word_texts": list(self.word_texts),
             "method": self.method,
             "layer": self.layer,
             "norm_source": self.norm_source,

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from dynamics.attribution.attribute import attribute
 from dynamics.attribution.files import append_lines, keep_lines
+from dynamics.attribution.inputs import text_of
 from dynamics.attribution.methods import METHODS, find_method
 from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
@@ -49,7 +50,7 @@ class Run:
     word_level: bool = False
     batch_size: int = 16
 
-    def attributions(self, texts: Sequence[Mapping[str, str]]) -> Iterator[list[Attribution]]:
+    def attributions(self, texts: Sequence[Mapping[str, Any]]) -> Iterator[list[Attribution]]:
         """For each text its attributions, by method and then by layer."""
         for start in range(0, len(texts), self.batch_size):
             group = texts[start : start + self.batch_size]
@@ -59,7 +60,7 @@ class Run:
 
     def write(
         self,
-        texts: Sequence[Mapping[str, str]],
+        texts: Sequence[Mapping[str, Any]],
         path: Path,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> int:
@@ -93,7 +94,7 @@ class Run:
         return [self.settings.layer] if self.layers is None else self.layers
 
     def _attributed(
-        self, group: Sequence[Mapping[str, str]], method: str
+        self, group: Sequence[Mapping[str, Any]], method: str
     ) -> list[list[Attribution]]:
         """For each text of a batch, one attribution for each layer."""
         made = list(
@@ -111,10 +112,10 @@ class Run:
         size = len(made) // len(group)
         return [made[index * size : (index + 1) * size] for index in range(len(group))]
 
-    def _final(self, one: Attribution, text: Mapping[str, str]) -> Attribution:
+    def _final(self, one: Attribution, text: Mapping[str, Any]) -> Attribution:
         return replace(one.to_word_level() if self.word_level else one, asked=self._asked(text))
 
-    def _asked(self, text: Mapping[str, str]) -> dict[str, Any]:
+    def _asked(self, text: Mapping[str, Any]) -> dict[str, Any]:
         """What a line of JSON does not tell otherwise; nothing that is None."""
         own = {key: value for key, value in text.items() if key != "text"}
         how = {key: value for key, value in vars(self.settings).items() if key not in _IN_RESULT}
@@ -126,13 +127,13 @@ class Run:
         asked = {**vars(self.ask), **own, **flags, **how, **model}
         return {key: value for key, value in asked.items() if value is not None}
 
-    def expected(self, text: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def expected(self, text: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """For each line that a text has, the entries that tell whether it is of this run."""
         settings, model = self.settings, self.model
         for method in self.methods:
             for layer in self._layers:
                 yield {
-                    "text": text["text"],
+                    "text": text_of(model, text),
                     "model": model.name,
                     "revision": model.revision,
                     "method": method,
@@ -148,7 +149,7 @@ class Run:
 def follow(
     series: CheckpointSeries,
     run_at: Callable[[Checkpoint], Run],
-    text: Mapping[str, str],
+    text: Mapping[str, Any],
     *,
     done: int = 0,
 ) -> Iterator[list[Attribution]]:
@@ -168,7 +169,7 @@ def follow(
 def write_followed(
     series: CheckpointSeries,
     run_at: Callable[[Checkpoint], Run],
-    text: Mapping[str, str],
+    text: Mapping[str, Any],
     path: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -212,7 +213,7 @@ def check_methods(names: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
 
 
-def choose_methods(run: Run, text: Mapping[str, str], report: Callable[[str], None]) -> list[str]:
+def choose_methods(run: Run, text: Mapping[str, Any], report: Callable[[str], None]) -> list[str]:
     """The methods of a run without repetition; `all` is each that answers for a text.
 
     Args:

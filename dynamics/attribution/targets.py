@@ -151,9 +151,13 @@ def _masked(
         positions = [ask.position]
     if ask.target == "given":
         named = ids[positions[0]]
+    texts = list(given.tokens.word_texts)
     for position in positions:
+        word = given.tokens.words[position]
+        if ids[position] != mask and word is not None:
+            texts[word] = ""  # what is hidden is not shown
         ids[position] = mask
-    masked = replace(given, tokens=replace(given.tokens, ids=ids))
+    masked = replace(given, tokens=replace(given.tokens, ids=ids, word_texts=texts))
     return masked, [Place(position, position, named) for position in positions]
 
 
@@ -239,7 +243,7 @@ def _generated(model: LiveModel, given: Input, count: int) -> Input:
     produced = produced[0, before:].tolist()
     if not produced:
         raise MeasureError(f"{model.name} generated no token")
-    return given.followed_by(produced, surfaces(model, produced))
+    return given.followed_by(model, produced)
 
 
 def _spans(special: Sequence[bool]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynamics.checkpoints.checkpoint import Checkpoint
 
 Format = Literal["table", "json", "html", "inseq"]
-Texts = list[dict[str, str]]
+Texts = list[dict[str, Any]]
 _BY_SUFFIX: dict[str, Format] = {".jsonl": "json", ".json": "json", ".html": "html"}
 
 

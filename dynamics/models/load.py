@@ -306,11 +306,8 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
             f"give the task, one of {', '.join(_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
-    tasks = [
-        task
-        for task, (classes, auto) in _TASKS.items()
-        if kind in classes.values() or str(remote.get(auto, "")).endswith(f".{kind}")
-    ]
+    tasks = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]
+    tasks = tasks or [task for task, (_, auto) in _TASKS.items() if auto in remote]
     if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
         tasks = ["masked"]  # a further head beside that over the vocabulary, which is not used
     if not tasks:

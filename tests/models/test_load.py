@@ -120,7 +120,7 @@ def test_the_model_without_its_head_when_asked(bert):
         ("BertForQuestionAnswering", {}),
         ("BertForMultipleChoice", {}),
         ("BertForNextSentencePrediction", {}),
-        ("Gemma3ForConditionalGeneration", {}),  # pictures too: no encoder-decoder
+        ("WhisperForConditionalGeneration", {}),
     ],
 )
 def test_other_heads_are_refused_by_name(kind, config, changed, bert):
