@@ -67,10 +67,11 @@ def track(
         str | None, typer.Option(help="Its type on disk; uint16 by default.")
     ] = None,
     importance: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Run the models and measure importances of tokens: names with commas, or all.",
+            help="Run the models and measure importances of tokens: all, or names with commas; "
+            "may be given several times.",
         ),
     ] = None,
     surgery: Annotated[
@@ -139,7 +140,11 @@ def track(
         from dynamics.tracking.live import LiveSettings
 
         live = LiveSettings(
-            importance=tuple(importance.replace(" ", "").split(",")) if importance else (),
+            importance=tuple(
+                dict.fromkeys(",".join(importance or ()).replace(" ", "").split(","))
+                if importance
+                else ()
+            ),
             surgery=surgery,
             agreement=agreement,
             steps=live_steps,

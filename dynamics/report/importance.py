@@ -77,14 +77,15 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     )
     grey = (
         " Grey: where raw correlations of all gauges and steps stay together with 95 % probability "
-        "when importances are permuted over tokens. Fine dotted lines: the value at the first step,"
-        " which is architecture, not training."
+        "when importances are permuted over tokens. Fine dotted lines: the value at "
+        f"{_first_step(arms[0])}."
         if len(arms) == 1
         else ""
     )
     caption(
         figure,
-        f"Spearman correlation of norm and importance, raw and given {_given(arms)}. {about(arms)} "
+        f"Spearman correlation of norm and importance, raw and given {_given(arms)}. "
+        f"{about(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
         f"{bands}{grey} Hollow: the importance has a split-half reliability below {RELIABLE:g}, so "
         "that a trend can be one of measurement.",
     )
@@ -155,6 +156,26 @@ def _unreliable(arm: Arm, name: str) -> frozenset[int]:
 def title_of(name: str) -> str:
     """What a panel calls an importance."""
     return IMPORTANCES.get(name, name.replace("_", " ").replace("attribution ", "attribution,\n"))
+
+
+def _first_step(arm: Arm) -> str:
+    """The first step whose importance is known, and what its value is due to."""
+    rows = arm.trends
+    first = int(rows["step"][rows["statistic"] == "reliability"].min())
+    if first == 0:
+        return "step 0, which is architecture, not training"
+    return f"step {first:,}, the first one measured, when training is under way"
+
+
+def _probed(arm: Arm, names: Sequence[str]) -> str:
+    """How many tokens the correlations with importances are over."""
+    rows = arm.trends
+    about_importance = rows["against"].isin(names) & rows["measure"].isin(GAUGES)
+    counts = rows["n"][about_importance & (rows["statistic"] == "spearman")].dropna()
+    if counts.empty:
+        return "no tokens"
+    fewest, most = int(counts.min()), int(counts.max())
+    return f"{most:,} tokens" if fewest == most else f"{fewest:,} to {most:,} tokens"
 
 
 def _given(arms: Sequence[Arm]) -> str:

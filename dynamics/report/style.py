@@ -59,12 +59,19 @@ def panels(
 
 
 def step_axis(ax: Axes, steps: Sequence[int]) -> None:
-    """Logarithmic from step 1 on, with step 0 in its place left of it."""
-    ax.set_xscale("symlog", linthresh=1, linscale=0.4)
-    powers = [10**power for power in range(len(str(steps[-1])))]
-    ticks = [0, *powers[:: 1 + len(powers) // 5]]  # few enough for a narrow panel
+    """Logarithmic from the first step there is; step 0 in its place left of step 1."""
+    first, last = steps[0], steps[-1]
+    powers = [10**power for power in range(len(str(last))) if first <= 10**power <= last]
+    ticks = powers[:: 1 + len(powers) // 5]  # few enough for a narrow panel
+    if first == 0:
+        ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+        ticks = [0, *ticks]
+    else:
+        ax.set_xscale("log")
+        ticks = sorted({first, *(tick for tick in ticks if tick > 2 * first)})
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.set(xlim=(-0.15, steps[-1] * 1.15))
+    ax.minorticks_off()
+    ax.set(xlim=(-0.15 if first == 0 else first / 1.15, last * 1.15))
 
 
 def spread(length: int, most: int) -> np.ndarray:
@@ -116,16 +123,20 @@ def show_legend(figure: Figure, columns: int) -> None:
     )
 
 
-def about(arms: Sequence[Arm], *, first_seeds: bool = False) -> str:
+def about(
+    arms: Sequence[Arm], *, first_seeds: bool = False, drawn: Mapping[str, str] | None = None
+) -> str:
     """Parenthesis of a caption: arms, seeds, tokens, the rule, what the audit left out.
 
     Args:
         arms: What is drawn.
         first_seeds: Whether of every arm the first seed alone is drawn.
+        drawn: How many tokens are drawn of each arm, by its name; those that its rule keeps when
+            None.
     """
+    drawn = drawn or {arm.name: f"{arm.runs[0].kept.sum():,} tokens" for arm in arms}
     tokens = {
-        arm.name: f"{arm.runs[0].kept.sum():,} tokens, {arm.runs[0].rule}{_seeds(arm, first_seeds)}"
-        for arm in arms
+        arm.name: f"{drawn[arm.name]}, {arm.runs[0].rule}{_seeds(arm, first_seeds)}" for arm in arms
     }
     alike = len(set(tokens.values())) == 1 and len(arms) > 2
     parts = (
@@ -133,7 +144,9 @@ def about(arms: Sequence[Arm], *, first_seeds: bool = False) -> str:
         if alike
         else [f"{title(arm)}: {tokens[arm.name]}" for arm in arms]
     )
-    kinds = "no twins, no padding, special, added, byte, fragment or unreachable tokens"
+    twins = any("twin_of" in run.tokens for arm in arms for run in arm.runs if run.rule)
+    kinds = "no padding, special, added, byte, fragment or unreachable tokens"
+    kinds = f"no twins, {kinds}" if twins else kinds
     left_out = [
         f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
         for arm in arms

@@ -71,7 +71,9 @@ def find_counts(
 
 
 def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
-    """Refuse counts of another tokenizer than the series', or without the twins of its training.
+    """Refuse counts of another tokenizer or corpus than the series', or without its twins.
+
+    The corpus is compared where a training of ours tells which it was.
 
     Raises:
         MismatchError: They are.
@@ -84,10 +86,22 @@ def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     elif beside is None:
         return
     elif training is not None:
-        check_tokenizer(counts, described(training)["tokenizer_sha256"], str(training))
+        record = described(training)
+        check_tokenizer(counts, record["tokenizer_sha256"], str(training))
+        _check_corpus(counts, record.get("corpus_digest"), training)
         _check_twins(counts, training)
     elif (beside / "tokenizer.json").exists():
         check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))
+
+
+def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> None:
+    """Counts of another text tell nothing of what a training saw."""
+    if corpus_digest is not None and counts.info.corpus_digest != corpus_digest:
+        raise MismatchError(
+            f"{counts.name} was counted on another corpus ({counts.info.corpus_digest[:12]}) than "
+            f"{training} was trained on ({corpus_digest[:12]}); give "
+            f"{training / 'counts.parquet'}, or leave --counts out"
+        )
 
 
 def _check_twins(counts: Counts, training: Path) -> None:

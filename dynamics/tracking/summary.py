@@ -24,6 +24,10 @@ NAMES = {
 IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
 
 
+FEWEST_FOR_SENTENCES = 50
+"""Tokens below which an interval over tokens is too rough to carry a sentence."""
+
+
 def last_step_table(run: Run) -> str:
     """Correlation with log frequency at the last step, under every rule of the sweep, as text."""
     return "\n".join([*_correlations(run), *_rows_read(run)])
@@ -68,6 +72,11 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     """
     if run.rule is None:
         return [last_step_table(run)]
+    if (kept := int(run.kept.sum())) < FEWEST_FOR_SENTENCES:
+        return [
+            f"The rule {run.rule} keeps {kept} tokens: too few for a sentence on the vocabulary "
+            f"({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more text."
+        ]
     sentences = [_start(run)]
     if len(run.steps) > 1:
         sentences += [_end(run), _order(run)]
@@ -127,7 +136,12 @@ def _order(run: Run) -> str:
         if measure not in run.info["measures"]:
             continue
         step = _first_lasting(run, measure)
-        when = "not by the end" if step is None else f"from step {step:,} on"
+        if step is None:
+            when = "not by the end"
+        elif step == run.steps[0]:
+            when = f"at every step looked at, the first of which is {step:,}"
+        else:
+            when = f"from step {step:,} on"
         parts.append(f"{NAMES[measure]} {when}")
     return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
 
