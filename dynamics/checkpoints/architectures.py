@@ -41,8 +41,10 @@ class Family:
     head_shows: bool = False
 
 
-# Order matters where the keys of one family include those of another: an old T5 file also has
-# the decoder.embed_tokens.weight of OPT.
+_T5_OR_OPT = "decoder.embed_tokens.weight"
+_T5_BLOCKS = "decoder.block."
+
+# Order matters where the keys of one family include those of another.
 FAMILIES: dict[str, Family] = {
     "gpt-neox": Family(
         norm="layer",
@@ -76,18 +78,19 @@ FAMILIES: dict[str, Family] = {
         output_embedding=("pico_decoder.de_embedding_proj.weight", "de_embedding_proj.weight"),
         final_norm=("pico_decoder.output_norm", "output_norm"),
     ),
-    "t5": Family(  # a tied T5 scales the final hidden state by hidden_size ** -0.5
-        norm="rms",
-        input_embedding=("shared.weight", "encoder.embed_tokens.weight"),
-        output_embedding=("lm_head.weight",),
-        final_norm=("decoder.final_layer_norm",),
-        head_shows=True,
-    ),
     "opt": Family(  # opt-350m: no final norm, decoder.project_out before the output embedding
         norm="layer",
         input_embedding=("model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
         output_embedding=("lm_head.weight",),
         final_norm=("model.decoder.final_layer_norm", "decoder.final_layer_norm"),
+    ),
+    "t5": Family(  # a tied T5 scales the final hidden state by hidden_size ** -0.5
+        norm="rms",
+        # One matrix, of which some tools keep one of three keys.
+        input_embedding=("shared.weight", "encoder.embed_tokens.weight", _T5_OR_OPT),
+        output_embedding=("lm_head.weight",),
+        final_norm=("decoder.final_layer_norm",),
+        head_shows=True,
     ),
     "bloom": Family(  # and Falcon; word_embeddings_layernorm comes after the input embedding
         norm="layer",
@@ -192,8 +195,26 @@ def find_family(keys: Collection[str]) -> str | None:
         >>> find_family(["gpt_neox.embed_in.weight", "embed_out.weight"])
         'gpt-neox'
     """
+    if _T5_OR_OPT in keys and any(key.startswith(_T5_BLOCKS) for key in keys):
+        return "t5"
     for name, family in FAMILIES.items():
         if any(key in keys for key in family.input_embedding):
+            return name
+    return None
+
+
+def find_headed_family(keys: Collection[str]) -> str | None:
+    """Name of the first family whose output embedding and final norm are among the keys.
+
+    Example:
+        >>> find_headed_family(["lm_head.weight", "transformer.ln_f.weight"])
+        'gpt2'
+    """
+    if any(key.startswith(_T5_BLOCKS) for key in keys):
+        return "t5" if find_roles(FAMILIES["t5"], keys).get("output_embedding") else None
+    for name, family in FAMILIES.items():
+        roles = find_roles(family, keys)
+        if "output_embedding" in roles and "final_norm_weight" in roles:
             return name
     return None
 

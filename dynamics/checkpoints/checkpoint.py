@@ -12,20 +12,25 @@ import torch
 
 from dynamics.checkpoints.architectures import (
     FAMILIES,
+    Family,
     Norm,
     Role,
     find_family,
+    find_headed_family,
     find_roles,
     gain_offset,
     norm_type,
 )
+from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
-from dynamics.checkpoints.ties import is_tied
+from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
 _REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
+_NOT_ABSENT: frozenset[Role] = frozenset({"output_embedding", "final_norm_weight"})
+"""Roles whose absence says something about the model, so that no index is trusted about it."""
 _IDENTIFYING = 16  # hexadecimal digits of a digest
 
 
@@ -76,7 +81,9 @@ class Checkpoint:
     def tensor(
         self, role: Role, rows: slice | Sequence[int] | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Read one tensor, in the dtype on disk; of the others nothing is read.
+        """Read one tensor, in the dtype on disk, or float32 where codes are stored.
+
+        Of other tensors nothing is read.
 
         Args:
             role: Which one. `output_embedding` is the input embedding when they are tied.
@@ -87,8 +94,8 @@ class Checkpoint:
             may be a view of the mapped file; changing it does not change the file.
 
         Raises:
-            CheckpointError: The checkpoint has no such tensor, or a file is missing, damaged,
-                unsafe, of unknown layout or cannot be fetched.
+            CheckpointError: The checkpoint has no such tensor, or its numbers are of no type or
+                layout that is read, or a file is missing, damaged, unsafe or cannot be fetched.
         """
         return _contents(self).locate(role).read(rows)
 
@@ -142,6 +149,11 @@ class Checkpoint:
         return _contents(self).tied
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a reader of its numbers should know, such as that its index is stale."""
+        return _contents(self).notes
+
+    @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
         contents = _contents(self)
@@ -182,19 +194,45 @@ class _Contents:
     def __init__(self, store: FileStore) -> None:
         self._store = store
         self._weights = Weights(store)
-        name = find_family(self._weights)
-        if name is None:
+        if isinstance(store, LocalFolder):
+            self._weights.search_shards()
+        found = self._find_roles()
+        if found is None or not found[1].keys() >= _NOT_ABSENT:
+            self._weights.search_shards()  # an index may leave out what its shards hold
+            found = self._find_roles()
+        if found is None:
             raise CheckpointError(
                 f"{store.name}: no input embedding is known by these keys; matrices found are "
                 f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
             )
-        self.family = FAMILIES[name]
-        self.roles = find_roles(self.family, self._weights)
+        self.family, self.roles = found
         key = self.roles["input_embedding"]
-        if len(shape := self._weights[key].shape) != 2:
+        if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
             )
+
+    def _find_roles(self) -> tuple[Family, dict[Role, str]] | None:
+        """The family and the key in each role, None when no embedding is known.
+
+        Where a tied matrix was saved under the key of the output embedding alone, it is the input
+        embedding as well.
+
+        Raises:
+            CheckpointError: There is an output embedding alone, and nothing says that it is tied.
+        """
+        self._tensors = FloatTensors(self._store.name, self._weights, lambda: self.config)
+        if (name := find_family(self._tensors)) is not None:
+            return FAMILIES[name], find_roles(FAMILIES[name], self._tensors)
+        if (name := find_headed_family(self._tensors)) is None:
+            return None
+        roles = find_roles(FAMILIES[name], self._tensors)
+        if not stated_tie(self.config):
+            raise CheckpointError(
+                f"{self._store.name}: holds an output embedding, {roles['output_embedding']!r}, "
+                "but no input embedding, and its config.json does not say that they are tied"
+            )
+        return FAMILIES[name], roles | {"input_embedding": roles["output_embedding"]}
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -202,9 +240,27 @@ class _Contents:
         return read_json(self._store, "config.json") or {}
 
     @cached_property
+    def _tie(self) -> Tie:
+        return find_tie(self.family, self.roles, self._tensors, self.config)
+
+    @property
     def tied(self) -> bool:
         """Whether the output embedding is the input embedding."""
-        return is_tied(self.family, self.roles, self._weights, self.config)
+        return self._tie.tied
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about the files that a reader of the numbers should know."""
+        notes = [*self._weights.notes]
+        for role in ("input_embedding", "output_embedding"):
+            key = self.roles.get(role)
+            if key is not None and isinstance(tensor := self._tensors[key], QuantisedTensor):
+                what = role.replace("_", " ")
+                notes.append(
+                    f"the {what} {key!r} is stored as {tensor.layout.description}; its norms are "
+                    "those of the numbers they stand for"
+                )
+        return (*notes, *([self._tie.note] if self._tie.note else []))
 
     def locate(self, role: Role) -> ReadableTensor:
         """Where the tensor in a role is; a tied output embedding is the input embedding."""
@@ -213,7 +269,7 @@ class _Contents:
         if role not in self.roles:
             found = ", ".join(self.roles)
             raise CheckpointError(f"{self._store.name}: has no {role}; it has {found}")
-        return self._weights[self.roles[role]]
+        return self._tensors[self.roles[role]]
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -225,4 +281,4 @@ def _largest_matrices(weights: Weights) -> str:
     shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)
-    return ", ".join(f"{key} {shapes[key]}" for key in matrices[:8]) or "none"
+    return ", ".join(f"{key!r} {shapes[key]}" for key in matrices[:8]) or "none"

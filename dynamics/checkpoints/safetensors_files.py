@@ -58,7 +58,7 @@ def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
     return entries | {
         dropped: entries[kept]
         for dropped, kept in aliases
-        if dropped not in entries and kept in entries
+        if isinstance(kept, str) and dropped not in entries and kept in entries
     }
 
 

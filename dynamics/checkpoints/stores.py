@@ -113,6 +113,10 @@ class LocalFolder:
         """Whether there is a file of that name."""
         return (self.path / filename).is_file()
 
+    def names(self) -> list[str]:
+        """Names of the files in it."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_file())
+
     def open(self, filename: str) -> LocalFile | None:
         """A file, mapped anew; None when there is none of that name.
 

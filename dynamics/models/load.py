@@ -23,9 +23,10 @@ from dynamics.checkpoints.catalog import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.opening import open_any
+from dynamics.checkpoints.quantised import FLOATS
 from dynamics.checkpoints.revisions import HubRevision
-from dynamics.checkpoints.stores import read_json
-from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, no_weights
+from dynamics.checkpoints.stores import LocalFolder, read_json
+from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, Weights, no_weights
 from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
 from dynamics.errors import (
     CheckpointError,
@@ -108,6 +109,7 @@ def load_model(
     checkpoint = place if isinstance(place, Checkpoint) else find_checkpoint(place, hub)
     name = checkpoint.store.name
     folder = _fetch(checkpoint)
+    _check_numbers(name, folder)
     with quiet_transformers(warnings=False):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -125,6 +127,7 @@ def load_model(
             raise CheckpointError(_unloadable(name, error, task)) from error
         tokenizer = _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
     _check_complete(name, network, told["missing_keys"], task)
+    _check_embedding(name, network)
     _check_rows(name, network, tokenizer)
     network.to(target)
     if task == "causal":
@@ -254,6 +257,33 @@ def _tokenizer(
         f"{checkpoint.store.name}: has no tokenizer ({', '.join(_TOKENIZER_FILES)}); put the files "
         "of the one it was trained with beside its weights"
     )
+
+
+def _check_numbers(name: str, folder: Path) -> None:
+    """Refuse codes whose quantizer config.json does not name: they would be loaded as weights."""
+    store = LocalFolder(folder)
+    if (read_json(store, "config.json") or {}).get("quantization_config"):
+        return
+    weights = Weights(store)
+    for key in weights:
+        if key.endswith(".weight") and weights[key].dtype not in FLOATS:
+            dtype = str(weights[key].dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{name}: {key!r} holds {dtype} codes, and config.json names no "
+                "quantization_config, so that transformers would take the codes for weights; save "
+                "the model in float32, or add the quantization_config that it was saved with"
+            )
+
+
+def _check_embedding(name: str, network: PreTrainedModel) -> None:
+    """Refuse a model whose input embedding is not of floating-point numbers that add up."""
+    dtype = cast(torch.Tensor, network.get_input_embeddings().weight).dtype
+    if dtype not in FLOATS:
+        raise CheckpointError(
+            f"{name}: transformers loads its input embedding as "
+            f"{str(dtype).removeprefix('torch.')}, which no model runs with; save the model in "
+            "float32"
+        )
 
 
 def _check_complete(

@@ -124,6 +124,16 @@ def jumps(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
                 yield Finding("jump", "wrong", about, _told(jump, course), role, jump.steps)
 
 
+def files(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """What a reader of the numbers should know of the files of checkpoints, each note once."""
+    steps_by_note: dict[str, list[int]] = defaultdict(list)
+    for checkpoint in facts.checkpoints:
+        for note in checkpoint.notes:
+            steps_by_note[note].append(checkpoint.step)
+    for note, steps in steps_by_note.items():
+        yield Finding("files", "note", tuple(steps), note)
+
+
 def comparable(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Steps of which nothing tells whether they repeat others."""
     untold = [
@@ -143,6 +153,7 @@ CHECKS: dict[str, Check] = {
     "changed": changed,
     "rows": rows,
     "jumps": jumps,
+    "files": files,
     "comparable": comparable,
     "known defects": known_defects,
 }

@@ -82,6 +82,7 @@ class CheckpointFacts:
         commit: Its commit on a hub.
         tensors: Its embeddings by role; a tied output embedding is left out.
         problem: Why it cannot be read, None when it can.
+        notes: What a reader of its numbers should know of its files.
     """
 
     step: int
@@ -89,6 +90,7 @@ class CheckpointFacts:
     commit: str | None = None
     tensors: Mapping[Role, TensorFacts] = field(default_factory=dict)
     problem: str | None = None
+    notes: tuple[str, ...] = ()
 
     def block(self, role: Role) -> Block | None:
         """Rows of an embedding, None where they were not read."""
@@ -205,7 +207,7 @@ class _Reader:
             tensors = {role: self._tensor(checkpoint, role) for role in _untied(checkpoint)}
         except CheckpointError as error:
             return replace(about, commit=checkpoint.commit, problem=str(error))
-        return replace(about, commit=checkpoint.commit, tensors=tensors)
+        return replace(about, commit=checkpoint.commit, tensors=tensors, notes=checkpoint.notes)
 
     def _tensor(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
         located = checkpoint.locate(role)

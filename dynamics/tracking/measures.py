@@ -200,9 +200,17 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     """Every measure that applies to one embedding, by full name.
 
     Raises:
-        MeasureError: A row holds NaN or infinity; the message names the tokens and the step.
+        MeasureError: A row holds NaN or infinity, and the message names the tokens and the step;
+            or finite values are so large that their squares overflow.
     """
     norms = norm(view)
+    if not norms.square().sum().isfinite() and view.matrix.isfinite().all():
+        largest, dtype = view.matrix.abs().max().item(), str(norms.dtype).removeprefix("torch.")
+        raise MeasureError(
+            f"the {role.replace('_', ' ')} at step {step} holds values up to {largest:.3g}, and "
+            f"sums of their squares overflow {dtype}; leave that step out with --steps, or repair "
+            "the checkpoint"
+        )
     if broken := (~norms.isfinite()).nonzero().flatten().tolist():
         shown = ", ".join(str(token_id) for token_id in broken[:5])
         raise MeasureError(

@@ -43,12 +43,29 @@ def _correlations(run: Run) -> list[str]:
             for row in rows
             if row["measure"] in NAMES
         )
+        if rule == run.rule:
+            lines += [
+                f"  {NAMES[name]:{width}}  undefined: {value:.3g} for every token of {rule}"
+                for name, value in _constant(run).items()
+            ]
     if len(lines) > 1:
         return lines
     return [
         f"norms at {len(run.steps)} steps; {run.rule} keeps {run.kept.sum()} of {len(run.kept)} "
         "tokens, too few to correlate anything"
     ]
+
+
+def _constant(run: Run) -> dict[str, float]:
+    """Measures that are one number for all tokens at the last step, which nothing correlates with.
+
+    That number by measure; nothing where the rule keeps no token.
+    """
+    columns = run.measures(run.steps[-1])
+    values = {
+        name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.info["measures"]
+    }
+    return {name: of[0].item() for name, of in values.items() if len(of) and (of == of[0]).all()}
 
 
 def _rows_read(run: Run) -> list[str]:

@@ -96,7 +96,8 @@ def track(
             nothing when None. It can be asked later, in the same folder.
         executor: Measures checkpoints on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once with an executor.
-        report: Receives a line for each step that is left out.
+        report: Receives a line for each step that is left out, and for each note on the files of a
+            checkpoint where it first holds.
         on_checkpoint: Called before each checkpoint and after the last, with how many are done
             and how many there are.
         on_live: The same for the checkpoints whose model is run.
@@ -188,6 +189,10 @@ def track(
                     },
                 )
                 matrices = step_path(output, MATRIX_ROWS, checkpoint.step)
+                reported = {note for entry in done.values() for note in entry.get("notes", ())}
+                for note in result.notes:
+                    if note not in reported:
+                        report(f"step {checkpoint.step}: {note}")
                 done[checkpoint.step] = {
                     "step": checkpoint.step,
                     "name": checkpoint.name,
@@ -199,6 +204,7 @@ def track(
                     "matrices_sha256": write_table(matrices, in_columns(taken.matrices))
                     if ids is None
                     else None,
+                    **({"notes": list(result.notes)} if result.notes else {}),
                 }
             info["checkpoints"] = [done[step] for step in sorted(done)]
             write_json(output / "run.json", info)

@@ -24,11 +24,13 @@ class Measured:
         taken: What was measured.
         file_sha256: What a hub says of the file that holds each embedding; empty for a folder.
         commit: Hash of the commit on a hub, None for a folder.
+        notes: What a reader of the numbers should know of the checkpoint's files.
     """
 
     taken: Taken
     file_sha256: dict[str, str | None]
     commit: str | None
+    notes: tuple[str, ...] = ()
 
 
 def walk(
@@ -100,7 +102,7 @@ def measure_checkpoint(checkpoint: Checkpoint, references: References, wanted: W
             for role in ROLES
             if role in taken.tensor_sha256 and checkpoint.path is None
         }
-    return Measured(taken, files, checkpoint.commit)
+    return Measured(taken, files, checkpoint.commit, checkpoint.notes)
 
 
 def _check_shape(checkpoint: Checkpoint, first: Checkpoint, role: Role) -> None:
