@@ -80,7 +80,9 @@ def mlx(bits):
     parts = mx.quantize(mx.array(MATRIX.numpy()), group_size=32, bits=bits)
     restored = torch.from_numpy(np.array(mx.dequantize(*parts, group_size=32, bits=bits)))
     names = ("weight", "scales", "biases")
-    tensors = {f"{KEY}.{n}": torch.from_numpy(np.array(p)) for n, p in zip(names, parts)}
+    tensors = {
+        f"{KEY}.{n}": torch.from_numpy(np.array(p)) for n, p in zip(names, parts, strict=True)
+    }
     return tensors, restored, {"group_size": 32, "bits": bits}
 
 
