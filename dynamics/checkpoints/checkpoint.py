@@ -232,7 +232,8 @@ class _Contents:
                 f"{self._store.name}: holds an output embedding, {roles['output_embedding']!r}, "
                 "but no input embedding, and its config.json does not say that they are tied"
             )
-        return FAMILIES[name], roles | {"input_embedding": roles["output_embedding"]}
+        roles["input_embedding"] = roles["output_embedding"]
+        return FAMILIES[name], roles
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

@@ -428,13 +428,14 @@ def _bitsandbytes_4bit(beside: _Beside, state: ReadableTensor, quant_type: str) 
     except (ValueError, LookupError, TypeError) as error:
         beside.refuse(f"are {quant_type} codes of bitsandbytes with a damaged state ({error})")
     names = ["absmax", "quant_map", *(["nested_absmax", "nested_quant_map"] if nested else [])]
-    parts = {name: beside.find(f"{beside.key}.{name}") for name in names}
+    found = {name: beside.find(f"{beside.key}.{name}") for name in names}
+    parts = {name: tensor for name, tensor in found.items() if tensor is not None}
     blocks = math.ceil(rows * width / layout.block)
     if (
         not isinstance(codes, LocatedTensor)
         or codes.nbytes * 2 != rows * width
         or width % 2
-        or any(part is None for part in parts.values())
+        or len(parts) < len(names)
         or math.prod(parts["absmax"].shape) != blocks
     ):
         beside.refuse(

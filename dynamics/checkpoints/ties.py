@@ -106,7 +106,8 @@ def default_tie(config: Mapping[str, Any]) -> bool | None:
     """Return what transformers makes of a config.json; None for a model type it does not know."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # loads slowly
 
-    if (model_type := config.get("model_type")) not in CONFIG_MAPPING:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return None
     config_class = CONFIG_MAPPING[model_type]
     try:

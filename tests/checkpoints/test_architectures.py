@@ -352,7 +352,9 @@ def test_unknown_layout_lists_what_was_found(tmp_path):
         "net.bias": torch.zeros(8),
     }
     checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors), 0)
-    found = r"found are net.words.weight \(40, 8\), net.mix.weight \(8, 8\); known families.* opt"
+    found = (
+        r"found are 'net.words.weight' \(40, 8\), 'net.mix.weight' \(8, 8\); known families.* opt"
+    )
     with pytest.raises(CheckpointError, match=found) as error:
         checkpoint.tensor("input_embedding")
     assert "\n" not in str(error.value)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dynamics.__main__ import main
 from dynamics.checkpoints.series import open_series
@@ -89,6 +90,31 @@ def test_damaged_files_are_told_and_the_rest_is_looked_at(tmp_path, tensors):
         (tmp_path / f"step{step}/model.safetensors").write_bytes(b"x" * 50)
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read: .*neither safetensors"):
         cheap_audit(open_series(tmp_path))
+
+
+def test_notes_on_files_are_findings_once_for_all_their_steps(tmp_path, tensors):
+    write(tmp_path, {step: tensors[step] for step in STEPS[:3]})
+    for folder in tmp_path.iterdir():
+        stored = load_file(folder / "model.safetensors")
+        scale = torch.ones(len(stored[INPUT]), 1)
+        stored |= {INPUT: stored[INPUT].to(torch.float8_e5m2), f"{INPUT}_scale": scale}
+        save_file(stored, folder / "model.safetensors")
+    audit = audit_series(open_series(tmp_path))
+    (note,) = [finding for finding in audit.findings if finding.kind == "files"]
+    assert (note.severity, note.steps) == ("note", tuple(STEPS[:3]))
+    assert "stored as float8_e5m2 codes with weight_scale" in note.message
+
+
+def test_codes_that_cannot_be_read_are_a_finding(tmp_path, tensors):
+    write(tmp_path, {step: tensors[step] for step in STEPS[:3]})
+    folder = sorted(tmp_path.iterdir())[0]
+    stored = load_file(folder / "model.safetensors")
+    save_file(stored | {INPUT: stored[INPUT].to(torch.int8)}, folder / "model.safetensors")
+    audit = audit_series(open_series(tmp_path))
+    (problem,) = audit.wrong
+    assert problem.kind == "unreadable"
+    assert "are int8 codes without weight_scale or SCB" in problem.message
+    assert set(audit.flagged_steps) == {problem.steps[0]}
 
 
 def test_steps_that_do_not_exist(tmp_path, tensors):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
@@ -232,6 +233,47 @@ def test_rows_that_are_not_finite_are_named(tmp_path, counts, key, name, value):
     with pytest.raises(MeasureError, match=told):
         track(series, tmp_path / "run", counts=counts)
     track(series, tmp_path / "without", steps="0,2,32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "name"), [(np.float32, 1e25, "float32"), (np.float64, 1e200, "float64")]
+)
+def test_finite_values_whose_squares_overflow_are_called_so(tmp_path, counts, dtype, factor, name):
+    tensors = grow(counts, steps=(0, 8), dtype=dtype)
+    tensors[8][INPUT] *= dtype(factor)
+    series = write_series(tmp_path / "series", tensors)
+    largest = np.abs(tensors[8][INPUT]).max()
+    told = (
+        rf"the input embedding at step 8 holds values up to {largest:.3g}, and sums of their "
+        rf"squares overflow {name}; leave".replace("+", r"\+")
+    )
+    with pytest.raises(MeasureError, match=told):
+        track(series, tmp_path / "run", counts=counts)
+
+
+def test_norms_of_a_matrix_in_codes_are_those_of_its_numbers(tmp_path, counts):
+    """int8 with a scale per row: reported once, recorded at every step, and measured as numbers."""
+    opened = write_series(tmp_path / "series", grow(counts))
+    for checkpoint in opened:
+        tensors = load_file(checkpoint.path / "model.safetensors")
+        scale = np.abs(tensors[INPUT]).max(axis=1, keepdims=True) / 127
+        tensors[INPUT.replace("weight", "weight_scale")] = scale
+        tensors[INPUT] = np.round(tensors[INPUT] / scale).astype(np.int8)
+        save_file(tensors, checkpoint.path / "model.safetensors")
+    lines = []
+    run = track(open_series(tmp_path / "series"), tmp_path / "run", report=lines.append)
+    (line,) = lines
+    assert line.startswith(f"step 0: the input embedding {INPUT!r} is stored as int8 codes with")
+    assert [entry["notes"] for entry in run.info["checkpoints"]] == [
+        [line.removeprefix("step 0: ")] for _ in opened
+    ]
+    for step in run.steps:
+        stored = load_file(tmp_path / "series" / f"step-{step}" / "model.safetensors")
+        matrix = stored[INPUT] * stored[INPUT.replace("weight", "weight_scale")]
+        norms = run.measures(step)["input_embedding_norm"]
+        np.testing.assert_allclose(norms, np.linalg.norm(matrix, axis=1), rtol=1e-6)
+        whole = grow(counts)[step][INPUT]
+        np.testing.assert_allclose(norms, np.linalg.norm(whole, axis=1), rtol=0.01)
 
 
 def test_a_shape_that_changes_over_steps_is_named(tmp_path, counts):
