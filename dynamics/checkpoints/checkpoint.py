@@ -242,7 +242,24 @@ class _Contents:
 
     @cached_property
     def _tie(self) -> Tie:
+        if "output_embedding" not in self.roles:
+            self._check_absent(self.family.output_embedding)
         return find_tie(self.family, self.roles, self._tensors, self.config)
+
+    def _check_absent(self, keys: tuple[str, ...]) -> None:
+        """Refuse to call a tensor absent of whose module something else than a bias is stored.
+
+        Raises:
+            CheckpointError: Something is.
+        """
+        modules = tuple(key.removesuffix("weight") for key in keys)
+        for key in self._weights if modules else ():
+            if key.startswith(modules) and not key.endswith("bias"):
+                raise CheckpointError(
+                    f"{self._store.name}: holds {key!r}, so that there is an output embedding, but "
+                    "none in a layout that is read; save the weights as float16, bfloat16 or "
+                    "float32 and give that folder"
+                )
 
     @property
     def tied(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dynamics.checkpoints.architectures import Family, Role
 from dynamics.checkpoints.tensors import digest
-from dynamics.checkpoints.weights import ReadableTensor
+from dynamics.checkpoints.weights import EMBEDDINGS_FILE, ReadableTensor
 
 _FIRST_ROWS = slice(16)
 _TIE_FIELDS = ("tie_word_embeddings", "weight_tying", "tie_embeddings")  # of hf_olmo, of mamba_ssm
@@ -68,6 +68,8 @@ def find_tie(
         return Tie(tied=False)
     stated = stated_tie(config)
     if stated is None:
+        if tensors[roles["input_embedding"]].filename == EMBEDDINGS_FILE:
+            return Tie(tied=True)  # a training of ours leaves out no matrix there
         note = (
             "no output embedding in the files, and config.json tells neither tie_word_embeddings "
             "nor a model type that transformers knows: the input embedding is taken for both"

@@ -18,6 +18,8 @@ from dynamics.checkpoints.tensors import read_tensor
 from dynamics.errors import CheckpointError
 
 SHARD_INDEX = ".index.json"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+"""File of a training of ours: every tensor with a role and no other, and no config.json beside."""
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 _LARGEST_SET = 10_000  # shards looked for by name
 _NAMED = 3  # keys that a note names
@@ -29,7 +31,7 @@ WEIGHTS_FILES = (
     "model.safetensors" + SHARD_INDEX,
     "pytorch_model.bin",
     "pytorch_model.bin" + SHARD_INDEX,
-    "embeddings.safetensors",
+    EMBEDDINGS_FILE,
 )
 
 

@@ -69,6 +69,7 @@ def test_embeddings_only(tmp_path, tied, config):
         assert checkpoint.has("output_embedding") == (not tied)
     else:
         assert checkpoint.tied == tied
+        assert checkpoint.notes == ()
         key = "gpt_neox.embed_in.weight" if tied else "embed_out.weight"
         assert_same(checkpoint.tensor("output_embedding"), tensors[key])
 
