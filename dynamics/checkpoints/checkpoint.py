@@ -196,16 +196,16 @@ class _Contents:
         self._weights = Weights(store)
         if isinstance(store, LocalFolder):
             self._weights.search_shards()
-        found = self._find_roles()
-        if found is None or not found[1].keys() >= _NOT_ABSENT:
+        layout = self._find_roles()
+        if layout is None or not layout[1].keys() >= _NOT_ABSENT:
             self._weights.search_shards()  # an index may leave out what its shards hold
-            found = self._find_roles()
-        if found is None:
+            layout = self._find_roles()
+        if layout is None:
             raise CheckpointError(
                 f"{store.name}: no input embedding is known by these keys; matrices found are "
                 f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
             )
-        self.family, self.roles = found
+        self.family, self.roles = layout
         key = self.roles["input_embedding"]
         if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
             raise CheckpointError(

@@ -178,32 +178,32 @@ class FloatTensors(Mapping[str, ReadableTensor]):
         return len({*self})
 
     def _locate(self, key: str) -> ReadableTensor:
-        beside = _Beside(self._name, key, self._stored, self._config)
+        weight = _StoredWeight(self._name, key, self._stored, self._config)
         for quant_type in ("nf4", "fp4"):
-            if (state := beside.find(f"{key}.quant_state.bitsandbytes__{quant_type}")) is not None:
-                return _bitsandbytes_4bit(beside, state, quant_type)
+            if (state := weight.find(f"{key}.quant_state.bitsandbytes__{quant_type}")) is not None:
+                return _bitsandbytes_4bit(weight, state, quant_type)
         if key not in self._stored:
             suffix = self._code_keys[key]
             if suffix == ".weight_packed":
-                return _packed(beside)
+                return _packed(weight)
             if suffix == ".qweight":
-                return _packed_columns(beside)
-            beside.refuse(f"are stored as codes of {_CODE_SUFFIXES[suffix]} ({suffix[1:]})")
+                return _packed_columns(weight)
+            weight.refuse(f"are stored as codes of {_CODE_SUFFIXES[suffix]} ({suffix[1:]})")
         tensor = self._stored[key]
         if tensor.dtype in FLOATS:
             _check_size(self._name, key, tensor)
             return tensor
         if tensor.dtype in _FLOAT8:
-            return _float8(beside, tensor)
+            return _float8(weight, tensor)
         if tensor.dtype == torch.int8:
-            return _int8(beside, tensor)
-        if tensor.dtype == torch.uint32 and beside.module("scales") is not None:
-            return _mlx(beside, tensor)
-        return beside.refuse(f"are of type {_type(tensor)}, in no layout that is read")
+            return _int8(weight, tensor)
+        if tensor.dtype == torch.uint32 and weight.module("scales") is not None:
+            return _mlx(weight, tensor)
+        return weight.refuse(f"are of type {_type(tensor)}, in no layout that is read")
 
 
 @dataclass(frozen=True)
-class _Beside:
+class _StoredWeight:
     """A key, and what stands beside it in the files and in config.json."""
 
     name: str
@@ -275,70 +275,70 @@ class _Beside:
         )
 
 
-def _float8(beside: _Beside, codes: ReadableTensor) -> QuantisedTensor:
-    scales = [name for name in _FLOAT8_SCALES if beside.module(name) is not None]
-    if len(scales) > 1 or beside.module("weight_scale_2") or beside.module("weight_global_scale"):
-        beside.refuse(f"are {_type(codes)} with several scales beside them")
-    if not scales and beside.quantisation:
-        beside.refuse(
+def _float8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
+    scales = [name for name in _FLOAT8_SCALES if weight.module(name) is not None]
+    if len(scales) > 1 or weight.module("weight_scale_2") or weight.module("weight_global_scale"):
+        weight.refuse(f"are {_type(codes)} with several scales beside them")
+    if not scales and weight.quantisation:
+        weight.refuse(
             f"are {_type(codes)} codes without a scale ({', '.join(_FLOAT8_SCALES)}) beside them, "
             "though config.json says they are quantised"
         )
     if not scales:
         layout = ScaledRows(f"{_type(codes)} without scales", codes.shape[-1])
         return QuantisedTensor((Part("codes", codes, by_row=True),), codes.shape, layout)
-    return _scaled(beside, codes, scales[0], f"{_type(codes)} codes with {scales[0]}")
+    return _scaled(weight, codes, scales[0], f"{_type(codes)} codes with {scales[0]}")
 
 
-def _int8(beside: _Beside, codes: ReadableTensor) -> QuantisedTensor:
-    if (row_magnitudes := beside.module("SCB")) is not None:
-        written_as = beside.module("weight_format")
+def _int8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
+    if (row_magnitudes := weight.module("SCB")) is not None:
+        written_as = weight.module("weight_format")
         if written_as is not None and written_as.read().flatten().tolist() != [0]:
-            beside.refuse("are int8 codes of bitsandbytes in another order than row by row")
+            weight.refuse("are int8 codes of bitsandbytes in another order than row by row")
         if row_magnitudes.shape != codes.shape[:1]:
-            beside.refuse(f"are {codes.shape} codes, but SCB beside them is {row_magnitudes.shape}")
+            weight.refuse(f"are {codes.shape} codes, but SCB beside them is {row_magnitudes.shape}")
         layout = ScaledRows(
             "int8 codes with SCB (bitsandbytes)", codes.shape[1], divisor=_INT8_LARGEST
         )
         return _matrix(codes.shape, layout, codes=codes, scale=row_magnitudes)
-    if beside.module("weight_scale") is None:
-        beside.refuse("are int8 codes without weight_scale or SCB beside them")
-    return _scaled(beside, codes, "weight_scale", "int8 codes with weight_scale")
+    if weight.module("weight_scale") is None:
+        weight.refuse("are int8 codes without weight_scale or SCB beside them")
+    return _scaled(weight, codes, "weight_scale", "int8 codes with weight_scale")
 
 
 def _scaled(
-    beside: _Beside, codes: ReadableTensor, scale_name: str, description: str
+    weight: _StoredWeight, codes: ReadableTensor, scale_name: str, description: str
 ) -> QuantisedTensor:
     """Codes of one byte each, with a scale per tensor, row, group of columns or block."""
     if len(codes.shape) != 2:
-        beside.refuse(f"are {_type(codes)} codes of shape {codes.shape}, which is no matrix")
-    scale = beside.require(scale_name)
-    layout = _scale_grid(beside, codes.shape, scale, ScaledRows(description, codes.shape[1]))
-    if scale.dtype == torch.uint8:
+        weight.refuse(f"are {_type(codes)} codes of shape {codes.shape}, which is no matrix")
+    scale = weight.require(scale_name)
+    layout = _scale_grid(weight, codes.shape, scale, ScaledRows(description, codes.shape[1]))
+    if scale.dtype == torch.uint8 and codes.dtype in _FLOAT8:
         layout = replace(layout, exponents=True)
     elif scale.dtype not in (*FLOATS, torch.float8_e8m0fnu):
-        beside.refuse(f"are codes with scales of type {_type(scale)}")
-    zero_point = beside.module("weight_zero_point")
-    if zero_point is None and any(s.get("symmetric") is False for s in beside.weight_schemes):
-        beside.refuse("are asymmetric codes, but weight_zero_point is not beside them")
+        weight.refuse(f"are {_type(codes)} codes with scales of type {_type(scale)}")
+    zero_point = weight.module("weight_zero_point")
+    if zero_point is None and any(s.get("symmetric") is False for s in weight.weight_schemes):
+        weight.refuse("are asymmetric codes, but weight_zero_point is not beside them")
     if zero_point is not None and _grid(zero_point) != _grid(scale):
-        beside.refuse(f"have scales of shape {scale.shape}, zero points {zero_point.shape}")
+        weight.refuse(f"have scales of shape {scale.shape}, zero points {zero_point.shape}")
     return _matrix(
         codes.shape,
         layout,
         codes=codes,
         scale=scale,
         zero_point=zero_point,
-        g_idx=beside.module("weight_g_idx"),
+        g_idx=weight.module("weight_g_idx"),
     )
 
 
-def _packed(beside: _Beside) -> QuantisedTensor:
+def _packed(weight: _StoredWeight) -> QuantisedTensor:
     """compressed-tensors, `pack-quantized`: dense bits in int32, zero points packed along rows."""
     codes, scale, shape = (
-        beside.require(name) for name in ("weight_packed", "weight_scale", "weight_shape")
+        weight.require(name) for name in ("weight_packed", "weight_scale", "weight_shape")
     )
-    schemes = beside.weight_schemes
+    schemes = weight.weight_schemes
     rows, width = (int(size) for size in shape.read().flatten().tolist()[:2])
     stated_bits = {scheme.get("num_bits") for scheme in schemes if scheme.get("type") != "float"}
     bits = [
@@ -346,15 +346,15 @@ def _packed(beside: _Beside) -> QuantisedTensor:
         for count in stated_bits
         if isinstance(count, int) and codes.shape == (rows, math.ceil(width * count / WORD))
     ]
-    if codes.dtype != torch.int32 or "pack-quantized" not in beside.formats or len(bits) != 1:
-        beside.refuse(
+    if codes.dtype != torch.int32 or "pack-quantized" not in weight.formats or len(bits) != 1:
+        weight.refuse(
             f"are codes in {_type(codes)} {codes.shape} for a matrix of shape {(rows, width)}; "
-            f"config.json names the formats {beside.formats} and num_bits {[*stated_bits]}, and "
+            f"config.json names the formats {weight.formats} and num_bits {[*stated_bits]}, and "
             "int32 in the format pack-quantized of compressed-tensors with num_bits is read"
         )
     if WORD % bits[0] and math.ceil(width / (WORD // bits[0])) == codes.shape[1]:
         # Before it packed densely, compressed-tensors left bits of a word unused.
-        beside.refuse(f"are {bits[0]}-bit codes of {width} columns, packed with or without gaps")
+        weight.refuse(f"are {bits[0]}-bit codes of {width} columns, packed with or without gaps")
     layout = ScaledRows(
         f"{bits[0]}-bit codes (compressed-tensors)",
         width,
@@ -362,48 +362,48 @@ def _packed(beside: _Beside) -> QuantisedTensor:
         offset=1 << bits[0] - 1,
         packed_zero_points=True,
     )
-    layout = _scale_grid(beside, (rows, width), scale, layout)
-    zero_point = beside.module("weight_zero_point")
+    layout = _scale_grid(weight, (rows, width), scale, layout)
+    zero_point = weight.module("weight_zero_point")
     if zero_point is None and any(scheme.get("symmetric") is False for scheme in schemes):
-        beside.refuse("are asymmetric codes, but weight_zero_point is not beside them")
+        weight.refuse("are asymmetric codes, but weight_zero_point is not beside them")
     expected = (math.ceil(rows * bits[0] / WORD), _grid(scale)[1])
     if zero_point is not None and (zero_point.shape != expected or WORD % bits[0]):
-        beside.refuse(f"have zero points of shape {zero_point.shape}, where {expected} is expected")
+        weight.refuse(f"have zero points of shape {zero_point.shape}, where {expected} is expected")
     return _matrix(
         (rows, width),
         layout,
         codes=codes,
         scale=scale,
         zero_point=zero_point,
-        g_idx=beside.module("weight_g_idx"),
+        g_idx=weight.module("weight_g_idx"),
         whole=("zero_point",),
     )
 
 
-def _mlx(beside: _Beside, codes: ReadableTensor) -> QuantisedTensor:
+def _mlx(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
     """MLX: dense bits in uint32, a scale and a bias for each group of columns."""
-    scales = beside.require("scales")
-    biases = beside.module("biases") or beside.module("qbiases")
-    stated = beside.quantisation
-    module = stated.get(beside.key.removesuffix(_WEIGHT))
+    scales = weight.require("scales")
+    biases = weight.module("biases") or weight.module("qbiases")
+    stated = weight.quantisation
+    module = stated.get(weight.key.removesuffix(_WEIGHT))
     settings = {**stated, **module} if isinstance(module, Mapping) else stated
     mode, bits, group = (settings.get(name) for name in ("mode", "bits", "group_size"))
     if biases is None or mode not in (None, "affine"):
-        beside.refuse(f"are codes of MLX in the mode {mode}; affine is read, with biases")
+        weight.refuse(f"are codes of MLX in the mode {mode}; affine is read, with biases")
     if not isinstance(bits, int) or not isinstance(group, int) or not 0 < bits <= 8:
-        beside.refuse(
+        weight.refuse(
             "are codes of MLX, but config.json does not tell their bits and group_size under "
             "quantization"
         )
     rows, width = codes.shape[0], scales.shape[1] * group
-    hidden_size = beside.config.get("hidden_size", width)
+    hidden_size = weight.config.get("hidden_size", width)
     if (
         scales.shape != biases.shape
         or scales.shape[0] != rows
         or codes.shape[1] * WORD != width * bits
         or width != hidden_size
     ):
-        beside.refuse(
+        weight.refuse(
             f"are codes of MLX of shape {codes.shape} with scales {scales.shape}, which {bits} "
             f"bits in groups of {group} do not give at hidden_size {hidden_size}"
         )
@@ -411,9 +411,11 @@ def _mlx(beside: _Beside, codes: ReadableTensor) -> QuantisedTensor:
     return _matrix((rows, width), layout, codes=codes, scale=scales, bias=biases)
 
 
-def _bitsandbytes_4bit(beside: _Beside, state: ReadableTensor, quant_type: str) -> QuantisedTensor:
+def _bitsandbytes_4bit(
+    weight: _StoredWeight, state: ReadableTensor, quant_type: str
+) -> QuantisedTensor:
     """bitsandbytes: 4-bit codes of a table, whatever type they are stored under."""
-    codes = beside.find(beside.key)
+    codes = weight.find(weight.key)
     try:
         settings = json.loads(bytes(state.read().flatten().tolist()))
         rows, width = settings["shape"]
@@ -426,10 +428,10 @@ def _bitsandbytes_4bit(beside: _Beside, state: ReadableTensor, quant_type: str) 
             float(settings["nested_offset"]) if nested else 0.0,
         )
     except (ValueError, LookupError, TypeError) as error:
-        beside.refuse(f"are {quant_type} codes of bitsandbytes with a damaged state ({error})")
+        weight.refuse(f"are {quant_type} codes of bitsandbytes with a damaged state ({error})")
     names = ["absmax", "quant_map", *(["nested_absmax", "nested_quant_map"] if nested else [])]
-    found = {name: beside.find(f"{beside.key}.{name}") for name in names}
-    parts = {name: tensor for name, tensor in found.items() if tensor is not None}
+    stored = {name: weight.find(f"{weight.key}.{name}") for name in names}
+    parts = {name: tensor for name, tensor in stored.items() if tensor is not None}
     blocks = math.ceil(rows * width / layout.block)
     if (
         not isinstance(codes, LocatedTensor)
@@ -438,7 +440,7 @@ def _bitsandbytes_4bit(beside: _Beside, state: ReadableTensor, quant_type: str) 
         or len(parts) < len(names)
         or math.prod(parts["absmax"].shape) != blocks
     ):
-        beside.refuse(
+        weight.refuse(
             f"are {quant_type} codes of bitsandbytes for a matrix of shape {(rows, width)}, but "
             f"not {rows * width // 2} bytes with {', '.join(names)} for {blocks} blocks"
         )
@@ -449,18 +451,18 @@ def _bitsandbytes_4bit(beside: _Beside, state: ReadableTensor, quant_type: str) 
     )
 
 
-def _packed_columns(beside: _Beside) -> QuantisedTensor:
+def _packed_columns(weight: _StoredWeight) -> QuantisedTensor:
     """GPTQ and AWQ: int32 words of the transposed matrix."""
-    stated = beside.quantisation
-    method, bits = beside.method.lower(), stated.get("bits", stated.get("w_bit"))
+    stated = weight.quantisation
+    method, bits = weight.method.lower(), stated.get("bits", stated.get("w_bit"))
     version = str(stated.get("checkpoint_format", stated.get("format", stated.get("version", ""))))
     version = version.lower() or {"gptq": "gptq", "awq": "gemm"}.get(method, "")
     names = ("qweight", "qzeros", "scales")
-    qweight, qzeros, scales = (beside.require(name) for name in names)
+    qweight, qzeros, scales = (weight.require(name) for name in names)
     if (method, version) not in {("gptq", "gptq"), ("gptq", "gptq_v2"), ("awq", "gemm")} or (
         bits not in ((4,) if method == "awq" else (2, 4, 8))
     ):
-        beside.refuse(
+        weight.refuse(
             f"are packed as qweight in the format {version or 'not named'} with {bits} bits; gptq "
             "and gptq_v2 of 2, 4 or 8 bits and awq's gemm of 4 bits are read"
         )
@@ -472,7 +474,7 @@ def _packed_columns(beside: _Beside) -> QuantisedTensor:
         or qzeros.shape != (groups, math.ceil(rows / per_word))
         or width % groups
     ):
-        beside.refuse(
+        weight.refuse(
             f"are packed as {method} with qweight {qweight.shape}, qzeros {qzeros.shape} and "
             f"scales {scales.shape}, which do not fit each other"
         )
@@ -484,9 +486,9 @@ def _packed_columns(beside: _Beside) -> QuantisedTensor:
         zero_point_offset=1 if version == "gptq" else 0,
     )
     parts = dict(zip(names, (qweight, qzeros, scales), strict=True))
-    g_idx = None if awq else beside.module("g_idx")
+    g_idx = None if awq else weight.module("g_idx")
     if g_idx is not None and g_idx.shape != (width,):
-        beside.refuse(f"have g_idx of shape {g_idx.shape}, where {(width,)} is expected")
+        weight.refuse(f"have g_idx of shape {g_idx.shape}, where {(width,)} is expected")
     return _matrix((rows, width), layout, **parts, g_idx=g_idx, whole=names)
 
 
@@ -517,12 +519,12 @@ def _grid(scale: ReadableTensor) -> tuple[int, int]:
 
 
 def _scale_grid(
-    beside: _Beside, shape: tuple[int, ...], scale: ReadableTensor, layout: ScaledRows
+    weight: _StoredWeight, shape: tuple[int, ...], scale: ReadableTensor, layout: ScaledRows
 ) -> ScaledRows:
     """The layout with the rows and columns that share a scale, told from shapes and config.json."""
     count_rows, count_columns = _grid(scale)
-    stated = beside.quantisation.get("weight_block_size") or next(
-        (s["block_structure"] for s in beside.weight_schemes if s.get("block_structure")), None
+    stated = weight.quantisation.get("weight_block_size") or next(
+        (s["block_structure"] for s in weight.weight_schemes if s.get("block_structure")), None
     )
     stated = stated if isinstance(stated, list) and len(stated) == 2 else None
     sizes = []
@@ -535,7 +537,7 @@ def _scale_grid(
         elif axis == 1 and count_rows == shape[0] and size % count == 0:
             sizes.append(size // count)  # groups, which divide the columns
         else:
-            beside.refuse(
+            weight.refuse(
                 f"are codes of shape {shape} with scales of shape {scale.shape}, which are one per "
                 f"tensor, row, group of columns or block of {stated or [_BLOCK, _BLOCK]}"
             )
