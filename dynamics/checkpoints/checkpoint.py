@@ -1,6 +1,6 @@
 """One checkpoint: its tensors by role, read without the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -19,6 +19,7 @@ from dynamics.checkpoints.architectures import (
     gain_offset,
     norm_type,
 )
+from dynamics.checkpoints.key_prefixes import unwrap
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import is_tied
@@ -34,7 +35,7 @@ class Checkpoint:
     """A model at one step of its training; nothing is read before it is asked for.
 
     Attributes:
-        place: Its folder, or where else its files are.
+        place: Its folder, the one file that holds it, or where else its files are.
         step: Training steps taken.
         tokens: Tokens trained on up to this step, where the series knows.
     """
@@ -46,12 +47,16 @@ class Checkpoint:
     @cached_property
     def store(self) -> FileStore:
         """Where its files are."""
-        return LocalFolder(self.place) if isinstance(self.place, Path) else self.place
+        if not isinstance(self.place, Path):
+            return self.place
+        if self.place.is_file():
+            return LocalFolder(self.place.parent, self.place.name)
+        return LocalFolder(self.place)
 
     @property
     def path(self) -> Path | None:
         """Its folder, None when its files are on a hub."""
-        return self.place if isinstance(self.place, Path) else None
+        return self.store.path if isinstance(self.store, LocalFolder) else None
 
     @property
     def name(self) -> str:
@@ -142,6 +147,11 @@ class Checkpoint:
         return _contents(self).tied
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a reader of its numbers should know, such as prefixes taken off its keys."""
+        return _contents(self).notes
+
+    @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
         contents = _contents(self)
@@ -181,7 +191,9 @@ class _Contents:
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
-        self._weights = Weights(store)
+        weights = Weights(store)
+        self._weights = unwrap(weights, _find_roles, store.name)
+        self.notes = (*weights.notes, *self._weights.notes)
         name = find_family(self._weights)
         if name is None:
             raise CheckpointError(
@@ -216,12 +228,18 @@ class _Contents:
         return self._weights[self.roles[role]]
 
 
+def _find_roles(keys: Collection[str]) -> Mapping[Role, str]:
+    """Return the key of each role that keys show, none when they are of no known family."""
+    name = find_family(keys)
+    return {} if name is None else find_roles(FAMILIES[name], keys)
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _contents(checkpoint: Checkpoint) -> _Contents:
     return _Contents(checkpoint.store)
 
 
-def _largest_matrices(weights: Weights) -> str:
+def _largest_matrices(weights: Mapping[str, ReadableTensor]) -> str:
     shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)

@@ -12,6 +12,9 @@ from dynamics.errors import CheckpointError
 
 _LENGTH = 8  # bytes of the number in front, which says how long the header is
 
+# Metadata of files in which a tensor is a part of the one of that name.
+_SHARDING = "DCP_SHARDING_INFO"
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -47,6 +50,12 @@ def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
     """
     start, header = _read_header(source)
     metadata = header.pop("__metadata__", {})
+    if _SHARDING in (metadata if isinstance(metadata, dict) else {}):
+        raise CheckpointError(
+            f"{source.name}: holds shards of tensors that torch.distributed.checkpoint wrote "
+            f"({_SHARDING}); put them together with consolidate_safetensors_files of "
+            "torch.distributed.checkpoint.hf_storage"
+        )
     entries = {key: _entry(source, start, key, header[key]) for key in header}
     end = max((entry.offset + entry.nbytes for entry in entries.values()), default=start)
     if end != source.size:

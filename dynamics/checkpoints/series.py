@@ -8,8 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.stores import LocalFolder, Traffic
-from dynamics.checkpoints.weights import WEIGHTS_FILES, no_weights
+from dynamics.checkpoints.stores import Traffic
+from dynamics.checkpoints.weight_files import (
+    WEIGHTS_FILES,
+    has_weights,
+    name_contents,
+    no_weights,
+    other_weights_files,
+    step_in_name,
+)
+from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError, StepError
 from dynamics.steps import parse
 
@@ -66,22 +74,28 @@ def open_series(path: Path | str) -> CheckpointSeries:
 
     Args:
         path: A folder of checkpoints named `checkpoint-N`, `step-N`, `step_N` or `stepN`; or a
-            training folder, which has them under `checkpoints`; or the folder of a single model,
-            whose step is 0 unless its name tells.
+            training folder, which has them under `checkpoints`; or the folder or file of a single
+            model, whose step is that of its name, else the one it records, else 0; or a folder of
+            such files, whose names tell their steps.
 
     Raises:
         CheckpointError: The folder does not exist, or there is no checkpoint in it, or one of
             them is without weights.
-        StepError: Two folders name the same step.
+        StepError: Two folders name the same step, or a file another one than it records.
     """
     # Not resolve(): a link called step-4 is step 4, wherever it leads.
     folder = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+    if folder.is_file() and folder.suffix:  # what it is its bytes tell when it is read
+        return CheckpointSeries(folder.stem, (_single(folder),))
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder}: {found}; a folder of checkpoints or of a model is needed")
     checkpoints = _numbered(folder) or _numbered(folder / _CHECKPOINTS)
-    if not checkpoints and _has_weights(folder):
-        checkpoints = [Checkpoint(folder, _step(folder) or 0)]
+    if not checkpoints and has_weights(folder):
+        checkpoints = [_single(folder)]
+    checkpoints = checkpoints or _numbered_files(folder)
+    if not checkpoints and (contents := name_contents(folder)):
+        raise CheckpointError(contents)
     if not checkpoints:
         raise CheckpointError(
             f"{folder}: no checkpoint inside; folders named checkpoint-N, step-N, step_N or stepN "
@@ -93,7 +107,7 @@ def open_series(path: Path | str) -> CheckpointSeries:
                 f"{before.path} and {after.name} are both step {after.step}; remove one of them"
             )
     for checkpoint in checkpoints:
-        if checkpoint.path and not _has_weights(checkpoint.path):
+        if isinstance(checkpoint.place, Path) and not has_weights(checkpoint.place):
             raise CheckpointError(no_weights(checkpoint.store))
     name = folder.parent.name if folder.name == _CHECKPOINTS else folder.name
     return CheckpointSeries(name, tuple(checkpoints))
@@ -110,8 +124,41 @@ def _numbered(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.name))
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(LocalFolder(folder).has(name) for name in WEIGHTS_FILES)
+def _single(place: Path) -> Checkpoint:
+    """Open the folder or the file of one model; its name tells the step, or what it records."""
+    step = _step(place) if place.is_dir() else step_in_name(place)
+    checkpoint = Checkpoint(place, step or 0)
+    if step is None:
+        checkpoint = replace(checkpoint, step=_recorded_step(checkpoint) or 0)
+    return checkpoint
+
+
+def _numbered_files(folder: Path) -> list[Checkpoint]:
+    """Open the files of a folder whose names tell a step, each of which holds one checkpoint.
+
+    Raises:
+        StepError: A file records another number of steps than its name tells.
+    """
+    checkpoints = []
+    for path in other_weights_files(folder):
+        if (step := step_in_name(path)) is None:
+            continue
+        checkpoints.append(Checkpoint(path, step))
+        recorded = _recorded_step(checkpoints[-1])
+        if recorded not in (None, step):
+            raise StepError(
+                f"{path}: its name tells step {step}, the file records step {recorded}; rename it "
+                f"to step={recorded}{path.suffix}"
+            )
+    return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.name))
+
+
+def _recorded_step(checkpoint: Checkpoint) -> int | None:
+    """Return the steps that a training recorded in the file of its weights."""
+    try:
+        return Weights(checkpoint.store).step
+    except CheckpointError:
+        return None  # whoever reads the weights is told what is wrong with them
 
 
 def _step(folder: Path) -> int | None:
