@@ -66,7 +66,7 @@ READ_FORMATS = (
         "one file of a training",
         "the only `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file with weights; or give the "
         "file",
-        "nanoGPT, Lightning, DeepSpeed up to ZeRO-2 (`mp_rank_00_model_states.pt`): the state dict "
+        "nanoGPT, Lightning, Meta (`consolidated.00.pth`), DeepSpeed up to ZeRO-2 (`mp_rank_00_model_states.pt`): the state dict "
         "may lie under `model`, `state_dict`, `module`, ... The step is that of the name, else "
         "`iter_num` or `global_step` in the file",
     ),

@@ -11,6 +11,8 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.stores import Traffic
 from dynamics.checkpoints.weight_files import (
     WEIGHTS_FILES,
+    check_is_whole,
+    has_standard_file,
     has_weights,
     name_contents,
     no_weights,
@@ -32,10 +34,12 @@ class CheckpointSeries:
     Attributes:
         name: Name of the series.
         checkpoints: Its checkpoints, by ascending step.
+        notes: One line each on what was passed over in the place of the series.
     """
 
     name: str
     checkpoints: tuple[Checkpoint, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -85,15 +89,18 @@ def open_series(path: Path | str) -> CheckpointSeries:
     """
     # Not resolve(): a link called step-4 is step 4, wherever it leads.
     folder = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
-    if folder.is_file() and folder.suffix:  # what it is its bytes tell when it is read
+    if folder.is_file() and folder.suffix:  # its bytes tell what it is, when it is read
+        check_is_whole(folder)
         return CheckpointSeries(folder.stem, (_single(folder),))
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder}: {found}; a folder of checkpoints or of a model is needed")
     checkpoints = _numbered(folder) or _numbered(folder / _CHECKPOINTS)
+    notes: tuple[str, ...] = ()
+    if not checkpoints and not has_standard_file(folder):
+        checkpoints, notes = _numbered_files(folder)
     if not checkpoints and has_weights(folder):
         checkpoints = [_single(folder)]
-    checkpoints = checkpoints or _numbered_files(folder)
     if not checkpoints and (contents := name_contents(folder)):
         raise CheckpointError(contents)
     if not checkpoints:
@@ -104,13 +111,14 @@ def open_series(path: Path | str) -> CheckpointSeries:
     for before, after in pairwise(checkpoints):
         if before.step == after.step:
             raise StepError(
-                f"{before.path} and {after.name} are both step {after.step}; remove one of them"
+                f"{before.store.name} and {after.name} are both step {after.step}; remove one of "
+                "them"
             )
     for checkpoint in checkpoints:
         if isinstance(checkpoint.place, Path) and not has_weights(checkpoint.place):
             raise CheckpointError(no_weights(checkpoint.store))
     name = folder.parent.name if folder.name == _CHECKPOINTS else folder.name
-    return CheckpointSeries(name, tuple(checkpoints))
+    return CheckpointSeries(name, tuple(checkpoints), notes)
 
 
 def _numbered(folder: Path) -> list[Checkpoint]:
@@ -133,24 +141,29 @@ def _single(place: Path) -> Checkpoint:
     return checkpoint
 
 
-def _numbered_files(folder: Path) -> list[Checkpoint]:
+def _numbered_files(folder: Path) -> tuple[list[Checkpoint], tuple[str, ...]]:
     """Open the files of a folder whose names tell a step, each of which holds one checkpoint.
+
+    Returns:
+        The checkpoints by ascending step, and a line on the files whose names tell none.
 
     Raises:
         StepError: A file records another number of steps than its name tells.
     """
-    checkpoints = []
-    for path in other_weights_files(folder):
-        if (step := step_in_name(path)) is None:
-            continue
-        checkpoints.append(Checkpoint(path, step))
-        recorded = _recorded_step(checkpoints[-1])
+    files = other_weights_files(folder)
+    steps = {path: step for path in files if (step := step_in_name(path)) is not None}
+    for path, step in steps.items():
+        recorded = _recorded_step(Checkpoint(path, step))
         if recorded not in (None, step):
             raise StepError(
                 f"{path}: its name tells step {step}, the file records step {recorded}; rename it "
                 f"to step={recorded}{path.suffix}"
             )
-    return sorted(checkpoints, key=lambda checkpoint: (checkpoint.step, checkpoint.name))
+    checkpoints = [Checkpoint(path, step) for path, step in steps.items()]
+    checkpoints.sort(key=lambda checkpoint: (checkpoint.step, checkpoint.name))
+    rest = ", ".join(path.name for path in files if path not in steps)
+    passed_over = f"{rest}: passed over, because the name tells no step"
+    return checkpoints, (passed_over,) if checkpoints and rest else ()
 
 
 def _recorded_step(checkpoint: Checkpoint) -> int | None:

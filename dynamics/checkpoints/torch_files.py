@@ -128,8 +128,8 @@ def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
     """Return what the pickle of a zip file describes, and what locates a storage of it."""
     members = _members(source)
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(pickles) != 1:
-        raise CheckpointError(f"{source.name}: {describe_zip(members)}")
+    if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in members):
+        raise CheckpointError(f"{source.name}: {_describe_zip(members)}")
     root = pickles[0].removesuffix("data.pkl")
 
     def content(name: str) -> bytes:
@@ -235,10 +235,10 @@ def index_legacy(source: ByteSource) -> StoredEntries:
     return StoredEntries(source, state, locate)
 
 
-def describe_zip(members: Collection[str]) -> str:
+def _describe_zip(members: Collection[str]) -> str:
     """Say what a zip file is that torch.save did not write, from the names of its members."""
     names = {name.rpartition("/")[2] for name in members}
-    if "constants.pkl" in names or any("/code/" in name for name in members):
+    if "constants.pkl" in names:
         return (
             "a TorchScript archive, whose weights are part of a program; save the model's "
             "state_dict() with torch.save or safetensors"

@@ -253,6 +253,8 @@ class _InertUnpickler(pickle._Unpickler):
         return storage
 
     def _call(self, callee: Any, arguments: Any) -> Any:
+        if isinstance(callee, Placeholder):
+            return callee
         if not isinstance(callee, Global) or not isinstance(arguments, tuple):
             raise ValueError("something that is no global is called")
         if callee.function is None:

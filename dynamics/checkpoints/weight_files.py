@@ -49,7 +49,8 @@ _SHOWN = 4  # files a message shows
 
 # The last number in the name of a file that stands behind a word for steps.
 _STEP_IN_NAME = re.compile(
-    r"(?:.*[-_=.])?(?:checkpoint|ckpt|global[-_]?step|step|iter|iteration|model)[-_=]?(\d+)"
+    r"(?:.*[-_=.])?(?:(?:checkpoint|ckpt|global[-_]?step|step|iter|iteration)[-_=]?(\d+)"
+    r"|model[-_](\d{5,}))(?:[-_](?:ckpt|checkpoint))?"
 )
 
 
@@ -61,7 +62,22 @@ def step_in_name(path: Path) -> int | None:
         (40, None)
     """
     match = _STEP_IN_NAME.fullmatch(path.stem)
-    return int(match[1]) if match else None
+    return int(match[1] or match[2]) if match else None
+
+
+def check_is_whole(path: Path) -> None:
+    """Refuse a file that was named alone and is a part of a checkpoint, or of a format not read.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    if "-of-" in path.stem or path.suffix == ".distcp":
+        raise CheckpointError(
+            f"{path}: is one of several files that hold a checkpoint together; give their folder, "
+            f"{path.parent}"
+        )
+    if match := find_named_format([path.name]):
+        raise CheckpointError(f"{path}: is {match[0].name}; {match[0].remedy}")
 
 
 def standard_files(store: FileStore) -> tuple[str, ...]:
@@ -84,12 +100,18 @@ def other_weights_file(store: FileStore) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
+def has_standard_file(folder: Path) -> bool:
+    """Tell whether a folder has a weights file of a standard name."""
+    return any(map(LocalFolder(folder).has, WEIGHTS_FILES))
+
+
 def has_weights(place: Path) -> bool:
     """Tell whether a folder or file is one checkpoint with weights."""
-    if place.is_file():
-        return True
-    store = LocalFolder(place)
-    return any(map(store.has, WEIGHTS_FILES)) or other_weights_file(store) is not None
+    return (
+        place.is_file()
+        or has_standard_file(place)
+        or other_weights_file(LocalFolder(place)) is not None
+    )
 
 
 def other_weights_files(folder: Path) -> list[Path]:

@@ -261,10 +261,13 @@ def test_a_trap_in_the_metadata_does_nothing(tmp_path):
     save(tmp_path / "a", tensors)
     change_metadata(tmp_path / "a", lambda metadata: setattr(metadata, "planner_data", Touch(trap)))
     assert_same(
-        Checkpoint(tmp_path / "a", 0).tensor("input_embedding"), tensors["model.embed_tokens.weight"]
+        Checkpoint(tmp_path / "a", 0).tensor("input_embedding"),
+        tensors["model.embed_tokens.weight"],
     )
     (tmp_path / "a/.metadata").write_bytes(pickle.dumps(Touch(trap)))
-    with pytest.raises(CheckpointError, match=r"refused: the pickle asks for 'pathlib\.Path\.mkdir"):
+    with pytest.raises(
+        CheckpointError, match=r"refused: the pickle asks for 'pathlib\.Path\.mkdir"
+    ):
         Checkpoint(tmp_path / "a", 0).tensor("input_embedding")
     assert not trap.exists()
 
@@ -272,7 +275,9 @@ def test_a_trap_in_the_metadata_does_nothing(tmp_path):
 def test_a_save_that_did_not_finish_is_named(tmp_path):
     save(tmp_path / "step-3", llama())
     (tmp_path / "step-3/.metadata").unlink()
-    with pytest.raises(CheckpointError, match=r"step-3: holds a distributed.*\.metadata is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"step-3: holds a distributed.*\.metadata is missing"
+    ):
         open_series(tmp_path)
 
 
