@@ -66,9 +66,9 @@ READ_FORMATS = (
         "one file of a training",
         "the only `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file with weights; or give the "
         "file",
-        "nanoGPT, Lightning, Meta (`consolidated.00.pth`), DeepSpeed up to ZeRO-2 (`mp_rank_00_model_states.pt`): the state dict "
-        "may lie under `model`, `state_dict`, `module`, ... The step is that of the name, else "
-        "`iter_num` or `global_step` in the file",
+        "nanoGPT, Lightning, Meta (`consolidated.00.pth`), DeepSpeed up to ZeRO-2 "
+        "(`mp_rank_00_model_states.pt`); the state dict may lie under `model`, `state_dict`, "
+        "`module`, ... The step is that of the name, else `iter_num` or `global_step` in the file",
     ),
     ReadFormat(
         "a file for each step",
@@ -169,6 +169,11 @@ NAMED_FORMATS = (
         "a NeMo archive",
         ("*.nemo",),
         "convert it to the transformers format with NeMo's exporter",
+    ),
+    NamedFormat(
+        "a TorchScript archive, whose weights are part of a program",
+        ("*/constants.pkl",),
+        "save the state_dict() of the model with torch.save or safetensors",
     ),
     NamedFormat(
         "numpy arrays (MLX writes weights so)",

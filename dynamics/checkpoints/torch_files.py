@@ -8,9 +8,11 @@ import io
 import struct
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from dynamics.checkpoints.entries import TensorEntry
+from dynamics.checkpoints.formats import find_named_format
 from dynamics.checkpoints.sources import ByteSource, SourceStream
 from dynamics.checkpoints.unpickling import (
     Global,
@@ -45,6 +47,7 @@ _STATE_DICT_NAMES = (
 _DEEPEST = 4  # dictionaries within dictionaries
 # Numbers beside a state dict that count optimizer steps.
 _STEP_NAMES = ("iter_num", "global_step", "global_steps", "num_updates", "step", "iteration")
+_MOST_MEMBERS = 1000  # of a zip file, that are looked at to say what it is
 _SHOWN = 8  # names a message shows
 _LONGEST = 60  # characters of a name in a message
 
@@ -237,17 +240,8 @@ def index_legacy(source: ByteSource) -> StoredEntries:
 
 def _describe_zip(members: Collection[str]) -> str:
     """Say what a zip file is that torch.save did not write, from the names of its members."""
-    names = {name.rpartition("/")[2] for name in members}
-    if "constants.pkl" in names:
-        return (
-            "a TorchScript archive, whose weights are part of a program; save the model's "
-            "state_dict() with torch.save or safetensors"
-        )
-    if names and all(name.endswith(".npy") for name in names):
-        return (
-            "a numpy archive (MLX writes weights so); save the arrays with safetensors "
-            "(mlx.core.save_safetensors)"
-        )
+    if match := find_named_format([*islice(members, _MOST_MEMBERS)]):
+        return f"is {match[0].name}; {match[0].remedy}"
     return "a zip file, but not one that torch.save wrote"
 
 

@@ -217,11 +217,14 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _InertUnpickler(pickle._Unpickler):
+_Interpreter: Any = pickle._Unpickler  # whose methods and stack the type stubs leave out
+
+
+class _InertUnpickler(_Interpreter):
     """The interpreter; `dispatch` has a method for each opcode."""
 
     def __init__(self, stream: IO[bytes], records: Collection[str]) -> None:
-        super().__init__(_Bounded(stream))  # type: ignore[arg-type]
+        super().__init__(_Bounded(stream))
         self.records = records
         self.storages: dict[str, Storage] = {}
 
@@ -315,7 +318,7 @@ class _InertUnpickler(pickle._Unpickler):
         """BYTEARRAY8, read before memory is set aside for it."""
         self.stack.append(self.read(int.from_bytes(self.read(8), "little")))
 
-    dispatch = pickle._Unpickler.dispatch | {
+    dispatch = _Interpreter.dispatch | {
         **dict.fromkeys((pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]), load_extension),
         pickle.REDUCE[0]: load_call,
         pickle.NEWOBJ[0]: load_call,

@@ -12,8 +12,8 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats import NAMED_FORMATS
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.weights import Weights
 from dynamics.checkpoints.stores import LocalFolder
+from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError
 from dynamics.models.load import load_model
 from tests.checkpoints.writers import assert_same, neox, write_zip
