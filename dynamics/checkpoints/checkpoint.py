@@ -23,6 +23,7 @@ from dynamics.checkpoints.key_prefixes import unwrap
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import is_tied
+from dynamics.checkpoints.weight_files import name_contents
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
@@ -203,9 +204,12 @@ class _Contents:
         self.family = FAMILIES[name]
         self.roles = find_roles(self.family, self._weights)
         key = self.roles["input_embedding"]
-        if len(shape := self._weights[key].shape) != 2:
+        if len(shape := self._weights[key].shape) != 2 or 0 in shape:
+            # DeepSpeed ZeRO-3 leaves empty tensors in the file of the model.
+            contents = name_contents(store.path) if isinstance(store, LocalFolder) else None
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
+                + (f"; {contents}" if contents else "")
             )
 
     @cached_property

@@ -36,6 +36,7 @@ _RECORDS = (
 )
 
 _LARGEST_SIZE = 1 << 48
+_MOST_CHUNKS = 1 << 14  # more than there are ranks
 _LARGEST_METADATA = 1 << 30  # bytes
 
 Sizes = tuple[int, ...]
@@ -196,11 +197,11 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
             refuse(metadata.name, contents)
         self._described = _field(contents, "state_dict_metadata", dict, self._name)
         self._stored = _field(contents, "storage_data", dict, self._name)
-        self._keys = [
+        self._keys = dict.fromkeys(
             key
             for key, value in self._described.items()
             if isinstance(key, str) and _is(value, "TensorStorageMetadata")
-        ]
+        )
         if not self._keys:
             raise CheckpointError(f"{self._name}: describes no tensors")
 
@@ -231,12 +232,11 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
     @cached_property
     def filenames(self) -> list[str]:
         """Every file that holds chunks of tensors, with the path of the folder."""
-        keys = {*self._keys}
         return sorted(
             {
                 self._filename(info)
                 for index, info in self._stored.items()
-                if _is(index, "MetadataIndex") and index.field("fqn") in keys
+                if _is(index, "MetadataIndex") and index.field("fqn") in self._keys
             }
         )
 
@@ -322,6 +322,8 @@ def _sizes(record: Any, name: str, source_name: str, key: str) -> Sizes:
 
 def _check_filled(chunks: Sequence[Chunk], shape: Sizes, name: str) -> None:
     """Refuse chunks that leave a gap, overlap or reach beyond the tensor."""
+    if len(chunks) > _MOST_CHUNKS:
+        raise CheckpointError(f"{name} is cut into {len(chunks)} chunks, more than {_MOST_CHUNKS}")
     if not chunks or any(len(chunk.start) != len(shape) for chunk in chunks):
         raise CheckpointError(f"{name} has no chunks of its shape {shape}")
     beyond = any(

@@ -288,25 +288,35 @@ def _find_state_dict(
 
 def _holders(state: dict[Any, Any]) -> list[str]:
     """Names of the dictionaries within a dictionary that hold weights, optimizers left out."""
+    known: dict[tuple[int, int], bool] = {}
     return [
         name
         for name, value in state.items()
         if isinstance(name, str)
         and isinstance(value, dict)
         and not any(word in name.lower() for word in ("optim", "sched", "scaler", "rng"))
-        and _holds_weights(value, _DEEPEST - 1)
+        and _holds_weights(value, _DEEPEST - 1, known)
     ]
 
 
-def _holds_weights(state: dict[Any, Any], depth: int) -> bool:
-    return _has_weights(state) or (
-        depth > 0
-        and any(
-            _holds_weights(value, depth - 1)
-            for name in _STATE_DICT_NAMES
-            if isinstance(value := state.get(name), dict)
+def _holds_weights(state: dict[Any, Any], depth: int, known: dict[tuple[int, int], bool]) -> bool:
+    """Tell whether a dictionary leads to weights by names of state dicts.
+
+    Args:
+        state: The dictionary.
+        depth: Dictionaries within it that are looked into, one in the other.
+        known: Results by identity and depth: a small pickle can hold one dictionary many times.
+    """
+    if (result := known.get((id(state), depth))) is None:
+        result = known[id(state), depth] = _has_weights(state) or (
+            depth > 0
+            and any(
+                _holds_weights(value, depth - 1, known)
+                for name in _STATE_DICT_NAMES
+                if isinstance(value := state.get(name), dict)
+            )
         )
-    )
+    return result
 
 
 def _has_weights(state: dict[Any, Any]) -> bool:

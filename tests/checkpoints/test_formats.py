@@ -159,6 +159,17 @@ def test_parts_of_one_rank_are_not_read_as_the_tensor(tmp_path):
     assert Checkpoint(tmp_path, 0).vocab_size == 6
 
 
+def test_empty_tensors_that_zero_3_leaves_are_explained(tmp_path):
+    """The Trainer saves the model's own file as well, from which every tensor is missing."""
+    tensors = {key: torch.zeros(0) for key in neox()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "global_step5").mkdir()
+    for name in ("zero_to_fp32.py", "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"of shape \(0,\); .*ZeRO.*zero_to_fp32\.py \. OUT"):
+        Checkpoint(tmp_path, 0).tensor("input_embedding")
+
+
 def test_every_named_format_says_what_to_do():
     for named in NAMED_FORMATS:
         assert named.files

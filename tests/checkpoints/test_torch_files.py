@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.checkpoints import unpickling
+from dynamics.checkpoints import torch_files, unpickling
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.containers import index_container
 from dynamics.checkpoints.series import open_series
@@ -272,6 +272,25 @@ def test_state_is_set_on_nothing(tmp_path):
     write_members(tmp_path / "a.bin", {f"a/{name}": content for name, content in parts.items()})
     source = Memory((tmp_path / "a.bin").read_bytes())
     assert read_tensor(source, index_container(source)["a.b.weight"]).shape == (2, 2)
+
+
+def test_one_dictionary_under_many_names_is_looked_at_once():
+    """Looked at under every name, 3,000 x 3,000 entries would be gone through several times."""
+    inner = dict.fromkeys(map(str, range(3000)), 1)
+    buffer = io.BytesIO()
+    torch.save(dict.fromkeys((f"name {number}" for number in range(3000)), inner), buffer)
+    looked_at = []
+    original = torch_files._tensors
+
+    def counting(state):
+        looked_at.append(id(state))
+        return original(state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_files, "_tensors", counting)
+        with pytest.raises(CheckpointError, match="holds no tensors"):
+            index_container(Memory(buffer.getvalue()))
+    assert len(looked_at) < 10
 
 
 def test_a_tensor_that_repeats_few_bytes_beyond_the_file_is_refused(tmp_path):
