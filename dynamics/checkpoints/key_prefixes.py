@@ -92,11 +92,10 @@ def unwrap(
     most = max(shown.values())
     if len(find_roles(plain)) >= most:
         return UnwrappedTensors(tensors, plain)
-    best = [prefix for prefix, count in shown.items() if count == most]
-    chosen = best[0]
-    if rival := next((prefix for prefix in best if not prefix.startswith(chosen)), None):
+    shortest, *longer = [prefix for prefix, count in shown.items() if count == most]
+    if rival := next((prefix for prefix in longer if not prefix.startswith(shortest)), None):
         raise CheckpointError(
-            f"{name}: holds two models, under the prefixes {chosen!r} and {rival!r}; save the "
+            f"{name}: holds two models, under the prefixes {shortest!r} and {rival!r}; save the "
             "state dict of one of them"
         )
     if adapter := next((key for key in plain if any(part in key for part in _ADAPTERS)), None):
@@ -105,8 +104,8 @@ def unwrap(
             "model.merge_and_unload() returns with save_pretrained"
         )
     wrappers = [f"{word}." for word in sorted(_WRAPPERS) if _has_part(plain, word)]
-    removed = tuple(part for part in [chosen, *wrappers] if part)
-    return UnwrappedTensors(tensors, candidates[chosen], removed)
+    removed = tuple(part for part in [shortest, *wrappers] if part)
+    return UnwrappedTensors(tensors, candidates[shortest], removed)
 
 
 def _certain(roles: Mapping[Any, str]) -> Mapping[Any, str]:
@@ -128,8 +127,8 @@ def _without_wrappers(keys: Mapping[str, str]) -> dict[str, str]:
 
 def _without_prefix(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Take a prefix off the keys that begin with it; of two keys that meet that one counts."""
-    others = {key: original for key, original in keys.items() if not key.startswith(prefix)}
-    return others | {
+    unprefixed = {key: original for key, original in keys.items() if not key.startswith(prefix)}
+    return unprefixed | {
         key.removeprefix(prefix): original
         for key, original in keys.items()
         if key.startswith(prefix)

@@ -62,7 +62,7 @@ class StoredEntries(Mapping[str, TensorEntry]):
 
     Attributes:
         path: Names of the dictionaries that lead to the state dict, none for the pickled object.
-        beside: Names of other dictionaries with tensors (an EMA, an optimizer).
+        unread: Names of other dictionaries with tensors (an EMA, an optimizer).
         step: Steps of the training that the file records beside the state dict, None when none.
 
     Raises:
@@ -71,7 +71,7 @@ class StoredEntries(Mapping[str, TensorEntry]):
 
     def __init__(self, source: ByteSource, contents: Any, locate: Callable[[Storage], int]) -> None:
         self._source = source
-        self.path, state, self.beside = _find_state_dict(source, contents)
+        self.path, state, self.unread = _find_state_dict(source, contents)
         for key, value in state.items():
             # What a module keeps besides tensors is no embedding, whatever class it is of.
             if is_unlisted(value) and not str(key).endswith("_extra_state"):
@@ -261,7 +261,7 @@ def _find_state_dict(
     if not isinstance(contents, dict):
         raise CheckpointError(f"{source.name}: no state dict, but {_kind(contents)}")
     path: tuple[str, ...] = ()
-    state, beside = contents, list[str]()
+    state, unread = contents, list[str]()
     while len(path) < _DEEPEST and (names := _holders(state)):
         name = next((name for name in _STATE_DICT_NAMES if name in names), None)
         if name is None:
@@ -273,7 +273,7 @@ def _find_state_dict(
                     f"{', '.join(_STATE_DICT_NAMES[:3])}; save the state dict itself"
                 )
             (name,) = names
-        beside += [".".join((*path, other)) for other in names if other != name]
+        unread += [".".join((*path, passed)) for passed in names if passed != name]
         path, state = (*path, name), state[name]
     if not _tensors(state):
         values = [*map(state.get, _STATE_DICT_NAMES), *state.values()]
@@ -283,7 +283,7 @@ def _find_state_dict(
             f"{source.name}: holds no tensors at its top level, which has {_listed(state)}, nor in "
             "a dictionary there; save the state dict itself"
         )
-    return path, state, beside
+    return path, state, unread
 
 
 def _holders(state: dict[Any, Any]) -> list[str]:

@@ -223,8 +223,9 @@ class Weights(Mapping[str, ReadableTensor]):
     def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
         self._indexes[name] = index = index_container(source)
         if isinstance(index, StoredEntries) and index.path:
-            beside = f"; {', '.join(index.beside)} beside it is not read" if index.beside else ""
-            self.notes.append(f"the state dict is read from {'.'.join(index.path)!r}{beside}")
+            note = f"the state dict is read from {'.'.join(index.path)!r}"
+            unread = ", ".join(index.unread)
+            self.notes.append(f"{note}; {unread} beside it is not read" if unread else note)
         return dict.fromkeys(self._indexes[name], name)
 
 

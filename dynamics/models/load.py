@@ -206,11 +206,12 @@ def _fetch(checkpoint: Checkpoint) -> Path:
     """A folder on this machine with everything that loading needs."""
     store = checkpoint.store
     weights = next((name for name in standard_files(store) if store.open(name)), None)
-    other = other_weights_file(store) if weights is None else weights
-    if other is not None and other not in WEIGHTS_FILES:
+    measurable = other_weights_file(store) if weights is None else weights
+    if measurable is not None and measurable not in WEIGHTS_FILES:
         raise CheckpointError(
-            f"{store.name}: the weights in {other} can be measured, but no model can be run from "
-            "them; load them into their model, save it with save_pretrained, and give that folder"
+            f"{store.name}: the weights in {measurable} can be measured, but no model can be run "
+            "from them; load them into their model, save it with save_pretrained, and give that "
+            "folder"
         )
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
