@@ -29,3 +29,16 @@ def show_methods() -> None:
     for name, method in METHODS.items():
         said = (method.function.__doc__ or "").splitlines()[0].rstrip(".")
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
+
+
+def show_checkpoint_formats() -> None:
+    """Write tables of the checkpoint formats that are read, and that are only named."""
+    from dynamics.checkpoints.formats import NAMED_FORMATS, READ_FORMATS
+
+    cog.outl("| read | told by | |\n|---|---|---|")
+    for read in READ_FORMATS:
+        cog.outl(f"| {read.name} | {read.files} | {read.remark} |")
+    cog.outl("\n| named, not read | told by | what to do |\n|---|---|---|")
+    for named in NAMED_FORMATS:
+        files = ", ".join(f"`{pattern}`" for pattern in named.files)
+        cog.outl(f"| {named.name} | {files} | {named.remedy} |")

@@ -98,6 +98,19 @@ FAMILIES: dict[str, Family] = {
         output_embedding=("lm_head.weight",),
         final_norm=("transformer.ln_f", "ln_f"),
     ),
+    "meta": Family(  # and torchtitan
+        norm="rms",
+        input_embedding=("tok_embeddings.weight",),
+        output_embedding=("output.weight",),
+        final_norm=("norm",),
+    ),
+    "olmo-core": Family(
+        norm="rms",
+        input_embedding=("embeddings.weight",),
+        output_embedding=("lm_head.w_out.weight",),
+        final_norm=("lm_head.norm",),
+        output_bias=("lm_head.w_out.bias",),
+    ),
     "mamba": Family(
         norm="rms",
         input_embedding=(
@@ -189,7 +202,9 @@ _LAYER_NORM_MODEL_TYPES = ("olmo", "hf_olmo", "cohere", "cohere2")
 
 
 def find_family(keys: Collection[str]) -> str | None:
-    """Name of the first family one of whose input embeddings is among the keys.
+    """Name of the family one of whose input embeddings is among the keys, None when there is none.
+
+    Of several that one counts of which most roles are there, of equals the first.
 
     Example:
         >>> find_family(["gpt_neox.embed_in.weight", "embed_out.weight"])
@@ -197,10 +212,12 @@ def find_family(keys: Collection[str]) -> str | None:
     """
     if _T5_OR_OPT in keys and any(key.startswith(_T5_BLOCKS) for key in keys):
         return "t5"
-    for name, family in FAMILIES.items():
-        if any(key in keys for key in family.input_embedding):
-            return name
-    return None
+    names = [
+        name
+        for name, family in FAMILIES.items()
+        if any(key in keys for key in family.input_embedding)
+    ]
+    return max(names, key=lambda name: len(find_roles(FAMILIES[name], keys)), default=None)
 
 
 def find_headed_family(keys: Collection[str]) -> str | None:
@@ -258,6 +275,8 @@ def norm_type(family: Family, roles: Mapping[Role, str], config: Mapping[str, An
         return "rms" if config["layer_norm_type"] == "rms" else "layer"
     if "final_norm_bias" in roles or config.get("model_type") in _LAYER_NORM_MODEL_TYPES:
         return "layer"
+    if family is FAMILIES["gpt2"] and not config:
+        return None  # nanoGPT's layer norm without bias and LitGPT's RMS norm have the same keys
     return family.norm if "final_norm_weight" in roles else None
 
 

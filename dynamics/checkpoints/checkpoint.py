@@ -1,6 +1,6 @@
 """One checkpoint: its tensors by role, read without the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -21,10 +21,12 @@ from dynamics.checkpoints.architectures import (
     gain_offset,
     norm_type,
 )
+from dynamics.checkpoints.key_prefixes import unwrap
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
+from dynamics.checkpoints.weight_files import name_contents
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
@@ -39,7 +41,7 @@ class Checkpoint:
     """A model at one step of its training; nothing is read before it is asked for.
 
     Attributes:
-        place: Its folder, or where else its files are.
+        place: Its folder, the one file that holds it, or where else its files are.
         step: Training steps taken.
         tokens: Tokens trained on up to this step, where the series knows.
     """
@@ -51,12 +53,16 @@ class Checkpoint:
     @cached_property
     def store(self) -> FileStore:
         """Where its files are."""
-        return LocalFolder(self.place) if isinstance(self.place, Path) else self.place
+        if not isinstance(self.place, Path):
+            return self.place
+        if self.place.is_file():
+            return LocalFolder(self.place.parent, self.place.name)
+        return LocalFolder(self.place)
 
     @property
     def path(self) -> Path | None:
         """Its folder, None when its files are on a hub."""
-        return self.place if isinstance(self.place, Path) else None
+        return self.store.path if isinstance(self.store, LocalFolder) else None
 
     @property
     def name(self) -> str:
@@ -208,8 +214,11 @@ class _Contents:
         self.family, self.roles = layout
         key = self.roles["input_embedding"]
         if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
+            # DeepSpeed ZeRO-3 leaves empty tensors in the file of the model.
+            contents = name_contents(store.path) if isinstance(store, LocalFolder) else None
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
+                + (f"; {contents}" if contents else "")
             )
 
     def _find_roles(self) -> tuple[Family, dict[Role, str]] | None:
@@ -221,7 +230,8 @@ class _Contents:
         Raises:
             CheckpointError: There is an output embedding alone, and nothing says that it is tied.
         """
-        self._tensors = FloatTensors(self._store.name, self._weights, lambda: self.config)
+        self._unwrapped = unwrap(self._weights, _roles_of, self._store.name)
+        self._tensors = FloatTensors(self._store.name, self._unwrapped, lambda: self.config)
         if (name := find_family(self._tensors)) is not None:
             return FAMILIES[name], find_roles(FAMILIES[name], self._tensors)
         if (name := find_headed_family(self._tensors)) is None:
@@ -253,7 +263,7 @@ class _Contents:
             CheckpointError: Something is.
         """
         modules = tuple(key.removesuffix("weight") for key in keys)
-        for key in self._weights if modules else ():
+        for key in self._unwrapped if modules else ():
             if key.startswith(modules) and not key.endswith("bias"):
                 raise CheckpointError(
                     f"{self._store.name}: holds {key!r}, so that there is an output embedding, but "
@@ -269,7 +279,7 @@ class _Contents:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Lines about the files that a reader of the numbers should know."""
-        notes = [*self._weights.notes]
+        notes = [*self._weights.notes, *self._unwrapped.notes]
         for role in ("input_embedding", "output_embedding"):
             key = self.roles.get(role)
             if key is not None and isinstance(tensor := self._tensors[key], QuantisedTensor):
@@ -290,12 +300,18 @@ class _Contents:
         return self._tensors[self.roles[role]]
 
 
+def _roles_of(keys: Collection[str]) -> Mapping[Role, str]:
+    """Return the key of each role that keys show, none when they are of no known family."""
+    name = find_family(keys)
+    return {} if name is None else find_roles(FAMILIES[name], keys)
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _contents(checkpoint: Checkpoint) -> _Contents:
     return _Contents(checkpoint.store)
 
 
-def _largest_matrices(weights: Weights) -> str:
+def _largest_matrices(weights: Mapping[str, ReadableTensor]) -> str:
     shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)

@@ -8,8 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.stores import LocalFolder, Traffic
-from dynamics.checkpoints.weights import WEIGHTS_FILES, no_weights
+from dynamics.checkpoints.stores import Traffic
+from dynamics.checkpoints.weight_files import (
+    WEIGHTS_FILES,
+    check_is_whole,
+    has_standard_file,
+    has_weights,
+    name_contents,
+    no_weights,
+    other_weights_files,
+    step_in_name,
+)
+from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError, StepError
 from dynamics.steps import parse
 
@@ -24,10 +34,12 @@ class CheckpointSeries:
     Attributes:
         name: Name of the series.
         checkpoints: Its checkpoints, by ascending step.
+        notes: One line each on what was passed over in the place of the series.
     """
 
     name: str
     checkpoints: tuple[Checkpoint, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -66,22 +78,31 @@ def open_series(path: Path | str) -> CheckpointSeries:
 
     Args:
         path: A folder of checkpoints named `checkpoint-N`, `step-N`, `step_N` or `stepN`; or a
-            training folder, which has them under `checkpoints`; or the folder of a single model,
-            whose step is 0 unless its name tells.
+            training folder, which has them under `checkpoints`; or the folder or file of a single
+            model, whose step is that of its name, else the one it records, else 0; or a folder of
+            such files, whose names tell their steps.
 
     Raises:
         CheckpointError: The folder does not exist, or there is no checkpoint in it, or one of
             them is without weights.
-        StepError: Two folders name the same step.
+        StepError: Two folders name the same step, or a file another one than it records.
     """
     # Not resolve(): a link called step-4 is step 4, wherever it leads.
     folder = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+    if folder.is_file() and folder.suffix:  # its bytes tell what it is, when it is read
+        check_is_whole(folder)
+        return CheckpointSeries(folder.stem, (_single(folder),))
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder}: {found}; a folder of checkpoints or of a model is needed")
     checkpoints = _numbered(folder) or _numbered(folder / _CHECKPOINTS)
-    if not checkpoints and _has_weights(folder):
-        checkpoints = [Checkpoint(folder, _step(folder) or 0)]
+    notes: tuple[str, ...] = ()
+    if not checkpoints and not has_standard_file(folder):
+        checkpoints, notes = _numbered_files(folder)
+    if not checkpoints and has_weights(folder):
+        checkpoints = [_single(folder)]
+    if not checkpoints and (contents := name_contents(folder)):
+        raise CheckpointError(contents)
     if not checkpoints:
         raise CheckpointError(
             f"{folder}: no checkpoint inside; folders named checkpoint-N, step-N, step_N or stepN "
@@ -90,13 +111,14 @@ def open_series(path: Path | str) -> CheckpointSeries:
     for before, after in pairwise(checkpoints):
         if before.step == after.step:
             raise StepError(
-                f"{before.path} and {after.name} are both step {after.step}; remove one of them"
+                f"{before.store.name} and {after.name} are both step {after.step}; remove one of "
+                "them"
             )
     for checkpoint in checkpoints:
-        if checkpoint.path and not _has_weights(checkpoint.path):
+        if isinstance(checkpoint.place, Path) and not has_weights(checkpoint.place):
             raise CheckpointError(no_weights(checkpoint.store))
     name = folder.parent.name if folder.name == _CHECKPOINTS else folder.name
-    return CheckpointSeries(name, tuple(checkpoints))
+    return CheckpointSeries(name, tuple(checkpoints), notes)
 
 
 def _numbered(folder: Path) -> list[Checkpoint]:
@@ -110,8 +132,46 @@ def _numbered(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.name))
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(LocalFolder(folder).has(name) for name in WEIGHTS_FILES)
+def _single(place: Path) -> Checkpoint:
+    """Open the folder or the file of one model; its name tells the step, or what it records."""
+    step = _step(place) if place.is_dir() else step_in_name(place)
+    checkpoint = Checkpoint(place, step or 0)
+    if step is None:
+        checkpoint = replace(checkpoint, step=_recorded_step(checkpoint) or 0)
+    return checkpoint
+
+
+def _numbered_files(folder: Path) -> tuple[list[Checkpoint], tuple[str, ...]]:
+    """Open the files of a folder whose names tell a step, each of which holds one checkpoint.
+
+    Returns:
+        The checkpoints by ascending step, and a line on the files whose names tell none.
+
+    Raises:
+        StepError: A file records another number of steps than its name tells.
+    """
+    files = other_weights_files(folder)
+    steps = {path: step for path in files if (step := step_in_name(path)) is not None}
+    for path, step in steps.items():
+        recorded = _recorded_step(Checkpoint(path, step))
+        if recorded not in (None, step):
+            raise StepError(
+                f"{path}: its name tells step {step}, the file records step {recorded}; rename it "
+                f"to step={recorded}{path.suffix}"
+            )
+    checkpoints = [Checkpoint(path, step) for path, step in steps.items()]
+    checkpoints.sort(key=lambda checkpoint: (checkpoint.step, checkpoint.name))
+    rest = ", ".join(path.name for path in files if path not in steps)
+    passed_over = f"{rest}: passed over, because the name tells no step"
+    return checkpoints, (passed_over,) if checkpoints and rest else ()
+
+
+def _recorded_step(checkpoint: Checkpoint) -> int | None:
+    """Return the steps that a training recorded in the file of its weights."""
+    try:
+        return Weights(checkpoint.store).step
+    except CheckpointError:
+        return None  # whoever reads the weights is told what is wrong with them
 
 
 def _step(folder: Path) -> int | None:

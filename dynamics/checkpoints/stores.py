@@ -88,21 +88,24 @@ class LocalFolder:
 
     Attributes:
         path: Its folder.
+        weights_file: Name of the file that holds its weights, when others in the folder are of
+            other checkpoints.
     """
 
     path: Path
+    weights_file: str | None = None
     revision: None = None
     commit: None = None
 
     @property
     def name(self) -> str:
         """Its path."""
-        return str(self.path)
+        return str(self.path / (self.weights_file or ""))
 
     @property
     def label(self) -> str:
-        """Name of the folder."""
-        return self.path.name
+        """Name of the folder, or of the file without its suffix."""
+        return Path(self.weights_file).stem if self.weights_file else self.path.name
 
     @property
     def traffic(self) -> Traffic:

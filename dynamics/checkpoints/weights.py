@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -11,28 +12,34 @@ import numpy as np
 import torch
 
 from dynamics.checkpoints.containers import index_container
+from dynamics.checkpoints.dcp_files import METADATA, DistributedEntries
 from dynamics.checkpoints.entries import TensorEntry
 from dynamics.checkpoints.sources import ByteSource
 from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
 from dynamics.checkpoints.tensors import read_tensor
+from dynamics.checkpoints.torch_files import StoredEntries
+from dynamics.checkpoints.weight_files import (
+    SHARD_INDEX,
+    WEIGHTS_FILES,
+    no_weights,
+    other_weights_file,
+    standard_files,
+)
 from dynamics.errors import CheckpointError
 
-SHARD_INDEX = ".index.json"
-EMBEDDINGS_FILE = "embeddings.safetensors"
-"""File of a training of ours: every tensor with a role and no other, and no config.json beside."""
+__all__ = [
+    "SHARD_INDEX",
+    "WEIGHTS_FILES",
+    "LocatedTensor",
+    "ReadableTensor",
+    "Weights",
+    "no_weights",
+]
+
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 _LARGEST_SET = 10_000  # shards looked for by name
 _NAMED = 3  # keys that a note names
 _GAP = 1 << 16  # bytes read along rather than asked around
-
-# In the order in which they are looked for.
-WEIGHTS_FILES = (
-    "model.safetensors",
-    "model.safetensors" + SHARD_INDEX,
-    "pytorch_model.bin",
-    "pytorch_model.bin" + SHARD_INDEX,
-    EMBEDDINGS_FILE,
-)
 
 
 class ReadableTensor(Protocol):
@@ -134,11 +141,14 @@ class LocatedTensor:
         return _open(self.store, self.filename).size
 
 
-class Weights(Mapping[str, LocatedTensor]):
+class Weights(Mapping[str, ReadableTensor]):
     """The tensors of a checkpoint by key; a shard is opened when one of its keys is asked for.
 
     Args:
         store: The files of the checkpoint.
+
+    Attributes:
+        notes: Lines about the files that a reader of the numbers should know.
 
     Raises:
         CheckpointError: There is no weights file, or it or a shard is damaged or unsafe.
@@ -147,12 +157,15 @@ class Weights(Mapping[str, LocatedTensor]):
     def __init__(self, store: FileStore) -> None:
         self._store = store
         self._indexes: dict[str, Mapping[str, TensorEntry]] = {}
-        self._located: dict[str, LocatedTensor] = {}
+        self.notes: list[str] = []
+        self._distributed: DistributedEntries | None = None
+        self._located: dict[str, ReadableTensor] = {}
         self._index_name: str | None = None
         self._files = self._find()
-        self.notes: list[str] = []
 
-    def __getitem__(self, key: str) -> LocatedTensor:
+    def __getitem__(self, key: str) -> ReadableTensor:
+        if key not in self._located and self._distributed is not None:
+            self._located[key] = self._distributed[key]
         if key not in self._located:
             filename = self._files[key]
             if key not in self._index(filename):
@@ -231,27 +244,45 @@ class Weights(Mapping[str, LocatedTensor]):
             CheckpointError: A file is not there, or cannot be reached.
         """
         digests = []
-        for filename in sorted({*self._files.values()}):
+        distributed = self._distributed.filenames if self._distributed is not None else []
+        for filename in sorted({*self._files.values(), *distributed}):
             _open(self._store, filename)
             digests.append(self._store.sha256(filename))
         return digests
 
+    @property
+    def step(self) -> int | None:
+        """Steps of the training that a file of torch.save records, None when there are none."""
+        indexes = [each for each in self._indexes.values() if isinstance(each, StoredEntries)]
+        return indexes[0].step if indexes else None
+
     def _find(self) -> dict[str, str]:
         """The file of every key."""
-        for name in WEIGHTS_FILES:
+        for name in standard_files(self._store):
             if name.endswith(SHARD_INDEX):
                 if (index := read_json(self._store, name)) is not None:
                     self._index_name = name
                     return _shards(index, f"{self._store.name}/{name}")
             elif (source := self._store.open(name)) is not None:
-                self._indexes[name] = index_container(source)
-                return dict.fromkeys(self._indexes[name], name)
-        raise CheckpointError(no_weights(self._store))
+                return self._index_file(name, source)
+        if (name := other_weights_file(self._store)) is None:
+            raise CheckpointError(no_weights(self._store))
+        source = _open(self._store, name)
+        if PurePosixPath(name).name != METADATA:
+            return self._index_file(name, source)
+        folder = name.removesuffix(METADATA).rstrip("/")
+        self._distributed = DistributedEntries(
+            source, folder, partial(_open, self._store), partial(LocatedTensor, self._store)
+        )
+        return dict.fromkeys(self._distributed, name)
 
-
-def no_weights(store: FileStore) -> str:
-    """What to say of a checkpoint without weights."""
-    return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
+    def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
+        self._indexes[name] = index = index_container(source)
+        if isinstance(index, StoredEntries) and index.path:
+            note = f"the state dict is read from {'.'.join(index.path)!r}"
+            unread = ", ".join(index.unread)
+            self.notes.append(f"{note}; {unread} beside it is not read" if unread else note)
+        return dict.fromkeys(self._indexes[name], name)
 
 
 def _open(store: FileStore, filename: str) -> ByteSource:

@@ -26,7 +26,14 @@ from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.quantised import FLOATS
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.stores import LocalFolder, read_json
-from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, Weights, no_weights
+from dynamics.checkpoints.weight_files import (
+    SHARD_INDEX,
+    WEIGHTS_FILES,
+    no_weights,
+    other_weights_file,
+    standard_files,
+)
+from dynamics.checkpoints.weights import Weights
 from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
 from dynamics.errors import (
     CheckpointError,
@@ -202,7 +209,14 @@ def _numbers(dtype: str, device: str, task: Task | None) -> tuple[torch.dtype, t
 def _fetch(checkpoint: Checkpoint) -> Path:
     """A folder on this machine with everything that loading needs."""
     store = checkpoint.store
-    weights = next((each for each in WEIGHTS_FILES if store.open(each)), None)
+    weights = next((name for name in standard_files(store) if store.open(name)), None)
+    measurable = other_weights_file(store) if weights is None else weights
+    if measurable is not None and measurable not in WEIGHTS_FILES:
+        raise CheckpointError(
+            f"{store.name}: the weights in {measurable} can be measured, but no model can be run "
+            "from them; load them into their model, save it with save_pretrained, and give that "
+            "folder"
+        )
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
             f"{store.name}: holds the embeddings only, which are no model that runs; give a "
