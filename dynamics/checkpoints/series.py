@@ -6,7 +6,7 @@
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -103,7 +103,7 @@ def open_series(path: Path | str) -> CheckpointSeries:
     """
     # Not resolve(): a link called step-4 is step 4, wherever it leads.
     folder = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
-    pattern = "*"
+    pattern = None
     if not folder.exists() and any(mark in folder.name for mark in "*?["):
         folder, pattern = folder.parent, folder.name
     if not folder.is_dir():
@@ -113,45 +113,57 @@ def open_series(path: Path | str) -> CheckpointSeries:
         return _open_cached(repository)
     if repositories := cached_repositories(folder) or cached_repositories(folder / "hub"):
         return _open_cache(folder, repositories)
+    notes: list[str] = []
     for parent in (folder, folder / _CHECKPOINTS):
-        children = {name: path for name, path in _folders(parent).items() if _fits(name, pattern)}
-        series = _open_children(parent, children, chosen=pattern != "*")
+        series = _open_children(parent, pattern, notes)
         if series is not None:
             return series
-    if pattern == "*" and _has_weights(folder):
+    if pattern is None and _has_weights(folder):
         return _open_model(folder)
+    if notes:
+        raise CheckpointError(f"{folder}: no checkpoint inside; {'; '.join(notes)}")
     raise CheckpointError(_nothing_inside(folder, pattern))
 
 
-def _open_children(
-    parent: Path, children: Mapping[str, Path], *, chosen: bool
-) -> CheckpointSeries | None:
-    """The series of the children of a folder; None where it is a model, or holds none."""
+def _open_children(parent: Path, pattern: str | None, notes: list[str]) -> CheckpointSeries | None:
+    """The series of the children of a folder; None where it is a model, or holds none.
+
+    Args:
+        parent: The folder.
+        pattern: Shell pattern of the names that were asked for.
+        notes: Gets what was passed over; what is there belongs to the series.
+
+    Raises:
+        CheckpointError: Names tell steps, and none of them holds weights.
+        StepError: As for `open_series`.
+    """
+    children = _folders(parent)
+    if pattern is not None:
+        children = {name: path for name, path in children.items() if fnmatchcase(name, pattern)}
     holding = frozenset(name for name, path in children.items() if _holds_model(path))
-    names = choose_names(
+    chosen = choose_names(
         # A folder without a model counts only where it tells a step: it may be half written.
         [name for name in children if name in holding or _tells_step(name)],
         place=str(parent),
         usable=holding,
-        kinds_may_mix=chosen,
+        kinds_may_mix=pattern is not None,
     )
+    notes += chosen.notes
     checkpoints = tuple(
-        Checkpoint(children[said.name], said.step, said.tokens_seen) for said in names.names
+        Checkpoint(children[said.name], said.step, said.tokens_seen) for said in chosen.names
     )
-    if not checkpoints:
-        if names.notes and not _has_weights(parent):
-            raise CheckpointError(f"{parent}: no checkpoint inside; {'; '.join(names.notes)}")
-        return None
-    # What a trainer keeps beside the weights of one checkpoint is also called global_step500.
-    notes = names.notes
+    sound = any(said.name in holding for said in chosen.names)
     if _has_weights(parent):
-        if not any(said.name in holding for said in names.names):
+        if not sound:
+            # What a trainer keeps beside the weights of a checkpoint is called global_step500.
             return None
-        notes += (f"passed over: the model in {parent} itself, as no step is told of it",)
-    if not holding & {said.name for said in names.names}:
+        notes.append(f"passed over: the model in {parent} itself, as no step is told of it")
+    if not checkpoints:
+        return None
+    if not sound:
         raise CheckpointError(no_weights(checkpoints[0].store))
     name = parent.parent.name if parent.name == _CHECKPOINTS else parent.name
-    return CheckpointSeries(name, checkpoints, names.unit, notes)
+    return CheckpointSeries(name, checkpoints, chosen.unit, tuple(notes))
 
 
 def _open_model(folder: Path) -> CheckpointSeries:
@@ -219,9 +231,9 @@ def _open_cache(folder: Path, repositories: list[CachedRepository]) -> Checkpoin
     )
 
 
-def _nothing_inside(folder: Path, pattern: str) -> str:
+def _nothing_inside(folder: Path, pattern: str | None) -> str:
     """What to say of a folder in which no checkpoint was found."""
-    if pattern != "*":
+    if pattern is not None:
         return f"{folder}: no checkpoint inside whose name fits {pattern!r}"
     deeper = [
         child
@@ -249,10 +261,6 @@ def _folders(folder: Path) -> dict[str, Path]:
         }
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern)
 
 
 def _tells_step(name: str) -> bool:

@@ -206,9 +206,13 @@ def choose_names(
     if kinds_may_mix and len(copies) == len(parsed) - len(stepless):
         copies = []  # they were asked for
     if stepless:
-        notes.append(_passed_over("the name tells no step", stepless, link=not on_hub))
-    if copies and (marked := [name for name in copies if name in usable]):
-        notes.append(_passed_over("the name marks a copy or a best, last or partial state", marked))
+        advice = "" if on_hub else "rename or link them as step-N to take them in"
+        notes.append(_passed_over("the name tells no step", stepless, advice))
+    if marked := [name for name in copies if name in usable]:
+        pattern = _pattern(marked, [name for name in parsed if name not in marked])
+        advice = "" if on_hub or pattern is None else f"'{place}/{pattern}' in quotes takes them"
+        reason = "the name marks a copy or a best, last or partial state"
+        notes.append(_passed_over(reason, marked, advice))
     told = [said for name, said in parsed.items() if said is not None and name not in copies]
 
     units = list(dict.fromkeys([STEP, *(said.unit for said in told if said.name in usable)]))
@@ -324,19 +328,26 @@ def _example(place: str, kinds: Iterable[list[StepName]]) -> str:
     names = [[said.name for said in kind] for kind in kinds]
     for kind in names:
         others = [name for other in names if other is not kind for name in other]
-        alike = takewhile(lambda letters: len({*letters}) == 1, zip(*kind, strict=False))
-        start = "".join(letters[0] for letters in alike).rstrip("0123456789")
-        for pattern in (f"{start}*", f"{start}*[0-9]"):
-            if all(fnmatchcase(name, pattern) for name in kind) and not any(
-                fnmatchcase(name, pattern) for name in others
-            ):
-                return f" in quotes, such as '{place}/{pattern}'"
+        if (pattern := _pattern(kind, others)) is not None:
+            return f" in quotes, such as '{place}/{pattern}'"
     return ""
 
 
-def _passed_over(reason: str, names: list[str], *, link: bool = False) -> str:
-    advice = "; rename or link them as step-N to take them in" if link else ""
-    return f"passed over, as {reason}: {', '.join(names)}{advice}"
+def _pattern(names: list[str], others: list[str]) -> str | None:
+    """A shell pattern that fits names and not others; None where none is at hand."""
+    alike = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in alike)
+    starts = (start.rstrip("0123456789"), re.sub(r"[0-9]+[^0-9]*$", "", start))
+    for pattern in (f"{start}{end}" for start in starts for end in ("*", "*[0-9]")):
+        if all(fnmatchcase(name, pattern) for name in names) and not any(
+            fnmatchcase(name, pattern) for name in others
+        ):
+            return pattern
+    return None
+
+
+def _passed_over(reason: str, names: list[str], advice: str = "") -> str:
+    return f"passed over, as {reason}: {', '.join(names)}{advice and f'; {advice}'}"
 
 
 def _shown(kind: list[StepName]) -> str:

@@ -190,12 +190,10 @@ def track(
             on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
             on_live=stages.counter("running the model", lambda: opened.traffic.received),
         )
-    left_out = run.info["series"]["left_out"]
-    emit(
-        as_json,
-        {"run": str(output), "left_out": left_out},
-        f"{last_step_table(run)}\nrun: {output}",
-    )
+    result: dict[str, object] = {"run": str(output)}
+    if left_out := run.info["series"]["left_out"]:
+        result["left_out"] = left_out
+    emit(as_json, result, f"{last_step_table(run)}\nrun: {output}")
 
 
 def _token_ids(written: str | None) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ from dynamics.tracking.audit_findings import Finding, name_rows, name_steps
 from dynamics.tracking.audit_known import known_defects
 from dynamics.tracking.audit_repetitions import repeated
 
+_ROWS = 100  # ids of rows that a finding keeps
+
 Check = Callable[[SeriesFacts, Sequence[Finding]], Iterable[Finding]]
 
 
@@ -57,7 +59,13 @@ def not_finite(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding
                     f"({name_rows(rows)})"
                 )
                 yield Finding(
-                    "not finite", "wrong", (each.step,), message, role, (each.step,), rows=rows
+                    "not finite",
+                    "wrong",
+                    (each.step,),
+                    message,
+                    role,
+                    (each.step,),
+                    rows=rows[:_ROWS],
                 )
 
 
@@ -99,6 +107,8 @@ def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     for role in [*facts.roles, *VECTORS]:
         for what in ("shape", "dtype") if role in ROLES else ("shape",):
             said = {each.step: _said(each, role, what) for each in readable}
+            if not said:
+                continue
             usual, count = Counter(said.values()).most_common(1)[0]  # of equally many the first
             most = "at most steps" if 2 * count > len(said) else f"at {count} others"
             for other in sorted({*said.values()} - {usual}):
@@ -106,6 +116,8 @@ def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
                 if what == "dtype" and other == "none":
                     continue  # told of its shape
                 message = f"the {what} is {other}, {most} {usual}"
+                if "none" in (other, usual):
+                    message = f"there is {_one(other)}, {most} there is {_one(usual)}"
                 flagged = steps if what == "shape" else ()
                 yield Finding("changed", "wrong", steps, message, role, flagged)
 
@@ -206,6 +218,10 @@ def regular_gaps(steps: Sequence[int]) -> list[int]:
     lengths = range(min(powers, default=1).bit_length(), max(powers, default=1).bit_length())
     absent = {1 << length for length in lengths} - powers
     return sorted({*gaps, *(absent if 3 * len(absent) < len(powers) else ())})
+
+
+def _one(shape: str) -> str:
+    return "none" if shape == "none" else f"one of shape {shape}"
 
 
 def _said(each: CheckpointFacts, role: Role, what: str) -> str:

@@ -21,7 +21,7 @@ class Finding:
         role: Tensor it is about, None for all of them.
         flagged: Steps that should be left out because of it.
         link: Address of an issue about it.
-        rows: Rows of the tensor that it is about, ascending.
+        rows: Rows of the tensor that it is about, ascending; of many the first.
     """
 
     kind: str

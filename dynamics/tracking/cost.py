@@ -10,8 +10,8 @@ from dynamics.checkpoints.http import split
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.transport import CONNECTIONS
-from dynamics.errors import CheckpointError, UnreachableError
-from dynamics.tracking.faulty_steps import LeftOut, find_faults
+from dynamics.errors import CheckpointError
+from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
 from dynamics.tracking.measures import ROLES
 
 if TYPE_CHECKING:
@@ -160,18 +160,11 @@ def _last_readable(series: CheckpointSeries) -> Checkpoint:
     """The last checkpoint whose headers can be read.
 
     Raises:
-        CheckpointError: There is none.
-        UnreachableError: A hub is out of reach.
+        CheckpointError: There is none, or a hub is out of reach.
     """
-    problem = None
+    reasons = []
     for checkpoint in reversed(series.checkpoints):
-        try:
-            _ = checkpoint.tied
-        except UnreachableError:
-            raise
-        except CheckpointError as error:
-            problem = problem or error
-        else:
+        if (reason := unreadable_because(checkpoint)) is None:
             return checkpoint
-    assert problem is not None, "a series has checkpoints"
-    raise problem
+        reasons.append(reason)
+    raise CheckpointError(f"no step of {series.name} can be read: {reasons[0]}")

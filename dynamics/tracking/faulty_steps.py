@@ -7,8 +7,9 @@ is refused instead.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.steps import parse
 from dynamics.tracking.audit import audit_headers, audit_series
 
@@ -45,6 +46,8 @@ def find_faults(
         CheckpointError: No checkpoint on a hub can be read, or the hub is out of reach.
         StepError: The expression is malformed or selects nothing.
     """
+    if series.checkpoints[0].path is None and allow_flagged:
+        return _faults_at_the_start(series.select(steps))
     if series.checkpoints[0].path is not None:
         audit = audit_headers(series.select(steps))
     else:
@@ -56,8 +59,33 @@ def find_faults(
     return {
         step: Fault(reason.removeprefix("unreadable: "), flagged=step not in unmeasurable)
         for step, reason in audit.flagged_steps.items()
-        if step in unmeasurable or not allow_flagged
     }
+
+
+def unreadable_because(checkpoint: Checkpoint) -> str | None:
+    """Say why the headers of a checkpoint cannot be read; None when they can.
+
+    Raises:
+        UnreachableError: A hub is out of reach.
+    """
+    try:
+        _ = checkpoint.tied
+    except UnreachableError:
+        raise
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _faults_at_the_start(series: CheckpointSeries) -> dict[int, Fault]:
+    """Faults of the checkpoints before the first that can be read: of that one facts are taken."""
+    faults: dict[int, Fault] = {}
+    for checkpoint in series:
+        reason = unreadable_because(checkpoint)
+        if reason is None:
+            break
+        faults[checkpoint.step] = Fault(reason)
+    return faults
 
 
 @dataclass
@@ -89,22 +117,14 @@ class LeftOut:
                 f"{self.steps}, or repair it"
             )
         self.reasons[step] = fault.reason
+        if not self.kept_steps:
+            raise CheckpointError(self._nothing_left(step, fault))
         remedy = (
             "--allow-flagged keeps it"
             if fault.flagged
             else "the same command adds it once it can be measured"
         )
         self.report(f"step {step} is left out: {fault.reason}; {remedy}")
-        if not self.kept_steps:
-            advice = (
-                "track them all the same with --allow-flagged"
-                if fault.flagged
-                else "`dynamics audit` tells what is wrong with each"
-            )
-            raise CheckpointError(
-                f"no step of {self.selected.name} is left to measure, the last for this reason: "
-                f"step {step}: {fault.reason}; {advice}"
-            )
 
     def add_all(self, faults: Mapping[int, Fault]) -> None:
         """Leave several steps out; see `add`."""
@@ -125,6 +145,19 @@ class LeftOut:
     def recorded(self) -> dict[str, str]:
         """The reasons by step, ascending, for `run.json`."""
         return {str(step): self.reasons[step] for step in sorted(self.reasons)}
+
+    def _nothing_left(self, step: int, fault: Fault) -> str:
+        advice = (
+            "track them all the same with --allow-flagged"
+            if fault.flagged
+            else "`dynamics audit` tells what is wrong"
+        )
+        if len(self.selected) == 1:
+            return f"step {step} of {self.selected.name} cannot be used: {fault.reason}; {advice}"
+        return (
+            f"none of {len(self.selected)} steps of {self.selected.name} can be used; the last, "
+            f"step {step}: {fault.reason}; {advice}"
+        )
 
 
 def without(series: CheckpointSeries, steps: Mapping[int, object]) -> CheckpointSeries:
