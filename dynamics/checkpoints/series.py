@@ -183,27 +183,40 @@ def _open_cached(repository: CachedRepository) -> CheckpointSeries:
     place = f"{repository.name} in the cache ({repository.folder})"
     snapshots = repository.snapshots
     holding = frozenset(name for name, path in snapshots.items() if _holds_model(path))
-    names = choose_names(snapshots, place=place, usable=holding)
+    names = choose_names(
+        [name for name in snapshots if name != "main"], place=place, usable=holding, on_hub=True
+    )
     notes = [*names.notes]
+    of_steps = {snapshots[said.name] for said in names.names}
+    if of_steps and "main" in snapshots and snapshots["main"] not in of_steps:
+        notes.append("passed over, as the name tells no step: main")
     if repository.absent:
         notes.append(f"passed over, as not in the cache: {', '.join(repository.absent)}")
-    if repository.unnamed:
-        unnamed = ", ".join(path.name for path in repository.unnamed)
-        notes.append(f"passed over, as no revision names these snapshots: {unnamed}")
     checkpoints = tuple(
         Checkpoint(snapshots[said.name], said.step, said.tokens_seen, said.name)
         for said in names.names
     )
     if not checkpoints:
-        models = [Checkpoint(snapshots[name], 0, label=name) for name in sorted(holding)]
-        models += [Checkpoint(path, 0) for path in repository.unnamed if _holds_model(path)]
-        if len({model.path for model in models}) > 1:
-            models = [model for model in models if model.name == "main"]
-        if not models:
+        checkpoints = _cached_model(repository, holding)
+        if not checkpoints:
             told = "; ".join(notes) or "no snapshot in it holds weights"
             raise CheckpointError(f"{place}: no checkpoint inside; {told}")
-        checkpoints, notes = (models[0],), []
+    unnamed = [path for path in repository.unnamed if path != checkpoints[0].path]
+    if unnamed:
+        shown = ", ".join(path.name for path in unnamed)
+        notes.append(f"passed over, as no revision names these snapshots: {shown}")
     return CheckpointSeries(repository.name, checkpoints, names.unit, tuple(notes))
+
+
+def _cached_model(repository: CachedRepository, holding: frozenset[str]) -> tuple[Checkpoint, ...]:
+    """The model of a repository whose revisions tell no step: `main`, or the only one there is."""
+    if "main" in holding:
+        return (Checkpoint(repository.snapshots["main"], 0, label="main"),)
+    models = {repository.snapshots[name]: name for name in sorted(holding)}
+    models |= {path: path.name for path in repository.unnamed if _holds_model(path)}
+    if len(models) != 1:
+        return ()
+    return tuple(Checkpoint(path, 0, label=name) for path, name in models.items())
 
 
 def _open_cache(folder: Path, repositories: list[CachedRepository]) -> CheckpointSeries:
@@ -212,7 +225,7 @@ def _open_cache(folder: Path, repositories: list[CachedRepository]) -> Checkpoin
         return _open_cached(repositories[0])
     by_name = {repository.name.rpartition("/")[2]: repository for repository in repositories}
     if len(by_name) == len(repositories) and all(map(_tells_step, by_name)):
-        names = choose_names(by_name, place=str(folder))
+        names = choose_names(by_name, place=str(folder), on_hub=True)
         opened = {said: _open_cached(by_name[said.name]).checkpoints[-1] for said in names.names}
         return CheckpointSeries(
             folder.name,

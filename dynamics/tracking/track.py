@@ -115,12 +115,12 @@ def track(
             of reach.
     """
     keeps = parse_rule(rule)
-    check_exposed(exposed, counts)
     if exposed is not None and series.unit != STEP:
         raise ConfigError(
             f"what was used up to a step is counted in steps, and a step of {series.name} is one "
             f"{series.unit}; leave --stream out"
         )
+    check_exposed(exposed, counts)
     selection = None if rows is None else parse_rows(rows)
     for note in series.notes:
         report(note)

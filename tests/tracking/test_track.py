@@ -13,7 +13,6 @@ from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
     ConfigError,
     CorpusError,
-    MeasureError,
     MismatchError,
     OutputError,
     StepError,
@@ -24,8 +23,6 @@ from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.conftest import run_of
 from tests.tracking.synthetic import (
-    GAIN,
-    INPUT,
     OUTPUT,
     STEPS,
     files_of,
@@ -215,42 +212,6 @@ def test_more_counts_than_rows_are_refused(series, tmp_path):
     told = "the counts has 301 tokens but the embedding of series has 300 rows"
     with pytest.raises(MismatchError, match=told):
         track(series, tmp_path / "run", counts=make_counts(padding=1))
-
-
-@pytest.mark.parametrize(("key", "name"), [(INPUT, "input"), (OUTPUT, "output")])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_named(tmp_path, counts, key, name, value):
-    def spoil(matrix):
-        matrix[[3, 7, 11, 200, 201, 299], 1] = value
-        return matrix
-
-    series = write_series(tmp_path / "series", planted(counts, {(8, key): spoil}))
-    told = (
-        f"the {name} embedding at step 8 has 6 rows that are not finite "
-        r"\(token ids 3, 7, 11, 200, 201, \.\.\.\); leave that step out with --steps"
-    )
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-    track(series, tmp_path / "without", steps="0,2,32")
-
-
-def test_a_shape_that_changes_over_steps_is_named(tmp_path, counts):
-    cut = dict.fromkeys([(8, INPUT), (8, OUTPUT)], lambda matrix: matrix[:-1])
-    series = write_series(tmp_path / "series", planted(counts, cut))
-    told = r"the input embedding has shape \(299, 16\) at step 8 and \(300, 16\) at step 0"
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-
-
-@pytest.mark.parametrize(
-    ("gone", "told"), [(OUTPUT, "output_embedding_norm"), (GAIN, "norm_folded")]
-)
-def test_a_tensor_that_is_gone_at_one_step_is_named(tmp_path, counts, gone, told):
-    series = grow(counts)
-    del series[8][gone]
-    opened = write_series(tmp_path / "series", series)
-    with pytest.raises(MeasureError, match=f"step-8 has other tensors .*{told}.*; leave it out"):
-        track(opened, tmp_path / "run", counts=counts)
 
 
 def test_zero_rows_are_followed_like_others(tmp_path, counts):
