@@ -104,7 +104,8 @@ def main_is_last(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Findi
 def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Tensors that are not there, or of another shape or dtype, than at most steps."""
     readable = [each for each in facts.checkpoints if each.problem is None]
-    for role in [*facts.roles, *VECTORS]:
+    roles: list[Role] = [*facts.roles, *VECTORS]
+    for role in roles:
         for what in ("shape", "dtype") if role in ROLES else ("shape",):
             said = {each.step: _said(each, role, what) for each in readable}
             if not said:
