@@ -22,8 +22,8 @@ def resume(
 
     Args:
         output: The run folder.
-        info: What the run would write; it gets the names of the measures found, and what was asked
-            of the running model.
+        info: What the run would write; it gets the names of the measures found, the entries of
+            the checkpoints, damaged or not, and what was asked of the running model.
         chosen: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -45,6 +45,7 @@ def resume(
                 "or remove that one"
             )
     info["measures"] = found["measures"]
+    info["checkpoints"] = found["checkpoints"]
     if "live" in found:
         info["live"] = found["live"]
     checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}

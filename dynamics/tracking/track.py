@@ -164,10 +164,19 @@ def track(
     if exposed is None and counts is not None:
         exposed = training_stream(series)
     seen = exposure_columns(exposed, chosen, counts, exposure)
+    reference_step = next((entry["step"] for entry in info["checkpoints"]), None)
     info["checkpoints"] = [done[step] for step in sorted(done)]
     write_json(output / "run.json", info)  # claims the folder
-    wanted = Wanted(tokens, ids, keeps, everything)
-    with closing(walk(chosen, {*done}, wanted, executor=executor, ahead=ahead)) as results:
+    with closing(
+        walk(
+            chosen,
+            {*done},
+            Wanted(tokens, ids, keeps, everything),
+            reference_step=reference_step,
+            executor=executor,
+            ahead=ahead,
+        )
+    ) as results:
         for at, (checkpoint, used) in enumerate(zip(chosen, seen, strict=True)):
             on_checkpoint(at, len(chosen))
             if checkpoint.step in done:
@@ -180,7 +189,7 @@ def track(
                 info["series"] |= {"steps": left_out.kept_steps, "left_out": left_out.recorded}
                 write_json(output / "run.json", info)
                 continue
-            if done and checkpoint.step < min(done):
+            if done and checkpoint.step < min(done) and checkpoint.step != reference_step:
                 done.clear()  # their distances are to a later step
             taken = result.taken
             info["measures"] = [name for name in taken.columns if name != "token_id"]

@@ -53,6 +53,7 @@ def walk(
     measured_steps: Collection[int],
     wanted: Wanted,
     *,
+    reference_step: int | None = None,
     executor: Executor | None = None,
     ahead: int = 1,
 ) -> Generator[Measured | Unmeasurable]:
@@ -63,6 +64,7 @@ def walk(
         measured_steps: Steps that a former call has measured, which are not measured again; but
             for when an earlier one can be measured by now: all distances are to that one then.
         wanted: What is measured of each.
+        reference_step: The step that distances of a former call are to.
         executor: Does the work, on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once, each of which holds one tensor.
 
@@ -90,11 +92,11 @@ def walk(
                 if checkpoint.step in measured_steps:
                     continue
                 result = measure_alone(checkpoint, references)
-                if isinstance(result, Measured):
-                    measured_steps = ()
-                else:
+                if not isinstance(result, Measured):
                     references.end()
                     references = None
+                elif checkpoint.step != reference_step:
+                    measured_steps = ()
                 yield result
             elif checkpoint.step in measured_steps:
                 continue

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dynamics.__main__ import main
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import CheckpointError, ConfigError, MismatchError
+from dynamics.tracking import walk
 from dynamics.tracking.audit import audit_series
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.exposed import Exposed
@@ -274,3 +275,21 @@ def test_epochs_are_no_steps_to_count_exposure_with(folder, counts, tmp_path):
     assert track(series, tmp_path / "run", counts=counts).steps == list(STEPS)
     with pytest.raises(ConfigError, match="a step of series is one epoch; leave --stream out"):
         track(series, tmp_path / "other", counts=counts, exposed=Exposed(None, 1))
+
+
+def test_a_damaged_table_of_the_reference_alone_is_measured_again(
+    folder, counts, tmp_path, monkeypatch
+):
+    run = track(open_series(folder), tmp_path / "run", counts=counts)
+    before = files_of(run.path)
+    (run.path / "measures/step-00000000.parquet").unlink()
+    measured = []
+    measure = walk.measure_checkpoint
+    monkeypatch.setattr(
+        walk,
+        "measure_checkpoint",
+        lambda checkpoint, *rest: measured.append(checkpoint.step) or measure(checkpoint, *rest),
+    )
+    track(open_series(folder), run.path, counts=counts)
+    assert measured == [0]
+    assert files_of(run.path) == before
