@@ -1,4 +1,4 @@
-"""What cog generates: help texts of the commands, the table of methods."""
+"""What cog generates: help texts of the commands, tables of methods and of names of steps."""
 
 import os
 import subprocess
@@ -19,6 +19,17 @@ def show_help(*command: str) -> None:
     cog.outl(f"```console\n$ {' '.join(['dynamics', *command])} --help")
     cog.outl(shown.stdout.replace("python -m dynamics", "dynamics").strip())
     cog.outl("```")
+
+
+def show_step_names() -> None:
+    """Write a table of names of checkpoints into the page: the step and tokens each tells."""
+    from dynamics.checkpoints.step_names import described_names
+
+    cog.outl("| name | step | tokens | written by |\n|---|---|---|---|")
+    for name, said, writer in described_names():
+        unit = "" if said.unit == "step" else f" (a step is one {said.unit})"
+        tokens = "" if said.tokens_seen is None else f"{said.tokens_seen:,}"
+        cog.outl(f"| `{name}` | {said.step:,}{unit} | {tokens} | {writer} |")
 
 
 def show_methods() -> None:

@@ -4,8 +4,8 @@ DynamicsError                what the command line prints on one line, with exit
 ├── ConfigError              a setting is unknown, of the wrong type or contradicts another
 ├── StepError                a step expression is malformed or names steps that do not exist
 ├── CorpusError              text cannot be read, is empty, or is too small for what was asked
-├── CheckpointError          a checkpoint file is missing, damaged, unsafe, out of reach or of
-│                            unknown layout
+├── CheckpointError          a checkpoint file is missing, damaged, unsafe or of unknown layout
+│   └── UnreachableError     a hub cannot be reached or refuses; the files may be sound
 ├── MismatchError            two things that must belong together do not (tokenizer, run, series)
 ├── MeasureError             a tensor holds values no statistic can use (NaN, infinity)
 ├── OutputError              an output folder cannot be used as asked
@@ -35,6 +35,10 @@ class CorpusError(DynamicsError):
 
 class CheckpointError(DynamicsError):
     """A checkpoint file is missing, damaged, unsafe, of unknown layout or out of reach."""
+
+
+class UnreachableError(CheckpointError):
+    """A hub cannot be reached, or refuses to answer; nothing is known of the files there."""
 
 
 class MismatchError(DynamicsError):

@@ -44,11 +44,13 @@ class Checkpoint:
         place: Its folder, the one file that holds it, or where else its files are.
         step: Training steps taken.
         tokens: Tokens trained on up to this step, where the series knows.
+        label: Its name, where its place has another: a snapshot is named for its commit.
     """
 
     place: Path | FileStore
     step: int
     tokens: int | None = None
+    label: str | None = None
 
     @cached_property
     def store(self) -> FileStore:
@@ -67,7 +69,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """Name of the folder or of the revision."""
-        return self.store.label
+        return self.label or self.store.label
 
     @property
     def revision(self) -> str | None:

@@ -113,8 +113,15 @@ class LocalFolder:
         return Traffic()
 
     def has(self, filename: str) -> bool:
-        """Whether there is a file of that name."""
-        return (self.path / filename).is_file()
+        """Whether there is a file of that name.
+
+        Raises:
+            CheckpointError: The folder may not be read.
+        """
+        try:
+            return (self.path / filename).is_file()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def names(self) -> list[str]:
         """Names of the files in it."""
@@ -129,8 +136,16 @@ class LocalFolder:
         return LocalFile(self.path / filename) if self.has(filename) else None
 
     def read_bytes(self, filename: str) -> bytes | None:
-        """The whole of a small file, None when there is none of that name."""
-        return (self.path / filename).read_bytes() if self.has(filename) else None
+        """The whole of a small file, None when there is none of that name.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        path = self.path / filename
+        try:
+            return path.read_bytes() if self.has(filename) else None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
     def sha256(self, filename: str) -> str:
         """Hexadecimal SHA-256 of a file, all of which is read."""

@@ -43,7 +43,7 @@ def track(
         ),
     ] = None,
     allow_flagged: Annotated[
-        bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
+        bool, typer.Option("--allow-flagged", help="Keep steps of a hub that the audit doubts.")
     ] = False,
     exposure: Annotated[
         Literal["auto", "exact"],
@@ -121,7 +121,8 @@ def track(
 ) -> None:
     """Measure embedding norms over a series, and how they correlate with token frequency.
 
-    Steps that the cheap audit flags are left out unless --allow-flagged. With --importance,
+    Steps that cannot be measured are left out, and the same command adds them once they can be; so
+    are steps of a hub that the cheap audit flags, unless --allow-flagged. With --importance,
     --surgery or --agreement the model of each step is run as well. They can be added to a run that
     is there, once and all together.
     """
@@ -189,7 +190,10 @@ def track(
             on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
             on_live=stages.counter("running the model", lambda: opened.traffic.received),
         )
-    emit(as_json, {"run": str(output)}, f"{last_step_table(run)}\nrun: {output}")
+    result: dict[str, object] = {"run": str(output)}
+    if left_out := run.info["series"]["left_out"]:
+        result["left_out"] = left_out
+    emit(as_json, result, f"{last_step_table(run)}\nrun: {output}")
 
 
 def _token_ids(written: str | None) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(CheckpointError, match="file: is a file; a folder of checkpoints"):
         open_series(tmp_path / "file")
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint inside; .*step-N.*pytorch_model\.bin"
+        CheckpointError, match=r"no checkpoint inside; .*step500.*pytorch_model\.bin"
     ):
         open_series(tmp_path)
     (tmp_path / "step-3").mkdir()

@@ -73,6 +73,42 @@ def test_equal_first_steps(tmp_path, tensors):
     assert "trainer_state.json" in audit.findings[0].message
 
 
+def test_what_is_not_finite_is_named_and_repeats_nothing(tmp_path, tensors):
+    tensors[64] = tensors[64] | {INPUT: tensors[64][INPUT].clone()}
+    tensors[64][INPUT][5, 2] = torch.inf
+    for step in (4000, 13000):
+        tensors[step] = {key: value * torch.nan for key, value in tensors[step].items()}
+    write(tmp_path, tensors)
+    for level in ("rows", "all"):
+        audit = audit_series(open_series(tmp_path), tensors=level)
+        assert kinds(audit) == {"not finite"}
+        assert list(audit.flagged_steps) == [64, 4000, 13000]
+        told = "not finite: input embedding: 1 of 40 rows read hold NaN or infinity (5)"
+        assert audit.flagged_steps[64] == told
+        assert audit.wrong[0].rows == (5,)
+        assert audit.flagged_steps[4000] == (
+            "not finite: 40 of 40 rows read hold NaN or infinity (0, 1, 2, 3, 4, ...)"
+        )
+
+
+def test_rows_outside_of_the_block_are_said_not_to_be_read(tmp_path):
+    for step in (0, 1):
+        matrix = torch.full((3000, 400), float(step + 1))
+        matrix[[5, 2999]] = torch.nan
+        write(tmp_path, {step: {INPUT: matrix, "embed_out.weight": matrix[10:50].clone()}})
+    audit = audit_series(open_series(tmp_path), tensors="rows")
+    assert audit.rows_read == (
+        "of each embedding rows 375 to 1,398 of 3,000 alone and smaller ones whole"
+    )
+    assert audit.wrong == []
+    audit = audit_series(open_series(tmp_path), tensors="all")
+    assert audit.rows_read == "every row of each embedding"
+    assert [(each.steps, each.rows) for each in audit.wrong] == [
+        ((0,), (5, 2999)),
+        ((1,), (5, 2999)),
+    ]
+
+
 def test_one_of_many_formats(tmp_path, tensors):
     write(tmp_path, {step: tensors[step] for step in STEPS if step < 100}, "old zip")
     write(tmp_path, {step: tensors[step] for step in STEPS if step >= 100}, "sharded safetensors")
@@ -153,7 +189,7 @@ def test_command(tmp_path, tensors, capsys):
     code, shown = run(capsys, write(tmp_path / "clean", tensors))
     assert code == 0
     assert shown.out.splitlines()[-1] == (
-        "clean: 24 checkpoints, 1,024 rows of each embedding read: nothing is wrong"
+        "clean: 24 checkpoints, every row of each embedding read: nothing is wrong"
     )
     tensors[5000] = tensors[9000]
     code, shown = run(capsys, write(tmp_path / "defect", tensors))

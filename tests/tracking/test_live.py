@@ -401,3 +401,23 @@ def test_contexts_are_no_longer_than_what_was_trained_on(follow):
     run = follow(live=asked(probes=ProbeSettings(strata=1, length=64), steps="0"), steps="0")
     assert run.info["live"]["probes"]["length"] == LENGTH
     assert json.loads((run.path / "run.json").read_text())["live"] == run.info["live"]
+
+
+def test_a_model_that_cannot_be_loaded_is_left_out_and_added_later(training, follow, run, tmp_path):
+    folder = tmp_path / "copy" / "training"
+    shutil.copytree(training, folder)
+    config = folder / "checkpoints" / f"step-{STEPS[0]:08d}" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"model_type": "unheard-of"}))
+    lines = []
+    made = follow(live=asked(), series=open_series(folder), report=lines.append)
+    assert made.live_steps == list(STEPS[1:])
+    assert list(made.info["live"]["left_out"]) == [str(STEPS[0])]
+    assert any(line.startswith(f"the model of step {STEPS[0]} is left out: ") for line in lines)
+    with pytest.raises(CheckpointError, match="unheard-of"):
+        numbers = ",".join(map(str, STEPS))
+        follow("named", live=asked(steps=numbers), series=open_series(folder))
+    config.write_text(json.dumps(content))
+    again = follow(live=asked(), series=open_series(folder))
+    assert again.live_steps == list(STEPS)
+    assert again.info["live"] == run.info["live"]

@@ -1,6 +1,7 @@
 """What tracking does when it is killed, repeated, given what does not belong, or damaged."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
     ConfigError,
     CorpusError,
-    MeasureError,
     MismatchError,
     OutputError,
     StepError,
@@ -25,7 +25,6 @@ from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.conftest import run_of
 from tests.tracking.synthetic import (
-    GAIN,
     INPUT,
     OUTPUT,
     STEPS,
@@ -218,23 +217,6 @@ def test_more_counts_than_rows_are_refused(series, tmp_path):
         track(series, tmp_path / "run", counts=make_counts(padding=1))
 
 
-@pytest.mark.parametrize(("key", "name"), [(INPUT, "input"), (OUTPUT, "output")])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_named(tmp_path, counts, key, name, value):
-    def spoil(matrix):
-        matrix[[3, 7, 11, 200, 201, 299], 1] = value
-        return matrix
-
-    series = write_series(tmp_path / "series", planted(counts, {(8, key): spoil}))
-    told = (
-        f"the {name} embedding at step 8 has 6 rows that are not finite "
-        r"\(token ids 3, 7, 11, 200, 201, \.\.\.\); leave that step out with --steps"
-    )
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-    track(series, tmp_path / "without", steps="0,2,32")
-
-
 @pytest.mark.parametrize(
     ("dtype", "factor", "name"), [(np.float32, 1e25, "float32"), (np.float64, 1e200, "float64")]
 )
@@ -245,10 +227,11 @@ def test_finite_values_whose_squares_overflow_are_called_so(tmp_path, counts, dt
     largest = np.abs(tensors[8][INPUT]).max()
     told = (
         rf"the input embedding at step 8 holds values up to {largest:.3g}, and sums of their "
-        rf"squares overflow {name}; leave".replace("+", r"\+")
+        rf"squares overflow {name}".replace("+", r"\+")
     )
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
+    lines = []
+    run = track(series, tmp_path / "run", counts=counts, report=lines.append)
+    assert 8 not in run.steps and any(re.search(told, line) for line in lines)
 
 
 def test_norms_of_a_matrix_in_codes_are_those_of_its_numbers(tmp_path, counts):
@@ -274,25 +257,6 @@ def test_norms_of_a_matrix_in_codes_are_those_of_its_numbers(tmp_path, counts):
         np.testing.assert_allclose(norms, np.linalg.norm(matrix, axis=1), rtol=1e-6)
         whole = grow(counts)[step][INPUT]
         np.testing.assert_allclose(norms, np.linalg.norm(whole, axis=1), rtol=0.01)
-
-
-def test_a_shape_that_changes_over_steps_is_named(tmp_path, counts):
-    cut = dict.fromkeys([(8, INPUT), (8, OUTPUT)], lambda matrix: matrix[:-1])
-    series = write_series(tmp_path / "series", planted(counts, cut))
-    told = r"the input embedding has shape \(299, 16\) at step 8 and \(300, 16\) at step 0"
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-
-
-@pytest.mark.parametrize(
-    ("gone", "told"), [(OUTPUT, "output_embedding_norm"), (GAIN, "norm_folded")]
-)
-def test_a_tensor_that_is_gone_at_one_step_is_named(tmp_path, counts, gone, told):
-    series = grow(counts)
-    del series[8][gone]
-    opened = write_series(tmp_path / "series", series)
-    with pytest.raises(MeasureError, match=f"step-8 has other tensors .*{told}.*; leave it out"):
-        track(opened, tmp_path / "run", counts=counts)
 
 
 def test_zero_rows_are_followed_like_others(tmp_path, counts):
