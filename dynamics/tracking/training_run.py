@@ -149,9 +149,10 @@ class TrainingRun:
         """Write the tables over all steps that are measured, as `dynamics track` does.
 
         Raises:
-            MeasureError: The statistics over the steps cannot be computed. The run is finished all
-                the same, without them.
+            MeasureError: A step is damaged, or the statistics over the steps cannot be computed.
+                The run is finished all the same, without that step, or without them.
             OSError: The disk is full, or the folder cannot be written.
+            OutputError: No step is whole.
         """
         self.info.pop("without_trends", None)
         try:
@@ -159,6 +160,14 @@ class TrainingRun:
         except OSError:
             raise
         except Exception as error:  # of whatever kind: the measures of each step can be read
+            if damaged := list(self._damaged_tables(self.info["checkpoints"])):
+                self._keep_whole_steps()
+                if not self.measured:
+                    raise OutputError(f"{self.output} holds no step that is whole") from error
+                self.finish()
+                raise MeasureError(
+                    f"{damaged[0]} is damaged or missing; its step is left out of the run"
+                ) from error
             self.info["without_trends"] = one_line(error)
             finish(self.output, self.info, self.tokens, None, over_steps=False)
             raise MeasureError(
@@ -169,7 +178,7 @@ class TrainingRun:
     def stop(self, step: int, reason: str) -> None:
         """Record why measuring ends before the training does, and finish with what there is.
 
-        A folder that `begin` could not claim is left as it is.
+        A folder that `begin` could not claim is left as it is, one that is gone stays away.
 
         Args:
             step: The step that could not be measured.
@@ -179,7 +188,9 @@ class TrainingRun:
             MeasureError: As in `finish`.
             OSError: As in `finish`.
         """
-        if not self.info or not self.output.exists():
+        if not self.output.exists():
+            self.info = {}
+        if not self.info:
             return
         if step not in self.measured:
             self._remove_tables(step)
