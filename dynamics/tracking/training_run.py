@@ -211,20 +211,20 @@ class TrainingRun:
         """
         if not (self.output / "run.json").exists():
             raise OutputError(f"{self.output} holds no run (no run.json); give the folder of one")
-        found = read_info(self.output)
-        if found.get("command") != CALLBACK:
+        stored = read_info(self.output)
+        if stored.get("command") != CALLBACK:
             raise OutputError(
                 f"{self.output} was not written by {CALLBACK}; the command that wrote it finishes "
                 "it"
             )
-        series = found["series"]
+        series = stored["series"]
         info = describe(series, self.counts, self.rule, self.steps, CALLBACK)
-        if difference := _difference(found, info):
+        if difference := _difference(stored, info):
             raise MismatchError(
                 f"{self.output} was measured with other arguments ({difference}); give those it had"
             )
         self._read_counts(series["vocab_size"])
-        self.info = found
+        self.info = stored
         self._keep_whole_steps()
         if not self.measured:
             raise OutputError(f"{self.output} holds no step that is whole; train again")
@@ -242,23 +242,23 @@ class TrainingRun:
         write_json(self.output / "run.json", info)
         self.info = info
 
-    def _go_on(self, found: Info, info: Info, model: ModelTensors) -> None:
+    def _go_on(self, stored: Info, info: Info, model: ModelTensors) -> None:
         """Take over the steps up to the model's, and remove those after it."""
-        if difference := _difference(found, info) or _other_weights(found, model):
+        if difference := _difference(stored, info) or _other_weights(stored, model):
             raise MismatchError(
                 f"{self.output} holds the run of another training ({difference}); give another "
                 "output folder, or remove that one"
             )
-        earlier = [entry for entry in found["checkpoints"] if entry["step"] <= model.step]
+        earlier = [entry for entry in stored["checkpoints"] if entry["step"] <= model.step]
         self._check_whole(earlier)
-        info["measures"] = found["measures"]
+        info["measures"] = stored["measures"]
         info["checkpoints"] = earlier
-        if stops := [stop for stop in found.get("stops", ()) if stop["step"] < model.step]:
+        if stops := [stop for stop in stored.get("stops", ()) if stop["step"] < model.step]:
             info["stops"] = stops
         self._write(info)  # before anything is removed: a full disk then leaves the run as it was
-        for entry in found["checkpoints"][len(earlier) :]:
+        for entry in stored["checkpoints"][len(earlier) :]:
             self._remove_tables(entry["step"])
-        for name in found["tables"]:
+        for name in stored["tables"]:
             (self.output / name).unlink(missing_ok=True)
 
     def _check_whole(self, entries: list[Info]) -> None:
@@ -325,19 +325,19 @@ class TrainingRun:
         return all(role in held and digest(held[role].read()) == digests[role] for role in held)
 
 
-def _difference(found: Info, info: Info) -> str | None:
+def _difference(stored: Info, info: Info) -> str | None:
     """First setting, count, property of the embeddings or version that differs, if any."""
-    found = {**found, "series": {**found["series"], "steps": None}}
+    stored = {**stored, "series": {**stored["series"], "steps": None}}
     info = {**info, "series": {**info["series"], "steps": None}}
     for part in ("settings", "counts", "series", "versions"):
-        if difference := first_difference(found.get(part), info[part]):
+        if difference := first_difference(stored.get(part), info[part]):
             return f"{part}: {difference}"
     return None
 
 
-def _other_weights(found: Info, model: ModelTensors) -> str | None:
+def _other_weights(stored: Info, model: ModelTensors) -> str | None:
     """Reason why a run is not of this model: its first step, or its embeddings at this step."""
-    entries = {entry["step"]: entry for entry in found["checkpoints"]}
+    entries = {entry["step"]: entry for entry in stored["checkpoints"]}
     if model.step == 0 and entries and 0 not in entries:
         return f"it begins at step {min(entries)}"
     digests = entries.get(model.step, {"tensor_sha256": {}})["tensor_sha256"]
