@@ -73,3 +73,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error of any kind as one line; what is not ours says its type.
+
+    Example:
+        >>> one_line(ConfigError("steps must be at least 1"))
+        'steps must be at least 1'
+        >>> one_line(ZeroDivisionError("division by zero"))
+        'ZeroDivisionError: division by zero'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, DynamicsError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

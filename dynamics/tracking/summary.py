@@ -30,6 +30,8 @@ def last_step_table(run: Run) -> str:
 
 
 def _correlations(run: Run) -> list[str]:
+    if reason := run.info.get("without_trends"):
+        return [f"norms at {len(run.steps)} steps; no trends could be computed: {reason}"]
     if run.rule is None:
         return [f"norms at {len(run.steps)} steps; without counts nothing is correlated"]
     width = max(map(len, NAMES.values()))
@@ -79,12 +81,12 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     """Sentences on what a run shows, and on what it leaves open.
 
     Args:
-        run: A run; without counts there is nothing to say.
+        run: A run; without counts or trends there is nothing to say of frequency.
         unused_row_factor: What the schedule predicts for the norm of an input row that never
             occurs, relative to step 0; None where nothing is predicted.
     """
-    if run.rule is None:
-        return [last_step_table(run)]
+    if run.rule is None or run.info.get("without_trends"):
+        return [last_step_table(run), *_stops(run)]
     sentences = [_start(run)]
     if len(run.steps) > 1:
         sentences += [_end(run), _order(run)]
@@ -92,7 +94,15 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         sentences.append(_never_seen(run, unused_row_factor))
     if "twin_of" in run.tokens:
         sentences += _twins(run)
-    return [*sentences, *importance_findings(run), _open(run)]
+    return [*sentences, *importance_findings(run), *_stops(run), _open(run)]
+
+
+def _stops(run: Run) -> list[str]:
+    """Why a training was measured in parts only."""
+    return [
+        f"The training was not measured from step {stop['step']:,} on: {stop['reason']}."
+        for stop in run.info.get("stops", ())
+    ]
 
 
 def _start(run: Run) -> str:
