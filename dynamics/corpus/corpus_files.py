@@ -30,7 +30,8 @@ _NAMED = 4  # files that a line names before it counts the rest
 _DOCUMENTATION = re.compile(
     r"(readme|licen[cs]e|copying|notice|citation|changelog|changes|authors|contributing|datasheet|"
     r"data_?card|dataset_?card)\b.*|(dataset_infos?|dataset_dict|state|config)\.json|sha256sums?.*|"
-    r"md5sums?.*|checksums?.*|requirements.*\.txt|\.gitattributes",
+    r"md5sums?.*|checksums?.*|requirements.*\.txt|_(success|metadata|common_metadata|started|committed)"
+    r".*",
     re.IGNORECASE,
 )
 
@@ -56,7 +57,7 @@ def files_of_folder(
     """
     folder = _snapshot(folder)
     described = choose_configuration(folder, configuration)
-    files = sorted(_walk(folder))
+    files = sorted(_walk(folder, {}))
     skipped = {path: "" for path in files if known_suffix(path) is None}
     skipped |= {path: "" for path in files if _DOCUMENTATION.fullmatch(path.name)}
     skipped |= dict.fromkeys(_unlisted_arrow_files(files), "not in state.json")
@@ -65,7 +66,7 @@ def files_of_folder(
         raise CorpusError(
             f"the folder {folder} holds no text; files that are read end in {', '.join(BY_SUFFIX)} "
             f"(and then {compression_suffixes()}); it holds {_some(folder, skipped) or 'nothing'}"
-            + (f"; name such files with a pattern, '{folder}/*'" if skipped else "")
+            + ("; name files to read as they are, alone or with a pattern" if skipped else "")
         )
     return _of_one_kind(folder, str(folder), texts, skipped, split, report, described)
 
@@ -106,7 +107,9 @@ def _of_one_kind(
     if configuration is not None:
         undescribed = f"not of configuration {configuration.name}"
         skipped |= {path: undescribed for path in texts if path not in splits}
-    chosen = _chosen_split(name, splits, split)
+    labels = set(splits.values())
+    single = name != str(folder) and len(labels) == 1  # a pattern that picks one split names it
+    chosen = None if single and split is None else _chosen_split(name, splits, split)
     if chosen is not None:
         other = {path: label for path, label in splits.items() if label != chosen}
         skipped |= {
@@ -116,8 +119,9 @@ def _of_one_kind(
     suffixes = Counter(suffixes_of(path)[0] or "no suffix" for path in paths)
     if len(suffixes) > 1:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
-        first = next(path for path in paths if suffixes_of(path)[0] == suffixes.most_common()[0][0])
-        ending = "".join(first.suffixes[-2:] if suffixes_of(first)[1] else first.suffixes[-1:])
+        ending = suffixes.most_common()[0][0]
+        if any(suffixes_of(path)[1] for path in paths if suffixes_of(path)[0] == ending):
+            ending += "*"  # some are compressed
         raise CorpusError(
             f"{name} holds files of {len(suffixes)} kinds ({listed}); name one kind with a "
             f"pattern, such as '{folder}/**/*{ending}'"
@@ -140,6 +144,7 @@ def _chosen_split(
     """
     labels = sorted({label for label in splits.values() if label is not None})
     listed = ", ".join(labels)
+    first = "train" if "train" in labels or not labels else labels[0]
     if requested == ALL_SPLITS or (requested is None and not labels):
         return None
     if requested is not None:
@@ -147,14 +152,14 @@ def _chosen_split(
             if spelling in labels:
                 return spelling
         there = f"the splits there are: {listed}" if labels else "no file there names a split"
-        remedy = f"give --split {labels[0]}" if labels else "leave --split out"
+        remedy = f"give --split {first}" if labels else "leave --split out"
         raise CorpusError(f"{name} has no split {requested!r}; {there}; {remedy}")
     unlabelled = [path for path, label in splits.items() if label is None]
     if unlabelled:
         raise CorpusError(
             f"{len(splits) - len(unlabelled)} of {len(splits)} files in {name} are named for a "
             f"split ({listed}), others are not, such as {unlabelled[0].name}; give --split "
-            f"{labels[0]}, or --split all for every file"
+            f"{first}, or --split all for every file"
         )
     if "train" in labels:
         return "train"
@@ -162,35 +167,41 @@ def _chosen_split(
         return None
     raise CorpusError(
         f"{name} has no split 'train'; the splits there are: {listed}; give --split "
-        f"{labels[0]}, or --split all for every file"
+        f"{first}, or --split all for every file"
     )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, visited: dict[str, Path]) -> Iterator[Path]:
     """Files in a folder and below it, through links too, none that is hidden.
 
+    Args:
+        folder: The folder.
+        visited: Folders walked so far, by their real paths; this one and those below are added.
+
     Raises:
-        CorpusError: A link leads nowhere, or a folder cannot be listed.
+        CorpusError: A link leads nowhere or to a folder that is walked anyway, or a folder cannot
+            be listed.
     """
-
-    def refuse(error: OSError) -> None:
-        raise CorpusError(f"the folder {error.filename} cannot be listed: {error.strerror}")
-
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        if (real := os.path.realpath(parent)) in visited:
-            folders.clear()
+    real = os.path.realpath(folder)
+    if real in visited:
+        raise CorpusError(
+            f"{folder} and {visited[real]} are the same folder; remove the link, or name one of them"
+        )
+    visited[real] = folder
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.is_symlink())
+    except OSError as error:
+        raise CorpusError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith(".") or (entry.name.startswith("__") and entry.is_dir()):
             continue
-        visited.add(real)
-        for name in names:
-            path = Path(parent, name)
-            if name.startswith("."):
-                continue
-            if path.is_symlink() and not path.exists():
-                raise CorpusError(f"{path} is a link to {path.readlink()}, which is not there")
-            if path.is_file():
-                yield path
+        if entry.is_file():
+            yield path
+        elif entry.is_dir():
+            yield from _walk(path, visited)
+        elif entry.is_symlink() and not path.exists():
+            raise CorpusError(f"{path} is a link to {path.readlink()}, which is not there")
 
 
 def _snapshot(folder: Path) -> Path:
@@ -247,7 +258,7 @@ def _some(folder: Path, skipped: Mapping[Path, str]) -> str:
     """The first few files, with the reason of each where there is one, and how many more."""
     named = [
         f"{path.relative_to(folder)}{f' ({reason})' if reason else ''}"
-        for path, reason in list(skipped.items())[:_NAMED]
+        for path, reason in sorted(skipped.items(), key=lambda item: not item[1])[:_NAMED]
     ]
     more = len(skipped) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")

@@ -80,10 +80,11 @@ BY_SUFFIX = {
 }
 
 _BY_SIGNATURE = {"parquet": "parquet", "an arrow file": "arrow", "an arrow stream": "arrow"}
+_MARKDOWN_SUFFIXES = (".md", ".markdown")  # whose tables are text
 _MARKUP_SUFFIXES = (".html", ".htm", ".xhtml", ".xml")
 _ID_SUFFIXES = (".bin", ".npy", ".ids", ".ds")
 _JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"')
-_LINE_OF_NAMES = re.compile(r' *"?[^\W\d][\w.-]*"?( *[,;|\t] *"?[^\W\d][\w.-]*"?)+\s*$')
+_LINE_OF_NAMES = re.compile(r'"?[^\W\d][\w.-]*"?([,;|\t]"?[^\W\d][\w.-]*"?)+\s*$')
 
 
 def known_suffix(path: Path) -> str | None:
@@ -125,11 +126,15 @@ def read_files(
     reported = set()
     for path in paths:
         try:
-            file_format, note = _format_of(path, format_name)
+            head = read_head(path)
+            file_format, note = _format_of(path, head, format_name)
             if note and (key := note.replace(str(path), "")) not in reported:
                 reported.add(key)
                 report(note)
-            yield from file_format.read(path, text_column)
+            if file_format.name == "text" and len(head) < HEAD_BYTES:
+                yield decode(head, str(path), start=0)  # a short text has been read whole
+            else:
+                yield from file_format.read(path, text_column)
         except DECOMPRESSION_ERRORS as error:
             reason = " ".join(str(error).split())
             raise CorpusError(
@@ -137,9 +142,8 @@ def read_files(
             ) from error
 
 
-def _format_of(path: Path, format_name: str | None) -> tuple[FileFormat, str | None]:
+def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFormat, str | None]:
     """The format of a file, and a line to report where its name does not tell it."""
-    head = read_head(path)
     suffix, compression = suffixes_of(path)
     named = BY_SUFFIX.get(suffix) if format_name is None else FORMATS[format_name]
     if named is not None and compression is not None and not named.compressible:
@@ -152,7 +156,8 @@ def _format_of(path: Path, format_name: str | None) -> tuple[FileFormat, str | N
     if held is None and named is not None and named.name != "text":
         return named, None  # whose reader refuses what is none
     if held is None:
-        if columns := _columns_of_table(head):
+        columns = [] if suffix in _MARKDOWN_SUFFIXES else _columns_of_table(head)
+        if columns:
             raise CorpusError(
                 f"{path} looks like a table with the columns {', '.join(columns)}; give --format "
                 "csv to read one of them, or --format text to count the file as it stands"
@@ -160,10 +165,8 @@ def _format_of(path: Path, format_name: str | None) -> tuple[FileFormat, str | N
         unknown = f"{path} is read as one document of text; its suffix is none that is known"
         return FORMATS["text"], None if named else unknown
     if named is None or named.name == "text":
-        return held, (
-            f"{path} holds {held.name} and is read as that; give --format text to count it as it "
-            "stands"
-        )
+        as_text = "; give --format text to count it as it stands" if held.name == "json" else ""
+        return held, f"{path} holds {held.name} and is read as that{as_text}"
     if held is not named:
         raise CorpusError(
             f"{path} is named {suffix} but holds {held.name}; rename it to end in "
@@ -204,15 +207,15 @@ def _format_held(
     return None
 
 
-def _columns_of_table(head: bytes) -> list[str] | None:
-    """Columns of a table without its suffix: names in the first line, equal rows after it.
+def _columns_of_table(head: bytes) -> list[str]:
+    """Columns of a table without its suffix: names in the first line, equal rows after it; or none.
 
     At least two names, each one word, then at least two rows of as many fields, in what is there of
     the file's first bytes. Prose has no such first line.
     """
     lines = head.decode("utf-8", "replace").removeprefix("\ufeff").split("\n")
     if not _LINE_OF_NAMES.match(lines[0]):
-        return None
+        return []
     if len(head) == HEAD_BYTES:
         del lines[-1]  # it may be cut
     for delimiter in DELIMITERS:
@@ -224,7 +227,7 @@ def _columns_of_table(head: bytes) -> list[str] | None:
         enough = len(columns) > 1 and len(others) > 1
         if enough and all(len(row) == len(columns) for row in others):
             return columns
-    return None
+    return []
 
 
 def _is_utf8(head: bytes) -> bool:

@@ -87,6 +87,6 @@ def _type_of(value: Any) -> str:
     """The type of a value that is no text, with the keys of objects, which chats are made of."""
     if isinstance(value, dict):
         return f"an object with the keys {column_list(value)}"
-    if isinstance(value, list):
-        return f"a list of {_type_of(value[0])}" if value else "an empty list"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"a list of objects with the keys {column_list(value[0])}"
     return type(value).__name__

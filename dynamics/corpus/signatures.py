@@ -76,14 +76,19 @@ SIGNATURES = tuple(
     ]
 )
 
+_ANY_SIGNATURE = re.compile(
+    b"|".join(signature.pattern.pattern for signature in SIGNATURES), re.DOTALL
+)
+
 MARKUP = Signature("markup", re.compile(rb"\s*<"), "extract its text first", is_markup=True)
 """The kind of files whose suffix alone says that they hold tags."""
 
 
 def signature_of(head: bytes) -> Signature | None:
     """Return the kind of file that begins with these bytes, None where no signature matches."""
-    matches = (signature for signature in SIGNATURES if signature.pattern.match(head))
-    return next(matches, None)
+    if not _ANY_SIGNATURE.match(head):
+        return None
+    return next(signature for signature in SIGNATURES if signature.pattern.match(head))
 
 
 def is_binary(head: bytes) -> bool:
@@ -96,6 +101,8 @@ def is_utf16_without_mark(head: bytes) -> bool:
 
     Text in scripts beyond Latin has few of them and is told as binary instead.
     """
+    if not is_binary(head):
+        return False
     even, odd = head[:8000:2].count(0), head[1:8000:2].count(0)
     most, fewest = max(even, odd), min(even, odd)
     return most > len(head[:8000]) / 4 and fewest * 50 < most

@@ -44,12 +44,13 @@ def split_of(path: Path) -> str | None:
         >>> [split_of(Path(path)) for path in ("latest.txt", "data/en-00000-of-00001.parquet")]
         [None, 'en']
     """
-    for name in [*reversed(path.parent.parts), path.name]:
+    *folders, filename = path.parts
+    for name in [*reversed(folders), filename]:
         splits = {_SPLIT_OF_KEYWORD[word] for word in _KEYWORD.findall(name.lower())}
         if len(splits) == 1:
             return splits.pop()
-    shard = _SHARD.fullmatch(path.name)
-    return shard[1] if shard and path.parent == Path("data") else None
+    shard = _SHARD.fullmatch(filename) if folders == ["data"] else None
+    return shard[1] if shard else None
 
 
 @dataclass(frozen=True)

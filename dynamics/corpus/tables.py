@@ -3,9 +3,9 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from dynamics.corpus.compression import open_decompressed
+from dynamics.corpus.compression import open_decompressed, suffixes_of
 from dynamics.corpus.rows import decode, refuse_missing_column, text_of_row
 from dynamics.errors import CorpusError
 
@@ -26,11 +26,9 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
     csv.field_size_limit(_LONGEST_FIELD)  # a setting of the process; its default is 131,072
     with open_decompressed(path) as file:
         lines = _decoded_lines(file, str(path))
-        first = next(lines, None)
-        if first is None:
-            return
-        delimiter = _delimiter(first, text_column, path)
-        rows = csv.reader(_followed_by(first, lines), delimiter=delimiter, strict=True)
+        first = next(lines, "")
+        dialect = _dialect(first, text_column, path)
+        rows = csv.reader(_followed_by(first, lines), strict=True, **dialect)
         try:
             header = next(rows)
             if header.count(text_column) > 1:
@@ -40,15 +38,14 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
                 )
             column = header.index(text_column)
             for row in rows:
-                if not row:
-                    continue
-                if len(row) != len(header):
+                if len(row) == len(header):
+                    yield row[column]
+                elif row:
                     raise CorpusError(
                         f"{path}, line {rows.line_num}: a row has {len(row)} fields, the first "
-                        f"line {len(header)}, parted by {DELIMITERS[delimiter]}; quote fields that "
-                        "hold the delimiter, or write JSON lines"
+                        f"line {len(header)}, parted by {DELIMITERS[dialect['delimiter']]}; quote "
+                        "fields that hold the delimiter, or write JSON lines"
                     )
-                yield row[column]
         except csv.Error as error:
             raise CorpusError(
                 f"{path}, line {rows.line_num} is no CSV ({error}); double the quotes within "
@@ -56,12 +53,26 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
             ) from error
 
 
-def _delimiter(header: str, text_column: str, path: Path) -> str:
-    """The delimiter under which the first line has the text column."""
-    by_delimiter = {mark: next(csv.reader([header], delimiter=mark), []) for mark in DELIMITERS}
-    matching = [mark for mark, columns in by_delimiter.items() if text_column in columns]
+def _dialect(header: str, text_column: str, path: Path) -> dict[str, Any]:
+    """The delimiter under which the first line has the text column, and whether blanks follow it.
+
+    Raises:
+        CorpusError: There is no such delimiter, or no first line.
+    """
+    if "\r" in header.rstrip("\r\n"):
+        raise CorpusError(f"lines of {path} end in carriage returns; convert them to line feeds")
+    tabs_first = suffixes_of(path)[0] != ".csv"
+    marks = sorted(DELIMITERS, key=lambda mark: tabs_first and mark != "\t")
+    dialects = [
+        {"delimiter": mark, "skipinitialspace": blanks}
+        for blanks in (False, True)
+        for mark in marks
+    ]
+    by_dialect = [(next(csv.reader([header], **dialect), []), dialect) for dialect in dialects]
+    matching = [dialect for columns, dialect in by_dialect if text_column in columns]
     if not matching:
-        refuse_missing_column(text_column, max(by_delimiter.values(), key=len), str(path))
+        columns = max((columns for columns, _ in by_dialect), key=len)
+        refuse_missing_column(text_column, columns, str(path))
     return matching[0]
 
 
@@ -95,7 +106,10 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
                 for row in batch.to_pylist():
                     yield text_of_row(row, text_column, str(path), columns)
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{path} is no parquet file that can be read: {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CorpusError(
+            f"{path} is no parquet file that can be read: {reason}; check or fetch it again"
+        ) from error
 
 
 def read_arrow(path: Path, text_column: str) -> Iterator[str]:
@@ -119,4 +133,7 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
                 for row in batch.select([text_column]).to_pylist():
                     yield text_of_row(row, text_column, str(path), columns)
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{path} is no arrow file that can be read: {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CorpusError(
+            f"{path} is no arrow file that can be read: {reason}; check or fetch it again"
+        ) from error
