@@ -185,7 +185,7 @@ def _walk(folder: Path, visited: dict[str, Path]) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in visited:
         raise CorpusError(
-            f"{folder} and {visited[real]} are the same folder; remove the link, or name one of them"
+            f"{folder} and {visited[real]} are the same folder; remove the link, or name one"
         )
     visited[real] = folder
     try:
