@@ -74,7 +74,7 @@ def open_ids(path: Path, dtype: str | None, vocab_size: int | None = None) -> np
         return _open_numpy(path, dtype)
     layout = _llm_c_layout(path, head) or _megatron_layout(path)
     if layout is None:
-        _refuse_other_files(path, head)
+        _refuse_other_files(path, head, dtype)
         needs_more = vocab_size is not None and vocab_size > 1 << 16
         layout = Layout(dtype or ("uint32" if needs_more else DEFAULT_DTYPE), 0, "")
     elif dtype is not None and not _same_ids(dtype, layout.dtype):
@@ -172,7 +172,7 @@ def _same_ids(first: str, second: str) -> bool:
     )
 
 
-def _refuse_other_files(path: Path, head: bytes) -> None:
+def _refuse_other_files(path: Path, head: bytes, dtype: str | None) -> None:
     """Refuse what is no flat array of ids, by its first bytes.
 
     Raises:
@@ -182,7 +182,7 @@ def _refuse_other_files(path: Path, head: bytes) -> None:
     if signature is not None and not signature.name.startswith("UTF"):
         remedy = signature.remedy
         raise CorpusError(f"{path} is {signature.name}, no flat file of token ids; {remedy}")
-    if _is_text(head):
+    if np.dtype(dtype or DEFAULT_DTYPE).itemsize > 1 and _is_text(head):  # bytes may be ids
         raise CorpusError(
             f"{path} holds text, not token ids; leave --sequence-length out to count it as text"
         )
@@ -222,26 +222,24 @@ def _refuse_wrong_type(ids: np.ndarray, path: Path) -> None:
 def _sample(ids: np.ndarray) -> np.ndarray:
     """Bytes of blocks evenly spread over a file, each from a multiple of 8 bytes on."""
     content = ids.view(np.uint8)
-    last = max(0, len(content) - _SAMPLED_BYTES)
-    starts = np.unique(np.linspace(0, last, _SAMPLED_BLOCKS).astype(np.int64) // 8 * 8)
-    blocks = [content[start : start + _SAMPLED_BYTES] for start in starts]
-    if len(content) <= _SAMPLED_BLOCKS * _SAMPLED_BYTES:
-        blocks = [content]
-    sample = np.concatenate(blocks)
-    return sample[: len(sample) // 8 * 8]
+    if len(content) > _SAMPLED_BLOCKS * _SAMPLED_BYTES:
+        starts = np.linspace(0, len(content) - _SAMPLED_BYTES, _SAMPLED_BLOCKS, dtype=np.int64)
+        starts = starts // 8 * 8
+        content = np.concatenate([content[start : start + _SAMPLED_BYTES] for start in starts])
+    return np.array(content[: len(content) // 8 * 8])
 
 
 def _symptom(ids: np.ndarray) -> str | None:
     """A property of the ids that those of a text do not have; None where there is none.
 
-    Three are looked for; each has a chance below 2^-20 where ids do not care about the parity of
-    their place, and low bytes are spread:
+    Three are looked for; ids of text have the last two with a chance below 2^-32, as they do not
+    care about the parity of their place, and spread over all low bytes.
 
-    - a tenth of the ids are larger than any vocabulary: read too wide, or in the other byte order;
-    - no id in every second place exceeds 0 (or 15, in 16 bits), but at least 32 of the others do:
-      the high halves of wider ids. Padding or end-of-text ids, however many, are in both places;
-    - 256 different ids of 16 bits or more, none with a low byte from 240 on; or 32 of them, none
-      from 4 on, though they have as many high bytes: the other byte order, or single bytes.
+    - A tenth of the ids are larger than any vocabulary: read too wide, or in the other byte order.
+    - No id in every second place exceeds 0 (or 15, in 16 bits), but at least 32 of the others do:
+      the high halves of wider ids. Padding or end-of-text ids, however many, are in both places.
+    - In 16 bits, there are 32 high bytes, and low bytes end early for so many different ids: the
+      other byte order, or single bytes.
     """
     ids = ids.view(f"{ids.dtype.byteorder}u{ids.dtype.itemsize}")  # negative ids are large
     size = ids.dtype.itemsize
@@ -252,12 +250,10 @@ def _symptom(ids: np.ndarray) -> str | None:
             swapped = quiet.byteswap() if size == 2 else quiet
             is_quiet = min(quiet.max(initial=0), swapped.max(initial=0)) <= limit
             if is_quiet and np.count_nonzero(other > limit) >= _ENOUGH:
-                return f"every second id is {f'at most {limit}' if limit else 0}"
+                return f"every second id is {'one of at most 16' if limit else 0}"
     if size == 2:
-        low, high = ids & 255, ids >> 8
-        different = len(np.unique(ids))
-        is_spread = different >= 256 and low.max() < 240
-        is_swapped = different >= _ENOUGH and low.max() < 4 and len(np.unique(high)) >= _ENOUGH
-        if is_spread or is_swapped:
-            return f"{different} different ids have no low byte above {low.max()}"
+        different, high_bytes = np.unique(ids), np.unique(ids >> 8)
+        largest = int((different & 255).max(initial=0))
+        if len(high_bytes) >= 32 and len(different) * np.log2(256 / (largest + 1)) >= 32:
+            return f"of {len(different)} different ids, none has a low byte above {largest}"
     return None
