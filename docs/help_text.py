@@ -1,4 +1,4 @@
-"""What cog generates: help texts of the commands, the table of methods."""
+"""What cog generates: help texts of the commands, tables of methods and of corpus formats."""
 
 import os
 import subprocess
@@ -29,3 +29,16 @@ def show_methods() -> None:
     for name, method in METHODS.items():
         said = (method.function.__doc__ or "").splitlines()[0].rstrip(".")
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
+
+
+def show_corpus_formats() -> None:
+    """Write a table of the formats that text is read from into the page."""
+    from dynamics.corpus.compression import COMPRESSIONS
+    from dynamics.corpus.file_formats import FORMATS
+
+    compressions = ", ".join(f"`{each.suffixes[0]}`" for each in COMPRESSIONS)
+    cog.outl("| `--format` | suffixes | one document is | compressed |\n|---|---|---|---|")
+    for name, file_format in FORMATS.items():
+        suffixes = ", ".join(f"`{suffix}`" for suffix in file_format.suffixes)
+        compressed = compressions if file_format.compressible else "within itself"
+        cog.outl(f"| `{name}` | {suffixes} | {file_format.document} | {compressed} |")

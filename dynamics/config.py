@@ -63,7 +63,10 @@ class CorpusSettings(_Settings):
     source: str = "python-docs"
     text_column: str = "text"
     split: str = "train"
-    format: Literal["text", "json", "csv", "parquet", "arrow"] | None = None
+    format: Literal["text", "json", "csv", "parquet", "arrow"] | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,  # training folders from before it stay as they are
+    )
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
     held_out_rows: int = Field(default=0, ge=0)

@@ -137,9 +137,11 @@ def read_files(
                 yield from file_format.read(path, text_column)
         except DECOMPRESSION_ERRORS as error:
             reason = " ".join(str(error).split())
-            raise CorpusError(
-                f"{path} cannot be read: {reason}; check or fetch it again"
-            ) from error
+            long_window = "too much memory for decoding" in reason  # of zstd --long, over 128 MB
+            remedy = (
+                "decompress it with zstd -d --long=31" if long_window else "check or fetch it again"
+            )
+            raise CorpusError(f"{path} cannot be read: {reason}; {remedy}") from error
 
 
 def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFormat, str | None]:

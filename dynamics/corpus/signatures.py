@@ -97,12 +97,15 @@ def is_binary(head: bytes) -> bool:
 
 
 def is_utf16_without_mark(head: bytes) -> bool:
-    """Tell UTF-16 by NULs, which there stand mostly in every second byte, and in no other.
+    """Tell UTF-16: four in five of every second byte are NULs, and no character is a control.
 
-    Text in scripts beyond Latin has few of them and is told as binary instead.
+    Text in scripts beyond Latin has few NULs, and is told as binary instead.
     """
     if not is_binary(head):
         return False
-    even, odd = head[:8000:2].count(0), head[1:8000:2].count(0)
-    most, fewest = max(even, odd), min(even, odd)
-    return most > len(head[:8000]) / 4 and fewest * 50 < most
+    part = head[:8000]
+    even, odd = part[::2].count(0), part[1::2].count(0)
+    if max(even, odd) * 5 < len(part) * 2 or min(even, odd) * 50 > max(even, odd):
+        return False
+    text = part.decode("utf-16-be" if even > odd else "utf-16-le", "replace")
+    return all(character.isprintable() or character.isspace() for character in text)
