@@ -43,7 +43,9 @@ COMPRESSIONS = (
     Compression("zstd", (".zst", ".zstd"), _open_zstd),
 )
 
-_BY_SUFFIX = {suffix: each for each in COMPRESSIONS for suffix in each.suffixes}
+_BY_SUFFIX = {
+    suffix: compression for compression in COMPRESSIONS for suffix in compression.suffixes
+}
 _BY_NAME = {compression.name: compression for compression in COMPRESSIONS}
 
 DECOMPRESSION_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)

@@ -105,15 +105,21 @@ def _of_one_kind(
     """Those of the files that are of the split, if they are of one suffix."""
     splits = splits_of_files(folder, texts, configuration)
     if configuration is not None:
+        if not splits:
+            raise CorpusError(
+                f"{name} holds no file of configuration {configuration.name!r}, which its card "
+                "describes; fetch them, or name files with a pattern"
+            )
         undescribed = f"not of configuration {configuration.name}"
         skipped |= {path: undescribed for path in texts if path not in splits}
     labels = set(splits.values())
     single = name != str(folder) and len(labels) == 1  # a pattern that picks one split names it
-    chosen = None if single and split is None else _chosen_split(name, splits, split)
-    if chosen is not None:
-        other = {path: label for path, label in splits.items() if label != chosen}
+    selected_split = None if single and split is None else _chosen_split(name, splits, split)
+    if selected_split is not None:
         skipped |= {
-            path: f"split {label}" if label else "no split" for path, label in other.items()
+            path: f"split {label}" if label else "no split"
+            for path, label in splits.items()
+            if label != selected_split
         }
     paths = [path for path in texts if path not in skipped]
     suffixes = Counter(suffixes_of(path)[0] or "no suffix" for path in paths)
@@ -128,7 +134,7 @@ def _of_one_kind(
         )
     _refuse_copies(paths)
     if skipped:
-        of_split = f" of split {chosen}" if chosen else ""
+        of_split = f" of split {selected_split}" if selected_split else ""
         files = f"{len(paths)} {next(iter(suffixes))} file{'s' if len(paths) > 1 else ''}"
         report(f"reading {files}{of_split} in {name}; passed over: {_some(folder, skipped)}")
     return paths
@@ -151,9 +157,9 @@ def _chosen_split(
         for spelling in (requested, canonical_split(requested)):
             if spelling in labels:
                 return spelling
-        there = f"the splits there are: {listed}" if labels else "no file there names a split"
+        available = f"the splits there are: {listed}" if labels else "no file there names a split"
         remedy = f"give --split {first}" if labels else "leave --split out"
-        raise CorpusError(f"{name} has no split {requested!r}; {there}; {remedy}")
+        raise CorpusError(f"{name} has no split {requested!r}; {available}; {remedy}")
     unlabelled = [path for path, label in splits.items() if label is None]
     if unlabelled:
         raise CorpusError(

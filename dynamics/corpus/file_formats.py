@@ -154,10 +154,10 @@ def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFo
         return FORMATS[format_name], None
     if not head:
         return FORMATS["text"], f"{path} is empty"
-    held = _format_held(path, suffix, head, named)
-    if held is None and named is not None and named.name != "text":
+    content_format = _format_held(path, suffix, head, named)
+    if content_format is None and named is not None and named.name != "text":
         return named, None  # whose reader refuses what is none
-    if held is None:
+    if content_format is None:
         columns = [] if suffix in _MARKDOWN_SUFFIXES else _columns_of_table(head)
         if columns:
             raise CorpusError(
@@ -167,12 +167,14 @@ def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFo
         unknown = f"{path} is read as one document of text; its suffix is none that is known"
         return FORMATS["text"], None if named else unknown
     if named is None or named.name == "text":
-        as_text = "; give --format text to count it as it stands" if held.name == "json" else ""
-        return held, f"{path} holds {held.name} and is read as that{as_text}"
-    if held is not named:
+        as_text = (
+            "; give --format text to count it as it stands" if content_format.name == "json" else ""
+        )
+        return content_format, f"{path} holds {content_format.name} and is read as that{as_text}"
+    if content_format is not named:
         raise CorpusError(
-            f"{path} is named {suffix} but holds {held.name}; rename it to end in "
-            f"{held.suffixes[0]}, or give --format {held.name}"
+            f"{path} is named {suffix} but holds {content_format.name}; rename it to end in "
+            f"{content_format.suffixes[0]}, or give --format {content_format.name}"
         )
     return named, None
 
@@ -225,9 +227,9 @@ def _columns_of_table(head: bytes) -> list[str]:
             rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
         except csv.Error:
             continue
-        columns, others = rows[0] if rows else [], rows[1:]
-        enough = len(columns) > 1 and len(others) > 1
-        if enough and all(len(row) == len(columns) for row in others):
+        columns, data_rows = rows[0] if rows else [], rows[1:]
+        enough = len(columns) > 1 and len(data_rows) > 1
+        if enough and all(len(row) == len(columns) for row in data_rows):
             return columns
     return []
 

@@ -165,11 +165,9 @@ def _megatron_layout(path: Path) -> Layout | None:
 
 def _same_ids(first: str, second: str) -> bool:
     """Tell whether two integer types read the same ids: signed or not, as none is negative."""
-    types = np.dtype(first), np.dtype(second)
-    return (
-        all(each.kind in "iu" for each in types)
-        and len({(each.itemsize, each.byteorder) for each in types}) == 1
-    )
+    one_type, other_type = np.dtype(first), np.dtype(second)
+    both_integers = one_type.kind in "iu" and other_type.kind in "iu"
+    return both_integers and one_type.str[::2] == other_type.str[::2]  # "<u2" without its kind
 
 
 def _refuse_other_files(path: Path, head: bytes, dtype: str | None) -> None:
@@ -211,8 +209,7 @@ def _refuse_wrong_type(ids: np.ndarray, path: Path) -> None:
     symptom = _symptom(sample.view(ids.dtype))
     if symptom is None:
         return
-    others = [dtype for dtype in _CANDIDATES if np.dtype(dtype) != ids.dtype]
-    fitting = [dtype for dtype in others if _symptom(sample.view(dtype)) is None]
+    fitting = [dtype for dtype in _CANDIDATES if _symptom(sample.view(dtype)) is None]
     raise CorpusError(
         f"{path} is not of type {ids.dtype}: {symptom}; "
         + (f"give the type {fitting[0]} ({_OPTIONS})" if fitting else "no integer type fits it")
@@ -245,11 +242,11 @@ def _symptom(ids: np.ndarray) -> str | None:
     size = ids.dtype.itemsize
     if np.count_nonzero(ids >= _LARGEST_ID) * 10 > len(ids):
         return f"over a tenth of its ids exceed {_LARGEST_ID - 1:,}, more than vocabularies have"
-    for quiet, other in ((ids[1::2], ids[::2]), (ids[::2], ids[1::2])):
+    for quiet, loud in ((ids[1::2], ids[::2]), (ids[::2], ids[1::2])):
         for limit in (0, 15) if size == 2 else (0,):
             swapped = quiet.byteswap() if size == 2 else quiet
             is_quiet = min(quiet.max(initial=0), swapped.max(initial=0)) <= limit
-            if is_quiet and np.count_nonzero(other > limit) >= _ENOUGH:
+            if is_quiet and np.count_nonzero(loud > limit) >= _ENOUGH:
                 return f"every second id is {'one of at most 16' if limit else 0}"
     if size == 2:
         different, high_bytes = np.unique(ids), np.unique(ids >> 8)

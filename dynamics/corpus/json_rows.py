@@ -184,8 +184,8 @@ class _Values:
 
     def _read_more(self) -> bool:
         """Read on, at least as much as is held, so that a long value is scanned few times."""
-        rest = self._text[self._start :]
-        chunk = self._file.read(max(_READ_BYTES, len(rest)))
+        unread = self._text[self._start :]
+        chunk = self._file.read(max(_READ_BYTES, len(unread)))
         pending = len(self._decoder.getstate()[0])
         try:
             more = self._decoder.decode(chunk, final=not chunk)
@@ -193,5 +193,5 @@ class _Values:
             offset = self._bytes_read - pending + error.start
             refuse_byte(self._name, error.object[error.start], offset)
         self._bytes_read += len(chunk)
-        self._text, self._start = rest + more, 0
+        self._text, self._start = unread + more, 0
         return bool(chunk)

@@ -1,5 +1,7 @@
 """Splits of a data set in a folder, by the conventions of the hub: from its card, or from names."""
 
+import glob
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -123,7 +125,7 @@ def choose_configuration(folder: Path, name: str | None) -> Configuration | None
                 f"the card of {folder} has no configuration {name!r}; it describes: {listed}"
             )
         return by_name[name]
-    defaults = [each for each in by_name.values() if each.is_default]
+    defaults = [entry for entry in by_name.values() if entry.is_default]
     if len(by_name) > 1 and len(defaults) != 1:
         raise CorpusError(
             f"the card of {folder} describes {len(by_name)} configurations ({listed}); name one, "
@@ -147,7 +149,7 @@ def splits_of_files(
                 path: split
                 for split, patterns in configuration.patterns.items()
                 for pattern in patterns
-                for path in root.glob(pattern)
+                for path in map(root.joinpath, glob.glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
             }
             return {path: by_path[path] for path in paths if path in by_path}
         paths = [path for path in paths if path.is_relative_to(root)]
@@ -162,8 +164,6 @@ def splits_of_files(
 
 def _saved_splits(folder: Path) -> list[str]:
     """Splits of a dictionary of data sets that `datasets` saved to disk: its folders."""
-    import json
-
     listing = folder / "dataset_dict.json"
     try:
         return json.loads(listing.read_text("utf-8"))["splits"] if listing.is_file() else []

@@ -244,6 +244,10 @@ def test_configurations_of_a_card_are_those_of_the_hub(tmp_path, monkeypatch):
     )
     (folder / "README.md").write_text(CARD.replace("clean/*\n", "clean/*\n  default: true\n"))
     assert read(folder)[0] == names[2:]
+    (folder / "README.md").write_text(CARD.replace("clean/*\n", "clean/**\n"))
+    assert read(f"{folder}:clean")[0] == names[2:]
+    (folder / "README.md").write_text(CARD.replace("clean/*\n", "gone/*\n"))
+    assert "holds no file of configuration 'clean', which its card" in refusal(f"{folder}:clean")
     (folder / "README.md").write_text("---\nconfigs: [\n---\n")
     assert re.search(r"the configurations in .*README.md cannot be read", refusal(folder))
 
