@@ -1,4 +1,4 @@
-"""What cog generates: help texts of the commands, tables of methods and of names of steps."""
+"""What cog generates: help texts of the commands, and tables made from records of the package."""
 
 import os
 import subprocess
@@ -53,3 +53,16 @@ def show_checkpoint_formats() -> None:
     for named in NAMED_FORMATS:
         files = ", ".join(f"`{pattern}`" for pattern in named.files)
         cog.outl(f"| {named.name} | {files} | {named.remedy} |")
+
+
+def show_corpus_formats() -> None:
+    """Write a table of the formats that text is read from into the page."""
+    from dynamics.corpus.compression import COMPRESSIONS
+    from dynamics.corpus.file_formats import FORMATS
+
+    compressions = ", ".join(f"`{each.suffixes[0]}`" for each in COMPRESSIONS)
+    cog.outl("| `--format` | suffixes | one document is | compressed |\n|---|---|---|---|")
+    for name, file_format in FORMATS.items():
+        suffixes = ", ".join(f"`{suffix}`" for suffix in file_format.suffixes)
+        compressed = compressions if file_format.compressible else "within itself"
+        cog.outl(f"| `{name}` | {suffixes} | {file_format.document} | {compressed} |")

@@ -73,9 +73,9 @@ def count(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="python-docs, a file or folder of text, .jsonl, .parquet, a data set's name, or a "
-            "token stream (a training folder, a file of ids with --sequence-length, or a public "
-            "series like pythia-160m, whose stream is sampled)."
+            help="Text: a file, a folder, a pattern like 'data/*.jsonl', a data set's name, or "
+            "python-docs. Or a token stream: a training folder, a file of ids with "
+            "--sequence-length, or a public series like pythia-160m, whose stream is sampled."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write counts.parquet.")],
@@ -89,12 +89,28 @@ def count(
         int | None, typer.Option(help="Rows of the model, where they are more than the tokens.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
-    split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of a data set, a folder or a pattern, or all (default: train, where there "
+            "are splits)."
+        ),
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Read files as text, json, csv, parquet or arrow, whatever they seem to hold.",
+        ),
+    ] = None,
     max_documents: Annotated[int | None, typer.Option(help="Read no more documents.")] = None,
     sequence_length: Annotated[
         int | None, typer.Option(help="T of a stream of rows of T + 1 ids that is not ours.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Its type on disk; uint16 by default.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Type of the ids in that stream, unless its header tells it (uint16)."),
+    ] = None,
     sample_tokens: Annotated[
         int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
     ] = 100_000_000,
@@ -141,6 +157,7 @@ def count(
             text_column=text_column,
             split=split,
             max_documents=max_documents,
+            format_name=format_name,
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,

@@ -19,8 +19,9 @@ def count_corpus(
     *,
     vocab_size: int | None = None,
     text_column: str = "text",
-    split: str = "train",
+    split: str | None = None,
     max_documents: int | None = None,
+    format_name: str | None = None,
     sequence_length: int | None = None,
     dtype: str | None = None,
     sample_tokens: int = SAMPLE_TOKENS,
@@ -40,15 +41,16 @@ def count_corpus(
             or of the public series.
         vocab_size: Rows of the model, where they are more than the tokenizer's entries.
         text_column: Column that holds the text, where there are columns.
-        split: Split of a hub data set.
+        split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
         max_documents: Read no more documents of a text.
+        format_name: Read files of text in this format, whatever they seem to hold.
         sequence_length: T of a stream of rows of T + 1 ids that is not ours.
         dtype: Type on disk of a stream that is not ours, uint16 by default.
         sample_tokens: Tokens of the sample of a public series.
         information: Count information gain as well; not of a sample.
         contiguous: The rows of a stream that is not ours follow one another in the text, so that
             pairs of information gain may cross their ends.
-        report: Called with a line that says what is fetched.
+        report: Called with lines that name what is fetched, and which files are passed over.
         on_progress: Called with how many blocks of a sample are done, and how many there are.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
@@ -85,6 +87,12 @@ def count_corpus(
         )
     loaded = load_tokenizer(tokenizer)
     if is_stream:
+        for option, value in (("--split", split), ("--format", format_name)):
+            if value is not None:
+                raise CorpusError(
+                    f"{corpus} is read as a token stream, but {option} {value} is for text; leave "
+                    "out one of them and --sequence-length"
+                )
         stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
         return count_stream(
             stream,
@@ -94,7 +102,14 @@ def count_corpus(
             contiguous=contiguous,
             on_pass=on_pass,
         )
-    text = documents(corpus, text_column=text_column, split=split, max_documents=max_documents)
+    text = documents(
+        corpus,
+        text_column=text_column,
+        split=split,
+        max_documents=max_documents,
+        format_name=format_name,
+        report=report,
+    )
     return count_documents(
         text, loaded, vocab_size=vocab_size, information=information, on_pass=on_pass
     )

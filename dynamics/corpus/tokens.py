@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.id_files import open_ids
 from dynamics.corpus.kinds import token_kinds
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
 from dynamics.corpus.twins import choose_twins, count_table, substitute
@@ -248,27 +249,32 @@ def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtyp
 
 
 def open_stream(
-    path: Path | str, *, dtype: str | None = None, sequence_length: int | None = None
+    path: Path | str,
+    *,
+    dtype: str | None = None,
+    sequence_length: int | None = None,
+    vocab_size: int | None = None,
 ) -> TokenStream:
     """Open a token stream for reading.
 
     Args:
         path: A training folder, its `tokens.bin`, or, with `sequence_length`, any file of ids: flat
-            (nanoGPT, Pythia, OLMo) or a numpy file with its header.
-        dtype: Type of the ids in a flat stream of others, `uint16` when not given.
+            (nanoGPT, Pythia, OLMo) or with the header of numpy, llm.c or (beside) Megatron.
+        dtype: Type of the ids in a flat stream of others, as `id_files.open_ids` takes it.
         sequence_length: T of a stream of others, which is then read in rows of T + 1; the remainder
             is dropped. Pythia's rows of 2,049 have T = 2,048.
+        vocab_size: Entries of the vocabulary of a stream of others, where known.
 
     Raises:
-        CorpusError: The stream is missing, damaged or shorter than a row, or how to read it is not
-            known.
+        CorpusError: The stream is missing, damaged or shorter than a row, its ids are of another
+            type, or how to read it is not known.
     """
     path = Path(path).expanduser()
     path = path / TOKENS if path.is_dir() else path
     if not path.is_file():
         raise CorpusError(f"there is no token stream {path}; check the path, or write one first")
     if sequence_length is not None:
-        return _open_foreign(path, dtype or "uint16", sequence_length)
+        return _open_foreign(path, dtype, sequence_length, vocab_size)
     if path.name != TOKENS or not path.with_name(INFO).is_file():
         raise CorpusError(
             f"{path} has no {INFO} beside it; give sequence_length (and dtype) to read a stream of "
@@ -331,22 +337,15 @@ def _read_info(path: Path) -> StreamInfo:
         raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
 
 
-def _open_foreign(path: Path, dtype: str, sequence_length: int) -> TokenStream:
+def _open_foreign(
+    path: Path, dtype: str | None, sequence_length: int, vocab_size: int | None
+) -> TokenStream:
     width = sequence_length + 1
-    try:
-        with path.open("rb") as file:
-            has_header = file.read(6) == b"\x93NUMPY"
-        size = path.stat().st_size // np.dtype(dtype).itemsize
-        flat = np.load(path, "r").reshape(-1) if has_header else None
-    except (TypeError, ValueError) as error:
-        raise CorpusError(f"{path} cannot be read as {dtype}: {error}") from error
-    if flat is None and size:
-        flat = np.memmap(path, dtype, "r", shape=(size,))
-    if flat is None or len(flat) < width or flat.dtype.kind not in "iu":
-        found = "nothing" if flat is None else f"{len(flat)} numbers of type {flat.dtype}"
+    flat = open_ids(path, dtype, vocab_size)
+    if len(flat) < width or flat.dtype.kind not in "iu":
         raise CorpusError(
-            f"{path} holds {found}, expected integers for at least one row of {width} "
-            "(sequence_length + 1)"
+            f"{path} holds {len(flat)} numbers of type {flat.dtype}, expected integers for at "
+            f"least one row of {width} (sequence_length + 1)"
         )
     rows = len(flat) // width
     info = StreamInfo(flat.dtype.str, rows, sequence_length)

@@ -36,7 +36,7 @@ from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.steps import parse
 from dynamics.tracking.faulty_steps import without
-from dynamics.tracking.probe_text import open_probe_text
+from dynamics.tracking.probe_text import ProbeReading, open_probe_text
 from dynamics.tracking.resume import is_whole
 from dynamics.tracking.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
 from dynamics.tracking.trends import TREND_COLUMNS, Row
@@ -55,6 +55,7 @@ class LiveSettings:
         agreement: Whether attribution methods are compared with occlusion within inputs.
         steps: At which of the tracked steps, in the step language.
         text: What is probed, as `open_probe_text` takes it.
+        reading: Settings with which `text` is read.
         probes: How much is probed.
         device: As torch calls it; `auto` is cuda where there is one.
 
@@ -67,6 +68,7 @@ class LiveSettings:
     agreement: bool = False
     steps: str = "all"
     text: str | None = None
+    reading: ProbeReading = field(default_factory=ProbeReading)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     device: str = "auto"
 
@@ -258,7 +260,15 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
-    text = open_probe_text(settings.text, whole[0], training, counts, settings.probes.length)
+    text = open_probe_text(
+        settings.text,
+        whole[0],
+        training,
+        counts,
+        settings.probes.length,
+        settings.reading,
+        report,
+    )
     probes = held_out = None
     if settings.importance:
         within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))

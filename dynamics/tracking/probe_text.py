@@ -1,6 +1,6 @@
 """Where the contexts of a probe set, and the rows that losses are measured on, come from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,31 @@ if TYPE_CHECKING:
 _ID_FILES = (".bin", ".npy")
 
 
+@dataclass(frozen=True)
+class ProbeReading:
+    """Settings with which a text or a file of ids is read to be probed.
+
+    Attributes:
+        text_column: Column of a table that holds the text.
+        split: Split of a data set, a folder or a pattern of files.
+        format_name: Read files of text in this format, whatever they seem to hold.
+        dtype: Type of the ids in a file of ids; None is the smallest that holds the vocabulary.
+    """
+
+    text_column: str = "text"
+    split: str | None = None
+    format_name: str | None = None
+    dtype: str | None = None
+
+
+_OPTIONS = {
+    "text_column": "--text-column",
+    "split": "--split",
+    "format_name": "--format",
+    "dtype": "--probe-dtype",
+}
+
+
 @dataclass(frozen=True, eq=False)
 class ProbeText:
     """Text as ids.
@@ -52,6 +77,8 @@ def open_probe_text(
     training: Path | None,
     counts: Counts,
     sequence_length: int,
+    reading: ProbeReading = ProbeReading(),
+    report: Callable[[str], None] = lambda line: None,
 ) -> ProbeText:
     """Open a text to probe.
 
@@ -65,9 +92,12 @@ def open_probe_text(
         training: The training that made the series, when it is one of ours.
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or from a stream of others.
+        reading: Settings with which the text, or the file of ids, is read.
+        report: Receives lines that name files which are passed over.
 
     Raises:
-        ConfigError: There is no place, and no training of ours.
+        ConfigError: There is no place, and no training of ours; or a setting of `reading` does not
+            concern what is there.
         CorpusError: What is there cannot be read, or is too short.
         MismatchError: It is of another tokenizer.
     """
@@ -81,20 +111,47 @@ def open_probe_text(
         return _of_stream(open_stream(training), counts, held_out and held_out.ids)
     path = Path(place).expanduser()
     if path.name == TOKENS or (path / TOKENS).is_file():
+        _refuse_unused(reading, place, "a token stream that dynamics wrote", ())
         folder = path if path.is_dir() else path.parent
         return _of_stream(open_stream(path), counts, _held_out_of(folder, training))
     if path.suffix in _ID_FILES and path.is_file():
-        dtype = "uint16" if counts.info.vocab_size <= 1 << 16 else "uint32"
-        stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
+        _refuse_unused(reading, place, "a file of token ids", ("dtype",))
+        stream = open_stream(
+            path,
+            dtype=reading.dtype,
+            sequence_length=sequence_length,
+            vocab_size=counts.info.vocab_size,
+        )
         return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
-    ids = np.fromiter(_joined(documents(place), tokenizer), np.int64)
+    _refuse_unused(reading, place, "text", ("text_column", "split", "format_name"))
+    texts = documents(
+        place,
+        text_column=reading.text_column,
+        split=reading.split,
+        format_name=reading.format_name,
+        report=report,
+    )
+    ids = np.fromiter(_joined(texts, tokenizer), np.int64)
     width = sequence_length + 1
     if len(ids) < width:
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
     held_out = ids[: len(ids) // width * width].reshape(-1, width)
     return ProbeText(place, ids[None], sequence_length, held_out)
+
+
+def _refuse_unused(reading: ProbeReading, place: str, kind: str, used: Iterable[str]) -> None:
+    """Refuse settings that do not concern the kind of thing that is probed."""
+    unused = [
+        option
+        for name, option in _OPTIONS.items()
+        if name not in used and getattr(reading, name) != getattr(ProbeReading(), name)
+    ]
+    if unused:
+        raise ConfigError(
+            f"{place} is {kind}, which {' and '.join(unused)} cannot concern; leave that out"
+        )
 
 
 def _held_out_of(folder: Path, training: Path | None) -> np.ndarray | None:

@@ -124,12 +124,14 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     """
     corpus, training = settings.corpus, settings.training
 
-    def documents() -> Iterator[str]:
+    def documents(report: Report = lambda line: None) -> Iterator[str]:
         return sources.documents(
             corpus.source,
             text_column=corpus.text_column,
-            split=corpus.split,
+            split=corpus.split if "split" in corpus.model_fields_set else None,
             max_documents=corpus.max_documents,
+            format_name=corpus.format,
+            report=report,
         )
 
     if settings.tokenizer.path:
@@ -151,7 +153,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     report(f"tokenising {corpus.source}")
     stream = write_stream(
         folder,
-        documents(),
+        documents(report),
         tokenizer,
         sequence_length=training.sequence_length,
         seed=settings.seed,

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dynamics import __main__ as entry
@@ -139,6 +140,73 @@ def test_counting_a_text_prints_its_kinds_and_writes_the_table(dynamics, text, t
     assert out.endswith(f"counts: {output}\n")
     for kind in ("word_start", "continuation", "byte", "special"):
         assert f"\n{kind} " in out
+
+
+def test_counting_a_cloned_data_set_counts_its_split_and_says_what_it_passes_over(
+    dynamics, fails, text, tmp_path
+):
+    """The folder has the counts of its one file, in each format, and never those of the card."""
+    import pandas as pd
+
+    from dynamics.corpus.counts import read_counts
+
+    options = ["--tokenizer", text / "tokenizer"]
+    documents = (text / "story.txt").read_text().splitlines()
+    data = tmp_path / "cloned" / "data"
+    data.mkdir(parents=True)
+    table = pd.DataFrame({"text": documents})
+    table.to_parquet(data / "train-00000-of-00001.parquet")
+    table[:7].to_parquet(data / "test-00000-of-00001.parquet")
+    (tmp_path / "cloned" / "README.md").write_text("---\nlicense: mit\n---\nthe card\n")
+    table.to_json(tmp_path / "a.json.gz", orient="records", lines=True)
+    table.to_json(tmp_path / "list.json", orient="records", indent=2)
+    table.to_csv(tmp_path / "a.tsv", sep="\t")
+
+    def counted(source, *more):
+        status, _, err = dynamics("count", source, "-o", tmp_path / "c.parquet", *options, *more)
+        assert status == 0
+        return read_counts(tmp_path / "c.parquet").table["count"].tolist(), err
+
+    expected, err = counted(data / "train-00000-of-00001.parquet")
+    assert err == ""
+    for source in ("a.json.gz", "list.json", "a.tsv"):
+        assert counted(tmp_path / source) == (expected, "")
+    for more in ([], ["--split", "train"]):
+        assert counted(tmp_path / "cloned", *more) == (
+            expected,
+            f"reading 1 .parquet file of split train in {tmp_path}/cloned; passed over: "
+            "data/test-00000-of-00001.parquet (split test), README.md\n",
+        )
+    test, _ = counted(tmp_path / "cloned", "--split", "test")
+    assert test == counted(data / "test-00000-of-00001.parquet")[0] != expected
+    arguments = ["count", tmp_path / "cloned", "-o", tmp_path / "new", *options]
+    assert "has no split 'nonsense'; the splits there are: test, train" in fails(
+        *arguments, "--split", "nonsense"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_counting_ids_in_the_wrong_type_names_the_right_one(dynamics, fails, text, tmp_path):
+    from dynamics.corpus.counts import read_counts
+
+    ids = np.random.default_rng(0).integers(0, 270, 4000)
+    output, stream = tmp_path / "c.parquet", tmp_path / "train.bin"
+    arguments = ["count", stream, "-o", output, "--tokenizer", text / "tokenizer"]
+    for disk, dtype in (("<u4", "uint32"), (">u2", ">u2")):
+        ids.astype(disk).tofile(stream)
+        message = fails(*arguments, "--sequence-length", 15)
+        assert "train.bin is not of type uint16: " in message
+        assert f"give the type {dtype} (--dtype, --stream-dtype or --probe-dtype)" in message
+        status, *_ = dynamics(*arguments, "--sequence-length", 15, "--dtype", dtype)
+        assert status == 0
+        expected = np.bincount(ids, minlength=270).tolist()
+        assert read_counts(output).table["count"].tolist() == expected
+    assert "train.bin is binary, not text; token ids are read with --sequence-length" in fails(
+        *arguments
+    )
+    assert "is read as a token stream, but --split train is for text" in fails(
+        *arguments, "--sequence-length", 15, "--split", "train"
+    )
 
 
 def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_path):

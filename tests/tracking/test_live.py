@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -25,7 +26,7 @@ from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking import live as module
 from dynamics.tracking.live import LiveSettings
-from dynamics.tracking.probe_text import open_probe_text
+from dynamics.tracking.probe_text import ProbeReading, open_probe_text
 from dynamics.tracking.run import Run
 from dynamics.tracking.summary import findings
 from dynamics.tracking.track import track
@@ -290,6 +291,47 @@ def test_contexts_can_come_from_text_a_stream_and_ids_of_others(training, follow
         digests[Path(name).name] = run.info["live"]["probes"]["sha256"]
     assert digests["training"] == digests["tokens.bin"] != digests["text.txt"]
     assert digests["others.bin"] == digests["others.npy"]
+
+
+def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_path):
+    checkpoint = open_series(training).checkpoints[0]
+    texts = [f"the cat sat on the mat and a dog ran {number} times. " * 9 for number in range(9)]
+    (tmp_path / "text.txt").write_text(texts[0])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = pd.DataFrame({"body": texts})
+    rows[:1].to_json(folder / "test.jsonl", orient="records", lines=True)
+    rows[1:].to_json(folder / "train.jsonl", orient="records", lines=True)
+    plain = open_probe_text(str(tmp_path / "text.txt"), checkpoint, training, counts_of(), 12)
+    notes = []
+    reading = ProbeReading(text_column="body", split="test")
+    read = open_probe_text(
+        str(folder), checkpoint, training, counts_of(), 12, reading, notes.append
+    )
+    assert read.rows.tolist() == plain.rows.tolist()
+    assert len(notes) == 1 and "passed over: train.jsonl (split train)" in notes[0]
+
+
+def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
+    checkpoint = open_series(training).checkpoints[0]
+    place = tmp_path / "others.bin"
+    ids = np.tile(stream_of(counts_of()).ravel(), 3)
+    ids.astype("<u4").tofile(place)
+    with pytest.raises(
+        CorpusError, match=r"every second id is 0; give the type uint32 .*probe-dty"
+    ):
+        open_probe_text(str(place), checkpoint, training, counts_of(), 12)
+    reading = ProbeReading(dtype="uint32")
+    text = open_probe_text(str(place), checkpoint, training, counts_of(), 12, reading)
+    assert text.rows.ravel().tolist() == ids[: text.rows.size].tolist()
+    with pytest.raises(ConfigError, match=r"is a file of token ids, which --split cannot concern"):
+        open_probe_text(
+            str(place), checkpoint, training, counts_of(), 12, ProbeReading(split="test")
+        )
+    with pytest.raises(
+        ConfigError, match=r"is a token stream that dynamics wrote, which --probe-d"
+    ):
+        open_probe_text(str(training), checkpoint, training, counts_of(), 12, reading)
 
 
 @pytest.mark.parametrize(
