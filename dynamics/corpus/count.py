@@ -48,7 +48,7 @@ def count_corpus(
         information: Count information gain as well; not of a sample.
         contiguous: The rows of a stream that is not ours follow one another in the text, so that
             pairs of information gain may cross their ends.
-        report: Called with a line that says what is fetched.
+        report: Called with a line that says what is fetched, or what takes much memory.
         on_progress: Called with how many blocks of a sample are done, and how many there are.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
@@ -96,5 +96,10 @@ def count_corpus(
         )
     text = documents(corpus, text_column=text_column, split=split, max_documents=max_documents)
     return count_documents(
-        text, loaded, vocab_size=vocab_size, information=information, on_pass=on_pass
+        text,
+        loaded,
+        vocab_size=vocab_size,
+        information=information,
+        report=report,
+        on_pass=on_pass,
     )

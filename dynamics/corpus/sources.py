@@ -7,12 +7,12 @@ folder of such files, or else a data set that `datasets` can load, as `name` or 
 import gzip
 import json
 import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dynamics.corpus.large_text import READ_ERRORS, Document, not_utf8, open_large_text
 from dynamics.corpus.python_docs import python_docs
 from dynamics.errors import CorpusError
 
@@ -23,7 +23,7 @@ def documents(
     text_column: str = "text",
     split: str = "train",
     max_documents: int | None = None,
-) -> Iterator[str]:
+) -> Iterator[Document]:
     """The documents of a source, in its own order.
 
     Documents of nothing but white space are left out. Text is passed on as it stands, whatever its
@@ -39,7 +39,8 @@ def documents(
         max_documents: Stop after so many documents.
 
     Returns:
-        An iterator, empty where there is no text: whoever needs some says so.
+        Each as `str`, that of a text file of 8 MiB or more as `LargeText`, which is read in parts;
+        nothing where there is no text: whoever needs some says so.
 
     Raises:
         CorpusError: The source does not exist, or (while iterating) cannot be read.
@@ -57,10 +58,11 @@ def documents(
         raise CorpusError(f"there is no file or folder {source}; check the path")
     else:
         texts = _read_dataset(source, text_column, split)
-    return islice((text for text in texts if text.strip()), max_documents)
+    with_text = (text for text in texts if not isinstance(text, str) or text.strip())
+    return islice(with_text, max_documents)
 
 
-def _read_folder(folder: Path, text_column: str) -> Iterator[str]:
+def _read_folder(folder: Path, text_column: str) -> Iterator[Document]:
     paths = [
         path
         for path in sorted(folder.rglob("*"))
@@ -74,10 +76,10 @@ def _read_folder(folder: Path, text_column: str) -> Iterator[str]:
     return (text for path in paths for text in _read_file(path, text_column))
 
 
-def _read_file(path: Path, text_column: str) -> Iterator[str]:
+def _read_file(path: Path, text_column: str) -> Iterator[Document]:
     try:
         yield from FORMATS[_format(path) or ".txt"](path, text_column)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except READ_ERRORS as error:
         raise CorpusError(f"{path} cannot be read: {error}; check or fetch it again") from error
 
 
@@ -87,10 +89,18 @@ def _format(path: Path) -> str | None:
     return suffix if suffix in FORMATS else None
 
 
-def _read_text(path: Path, text_column: str) -> Iterator[str]:
-    with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-        content: bytes = file.read()
-    yield _decode(content, f"{path}", start=0)
+def _read_text(path: Path, text_column: str) -> Iterator[Document]:
+    opener = _OPENERS.get(path.suffix, open)
+    with opener(path, "rb") as file:
+        content: bytes = file.read(_LARGE_FILE)
+        is_whole = len(content) < _LARGE_FILE
+        if not is_whole and not path.is_file():  # a pipe, which cannot be read twice
+            content, is_whole = content + file.read(), True
+    if is_whole:
+        yield _decode(content, f"{path}", start=0)
+        return
+    text = open_large_text(path, lambda: opener(path, "rb"))
+    yield "" if text.is_blank else text
 
 
 def _read_json_lines(path: Path, text_column: str) -> Iterator[str]:
@@ -172,13 +182,13 @@ def _decode(content: bytes, where: str, start: int) -> str:
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{content[error.start]:02x} at offset {start + error.start}"
-        raise CorpusError(f"{where} is not UTF-8: {found}; convert the file to UTF-8") from error
+        raise not_utf8(error, where, start) from error
 
 
+_LARGE_FILE = 8 << 20  # bytes, decompressed
 _OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 
-FORMATS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+FORMATS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
     ".txt": _read_text,
     ".md": _read_text,
     ".jsonl": _read_json_lines,

@@ -241,7 +241,9 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
-    text = open_probe_text(settings.text, whole[0], training, counts, settings.probes.length)
+    text = open_probe_text(
+        settings.text, whole[0], training, counts, settings.probes.length, report
+    )
     probes = held_out = None
     if settings.importance:
         within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))

@@ -1,0 +1,102 @@
+"""Text of a file that is too large to hold: a document that is read in parts, as often as needed."""
+
+import codecs
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dynamics.errors import CorpusError
+
+READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
+PART_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class LargeText:
+    """A document in a file; each iteration reads the file and gives its text, part by part.
+
+    Attributes:
+        path: The file, for messages.
+        open_bytes: Opens the file for reading, decompressed.
+        byte_count: Length of the text in UTF-8, without a byte order mark.
+        is_blank: Whether it is nothing but white space.
+    """
+
+    path: Path
+    open_bytes: Callable[[], BinaryIO]
+    byte_count: int
+    is_blank: bool
+
+    def __iter__(self) -> Iterator[str]:
+        """Read the text again.
+
+        Raises:
+            CorpusError: The file cannot be read, or is not what it was.
+        """
+        byte_count = 0
+        for part in read_parts(self.path, self.open_bytes):
+            byte_count += len(part.encode())
+            yield part
+        if byte_count != self.byte_count:
+            raise CorpusError(
+                f"{self.path} changed while it was read, from {self.byte_count:,} to "
+                f"{byte_count:,} bytes of text; run again when nothing writes to it"
+            )
+
+
+def open_large_text(path: Path, open_bytes: Callable[[], BinaryIO]) -> LargeText:
+    """Read a file once, to know that it is text and how long.
+
+    Raises:
+        CorpusError: It cannot be read, or is not UTF-8.
+    """
+    byte_count, is_blank = 0, True
+    for part in read_parts(path, open_bytes):
+        byte_count += len(part.encode())
+        is_blank = is_blank and not part.strip()
+    return LargeText(path, open_bytes, byte_count, is_blank)
+
+
+def read_parts(path: Path, open_bytes: Callable[[], BinaryIO]) -> Iterator[str]:
+    """Decode a file part by part, without a byte order mark.
+
+    Raises:
+        CorpusError: It cannot be read, or is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start, undecoded = 0, b""
+    try:
+        with open_bytes() as file:
+            while True:
+                content = file.read(PART_CHARACTERS)
+                undecoded, _ = decoder.getstate()
+                part = decoder.decode(content, final=not content)
+                yield part.removeprefix("\ufeff") if not start else part
+                if not content:
+                    return
+                start += len(content)
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, f"{path}", start - len(undecoded)) from error
+    except READ_ERRORS as error:
+        raise CorpusError(f"{path} cannot be read: {error}; check or fetch it again") from error
+
+
+Document = str | LargeText
+
+
+def parts_of(document: Document) -> Iterator[str]:
+    """The text of a document, part by part."""
+    if not isinstance(document, str):
+        yield from document
+        return
+    for start in range(0, len(document), PART_CHARACTERS):
+        yield document[start : start + PART_CHARACTERS]
+
+
+def not_utf8(error: UnicodeDecodeError, where: str, start: int) -> CorpusError:
+    """The refusal of bytes that are no text, which begin `start` bytes into the file."""
+    found = f"byte 0x{error.object[error.start]:02x} at offset {start + error.start}"
+    return CorpusError(f"{where} is not UTF-8: {found}; convert the file to UTF-8")
