@@ -1,4 +1,4 @@
-"""Text of a file that is too large to hold: a document that is read in parts, as often as needed."""
+"""Text of a file that is too large to hold: a document that is read in parts, again and again."""
 
 import codecs
 import lzma
@@ -67,19 +67,20 @@ def read_parts(path: Path, open_bytes: Callable[[], BinaryIO]) -> Iterator[str]:
         CorpusError: It cannot be read, or is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    start, undecoded = 0, b""
+    start, undecoded, is_first = 0, b"", True
     try:
         with open_bytes() as file:
             while True:
                 content = file.read(PART_CHARACTERS)
                 undecoded, _ = decoder.getstate()
                 part = decoder.decode(content, final=not content)
-                yield part.removeprefix("\ufeff") if not start else part
+                yield part.removeprefix("\ufeff") if is_first else part
+                is_first = is_first and not part
                 if not content:
                     return
                 start += len(content)
     except UnicodeDecodeError as error:
-        raise not_utf8(error, f"{path}", start - len(undecoded)) from error
+        raise CorpusError(not_utf8(error, f"{path}", start - len(undecoded))) from error
     except READ_ERRORS as error:
         raise CorpusError(f"{path} cannot be read: {error}; check or fetch it again") from error
 
@@ -96,7 +97,7 @@ def parts_of(document: Document) -> Iterator[str]:
         yield document[start : start + PART_CHARACTERS]
 
 
-def not_utf8(error: UnicodeDecodeError, where: str, start: int) -> CorpusError:
-    """The refusal of bytes that are no text, which begin `start` bytes into the file."""
+def not_utf8(error: UnicodeDecodeError, where: str, start: int) -> str:
+    """The message for bytes that are no text, decoded from `start` bytes into the file on."""
     found = f"byte 0x{error.object[error.start]:02x} at offset {start + error.start}"
-    return CorpusError(f"{where} is not UTF-8: {found}; convert the file to UTF-8")
+    return f"{where} is not UTF-8: {found}; convert the file to UTF-8"

@@ -182,7 +182,7 @@ def _decode(content: bytes, where: str, start: int) -> str:
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise not_utf8(error, where, start) from error
+        raise CorpusError(not_utf8(error, where, start)) from error
 
 
 _LARGE_FILE = 8 << 20  # bytes, decompressed

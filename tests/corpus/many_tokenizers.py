@@ -213,8 +213,8 @@ def real_tokenizer(data: Path, name: str) -> Tokenizer:
     if name == "stories260K":
         tokenizer = Tokenizer.from_file(str(data / "models" / name / "tokenizer.json"))
     else:
-        content = lzma.open(data / "tokenizers" / f"{name}_tokenizer.json.xz").read()
-        tokenizer = Tokenizer.from_str(content.decode())
+        packed = (data / "tokenizers" / f"{name}_tokenizer.json.xz").read_bytes()
+        tokenizer = Tokenizer.from_str(lzma.decompress(packed).decode())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
