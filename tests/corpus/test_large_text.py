@@ -1,9 +1,13 @@
 import gzip
 import hashlib
+import json
 import lzma
 import os
+import subprocess
+import sys
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,3 +176,64 @@ def test_what_cannot_be_cut_is_said_once(text, said, tokenizer, all_is_large, mo
     counts = count_documents([text, text], tokenizer, report=lines.append)
     assert lines == said
     assert counts.table["document_count"].max() == 2
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+import transformers, tokenizers, scipy.special
+from dynamics.corpus import counts, information, sources, tokens
+from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
+from dynamics.tracking import probe_text
+what, path, folder = sys.argv[1:]
+tokenizer = load_tokenizer(folder)
+documents = sources.documents(path)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if what == "count":
+    counts.count_documents(documents, tokenizer)
+elif what == "information gain":
+    counts.count_documents(documents, tokenizer, information=information.InformationSettings())
+elif what == "stream":
+    tokens.write_stream(Path(folder), documents, tokenizer, sequence_length=128, seed=0)
+elif what == "probe":
+    probe_text._joined(documents, tokenizer, print)
+else:
+    train_tokenizer(documents, 600)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def megabytes(tmp_path_factory):
+    """20 MB of lines of made-up words, as text, packed, and in one row of a table."""
+    rng = np.random.default_rng(0)
+    letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (5000, 6))
+    words = np.array(["".join(row[: 2 + index % 5]) for index, row in enumerate(letters)])
+    text = "\n".join(" ".join(line) for line in words[rng.zipf(1.3, (400_000, 10)) % 5000])
+    text = text[:20_000_000].ljust(20_000_000, "a")
+    folder = tmp_path_factory.mktemp("megabytes")
+    (folder / "a.txt").write_text(text)
+    (folder / "a.txt.gz").write_bytes(gzip.compress(text.encode(), 1))
+    (folder / "a.jsonl").write_text(json.dumps({"text": text}))
+    train_tokenizer([text[:1_000_000]], 600).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("count", "a.txt"),
+        ("count", "a.txt.gz"),
+        ("count", "a.jsonl"),
+        ("information gain", "a.txt"),
+        ("stream", "a.txt"),
+        ("probe", "a.txt"),
+        ("train a tokenizer", "a.txt"),
+    ],
+)
+def test_20_megabytes_of_one_document_take_300_of_memory(what, name, megabytes):
+    command = [sys.executable, "-c", MEASURED, what, str(megabytes / name), str(megabytes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert int(done.stdout) < 300e6
