@@ -50,7 +50,8 @@ def count_corpus(
         information: Count information gain as well; not of a sample.
         contiguous: The rows of a stream that is not ours follow one another in the text, so that
             pairs of information gain may cross their ends.
-        report: Called with lines that name what is fetched, and which files are passed over.
+        report: Called with lines that name what is fetched, which files are passed over, and what
+            takes much memory.
         on_progress: Called with how many blocks of a sample are done, and how many there are.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
@@ -111,5 +112,10 @@ def count_corpus(
         report=report,
     )
     return count_documents(
-        text, loaded, vocab_size=vocab_size, information=information, on_pass=on_pass
+        text,
+        loaded,
+        vocab_size=vocab_size,
+        information=information,
+        report=report,
+        on_pass=on_pass,
     )

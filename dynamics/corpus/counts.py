@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ import pandas as pd
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information import InformationSettings, OnPass, information_columns
 from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.pairs import TextCollector
 from dynamics.corpus.tally import Tally
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256
@@ -161,11 +162,12 @@ def count_stream(
 
 
 def count_documents(
-    documents: Iterable[str],
+    documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
     *,
     vocab_size: int | None = None,
     information: InformationSettings | None = None,
+    report: Callable[[str], None] = lambda line: None,
     on_pass: OnPass = lambda done, total: None,
 ) -> Counts:
     """Count the tokens of documents in the order given, without any between them.
@@ -175,6 +177,7 @@ def count_documents(
         tokenizer: Applied to each document as a whole.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
         information: Count information gain as well, which holds the tokens in memory.
+        report: Called with a line when a large document cannot be cut, which takes memory.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
     Raises:
@@ -184,7 +187,7 @@ def count_documents(
     tally = Tally(len(kinds := token_kinds(tokenizer, vocab_size)))
     digest = CorpusDigest()
     collector = None if information is None else TextCollector(len(kinds))
-    for ids, owners in _in_chunks(documents, tokenizer, digest):
+    for ids, owners in _in_chunks(documents, tokenizer, digest, report):
         tally.add(ids, "the corpus")
         tally.add_documents(ids, owners)
         if collector is not None:
@@ -317,14 +320,18 @@ def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _in_chunks(
-    documents: Iterable[str], tokenizer: "PreTrainedTokenizerFast", digest: CorpusDigest
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerFast",
+    digest: CorpusDigest,
+    report: Callable[[str], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of whole documents, with the number of the document each id belongs to."""
+    """Chunks of ids, with the number of the document each id belongs to."""
     ids, owners = array("q"), array("q")
-    for text, document in tokenize(documents, tokenizer):
-        ids.extend(document)
-        owners.extend([digest.documents] * len(document))
-        digest.add(text)
+    for piece in tokenize(documents, tokenizer, report):
+        ids.extend(piece.ids)
+        owners.extend([digest.documents] * len(piece.ids))
+        if piece.ends_document:
+            digest.add(piece.document)
         if len(ids) >= TOKENS_PER_CHUNK:
             yield np.array(ids), np.array(owners)
             ids, owners = array("q"), array("q")

@@ -15,6 +15,7 @@ from dynamics.corpus.compression import (
     suffixes_of,
 )
 from dynamics.corpus.json_rows import read_json
+from dynamics.corpus.large_text import Document, open_large_text
 from dynamics.corpus.rows import decode
 from dynamics.corpus.signatures import (
     HEAD_BYTES,
@@ -26,16 +27,24 @@ from dynamics.corpus.signatures import (
 from dynamics.corpus.tables import DELIMITERS, read_arrow, read_csv, read_parquet
 from dynamics.errors import ConfigError, CorpusError, did_you_mean
 
+_LARGE_FILE = 8 << 20  # bytes, decompressed
 
-def read_text(path: Path, text_column: str) -> Iterator[str]:
+
+def read_text(path: Path, text_column: str) -> Iterator[Document]:
     """Yield the text of a file as one document, as it stands but for a byte order mark.
+
+    A file of 8 MiB or more is read in parts, again and again.
 
     Raises:
         CorpusError: It is not UTF-8.
     """
     with open_decompressed(path) as file:
-        content = file.read()
-    yield decode(content, f"{path}", start=0)
+        content = file.read(_LARGE_FILE)
+    if len(content) < _LARGE_FILE:
+        yield decode(content, f"{path}", start=0)
+        return
+    text = open_large_text(path, lambda: open_decompressed(path))
+    yield "" if text.is_blank else text
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class FileFormat:
     name: str
     suffixes: tuple[str, ...]
     document: str
-    read: Callable[[Path, str], Iterator[str]]
+    read: Callable[[Path, str], Iterator[Document]]
     compressible: bool = True
 
 
@@ -110,7 +119,7 @@ def read_files(
     text_column: str,
     format_name: str | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> Iterator[str]:
+) -> Iterator[Document]:
     """Yield the documents of files, one file after the other.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dynamics.corpus.corpus_files import files_of_folder, files_of_pattern
 from dynamics.corpus.file_formats import check_format, known_suffix, read_files
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.python_docs import python_docs
 from dynamics.corpus.rows import text_of_row
 from dynamics.errors import CorpusError
@@ -29,7 +30,7 @@ def documents(
     max_documents: int | None = None,
     format_name: str | None = None,
     report: Callable[[str], None] = lambda line: None,
-) -> Iterator[str]:
+) -> Iterator[Document]:
     """Return the documents of a source, in its own order.
 
     Documents of nothing but white space are left out. Text is passed on as it stands, whatever its
@@ -48,7 +49,8 @@ def documents(
             name says.
 
     Returns:
-        An iterator, empty where there is no text: whoever needs some says so.
+        Each as `str`, that of a text file of 8 MiB or more as `LargeText`, which is read in parts;
+        nothing where there is no text: whoever needs some says so.
 
     Raises:
         CorpusError: The source does not exist, has no such split, or (while iterating) cannot be
@@ -59,7 +61,8 @@ def documents(
         raise CorpusError(f"max_documents is {max_documents}; give 1 or more, or leave it out")
     check_format(format_name)
     texts = _documents(source, text_column, split, format_name, report)
-    return islice((text for text in texts if text.strip()), max_documents)
+    with_text = (text for text in texts if not isinstance(text, str) or text.strip())
+    return islice(with_text, max_documents)
 
 
 def _documents(
@@ -68,7 +71,7 @@ def _documents(
     split: str | None,
     format_name: str | None,
     report: Callable[[str], None],
-) -> Iterator[str]:
+) -> Iterator[Document]:
     path = Path(source).expanduser()
     folder, _, configuration = source.rpartition(":")
     if source in NAMED_SOURCES:

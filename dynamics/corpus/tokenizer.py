@@ -1,17 +1,20 @@
 """Tokenizers: trained on the spot or loaded, told apart by a digest, and applied to documents.
 
-Documents are tokenised whole, without the special tokens of any template. A special token that
-stands in a document as text is text: it is split like any other, so no document can end itself.
+Documents get the ids that they have as a whole, without the special tokens of any template. A
+special token that stands in a document as text is text: it is split like any other, so no document
+can end itself.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.revisions import HubRevision
+from dynamics.corpus.document_pieces import DocumentCutter
+from dynamics.corpus.large_text import Document, LargeText, parts_of
 from dynamics.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -21,12 +24,13 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 _BATCH_CHARACTERS = 4_000_000
+_LARGE_DOCUMENT = 1_000_000  # characters from which on a document is tokenised in pieces
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _OLD_FILES = ("vocab.json", "merges.txt", "vocab.txt")  # where there is no tokenizer.json
 
 
 def train_tokenizer(
-    documents: Iterable[str], vocab_size: int, *, masked: bool = False
+    documents: Iterable[Document], vocab_size: int, *, masked: bool = False
 ) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE tokenizer; the same documents give the same tokenizer.
 
@@ -59,7 +63,10 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    # A copy cuts: the tokenizer itself is locked while it is trained.
+    cutter = DocumentCutter(Tokenizer.from_str(tokenizer.to_str()))
+    texts = (piece.text for document in documents for piece in cutter.cut(parts_of(document)))
+    tokenizer.train_from_iterator(texts, trainer)
     if (reached := tokenizer.get_vocab_size()) < vocab_size:
         raise CorpusError(
             f"the corpus is too small for a vocabulary of {vocab_size}: it reaches {reached}; "
@@ -170,20 +177,58 @@ def end_of_text_id(tokenizer: "PreTrainedTokenizerFast") -> int | None:
     return tokenizer.get_vocab()[str(token)] if token else None
 
 
+class TokenizedPiece(NamedTuple):
+    """A document, or a part of a large one, with its token ids.
+
+    Attributes:
+        document: The whole document that the ids belong to.
+        ids: Ids of this piece; those of all its pieces are the document's.
+        ends_document: Whether it is the last piece of the document; it may have no ids then.
+    """
+
+    document: Document
+    ids: list[int]
+    ends_document: bool = True
+
+
 def tokenize(
-    documents: Iterable[str], tokenizer: "PreTrainedTokenizerFast"
-) -> Iterator[tuple[str, list[int]]]:
-    """Each document with its token ids, tokenised in batches on all cores."""
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerFast",
+    report: Callable[[str], None] = lambda line: None,
+) -> Iterator[TokenizedPiece]:
+    """Tokenise documents in batches on all cores, large ones in pieces (`document_pieces`).
+
+    Args:
+        documents: Text.
+        tokenizer: Applied to each document as a whole.
+        report: Called with a line when a large document cannot be cut, which takes memory.
+
+    Returns:
+        The documents in their order with their ids.
+    """
     backend = plain_backend(tokenizer)
+    cutter = DocumentCutter(backend, report)
     for batch in _batches(documents):
-        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
-        yield from zip(batch, (encoding.ids for encoding in encodings), strict=True)
+        if isinstance(batch, list):
+            encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+            yield from map(TokenizedPiece, batch, (encoding.ids for encoding in encodings))
+            continue
+        for ids in cutter.encode(parts_of(batch)):
+            yield TokenizedPiece(batch, ids, ends_document=False)
+        yield TokenizedPiece(batch, [])
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def _batches(documents: Iterable[Document]) -> Iterator[list[str] | Document]:
+    """Documents in batches; each large one stands alone, not in a list."""
     batch: list[str] = []
     characters = 0
     for document in documents:
+        if isinstance(document, LargeText) or len(document) >= _LARGE_DOCUMENT:
+            if batch:
+                yield batch
+            yield document
+            batch, characters = [], 0
+            continue
         batch.append(document)
         characters += len(document)
         if characters >= _BATCH_CHARACTERS:

@@ -10,7 +10,7 @@ what the file holds; rows kept out of training lie beside it in `held_out.bin`. 
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from dynamics.config import TwinSettings
 from dynamics.corpus.id_files import open_ids
 from dynamics.corpus.kinds import token_kinds
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
@@ -129,10 +130,15 @@ class CorpusDigest:
         self._hash = hashlib.sha256()
         self.documents = 0
 
-    def add(self, document: str) -> None:
-        """Take in the next document."""
-        content = document.encode()
-        self._hash.update(len(content).to_bytes(8, "little") + content)
+    def add(self, document: Document) -> None:
+        """Take in the next document; one that is too large to hold is read once more."""
+        if isinstance(document, str):
+            content = document.encode()
+            self._hash.update(len(content).to_bytes(8, "little") + content)
+        else:
+            self._hash.update(document.byte_count.to_bytes(8, "little"))
+            for part in document:
+                self._hash.update(part.encode())
         self.documents += 1
 
     def hexdigest(self) -> str:
@@ -142,7 +148,7 @@ class CorpusDigest:
 
 def write_stream(
     folder: Path,
-    documents: Iterable[str],
+    documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
     *,
     sequence_length: int,
@@ -151,6 +157,7 @@ def write_stream(
     source: str | None = None,
     held_out_rows: int = 0,
     twins: TwinSettings | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
@@ -169,6 +176,7 @@ def write_stream(
             file of their own (`open_held_out`).
         twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
             have them as well. Drawn by the seed, apart from the permutation.
+        report: Called with a line when a large document cannot be cut, which takes memory.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
@@ -185,11 +193,14 @@ def write_stream(
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
     digest = CorpusDigest()
     tokens = array("H" if dtype.itemsize == 2 else "I")
-    for text, ids in tokenize(documents, tokenizer):
-        digest.add(text)
-        tokens.extend(ids)
-        tokens.append(end)
-        if max_tokens is not None and len(tokens) >= max_tokens:
+    for piece in tokenize(documents, tokenizer, report):
+        tokens.extend(piece.ids)
+        if piece.ends_document:
+            tokens.append(end)
+        is_full = max_tokens is not None and len(tokens) >= max_tokens
+        if piece.ends_document or is_full:
+            digest.add(piece.document)
+        if is_full:
             del tokens[max_tokens:]
             break
     if not digest.documents:

@@ -1,6 +1,7 @@
 """Where the contexts of a probe set, and the rows that losses are measured on, come from."""
 
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from jaxtyping import Integer
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.sources import documents
 from dynamics.corpus.tokenizer import (
     end_of_text_id,
@@ -93,7 +95,8 @@ def open_probe_text(
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or from a stream of others.
         reading: Settings with which the text, or the file of ids, is read.
-        report: Receives lines that name files which are passed over.
+        report: Receives lines that name files which are passed over, and documents that take much
+            memory.
 
     Raises:
         ConfigError: There is no place, and no training of ours; or a setting of `reading` does not
@@ -133,7 +136,7 @@ def open_probe_text(
         format_name=reading.format_name,
         report=report,
     )
-    ids = np.fromiter(_joined(texts, tokenizer), np.int64)
+    ids = _joined(texts, tokenizer, report)
     width = sequence_length + 1
     if len(ids) < width:
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
@@ -187,10 +190,16 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
     return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 
-def _joined(texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[int]:
+def _joined(
+    texts: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerFast",
+    report: Callable[[str], None],
+) -> Integer[np.ndarray, " N"]:
     """Ids of documents, each ended as a token stream ends it."""
     end = end_of_text_id(tokenizer)
-    for _, ids in tokenize(texts, tokenizer):
-        yield from ids
-        if end is not None:
-            yield end
+    ids = array("i")
+    for piece in tokenize(texts, tokenizer, report):
+        ids.extend(piece.ids)
+        if piece.ends_document and end is not None:
+            ids.append(end)
+    return np.array(ids)

@@ -16,6 +16,7 @@ from dynamics.config import StudySettings
 from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
 from dynamics.corpus.information import InformationSettings
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -124,7 +125,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     """
     corpus, training = settings.corpus, settings.training
 
-    def documents(report: Report = lambda line: None) -> Iterator[str]:
+    def documents(report: Report = lambda line: None) -> Iterator[Document]:
         return sources.documents(
             corpus.source,
             text_column=corpus.text_column,
@@ -161,6 +162,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         source=corpus.source,
         held_out_rows=corpus.held_out_rows,
         twins=corpus.twins,
+        report=report,
     )
     passes = stream.passes(training.steps, training.batch_size)
     held_out = f", {corpus.held_out_rows:,} more held out" if corpus.held_out_rows else ""

@@ -62,7 +62,7 @@ def columns(counts):
 
 
 def source_order(story, tokenizer):
-    return [i for _, ids in tokenize(story, tokenizer) for i in [*ids, 0]]
+    return [i for piece in tokenize(story, tokenizer) for i in [*piece.ids, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_information_gain_of_a_stream_of_ours_is_of_the_text(
 def test_information_gain_of_documents(story, tokenizer, monkeypatch):
     settings_ = InformationSettings(3)
     counts = count_documents(story, tokenizer, information=settings_)
-    documents = [ids for _, ids in tokenize(story, tokenizer)]
+    documents = [piece.ids for piece in tokenize(story, tokenizer)]
     ids = [i for document in documents for i in document]
     pieces = [at for at, document in enumerate(documents) for _ in document]
     assert_information(counts, slow_columns(ids, pieces, tokenizer, settings_))

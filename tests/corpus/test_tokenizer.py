@@ -26,7 +26,7 @@ print(tokenizer_sha256(train_tokenizer(sys.argv[1:], 300)))
 
 
 def ids_of(tokenizer, text):
-    return next(ids for _, ids in tokenize([text], tokenizer))
+    return next(tokenize([text], tokenizer)).ids
 
 
 def test_entries_are_special_tokens_bytes_and_merges(tokenizer, story):
@@ -82,7 +82,7 @@ def test_truncation_saved_with_a_tokenizer_is_not_applied(tokenizer, tmp_path, s
 
 
 def test_batches_change_nothing(tokenizer, story, monkeypatch):
-    expected = [(text, ids_of(tokenizer, text)) for text in story]
+    expected = [(text, ids_of(tokenizer, text), True) for text in story]
     for size in (1, 100, 10**6):
         monkeypatch.setattr("dynamics.corpus.tokenizer._BATCH_CHARACTERS", size)
         assert list(tokenize(iter(story), tokenizer)) == expected
