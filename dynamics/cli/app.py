@@ -86,11 +86,24 @@ def count(
         ),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the model, where they are more than the tokens.")
+        int | None, typer.Option(help="Rows of the model, where the tokenizer has more or fewer.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Text between documents in one file or row, '<|endoftext|>' for one; they are "
+            "split there, and it is not counted."
+        ),
+    ] = None,
     max_documents: Annotated[int | None, typer.Option(help="Read no more documents.")] = None,
+    allow_loss: Annotated[
+        bool,
+        typer.Option(
+            "--allow-loss", help="Count a text of which more than 1 % becomes no token as well."
+        ),
+    ] = False,
     sequence_length: Annotated[
         int | None, typer.Option(help="T of a stream of rows of T + 1 ids that is not ours.")
     ] = None,
@@ -141,6 +154,8 @@ def count(
             text_column=text_column,
             split=split,
             max_documents=max_documents,
+            separator=separator,
+            allow_loss=allow_loss,
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,

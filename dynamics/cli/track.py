@@ -89,6 +89,10 @@ def track(
             "training stream, and its held-out rows."
         ),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Text between the documents of --probe, '<|endoftext|>' for one."),
+    ] = None,
     probe_tokens: Annotated[
         str | None, typer.Option(metavar="IDS", help="Probe these tokens as well: 5,17.")
     ] = None,
@@ -144,6 +148,7 @@ def track(
             agreement=agreement,
             steps=live_steps,
             text=probe,
+            separator=separator,
             probes=ProbeSettings(
                 tokens_per_stratum=probe_size,
                 contexts=contexts,

@@ -7,15 +7,18 @@ stands in a document as text is text: it is split like any other, so no document
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.revisions import HubRevision
-from dynamics.errors import CorpusError
+from dynamics.corpus.spelling import unknown_id
+from dynamics.errors import CorpusError, DynamicsError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,6 +26,35 @@ MASK = "<|mask|>"
 _BATCH_CHARACTERS = 4_000_000
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _OLD_FILES = ("vocab.json", "merges.txt", "vocab.txt")  # where there is no tokenizer.json
+_MOST_ROWS = 1 << 24  # more than any model's; arrays of a row per id would not fit the memory
+_SHOWN = 40  # characters of a word in a message
+
+
+@contextmanager
+def backend_errors(
+    failure: str, remedy: str, *, shown: tuple[str, str] = ("", "")
+) -> Iterator[None]:
+    """Turn a failure of `tokenizers` into one line.
+
+    Its Rust side raises bare `Exception`, and its panics are no `Exception` at all.
+
+    Args:
+        failure: What failed, a clause that begins the message.
+        remedy: What to do about it, which ends the message.
+        shown: A string of the backend's reason, and what the message has in its place.
+
+    Raises:
+        CorpusError: The backend failed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        panicked = type(error).__module__ == "pyo3_runtime"
+        if isinstance(error, DynamicsError) or not (panicked or isinstance(error, Exception)):
+            raise
+        reason = str(error) or type(error).__name__
+        reason = " ".join(reason.replace(*shown).split() if shown[0] else reason.split())
+        raise CorpusError(f"{failure}: {reason}; {remedy}") from error
 
 
 def train_tokenizer(
@@ -59,7 +91,8 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    with backend_errors("no tokenizer can be trained on the corpus", "check its text"):
+        tokenizer.train_from_iterator(documents, trainer)
     if (reached := tokenizer.get_vocab_size()) < vocab_size:
         raise CorpusError(
             f"the corpus is too small for a vocabulary of {vocab_size}: it reaches {reached}; "
@@ -127,17 +160,37 @@ def _copied(revision: HubRevision, filenames: Iterable[str], folder: str) -> dic
 def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    try:
+    remedy = (
+        "give a tokenizer whose files are whole and which the installed tokenizers "
+        f"{version('tokenizers')} reads"
+    )
+    with backend_errors(f"the tokenizer {name} cannot be loaded", remedy, shown=(str(path), name)):
         if path.is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(path))
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    except Exception as error:  # the Rust side raises bare `Exception`
-        reason = " ".join(str(error).replace(str(path), name).split())
-        raise CorpusError(f"the tokenizer {name} cannot be loaded: {reason}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        kind = type(tokenizer).__name__
-        raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(path), trust_remote_code=trust_remote_code
+            )
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            kind = type(tokenizer).__name__
+            raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
+        plain_backend(tokenizer)
+    if (rows := vocabulary_size(tokenizer)) > _MOST_ROWS:
+        raise CorpusError(
+            f"the tokenizer {name} has {len(tokenizer.get_vocab()):,} entries and ids up to "
+            f"{rows - 1:,}, more than any model has rows; correct the ids in its tokenizer.json"
+        )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Write the files of a tokenizer into a folder.
+
+    Raises:
+        CorpusError: They cannot be written.
+    """
+    with backend_errors(f"the tokenizer cannot be written to {folder}", "give another folder"):
+        tokenizer.save_pretrained(folder)
 
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
@@ -176,8 +229,44 @@ def tokenize(
     """Each document with its token ids, tokenised in batches on all cores."""
     backend = plain_backend(tokenizer)
     for batch in _batches(documents):
-        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        encodings = _encoded(backend, batch)
         yield from zip(batch, (encoding.ids for encoding in encodings), strict=True)
+
+
+def _encoded(backend: "Tokenizer", texts: list[str]) -> "list[Encoding]":
+    try:
+        with backend_errors("the text cannot be tokenised", _remedy(backend)):
+            return backend.encode_batch_fast(texts, add_special_tokens=False)
+    except CorpusError as error:
+        if (word := _refused_word(backend, texts)) is None:
+            raise
+        raise CorpusError(str(error).replace("the text", f"{word!r} in the text", 1)) from error
+
+
+def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
+    """The first word, as the model sees it, that the model alone fails on; None where none does."""
+    for text in texts:
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        words = [(text, ())]
+        if backend.pre_tokenizer is not None:
+            words = backend.pre_tokenizer.pre_tokenize_str(text)
+        for word, _ in words:
+            try:
+                backend.model.tokenize(word)
+            except Exception:  # what `backend_errors` has told already; the word is looked for
+                return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
+    return None
+
+
+def _remedy(backend: "Tokenizer") -> str:
+    if unknown_id(backend) is None:
+        return (
+            f"its {type(backend.model).__name__} model has no unknown token: make one of its "
+            "entries that (unk_token, or unk_id of Unigram, in tokenizer.json), or give another "
+            "tokenizer"
+        )
+    return "give another tokenizer"
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ what the file holds; rows kept out of training lie beside it in `held_out.bin`. 
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from dynamics.config import TwinSettings
 from dynamics.corpus.kinds import token_kinds
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
@@ -150,6 +151,8 @@ def write_stream(
     source: str | None = None,
     held_out_rows: int = 0,
     twins: TwinSettings | None = None,
+    allow_loss: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
@@ -168,10 +171,12 @@ def write_stream(
             file of their own (`open_held_out`).
         twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
             have them as well. Drawn by the seed, apart from the permutation.
+        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
+        report: Receives a line for what a reader of the stream should know of the text.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
-            end-of-text token, or too little text for the twins.
+            end-of-text token, or too little text for the twins; or too much of it becomes no token.
     """
     end = end_of_text_id(tokenizer)
     if end is None:
@@ -182,10 +187,11 @@ def write_stream(
     vocab_size = vocabulary_size(tokenizer)
     ids_needed = vocab_size + (twins.tokens if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
-    digest = CorpusDigest()
+    digest, checks = CorpusDigest(), TextChecks(tokenizer)
     tokens = array("H" if dtype.itemsize == 2 else "I")
     for text, ids in tokenize(documents, tokenizer):
         digest.add(text)
+        checks.add(text)
         tokens.extend(ids)
         tokens.append(end)
         if max_tokens is not None and len(tokens) >= max_tokens:
@@ -193,6 +199,7 @@ def write_stream(
             break
     if not digest.documents:
         raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
+    checks.finish(allow_loss=allow_loss, report=report)
     width = sequence_length + 1
     rows = len(tokens) // width
     if not rows:
@@ -209,7 +216,8 @@ def write_stream(
     rng = np.random.default_rng(seed)
     chosen = None
     if twins is not None:
-        chosen = choose_twins(count_table(table, vocab_size), token_kinds(tokenizer), twins)
+        count = count_table(table, vocab_size)
+        chosen = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, chosen, twins.share, rng.spawn(1)[0])
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)

@@ -26,7 +26,8 @@ from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.stores import read_json
 from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, no_weights
-from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
+from dynamics.corpus.kinds import own_tokens
+from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -271,12 +272,18 @@ def _check_complete(
 
 
 def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Refuse ordinary entries without a row; a special one without is nothing's padding or mask."""
     rows = len(cast(torch.Tensor, network.get_input_embeddings().weight))
-    if (entries := vocabulary_size(tokenizer)) > rows:
+    own = own_tokens(tokenizer)
+    beyond = [i for i in tokenizer.get_vocab().values() if i >= rows]
+    if any(i not in own for i in beyond):
         raise MismatchError(
-            f"{name}: its tokenizer has ids up to {entries - 1}, its embedding {rows} rows; give "
+            f"{name}: its tokenizer has ids up to {max(beyond)}, its embedding {rows} rows; give "
             "the tokenizer that it was trained with"
         )
+    for role, token in tokenizer.special_tokens_map.items():
+        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) in beyond:
+            setattr(tokenizer, role, None)
 
 
 @torch.no_grad()

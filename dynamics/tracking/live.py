@@ -53,6 +53,7 @@ class LiveSettings:
         agreement: Whether attribution methods are compared with occlusion within inputs.
         steps: At which of the tracked steps, in the step language.
         text: What is probed, as `open_probe_text` takes it.
+        separator: Text between its documents, where it is one text of several.
         probes: How much is probed.
         device: As torch calls it; `auto` is cuda where there is one.
 
@@ -65,6 +66,7 @@ class LiveSettings:
     agreement: bool = False
     steps: str = "all"
     text: str | None = None
+    separator: str | None = None
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     device: str = "auto"
 
@@ -241,7 +243,15 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
-    text = open_probe_text(settings.text, whole[0], training, counts, settings.probes.length)
+    text = open_probe_text(
+        settings.text,
+        whole[0],
+        training,
+        counts,
+        settings.probes.length,
+        separator=settings.separator,
+        report=report,
+    )
     probes = held_out = None
     if settings.importance:
         within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))

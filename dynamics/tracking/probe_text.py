@@ -1,6 +1,6 @@
 """Where the contexts of a probe set, and the rows that losses are measured on, come from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.sources import documents
+from dynamics.corpus.special_texts import split_documents
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import (
     end_of_text_id,
     fetch_tokenizer,
@@ -52,6 +54,9 @@ def open_probe_text(
     training: Path | None,
     counts: Counts,
     sequence_length: int,
+    *,
+    separator: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> ProbeText:
     """Open a text to probe.
 
@@ -65,6 +70,8 @@ def open_probe_text(
         training: The training that made the series, when it is one of ours.
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or from a stream of others.
+        separator: Text between the documents of a text, which is split there.
+        report: Receives a line for what a reader of the results should know of a text.
 
     Raises:
         ConfigError: There is no place, and no training of ours.
@@ -89,7 +96,13 @@ def open_probe_text(
         return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
-    ids = np.fromiter(_joined(documents(place), tokenizer), np.int64)
+    checks = TextChecks(tokenizer)
+    texts = split_documents(
+        lambda limit: documents(place, max_documents=limit), separator, max_documents=None
+    )
+    ids = np.fromiter(_joined(texts, tokenizer, checks), np.int64)
+    # The counts were refused, or were told to allow it, if their text lost as much.
+    checks.finish(allow_loss=True, report=report)
     width = sequence_length + 1
     if len(ids) < width:
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
@@ -130,10 +143,13 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
     return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 
-def _joined(texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[int]:
+def _joined(
+    texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast", checks: TextChecks
+) -> Iterator[int]:
     """Ids of documents, each ended as a token stream ends it."""
     end = end_of_text_id(tokenizer)
-    for _, ids in tokenize(texts, tokenizer):
+    for text, ids in tokenize(texts, tokenizer):
+        checks.add(text)
         yield from ids
         if end is not None:
             yield end

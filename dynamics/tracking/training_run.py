@@ -1,5 +1,6 @@
 """A run folder that is written during the training, from the model itself."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,9 @@ class TrainingRun:
             OutputError: It holds something else, or is damaged.
         """
         if self.counts is not None:
-            self.tokens = token_columns(self.counts, model.vocab_size, self.name)
+            self.tokens = token_columns(
+                self.counts, model.vocab_size, self.name, logging.getLogger(__name__).warning
+            )
             keeps = parse_rule(self.rule)
             kept = keeps.mask(self.tokens["count"], self.tokens["kind"])
             check_enough(self.counts, keeps, kept)
