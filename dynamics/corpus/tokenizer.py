@@ -174,12 +174,11 @@ def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrai
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             kind = type(tokenizer).__name__
             raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
-        plain_backend(tokenizer)
-    if (rows := vocabulary_size(tokenizer)) > _MOST_ROWS:
-        raise CorpusError(
-            f"the tokenizer {name} has {len(tokenizer.get_vocab()):,} entries and ids up to "
-            f"{rows - 1:,}, more than any model has rows; correct the ids in its tokenizer.json"
-        )
+        if (rows := vocabulary_size(tokenizer)) > _MOST_ROWS:
+            raise CorpusError(
+                f"the tokenizer {name} has {len(tokenizer.get_vocab()):,} entries and ids up to "
+                f"{rows - 1:,}, more than any model has rows; correct the ids in its tokenizer.json"
+            )
     return tokenizer
 
 
@@ -197,7 +196,8 @@ def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
     """A private copy of the backend that neither truncates, nor pads, nor finds special tokens."""
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    with backend_errors("the tokenizer cannot be copied", "give one without code of its own"):
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -244,19 +244,29 @@ def _encoded(backend: "Tokenizer", texts: list[str]) -> "list[Encoding]":
 
 
 def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
-    """The first word, as the model sees it, that the model alone fails on; None where none does."""
+    """The first word, as the model sees it, that the model itself fails on; None where none is."""
     for text in texts:
-        if backend.normalizer is not None:
-            text = backend.normalizer.normalize_str(text)
-        words = [(text, ())]
-        if backend.pre_tokenizer is not None:
-            words = backend.pre_tokenizer.pre_tokenize_str(text)
-        for word, _ in words:
+        try:
+            words = _model_words(backend, text)
+        except CorpusError:  # no word comes to the model
+            return None
+        for word in words:
             try:
-                backend.model.tokenize(word)
-            except Exception:  # what `backend_errors` has told already; the word is looked for
+                with backend_errors("a word cannot be tokenised", "leave it out"):
+                    backend.model.tokenize(word)
+            except CorpusError:
                 return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
     return None
+
+
+def _model_words(backend: "Tokenizer", text: str) -> list[str]:
+    """The words of a text as the model sees them, added tokens among them."""
+    with backend_errors("the text cannot be split", "leave it out"):
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        if backend.pre_tokenizer is None:
+            return [text]
+        return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def _remedy(backend: "Tokenizer") -> str:
