@@ -125,12 +125,12 @@ def _check_ids(model: LiveModel, ids: Sequence[int]) -> None:
     Raises:
         ConfigError: There is one.
     """
-    rows = len(model.embedding_matrix)
+    rows = model.network.config.get_text_config().vocab_size
     if (token_id := max(ids)) >= rows:
         token = model.tokenizer.convert_ids_to_tokens(token_id)
         raise ConfigError(
-            f"the input holds {token!r} (id {token_id}), for which the embedding of {model.name} "
-            f"has no row ({rows} rows); leave it out of the text"
+            f"{token!r} has id {token_id} in the tokenizer of {model.name}, whose embedding has "
+            f"{rows} rows; leave it out of the input"
         )
 
 
@@ -175,6 +175,7 @@ def one_token(model: LiveModel, written: str) -> int:
         return token_id
     vocabulary = model.tokenizer.get_vocab()
     if written in vocabulary:
+        _check_ids(model, [vocabulary[written]])
         return vocabulary[written]
     ids = following_ids(model, written)
     if ids == [model.tokenizer.unk_token_id]:

@@ -198,7 +198,7 @@ def _neighbour_trials(entries: dict[int, Entry]) -> Iterator[Callable[[str], str
     yield lambda text: text[:1] + text
     yield lambda text: text + text[-1:]
     yield lambda text: text[:1] + text + text[-1:]
-    words = sorted({entry.text for entry in entries.values() if (entry.text or "").isalpha()})
+    words = sorted({text for entry in entries.values() if (text := entry.text or "").isalpha()})
     letters = [word for word in words if len(word) == 1]
     for beside in (*_some(letters), *_some([word for word in words if len(word) > 1])):
         yield lambda text, beside=beside: beside + text

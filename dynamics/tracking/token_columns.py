@@ -62,8 +62,7 @@ def _spelling(token: pd.Series, kind: pd.Series, info: CountsInfo) -> pd.Series:
     if info.word_end_suffix is not None:
         surface = surface.str.removesuffix(info.word_end_suffix)
     prefix, continues = info.continuation_prefix, kind == "continuation"
+    # Counts from before the mark was recorded; of another tokenizer not all continuations have it.
     if prefix is None and surface[continues].str.startswith(_MARK).all():
-        prefix = (
-            _MARK  # counts from before the mark was recorded; of other tokenizers not all have it
-        )
+        prefix = _MARK
     return surface if prefix is None else surface.mask(continues, surface.str.removeprefix(prefix))

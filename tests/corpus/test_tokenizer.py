@@ -149,9 +149,7 @@ def test_a_tokenizer_that_is_damaged_or_newer_is_refused_in_one_line(tmp_path, p
 
 def test_ids_that_no_model_has_rows_for_are_refused(tmp_path):
     model = WORD_LEVEL | {"vocab": {"?": 0, "a": 40_000_000}}
-    with pytest.raises(
-        CorpusError, match="has 2 entries and ids up to 40,000,000, more than any"
-    ):
+    with pytest.raises(CorpusError, match="has 2 entries and ids up to 40,000,000, more than any"):
         load_tokenizer(broken(tmp_path, model=model))
 
 
