@@ -8,7 +8,8 @@ from tokenizers import models, pre_tokenizers
 from tokenizers import normalizers as norm
 
 from dynamics.corpus import text_loss
-from dynamics.corpus.text_loss import LossMeter, TextLoss, check_loss, keeps_all_text
+from dynamics.corpus.character_fates import CharacterTally, PieceLoss, keeps_all_text
+from dynamics.corpus.text_loss import LossMeter, TextLoss, check_loss
 from dynamics.corpus.tokenizer import plain_backend
 from dynamics.errors import CorpusError
 from tests.corpus.odd_tokenizers import (
@@ -231,8 +232,8 @@ def characters(counts):
 @pytest.mark.parametrize("case", CASES)
 def test_lost_and_unknown_characters(case):
     tokenizer, text, lost, unknown = CASES[case]
-    tally = text_loss._Tally()
-    text_loss._PieceLoss(plain_backend(tokenizer)).measure(text, tally)
+    tally = CharacterTally()
+    PieceLoss(plain_backend(tokenizer)).measure(text, tally)
     assert characters(tally.lost) == sorted(lost)
     assert characters(tally.unknown) == sorted(unknown)
     assert tally.characters == (solid := len(re.sub(r"\s", "", text)))
