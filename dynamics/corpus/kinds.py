@@ -20,7 +20,7 @@ The kind of a row is the first of these that holds:
 Single ASCII bytes are ordinary tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,41 +169,44 @@ def _entries(backend: "Tokenizer") -> dict[int, Entry]:
 def _unreachable(
     backend: "Tokenizer", entries: dict[int, Entry], token_ids: list[int]
 ) -> list[int]:
-    """Those of some ids that no trial emits; a trial puts the entry's own text into a context."""
+    """Those of some ids that are emitted for their entry's own text in none of several contexts."""
     remaining = token_ids
     for before in _BEFORE:
-        remaining = _not_emitted(backend, entries, remaining, before.__add__)
-    # Where the mark says that a word goes on, before the entry or after it, it needs a neighbour
-    # that the vocabulary has and that merges with nothing of it.
-    marked = {i for i in remaining if entries[i].continues or entries[i].ends is False}
-    tried = [i for i in remaining if i in marked]
-    for trial in _neighbour_trials(entries) if tried else ():
-        tried = _not_emitted(backend, entries, tried, trial)
-    return [i for i in remaining if i not in marked or i in set(tried)]
+        texts = [before + (entries[i].text or "") for i in remaining]
+        remaining = _not_emitted(backend, remaining, texts)
+    marked = [i for i in remaining if entries[i].continues or entries[i].ends is False]
+    unmarked = sorted({*remaining} - {*marked})
+    for neighbour in _neighbours(entries) if marked else ():
+        marked = _not_emitted(backend, marked, [_inside(entries[i], neighbour) for i in marked])
+    return unmarked + marked
 
 
-def _not_emitted(
-    backend: "Tokenizer",
-    entries: dict[int, Entry],
-    token_ids: list[int],
-    trial: Callable[[str], str],
-) -> list[int]:
-    texts = [trial(entries[token_id].text or "") for token_id in token_ids]
+def _not_emitted(backend: "Tokenizer", token_ids: list[int], texts: list[str]) -> list[int]:
+    """Those of some ids that are not emitted for their text."""
     emitted = _encoded(backend, texts)
     return [i for i, ids in zip(token_ids, emitted, strict=True) if i not in ids]
 
 
-def _neighbour_trials(entries: dict[int, Entry]) -> Iterator[Callable[[str], str]]:
-    """Functions that put a text beside its own first and last letter, and beside some entries."""
-    yield lambda text: text[:1] + text
-    yield lambda text: text + text[-1:]
-    yield lambda text: text[:1] + text + text[-1:]
+def _inside(entry: Entry, neighbour: str | None) -> str:
+    """An entry's text with a neighbour where its mark says that the word goes on.
+
+    It is emitted only beside what the vocabulary has, and what merges with nothing of it.
+
+    Args:
+        entry: Has a mark.
+        neighbour: Text before and after it; its own first and last letter when None.
+    """
+    text = entry.text or ""
+    before, after = (text[:1], text[-1:]) if neighbour is None else (neighbour, neighbour)
+    return (before if entry.continues else "") + text + (after if entry.ends is False else "")
+
+
+def _neighbours(entries: dict[int, Entry]) -> Iterator[str | None]:
+    """Texts to try entries beside: None for their own letters, some letters and longer entries."""
+    yield None
     words = sorted({text for entry in entries.values() if (text := entry.text or "").isalpha()})
-    letters = [word for word in words if len(word) == 1]
-    for beside in (*_some(letters), *_some([word for word in words if len(word) > 1])):
-        yield lambda text, beside=beside: beside + text
-        yield lambda text, beside=beside: text + beside
-        yield lambda text, beside=beside: beside + text + beside
+    yield from _some([word for word in words if len(word) == 1])
+    yield from _some([word for word in words if len(word) > 1])
 
 
 def _some(texts: list[str]) -> list[str]:

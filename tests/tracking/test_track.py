@@ -399,8 +399,9 @@ def test_special_entries_at_the_end_that_have_no_row_are_left_out_and_said(serie
         "the counts has 301 tokens but the embedding of series has 300 rows; the last 1 ('<pad>'), "
         "special or added, never occur and are left out"
     )
-    expected = track(series, tmp_path / "expected", counts=make_counts())
-    pd.testing.assert_frame_equal(run.tokens, expected.tokens, check_dtype=False)
+    without = Counts(counts.table[:300], counts.info)
+    expected = track(series, tmp_path / "expected", counts=without)
+    pd.testing.assert_frame_equal(run.tokens, expected.tokens)
     counts.table.loc[300, "count"] = 1
     with pytest.raises(MismatchError, match=r"300 rows, and of those beyond 1 \('<pad>'\) occur"):
         track(series, tmp_path / "refused", counts=counts)
