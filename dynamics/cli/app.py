@@ -86,7 +86,7 @@ def count(
         ),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the model, where they are more than the tokens.")
+        int | None, typer.Option(help="Rows of the model, where the tokenizer has more or fewer.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     split: Annotated[
@@ -103,7 +103,20 @@ def count(
             help="Read files as text, json, csv, parquet or arrow, whatever they seem to hold.",
         ),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Text between documents in one file or row, '<|endoftext|>' for one; they are "
+            "split there, and it is not counted."
+        ),
+    ] = None,
     max_documents: Annotated[int | None, typer.Option(help="Read no more documents.")] = None,
+    allow_loss: Annotated[
+        bool,
+        typer.Option(
+            "--allow-loss", help="Count a text of which more than 1 % becomes no token as well."
+        ),
+    ] = False,
     sequence_length: Annotated[
         int | None, typer.Option(help="T of a stream of rows of T + 1 ids that is not ours.")
     ] = None,
@@ -158,6 +171,8 @@ def count(
             split=split,
             max_documents=max_documents,
             format_name=format_name,
+            separator=separator,
+            allow_loss=allow_loss,
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,

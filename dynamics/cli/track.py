@@ -120,6 +120,10 @@ def track(
             "it (uint16, or uint32 for more than 65,536 entries)."
         ),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Text between the documents of --probe, '<|endoftext|>' for one."),
+    ] = None,
     probe_tokens: Annotated[
         str | None, typer.Option(metavar="IDS", help="Probe these tokens as well: 5,17.")
     ] = None,
@@ -166,11 +170,11 @@ def track(
     from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import track as track_series
 
-    reading = ProbeReading(text_column, split, format_name, probe_dtype)
+    reading = ProbeReading(text_column, split, format_name, probe_dtype, separator)
     if reading != ProbeReading() and probe is None:
         raise ConfigError(
-            "--text-column, --split, --format and --probe-dtype tell how --probe is read; give "
-            "--probe"
+            "--text-column, --split, --format, --probe-dtype and --separator tell how --probe is "
+            "read; give --probe"
         )
     live = None
     if importance or surgery or agreement:

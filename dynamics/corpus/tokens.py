@@ -22,6 +22,7 @@ from dynamics.config import TwinSettings
 from dynamics.corpus.id_files import open_ids
 from dynamics.corpus.kinds import token_kinds
 from dynamics.corpus.large_text import Document
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
@@ -157,6 +158,7 @@ def write_stream(
     source: str | None = None,
     held_out_rows: int = 0,
     twins: TwinSettings | None = None,
+    allow_loss: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
@@ -176,11 +178,13 @@ def write_stream(
             file of their own (`open_held_out`).
         twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
             have them as well. Drawn by the seed, apart from the permutation.
-        report: Called with a line when a large document cannot be cut, which takes memory.
+        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
+        report: Receives a line for what a reader of the stream should know of the text, and for a
+            large document that cannot be cut, which takes memory.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
-            end-of-text token, or too little text for the twins.
+            end-of-text token, or too little text for the twins; or too much of it becomes no token.
     """
     end = end_of_text_id(tokenizer)
     if end is None:
@@ -191,7 +195,7 @@ def write_stream(
     vocab_size = vocabulary_size(tokenizer)
     ids_needed = vocab_size + (twins.tokens if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
-    digest = CorpusDigest()
+    digest, checks = CorpusDigest(), TextChecks(tokenizer)
     tokens = array("H" if dtype.itemsize == 2 else "I")
     for piece in tokenize(documents, tokenizer, report):
         tokens.extend(piece.ids)
@@ -200,11 +204,13 @@ def write_stream(
         is_full = max_tokens is not None and len(tokens) >= max_tokens
         if piece.ends_document or is_full:
             digest.add(piece.document)
+            checks.add(piece.document)
         if is_full:
             del tokens[max_tokens:]
             break
     if not digest.documents:
         raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
+    checks.finish(allow_loss=allow_loss, report=report)
     width = sequence_length + 1
     rows = len(tokens) // width
     if not rows:
@@ -221,7 +227,8 @@ def write_stream(
     rng = np.random.default_rng(seed)
     chosen = None
     if twins is not None:
-        chosen = choose_twins(count_table(table, vocab_size), token_kinds(tokenizer), twins)
+        count = count_table(table, vocab_size)
+        chosen = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, chosen, twins.share, rng.spawn(1)[0])
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)

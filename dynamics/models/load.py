@@ -34,7 +34,8 @@ from dynamics.checkpoints.weight_files import (
     standard_files,
 )
 from dynamics.checkpoints.weights import Weights
-from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
+from dynamics.corpus.kinds import own_tokens
+from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -315,12 +316,18 @@ def _check_complete(
 
 
 def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Refuse ordinary entries without a row; a special one without is nothing's padding or mask."""
     rows = len(cast(torch.Tensor, network.get_input_embeddings().weight))
-    if (entries := vocabulary_size(tokenizer)) > rows:
+    own = own_tokens(tokenizer)
+    beyond = [i for i in tokenizer.get_vocab().values() if i >= rows]
+    if any(i not in own for i in beyond):
         raise MismatchError(
-            f"{name}: its tokenizer has ids up to {entries - 1}, its embedding {rows} rows; give "
+            f"{name}: its tokenizer has ids up to {max(beyond)}, its embedding {rows} rows; give "
             "the tokenizer that it was trained with"
         )
+    for role, token in tokenizer.special_tokens_map.items():
+        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) in beyond:
+            setattr(tokenizer, role, None)
 
 
 @torch.no_grad()

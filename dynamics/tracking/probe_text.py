@@ -14,6 +14,8 @@ from dynamics.checkpoints.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.large_text import Document
 from dynamics.corpus.sources import documents
+from dynamics.corpus.special_texts import split_documents
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import (
     end_of_text_id,
     fetch_tokenizer,
@@ -39,12 +41,14 @@ class ProbeReading:
         split: Split of a data set, a folder or a pattern of files.
         format_name: Read files of text in this format, whatever they seem to hold.
         dtype: Type of the ids in a file of ids; None is the smallest that holds the vocabulary.
+        separator: Text between documents inside a file or row, which are split there.
     """
 
     text_column: str = "text"
     split: str | None = None
     format_name: str | None = None
     dtype: str | None = None
+    separator: str | None = None
 
 
 _OPTIONS = {
@@ -52,6 +56,7 @@ _OPTIONS = {
     "split": "--split",
     "format_name": "--format",
     "dtype": "--probe-dtype",
+    "separator": "--separator",
 }
 
 
@@ -95,8 +100,8 @@ def open_probe_text(
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or from a stream of others.
         reading: Settings with which the text, or the file of ids, is read.
-        report: Receives lines that name files which are passed over, and documents that take much
-            memory.
+        report: Receives lines that name files which are passed over, what a reader of the results
+            should know of a text, and documents that take much memory.
 
     Raises:
         ConfigError: There is no place, and no training of ours; or a setting of `reading` does not
@@ -128,15 +133,23 @@ def open_probe_text(
         return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
-    _refuse_unused(reading, place, "text", ("text_column", "split", "format_name"))
-    texts = documents(
-        place,
-        text_column=reading.text_column,
-        split=reading.split,
-        format_name=reading.format_name,
-        report=report,
-    )
-    ids = _joined(texts, tokenizer, report)
+    _refuse_unused(reading, place, "text", ("text_column", "split", "format_name", "separator"))
+
+    def read(limit: int | None) -> Iterable[Document]:
+        return documents(
+            place,
+            text_column=reading.text_column,
+            split=reading.split,
+            max_documents=limit,
+            format_name=reading.format_name,
+            report=report,
+        )
+
+    checks = TextChecks(tokenizer)
+    texts = split_documents(read, reading.separator, max_documents=None)
+    ids = _joined(texts, tokenizer, checks, report)
+    # The counts were refused, or were told to allow it, if their text lost as much.
+    checks.finish(allow_loss=True, report=report)
     width = sequence_length + 1
     if len(ids) < width:
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
@@ -193,6 +206,7 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
 def _joined(
     texts: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
+    checks: TextChecks,
     report: Callable[[str], None],
 ) -> Integer[np.ndarray, " N"]:
     """Ids of documents, each ended as a token stream ends it."""
@@ -200,6 +214,8 @@ def _joined(
     ids = array("i")
     for piece in tokenize(texts, tokenizer, report):
         ids.extend(piece.ids)
-        if piece.ends_document and end is not None:
-            ids.append(end)
+        if piece.ends_document:
+            checks.add(piece.document)
+            if end is not None:
+                ids.append(end)
     return np.array(ids)

@@ -135,7 +135,7 @@ def track(
     tokens = None
     if counts is not None:
         check_same_tokenizer(counts, chosen)
-        tokens = token_columns(counts, chosen.checkpoints[0].vocab_size, chosen.name)
+        tokens = token_columns(counts, chosen.checkpoints[0].vocab_size, chosen.name, report)
         if ids is None:
             check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
         else:

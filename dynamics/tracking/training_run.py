@@ -1,5 +1,6 @@
 """A run folder that is written during the training, from the model itself."""
 
+import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -231,7 +232,8 @@ class TrainingRun:
 
     def _read_counts(self, rows: int) -> None:
         if self.counts is not None:
-            self.tokens = token_columns(self.counts, rows, self.name)
+            warn = logging.getLogger(__name__).warning
+            self.tokens = token_columns(self.counts, rows, self.name, warn)
             rule = parse_rule(self.rule)
             kept_mask = rule.mask(self.tokens["count"], self.tokens["kind"])
             check_enough(self.counts, rule, kept_mask)

@@ -10,6 +10,8 @@ import pytest
 
 from dynamics import __main__ as entry
 from dynamics.cli.app import app
+from dynamics.corpus.counts import read_counts
+from tests.corpus.odd_tokenizers import bpe, fast, pre_tokenizers
 from tests.tracking.synthetic import files_of, grow, make_counts, write_series, write_training
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -207,6 +209,37 @@ def test_counting_ids_in_the_wrong_type_names_the_right_one(dynamics, fails, tex
     assert "is read as a token stream, but --split train is for text" in fails(
         *arguments, "--sequence-length", 15, "--split", "train"
     )
+
+
+def test_counting_documents_between_separators(dynamics, fails, text, tmp_path):
+    special = "<|endoftext|>"
+    stories = tmp_path / "stories.txt"
+    stories.write_text(f"the cat\n{special}\nthe mat\n{special}\nthe cat\n")
+    command = ["count", stories, "--tokenizer", text / "tokenizer", "-o", tmp_path / "c.parquet"]
+    status, out, err = dynamics(*command)
+    assert status == 0 and f"'{special}', a special token, stands as text 2 times" in err
+    assert f"give --separator '{special}'" in err
+    status, out, err = dynamics(*command, "--separator", special, "--json")
+    assert (status, err) == (0, "")
+    table = read_counts(tmp_path / "c.parquet").table
+    assert table["document_count"].max() == 3 and not table["count"][table["token"] == "|"].any()
+    assert json.loads(out)["lost_share"] == 0
+    assert "'<eot>' is nowhere in the text" in fails(*command, "--separator", "<eot>")
+    assert "is a token stream" in fails(
+        "count", stories, "--sequence-length", 2, *command[2:], "--separator", special
+    )
+
+
+def test_counting_what_a_tokenizer_drops(dynamics, fails, tmp_path):
+    tokenizer = fast(bpe(["a", "b"]), pre_tokenizer=pre_tokenizers.Whitespace())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "c.txt").write_text("ab Über")
+    command = ["count", tmp_path / "c.txt", "--tokenizer", tmp_path / "tokenizer"]
+    line = fails(*command, "-o", tmp_path / "c.parquet")
+    assert line.startswith("50 % of the characters") and "--allow-loss" in line
+    assert not (tmp_path / "c.parquet").exists()
+    status, _, err = dynamics(*command, "-o", tmp_path / "c.parquet", "--allow-loss")
+    assert status == 0 and err.startswith("50 % of the characters that are not white space became")
 
 
 def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_path):

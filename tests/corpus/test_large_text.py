@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamics.corpus import document_pieces, large_text, sources
+from dynamics.corpus import document_pieces, large_text
 from dynamics.corpus import tokenizer as tokenizing
 from dynamics.corpus.counts import count_documents
 from dynamics.corpus.large_text import LargeText, parts_of
@@ -27,7 +27,7 @@ PACK = {"": bytes, ".gz": lambda content: gzip.compress(content, mtime=0), ".xz"
 @pytest.fixture
 def all_is_large(monkeypatch):
     """Everything is a large document, and cut into small pieces."""
-    monkeypatch.setattr(sources, "_LARGE_FILE", 1)
+    monkeypatch.setattr(file_formats, "_LARGE_FILE", 1)
     monkeypatch.setattr(tokenizing, "_LARGE_DOCUMENT", 1)
     monkeypatch.setattr(large_text, "PART_CHARACTERS", 7)
     monkeypatch.setattr(document_pieces, "PIECE_CHARACTERS", 20)
@@ -105,7 +105,7 @@ def test_a_digest_is_that_of_the_whole_documents(corpus, monkeypatch):
     for document in documents(corpus):
         content = document.encode()
         expected.update(len(content).to_bytes(8, "little") + content)
-    monkeypatch.setattr(sources, "_LARGE_FILE", 1)
+    monkeypatch.setattr(file_formats, "_LARGE_FILE", 1)
     digest = CorpusDigest()
     for document in documents(corpus):
         assert isinstance(document, LargeText)

@@ -2,9 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -383,6 +385,32 @@ def test_the_mark_of_a_continuation_is_no_spelling(tmp_path, series, mark):
     assert list(table["characters"]) == list(spelled.str.len())
     assert list(table["ascii_alphabetic"]) == [t.isascii() and t.isalpha() for t in spelled]
     assert list(table["token"]) == list(counts.table["token"])
+
+
+def test_marks_that_the_counts_record_are_no_spelling(tmp_path, series):
+    counts = make_counts()
+    marked = np.where(counts.table["kind"] == "continuation", "@@", "") + counts.table["token"]
+    counts.table["token"] = marked.str.strip() + np.where(counts.table.index % 3, "", "</w>")
+    info = replace(counts.info, continuation_prefix="@@", word_end_suffix="</w>")
+    run = track(series, tmp_path / "run", counts=Counts(counts.table, info))
+    spelled = make_counts().table["token"].str.strip()
+    assert list(run.tokens["characters"]) == list(spelled.str.len())
+
+
+def test_special_entries_at_the_end_that_have_no_row_are_left_out_and_said(series, tmp_path):
+    counts, said = make_counts(padding=1), []
+    counts.table.loc[300, ["kind", "token"]] = "special", "<pad>"
+    run = track(series, tmp_path / "run", counts=counts, report=said.append)
+    assert said[0] == (
+        "the counts has 301 tokens but the embedding of series has 300 rows; the last 1 ('<pad>'), "
+        "special or added, never occur and are left out"
+    )
+    without = Counts(counts.table[:300], counts.info)
+    expected = track(series, tmp_path / "expected", counts=without)
+    pd.testing.assert_frame_equal(run.tokens, expected.tokens)
+    counts.table.loc[300, "count"] = 1
+    with pytest.raises(MismatchError, match=r"300 rows, and of those beyond 1 \('<pad>'\) occur"):
+        track(series, tmp_path / "refused", counts=counts)
 
 
 def test_the_run_names_its_training_and_counts_tokens_seen(tmp_path, counts):
