@@ -131,7 +131,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
             return sources.documents(
                 corpus.source,
                 text_column=corpus.text_column,
-                split=corpus.split if "split" in corpus.model_fields_set else None,
+                split=None if corpus.split == sources.DEFAULT_SPLIT else corpus.split,
                 max_documents=limit,
                 format_name=corpus.format,
                 report=report,

@@ -225,7 +225,7 @@ def test_counting_documents_between_separators(dynamics, fails, text, tmp_path):
     assert table["document_count"].max() == 3 and not table["count"][table["token"] == "|"].any()
     assert json.loads(out)["lost_share"] == 0
     assert "'<eot>' is nowhere in the text" in fails(*command, "--separator", "<eot>")
-    assert "is a token stream" in fails(
+    assert "is read as a token stream" in fails(
         "count", stories, "--sequence-length", 2, *command[2:], "--separator", special
     )
 
@@ -351,7 +351,10 @@ def test_plotting_lists_its_files(dynamics, shared, tmp_path):
     ("arguments", "told"),
     [
         ("track {}/gone -o {}/new", "{}/gone: does not exist; a folder of checkpoints or of a mod"),
-        ("track {}/counts.parquet -o {}/new", "counts.parquet: is a file; a folder of checkpoints"),
+        (
+            "track {}/counts.parquet -o {}/new",
+            "counts.parquet: neither safetensors nor written by torch.save",
+        ),
         ("track {}/series -o {}/series", "series exists and holds no run; give another output"),
         ("track {}/series -o {}/new --counts {}/gone.parquet", "gone.parquet; make them with `dyn"),
         ("track {}/series -o {}/new --counts {}/training/tokens.bin", "holds no counts of ours"),

@@ -5,7 +5,6 @@ import lzma
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -90,14 +89,6 @@ def test_white_space_is_no_large_document_and_damage_is_named(tmp_path, all_is_l
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(os.urandom(500).hex().encode())[:-9])
     with pytest.raises(CorpusError, match=r"b\.txt\.gz cannot be read: .*; check or fetch it"):
         list(documents(str(tmp_path)))
-
-
-def test_a_pipe_is_read_once(tmp_path, all_is_large):
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("one two three",))
-    writer.start()
-    assert list(documents(str(tmp_path / "pipe"))) == ["one two three"]
-    writer.join()
 
 
 def test_a_digest_is_that_of_the_whole_documents(corpus, monkeypatch):

@@ -21,7 +21,14 @@ def parts(*documents, separator=END, most=None):
 def notes(tokenizer, *documents):
     texts = SpecialTexts(tokenizer)
     for document in documents:
+        texts.begin_document()
         texts.add(document)
+    cut = SpecialTexts(tokenizer)  # the same in parts of every size, with borders in every place
+    for document in documents:
+        cut.begin_document()
+        for start in range(0, len(document), 5):
+            cut.add(document[start : start + 5])
+    assert list(cut.notes()) == list(texts.notes())
     return list(texts.notes())
 
 

@@ -49,8 +49,8 @@ def test_text_is_read_with_the_settings_of_the_corpus(tmp_path):
     assert all(stream == streams[0] for stream in streams)
     passed_over = [note for note in notes if "passed over: test.jsonl (split test)" in note]
     assert len(passed_over) == 2  # once for each, though the text is read twice
-    settings = small(tmp_path / "rows.txt", corpus={"split": "train", "format": "csv"})
-    with pytest.raises(CorpusError, match="is one file and has no splits, but --split train"):
+    settings = small(tmp_path / "rows.txt", corpus={"split": "test", "format": "csv"})
+    with pytest.raises(CorpusError, match="is one file and has no splits, but --split test"):
         prepare(settings, tmp_path / "table", notes.append)
 
 
