@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynamics.checkpoints.architectures import (
-    FAMILIES,
-    Norm,
-    Role,
-    find_family,
-    find_roles,
-    gain_offset,
-    norm_type,
-)
+from dynamics.checkpoints.architectures import FAMILIES, Norm, Role
+from dynamics.checkpoints.model_types import FinalNorm, find_final_norm, find_layout
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import is_tied
@@ -144,18 +137,23 @@ class Checkpoint:
     @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
-        contents = _contents(self)
-        return norm_type(contents.family, contents.roles, contents.config)
+        return _contents(self).final_norm.type
+
+    @property
+    def final_norm_note(self) -> str | None:
+        """One line on why the norm before the output embedding is not known, None when it is."""
+        return _contents(self).final_norm.note if self.has("output_embedding") else None
 
     def final_norm_gain(self) -> torch.Tensor | None:
-        """What the final norm multiplies each of the D features by; None without a weight for it.
+        """Factor of each of the D features in the norm before the output embedding.
 
-        This is the stored weight, except in models that multiply by 1 + weight.
+        This is the stored weight, or 1 + weight, as the model class has it. None where the norm has
+        no weight, or is not known.
         """
-        if not self.has("final_norm_weight"):
+        offset = _contents(self).final_norm.gain_offset
+        if offset is None or not self.has("final_norm_weight"):
             return None
-        weight = self.tensor("final_norm_weight").float()
-        return weight + gain_offset(_contents(self).config)
+        return self.tensor("final_norm_weight").float() + offset
 
     @property
     def vocab_size(self) -> int:
@@ -182,14 +180,13 @@ class _Contents:
     def __init__(self, store: FileStore) -> None:
         self._store = store
         self._weights = Weights(store)
-        name = find_family(self._weights)
-        if name is None:
+        layout = find_layout(self._weights, self.config)
+        if layout is None:
             raise CheckpointError(
                 f"{store.name}: no input embedding is known by these keys; matrices found are "
                 f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
             )
-        self.family = FAMILIES[name]
-        self.roles = find_roles(self.family, self._weights)
+        self.family, self.roles = layout
         key = self.roles["input_embedding"]
         if len(shape := self._weights[key].shape) != 2:
             raise CheckpointError(
@@ -205,6 +202,11 @@ class _Contents:
     def tied(self) -> bool:
         """Whether the output embedding is the input embedding."""
         return is_tied(self.family, self.roles, self._weights, self.config)
+
+    @cached_property
+    def final_norm(self) -> FinalNorm:
+        """The norm before the output embedding."""
+        return find_final_norm(self._weights, self.roles, self.config)
 
     def locate(self, role: Role) -> ReadableTensor:
         """Where the tensor in a role is; a tied output embedding is the input embedding."""

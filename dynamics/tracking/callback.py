@@ -1,6 +1,7 @@
 """The measures of `dynamics track` during anyone's training with transformers.Trainer."""
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from dynamics.statistics.vocabulary import parse_rule
 from dynamics.steps import parse
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.training_run import TrainingRun
+
+_log = logging.getLogger(__name__)
 
 
 class NormDynamicsCallback(TrainerCallback):
@@ -101,6 +104,8 @@ class NormDynamicsCallback(TrainerCallback):
             return
         if self._counts is not None and isinstance(processing_class, PreTrainedTokenizerFast):
             check_tokenizer(self._counts, tokenizer_sha256(processing_class), "the Trainer")
+        if tensors.final_norm_note:
+            _log.warning("%s", tensors.final_norm_note)
         self._run.begin(tensors)
         measured = self._run.measured
         if not measured or (state.global_step in self._due and measured[-1] < state.global_step):

@@ -79,7 +79,7 @@ class Described(Protocol):
         ...
 
     def final_norm_gain(self) -> Tensor | None:
-        """What the final norm multiplies each feature by; None without a weight for it."""
+        """Factor of each feature in the final norm; None without a weight for it, or unknown."""
         ...
 
 
@@ -158,6 +158,6 @@ def _biases(
         return None, None
     if model.has("output_bias"):
         return model.tensor("output_bias"), None
-    if not model.has("final_norm_bias"):
+    if model.final_norm is None or not model.has("final_norm_bias"):
         return None, None
     return None, folded_bias(view.matrix, model.tensor("final_norm_bias"))

@@ -96,7 +96,8 @@ def track(
             nothing when None. It can be asked later, in the same folder.
         executor: Measures checkpoints on threads, processes or other machines; None does it here.
         ahead: Checkpoints under way at once with an executor.
-        report: Receives a line for each step that is left out.
+        report: Receives a line for each step that is left out, and one where the final norm is not
+            known.
         on_checkpoint: Called before each checkpoint and after the last, with how many are done
             and how many there are.
         on_live: The same for the checkpoints whose model is run.
@@ -120,6 +121,8 @@ def track(
     for step, why in left_out.items():
         report(f"step {step} is left out: {why}")
     chosen = _without(chosen, left_out)
+    if note := chosen.checkpoints[0].final_norm_note:
+        report(note)
     if selection is not None:
         selection.check(chosen.checkpoints[0].vocab_size, chosen.name)
     ids = None if selection is None else selection.ids
