@@ -152,9 +152,9 @@ def small_model(
         config, text = type(config)(**settings), None
     if changes:
         if text is None:
-            settings = settings | changes
+            settings = _merged(settings, changes)
         else:
-            settings[text] = settings.get(text, {}) | changes
+            settings[text] = _merged(settings.get(text, {}), changes)
             if "tie_word_embeddings" in changes:  # either level may be the one that is read
                 settings["tie_word_embeddings"] = changes["tie_word_embeddings"]
         config = type(config)(**settings)
@@ -178,9 +178,9 @@ def _text_part(config: PreTrainedConfig) -> str | None:
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(settings)
     for name, value in changes.items():
-        inner = merged.get(name)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        merged[name] = _merged(inner, value) if both else value
+        if isinstance(value, dict) and isinstance(inner := merged.get(name), dict):
+            value = _merged(inner, value)
+        merged[name] = value
     return merged
 
 
@@ -252,7 +252,8 @@ def live_facts(model: PreTrainedModel) -> LiveFacts:
             before it is neither a norm nor a layer without one.
         Exception: Whatever the model raises when it is run.
     """
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    inputs: Any = model.get_input_embeddings()
+    outputs: Any = model.get_output_embeddings()
     if not isinstance(getattr(outputs, "weight", None), Tensor):
         raise NotProbedError("get_output_embeddings gives no matrix")
     calls, logits = _run(model)
@@ -420,7 +421,7 @@ def saved_facts(model: PreTrainedModel, live: LiveFacts, folder: Path) -> dict[s
     return record
 
 
-def _path(model: nn.Module, module: nn.Module) -> str:
+def _path(model: nn.Module, module: nn.Module | None) -> str:
     return next(path for path, other in model.named_modules() if other is module)
 
 
@@ -537,7 +538,7 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
     for tied in (True, False):
         try:
             other = probe(model_class, {"tie_word_embeddings": tied})
-        except Exception:  # noqa: BLE001, S112 (dbrx refuses to be tied)
+        except Exception:
             continue
         record["ties"] |= other["tied"]
         for role in _KEYS:  # an untied model has all keys of the head, and reads its own
@@ -557,10 +558,12 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
         except NotProbedError as error:
             records.append(record | {"when": changes, "refused": str(error)})
             continue
-        except Exception:  # noqa: BLE001, S112 (not a setting that a model this small can have)
+        except Exception:
             continue
         if _norm(other) != _norm(record):
-            projection = {"requires": [f"{other['before']}.weight"]} if other.get("before") else None
+            projection = (
+                {"requires": [f"{other['before']}.weight"]} if other.get("before") else None
+            )
             when = projection or {"when": changes}
             keys = {key: record[key] for key in (*_KEYS, "ties")}
             records.append({name: other[name] for name in other if name != "head"} | keys | when)
@@ -589,7 +592,7 @@ def main(only: list[str]) -> None:
             records += class_records(model_class)
         except NotProbedError as error:
             refused[str(model_class)] = str(error)
-        except Exception as error:  # noqa: BLE001 (of 270 classes of others, any may raise anything)
+        except Exception as error:
             message = " ".join(str(error).split())[:160]
             not_built[str(model_class)] = f"{type(error).__name__}: {message}"
         print(model_class, "refused" * (str(model_class) in refused), flush=True)

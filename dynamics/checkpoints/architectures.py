@@ -163,6 +163,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+
 def find_family(keys: Collection[str]) -> str | None:
     """Name of the first family one of whose input embeddings is among the keys.
 

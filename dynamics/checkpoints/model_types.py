@@ -229,8 +229,9 @@ def _not_covered(model_type: str) -> str:
 
 
 def _read(record: Mapping[str, Any]) -> ModelFacts:
-    prefix, stem = record.get("prefix", ""), record.get("final_norm")
-    module = record.get("module") or record.get("before") or stem
+    prefix: str = record.get("prefix", "")
+    stem: str = record.get("final_norm", "")
+    module: str = record.get("module") or record.get("before") or stem
 
     def with_base(*names: str) -> tuple[str, ...]:
         """The names, and those of a base model saved without its head."""
@@ -305,9 +306,7 @@ _FROM_SOURCE: dict[str, tuple[ModelFacts, ...]] = {
     },
     # pico-lm/pico-train, src/model/pico_decoder.py, `RMSNorm`.
     "pico_decoder": (
-        _from_source(
-            *("pico_decoder", "PicoDecoderHF", "pico", "rms", "pico_decoder.output_norm")
-        ),
+        _from_source(*("pico_decoder", "PicoDecoderHF", "pico", "rms", "pico_decoder.output_norm")),
     ),
 }
 

@@ -44,8 +44,8 @@ def norm_response(module: nn.Module, width: int) -> NormResponse | None:
         width: Features D of its input.
     """
     plain = copy.deepcopy(module).float()
-    plain._forward_hooks.clear()  # noqa: SLF001
-    plain._forward_pre_hooks.clear()  # noqa: SLF001
+    plain._forward_hooks.clear()
+    plain._forward_pre_hooks.clear()
     generator = torch.Generator().manual_seed(0)
     # Large rows, so that the epsilon under the root is negligible; a common shift of each row, so
     # that subtracting the mean shows.

@@ -65,9 +65,9 @@ class ModelTensors:
         name = type(self._network).__name__
         reason = refusal_of(self._config.get("model_type", ""), name)
         weight = getattr(self._head, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 2 and weight.numel():
-            if len(weight) < self.vocab_size:  # DeBERTa with the head of its authors
-                reason = f"get_output_embeddings gives {len(weight)} of {self.vocab_size} rows"
+        whole = isinstance(weight, Tensor) and weight.dim() == 2 and weight.numel()
+        if whole and len(weight) < self.vocab_size:  # DeBERTa with the head of its authors
+            reason = f"get_output_embeddings gives {len(weight)} of {self.vocab_size} rows"
         return reason and f"{name} is measured without an output embedding: {reason}"
 
     @cached_property
@@ -138,8 +138,10 @@ class ModelTensors:
         weight, or is not known.
         """
         offset, key = self._final_norm.gain_offset, self._roles.get("final_norm_weight")
-        return None if offset is None or key is None else (
-            self._named[key].detach().cpu().float() + offset
+        return (
+            None
+            if offset is None or key is None
+            else (self._named[key].detach().cpu().float() + offset)
         )
 
 

@@ -8,15 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from scripts.architecture_facts import (
-    LiveFacts,
-    ModelClass,
-    NotProbedError,
-    live_facts,
-    model_classes,
-    small_model,
-    variations,
-)
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.model_types import facts_of, facts_table, tied_by_default
@@ -26,6 +17,15 @@ from dynamics.models.norm_response import norm_response
 from dynamics.tracking.callback import NormDynamicsCallback
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.track import track
+from scripts.architecture_facts import (
+    LiveFacts,
+    ModelClass,
+    NotProbedError,
+    live_facts,
+    model_classes,
+    small_model,
+    variations,
+)
 from tests.checkpoints.writers import write_checkpoint
 
 V, D = 40, 8
@@ -247,18 +247,26 @@ class TestWithoutConfig:
         [
             (norm_tensors(*NANOGPT, "weight", "bias"), "layer"),
             (norm_tensors("wte.weight", "ln_f", "weight", "bias"), "layer"),
-            (norm_tensors("gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm", "weight", "bias"),
-             "layer"),
+            (
+                norm_tensors(
+                    "gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm", "weight", "bias"
+                ),
+                "layer",
+            ),
             (norm_tensors("shared.weight", "decoder.final_layer_norm", "weight"), "rms"),
             (norm_tensors("backbone.embeddings.weight", "backbone.norm_f", "weight"), "rms"),
-            (norm_tensors(*NANOGPT, "weight", **{"transformer.wpe.weight": torch.randn(16, D)}),
-             "layer"),
+            (
+                norm_tensors(*NANOGPT, "weight", **{"transformer.wpe.weight": torch.randn(16, D)}),
+                "layer",
+            ),
         ],
     )
     def test_keys_that_belong_to_one_kind_of_norm(self, tmp_path, tensors, norm):
         checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors), 0)
         assert (checkpoint.final_norm, checkpoint.final_norm_note) == (norm, None)
-        expected = next(value for key, value in tensors.items() if key.endswith(("f.weight", "norm.weight")))
+        expected = next(
+            value for key, value in tensors.items() if key.endswith(("f.weight", "norm.weight"))
+        )
         assert torch.equal(checkpoint.final_norm_gain(), expected)
 
     @pytest.mark.parametrize(
