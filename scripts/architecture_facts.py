@@ -306,7 +306,7 @@ def _run(model: PreTrainedModel) -> tuple[list[_Call], Tensor]:
         module.register_forward_hook(recorder(path), with_kwargs=True)
         for path, module in model.named_modules()
     ]
-    ids = torch.randint(5, V - 10, (1, 16), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, V // 2, (1, 16), generator=torch.Generator().manual_seed(0))
     arguments: dict[str, Any] = {"input_ids": ids}
     if getattr(model.config, "is_encoder_decoder", False):
         arguments["decoder_input_ids"] = ids
@@ -523,7 +523,9 @@ def probe(model_class: ModelClass, changes: Mapping[str, Any] | None = None) -> 
     with time_limit(_SECONDS), tempfile.TemporaryDirectory() as folder:
         model = small_model(model_class, changes)
         saved = saved_facts(model, live_facts(model), Path(folder))
-        return {"model_type": model_class.model_type, "class": model_class.name} | saved
+        # A text model of a larger one is saved under a type of its own.
+        types = {model_class.model_type: None, model.config.model_type: None}
+        return {"model_types": [*types], "class": model_class.name} | saved
 
 
 def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
@@ -541,9 +543,9 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
         except Exception:
             continue
         record["ties"] |= other["tied"]
-        for role in _KEYS:  # an untied model has all keys of the head, and reads its own
+        for role in _KEYS:  # an untied model stores all keys, and each is that of its own role
             first, second = record[role], other[role]
-            if role != "input_embedding" and not tied:
+            if not tied:
                 first, second = second, first
             record[role] = list(dict.fromkeys([*first, *second]))
         if _norm(other) != _norm(record):

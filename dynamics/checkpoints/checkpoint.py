@@ -195,8 +195,17 @@ class _Contents:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """Contents of config.json, empty when there is none."""
-        return read_json(self._store, "config.json") or {}
+        """Contents of config.json, empty when there is none.
+
+        A step of which `dynamics train` kept the embeddings alone has that of the first whole one.
+        """
+        config = read_json(self._store, "config.json")
+        if config is None and isinstance(self._store, LocalFolder):
+            steps = self._store.path.parent
+            if steps.name == "checkpoints" and (steps.parent / "train.json").exists():
+                for whole in sorted(steps.glob("*/config.json"))[:1]:
+                    config = read_json(LocalFolder(whole.parent), "config.json")
+        return config or {}
 
     @cached_property
     def tied(self) -> bool:

@@ -110,7 +110,8 @@ def facts_table() -> FactsTable:
     data = json.loads(files(__package__).joinpath("architecture_facts.json").read_text("utf-8"))
     by_type: dict[str, list[ModelFacts]] = {}
     for record in data["classes"]:
-        by_type.setdefault(record["model_type"], []).append(_read(record))
+        for model_type in record["model_types"]:
+            by_type.setdefault(model_type, []).append(_read(record, model_type))
     facts = {model_type: tuple(classes) for model_type, classes in by_type.items()}
     return FactsTable(data["transformers"], facts, data["refused"], data["not_built"])
 
@@ -120,8 +121,18 @@ def facts_of(model_type: str) -> tuple[ModelFacts, ...]:
     return (*_FROM_SOURCE.get(model_type, ()), *facts_table().facts.get(model_type, ()))
 
 
-def refusal_of(model_type: str, class_name: str) -> str | None:
-    """Why the output embedding of a class cannot be told, None when it is or was never probed."""
+def refusal_of(config: Mapping[str, Any], class_name: str) -> str | None:
+    """Why the output embedding of a live class cannot be told, None when it is or is not covered.
+
+    Args:
+        config: As in config.json.
+        class_name: The class.
+    """
+    model_type = config.get("model_type", "")
+    of_class = [facts for facts in facts_of(model_type) if facts.class_name == class_name]
+    for facts in of_class:
+        if facts.refusal and facts.applies(config, ()):
+            return facts.refusal
     return facts_table().refused.get(f"{model_type}/{class_name}")
 
 
@@ -138,7 +149,9 @@ def find_layout(
         The family, and the key that plays each role; None when no input embedding is known.
     """
     of_type = facts_of(config.get("model_type") or "")
-    for facts in _preferred([facts for facts in of_type if facts.applies(config, keys)]):
+    applying = _preferred([facts for facts in of_type if facts.applies(config, keys)])
+    classes = config.get("architectures") or ()
+    for facts in sorted(applying, key=lambda facts: facts.class_name not in classes):
         roles = find_roles(facts.family, keys)
         if "input_embedding" in roles and facts.has_weight <= ("final_norm_weight" in roles):
             return facts.family, roles
@@ -228,7 +241,7 @@ def _not_covered(model_type: str) -> str:
     )
 
 
-def _read(record: Mapping[str, Any]) -> ModelFacts:
+def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
     prefix: str = record.get("prefix", "")
     stem: str = record.get("final_norm", "")
     module: str = record.get("module") or record.get("before") or stem
@@ -238,7 +251,7 @@ def _read(record: Mapping[str, Any]) -> ModelFacts:
         return tuple(dict.fromkeys([*names, *(name.removeprefix(prefix) for name in names)]))
 
     return ModelFacts(
-        model_type=record["model_type"],
+        model_type=model_type,
         class_name=record["class"],
         family=Family(
             input_embedding=with_base(*record["input_embedding"], *record.get("input_module", [])),

@@ -63,17 +63,15 @@ class ModelTensors:
     def _head_note(self) -> str | None:
         """Why what `get_output_embeddings` gives is not taken for the output embedding."""
         name = type(self._network).__name__
-        reason = refusal_of(self._config.get("model_type", ""), name)
-        weight = getattr(self._head, "weight", None)
-        whole = isinstance(weight, Tensor) and weight.dim() == 2 and weight.numel()
-        if whole and len(weight) < self.vocab_size:  # DeBERTa with the head of its authors
-            reason = f"get_output_embeddings gives {len(weight)} of {self.vocab_size} rows"
+        reason = refusal_of(self._config, name)
         return reason and f"{name} is measured without an output embedding: {reason}"
 
     @cached_property
     def _config(self) -> dict[str, Any]:
         config = getattr(self._network, "config", None)
-        return {} if config is None else config.to_dict()
+        if config is None:
+            return {}
+        return config.to_dict() | {"architectures": [type(self._network).__name__]}
 
     @cached_property
     def _named(self) -> dict[str, Tensor]:

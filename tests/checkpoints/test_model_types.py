@@ -96,7 +96,7 @@ def head_output(model, norm):
 
     handles = [norm.register_forward_hook(keep_norm)]
     handles.append(model.get_output_embeddings().register_forward_hook(keep_head))
-    ids = torch.randint(5, 70, (1, 12), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(5, 40, (1, 12), generator=torch.Generator().manual_seed(1))
     arguments = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     if "use_cache" in inspect.signature(model.forward).parameters:
         arguments["use_cache"] = False
@@ -143,7 +143,7 @@ _OTHER_PASSES = ("ProphetNetForCausalLM", "ProphetNetForConditionalGeneration", 
 
 
 def compare(model, folder):
-    """Whether the facts of a saved model and of the live one are exact; False when refused."""
+    """Whether the facts of a saved model and of the live one are exact; False when left out."""
     live = live_facts(model)
     model.save_pretrained(folder)
     checkpoint = open_any(str(folder)).checkpoints[0]
@@ -172,23 +172,21 @@ def test_facts_of_every_class_under_every_setting(tmp_path, model_class):
     if str(model_class) in table.not_built:
         pytest.skip(table.not_built[str(model_class)])
     changes = [{}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}]
-    refused = []
     for at, change in enumerate([*changes, *variations(model_class)]):
+        folder = tmp_path / str(at)
         try:
             model = small_model(model_class, change)
             live = live_facts(model)
         except NotProbedError:
-            model.save_pretrained(tmp_path / str(at))
-            assert_refused(model, tmp_path / str(at))
-            refused.append(change)
-            continue
+            live = None
         except Exception as error:
             assert change, error
             continue  # not a setting that a model this small can have
-        del live
-        if not compare(model, tmp_path / str(at)):
-            refused.append(change)
-    assert ({} in refused) == (str(model_class) in table.refused)
+        if live is None or str(model_class) in table.refused:
+            model.save_pretrained(folder)
+            assert_refused(model, folder)
+        else:
+            assert compare(model, folder)
 
 
 def assert_refused(model, folder):
@@ -215,8 +213,9 @@ class TestTable:
             for classes in table.facts.values()
             for facts in classes
         }
-        parts = [covered, table.refused.keys(), table.not_built.keys()]
-        assert sorted(name for part in parts for name in part) == sorted(map(str, model_classes()))
+        names = set(map(str, model_classes()))
+        parts = [covered & names, table.refused.keys(), table.not_built.keys()]
+        assert sorted(name for part in parts for name in part) == sorted(names)
         assert len(covered) >= 0.9 * (len(covered) + len(table.refused))
         assert all(len(reason) > 10 for part in parts[1:] for reason in part)
 
