@@ -336,7 +336,7 @@ def _is_head(call: _Call, weight: Tensor) -> bool:
 
 
 def _same_order(scores: Tensor, logits: Tensor) -> bool:
-    """Whether each position of the logits ranks the tokens as one of the scores does."""
+    """Tell whether each position of the logits ranks the tokens as one of the scores does."""
     tokens = logits.shape[-1]
     ranked = scores.reshape(-1, scores.shape[-1])[:, :tokens].argsort(-1)
     positions = logits.reshape(-1, tokens).argsort(-1)
@@ -539,16 +539,16 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
     record["ties"] = False
     for tied in (True, False):
         try:
-            other = probe(model_class, {"tie_word_embeddings": tied})
+            changed = probe(model_class, {"tie_word_embeddings": tied})
         except Exception:
             continue
-        record["ties"] |= other["tied"]
+        record["ties"] |= changed["tied"]
         for role in _KEYS:  # an untied model stores all keys, and each is that of its own role
-            first, second = record[role], other[role]
+            first, second = record[role], changed[role]
             if not tied:
                 first, second = second, first
             record[role] = list(dict.fromkeys([*first, *second]))
-        if _norm(other) != _norm(record):
+        if _norm(changed) != _norm(record):
             raise NotProbedError("its final norm depends on whether it is tied")
     if not record["output_embedding"]:  # it was never untied
         record["output_embedding"] = [record["head"]]
@@ -556,19 +556,21 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
     records = [record]
     for changes in variations(model_class):
         try:
-            other = probe(model_class, changes)
+            changed = probe(model_class, changes)
         except NotProbedError as error:
             records.append(record | {"when": changes, "refused": str(error)})
             continue
         except Exception:
             continue
-        if _norm(other) != _norm(record):
+        if _norm(changed) != _norm(record):
             projection = (
-                {"requires": [f"{other['before']}.weight"]} if other.get("before") else None
+                {"requires": [f"{changed['before']}.weight"]} if changed.get("before") else None
             )
             when = projection or {"when": changes}
             keys = {key: record[key] for key in (*_KEYS, "ties")}
-            records.append({name: other[name] for name in other if name != "head"} | keys | when)
+            records.append(
+                {name: changed[name] for name in changed if name != "head"} | keys | when
+            )
     return records
 
 

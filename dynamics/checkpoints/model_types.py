@@ -56,14 +56,15 @@ class ModelFacts:
 
     @property
     def is_special(self) -> bool:
-        """Whether it holds under conditions, instead of what holds for the class otherwise."""
+        """Tell whether it holds under conditions, instead of what holds for the class otherwise."""
         return bool(self.settings or self.required_keys)
 
     def applies(self, config: Mapping[str, Any], keys: Collection[str]) -> bool:
-        """Whether its conditions are met; without a config no setting is."""
+        """Tell whether its conditions are met; without a config no setting is."""
         if self.settings and not config:
             return False
-        text = config.get("text_config") or {}
+        text = config.get("text_config")
+        text = text if isinstance(text, Mapping) else {}
         return all(key in keys for key in self.required_keys) and all(
             config.get(name, text.get(name)) == value
             for name, value in (self.settings or {}).items()
@@ -99,8 +100,8 @@ class FactsTable:
 
     transformers: str
     facts: Mapping[str, tuple[ModelFacts, ...]]
-    refused: Mapping[str, str]
-    not_built: Mapping[str, str]
+    refused: dict[str, str]
+    not_built: dict[str, str]
 
 
 @cache
@@ -122,16 +123,15 @@ def facts_of(model_type: str) -> tuple[ModelFacts, ...]:
 
 
 def refusal_of(config: Mapping[str, Any], class_name: str) -> str | None:
-    """Why the output embedding of a live class cannot be told, None when it is or is not covered.
+    """Return why the output embedding of a class cannot be told; None otherwise, or not covered.
 
     Args:
         config: As in config.json.
         class_name: The class.
     """
-    model_type = config.get("model_type", "")
-    of_class = [facts for facts in facts_of(model_type) if facts.class_name == class_name]
-    for facts in of_class:
-        if facts.refusal and facts.applies(config, ()):
+    model_type = _model_type(config) or ""
+    for facts in facts_of(model_type):
+        if facts.class_name == class_name and facts.refusal and facts.applies(config, ()):
             return facts.refusal
     return facts_table().refused.get(f"{model_type}/{class_name}")
 
@@ -148,10 +148,10 @@ def find_layout(
     Returns:
         The family, and the key that plays each role; None when no input embedding is known.
     """
-    of_type = facts_of(config.get("model_type") or "")
+    of_type = facts_of(_model_type(config) or "")
     applying = _preferred([facts for facts in of_type if facts.applies(config, keys)])
-    classes = config.get("architectures") or ()
-    for facts in sorted(applying, key=lambda facts: facts.class_name not in classes):
+    classes = str(config.get("architectures"))
+    for facts in sorted(applying, key=lambda facts: f"'{facts.class_name}'" not in classes):
         roles = find_roles(facts.family, keys)
         if "input_embedding" in roles and facts.has_weight <= ("final_norm_weight" in roles):
             return facts.family, roles
@@ -170,18 +170,18 @@ def find_final_norm(
         roles: The key that plays each role, from `find_layout`.
         config: Contents of config.json, empty when there is none.
     """
-    model_type = config.get("model_type")
+    model_type = _model_type(config)
     key, has_bias = roles.get("final_norm_weight"), "final_norm_bias" in roles
     if model_type is None:
         # Any class may have written the files: all that use these keys have to agree.
         classes = (*facts_table().facts.values(), *_FROM_SOURCE.values(), _WITHOUT_CONFIG)
-        known = [
+        candidates = [
             facts
             for of_type in classes
             for facts in of_type
             if facts.required_keys or (facts.has_weight and facts.has_bias in (has_bias, None))
         ]
-    elif not (known := facts_of(model_type)):
+    elif not (candidates := facts_of(model_type)):
         return FinalNorm(note=_not_covered(model_type))
 
     def fits(facts: ModelFacts) -> bool:
@@ -193,15 +193,15 @@ def find_final_norm(
             return key is None
         return key is not None and find_roles(facts.family, keys).get("final_norm_weight") == key
 
-    fitting = _preferred([facts for facts in known if fits(facts)])
+    fitting = _preferred([facts for facts in candidates if fits(facts)])
     if fitting and (refusal := fitting[0].refusal):
         return FinalNorm(note=f"{refusal}; {_NOT_FOLDED}")
-    answers = {
+    norms = {
         FinalNorm(facts.norm, None if facts.norm is None else facts.gain_offset)
         for facts in fitting
     }
-    if len(answers) == 1:
-        return answers.pop()
+    if len(norms) == 1:
+        return norms.pop()
     if model_type is not None:
         return FinalNorm(
             note=f"the final norm of model type {model_type} is looked for under other keys than "
@@ -214,13 +214,18 @@ def find_final_norm(
 
 
 def tied_by_default(model_type: str) -> bool | None:
-    """Whether embeddings are tied where config.json does not say; None when that is not known."""
+    """Return whether embeddings are tied where config.json does not say; None if not known."""
     ties = {facts.tied for facts in facts_of(model_type)}
     return ties.pop() if len(ties) == 1 else None
 
 
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    model_type = config.get("model_type")
+    return model_type if isinstance(model_type, str) else None
+
+
 def _preferred(applying: list[ModelFacts]) -> list[ModelFacts]:
-    """Those that hold under conditions alone if there are any, without a norm first."""
+    """Prefer facts that hold under conditions, those without a norm first."""
     special = [facts for facts in applying if facts.is_special]
     without_norm = [facts for facts in special if facts.norm is None]
     return without_norm or special or applying
@@ -231,10 +236,14 @@ _NOT_FOLDED = "norms with its gain are left out"
 
 def _not_covered(model_type: str) -> str:
     table = facts_table()
-    for reasons, what in ((table.refused, "cannot be read off"), (table.not_built, "is not known")):
-        for name, reason in reasons.items():
-            if name.partition("/")[0] == model_type:
-                return f"the final norm of model type {model_type} {what} ({reason}); {_NOT_FOLDED}"
+    reasons = {
+        name.partition("/")[0]: reason for name, reason in (table.not_built | table.refused).items()
+    }
+    if model_type in reasons:
+        return (
+            f"the final norm of model type {model_type} is not known, as its class could not be "
+            f"probed ({reasons[model_type]}); {_NOT_FOLDED}"
+        )
     return (
         f"the final norm of model type {model_type} is not known (the classes of transformers "
         f"{table.transformers} are, see docs/model-types.md); {_NOT_FOLDED}"

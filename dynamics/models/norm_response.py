@@ -29,7 +29,7 @@ class NormResponse:
     bias: HiddenVector
 
     def multiplies_by(self, gain: HiddenVector) -> bool:
-        """Whether this is the gain, up to the rounding of the probe."""
+        """Tell whether this is the gain, up to the rounding of the probe."""
         return bool((self.gain - gain).abs().max() <= 10 * _TOLERANCE * (1 + gain.abs().max()))
 
 

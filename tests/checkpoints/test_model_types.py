@@ -226,6 +226,11 @@ class TestTable:
     def test_ties_where_config_json_does_not_say(self, model_type, tied):
         assert tied_by_default(model_type) is tied
 
+    def test_the_classes_of_a_model_type_agree(self):
+        for model_type, classes in facts_table().facts.items():
+            usual = [facts for facts in classes if not facts.is_special]
+            assert len({(facts.norm, facts.gain_offset) for facts in usual}) == 1, model_type
+
     def test_a_class_with_two_answers_names_the_setting(self):
         settings = [facts.settings for facts in facts_of("opt") if facts.settings]
         assert {"do_layer_norm_before": False} in settings
@@ -309,7 +314,7 @@ class TestModelTypes:
     def test_a_class_that_was_refused_says_why(self, tmp_path):
         config = {"model_type": "mobilebert"}
         checkpoint = Checkpoint(write_checkpoint(tmp_path, LLAMA_KEYS, config=config), 0)
-        assert "logits do not come from get_output_embeddings alone" in checkpoint.final_norm_note
+        assert "(its logits do not come from get_output_embeddings" in checkpoint.final_norm_note
 
     def test_keys_that_the_class_does_not_write(self, tmp_path):
         tensors = norm_tensors("model.embed_tokens.weight", "model.norm", "weight", "bias")
@@ -317,6 +322,15 @@ class TestModelTypes:
         checkpoint = Checkpoint(path, 0)
         assert checkpoint.final_norm is None
         assert "model type llama is looked for under other keys" in checkpoint.final_norm_note
+
+    @pytest.mark.parametrize(
+        "config",
+        [{"model_type": ["llama"]}, {"model_type": 3}, {"model_type": ""}, {"text_config": "opt"},
+         {"model_type": "opt", "text_config": [1], "architectures": 7}],
+    )  # fmt: skip
+    def test_odd_configs_are_no_model_type(self, tmp_path, config):
+        checkpoint = Checkpoint(write_checkpoint(tmp_path, LLAMA_KEYS, config=config), 0)
+        assert checkpoint.final_norm is None and "\n" not in checkpoint.final_norm_note
 
     def test_an_encoder_without_a_head_has_no_note(self, tmp_path):
         tensors = {"embeddings.word_embeddings.weight": torch.randn(V, D)}
