@@ -15,13 +15,11 @@ from dynamics.checkpoints.architectures import (
     Family,
     Norm,
     Role,
-    find_family,
     find_headed_family,
     find_roles,
-    gain_offset,
-    norm_type,
 )
 from dynamics.checkpoints.key_prefixes import unwrap
+from dynamics.checkpoints.model_types import FinalNorm, find_final_norm, find_layout
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
@@ -164,18 +162,23 @@ class Checkpoint:
     @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
-        contents = _contents(self)
-        return norm_type(contents.family, contents.roles, contents.config)
+        return _contents(self).final_norm.type
+
+    @property
+    def final_norm_note(self) -> str | None:
+        """One line on why the norm before the output embedding is not known, None when it is."""
+        return _contents(self).final_norm.note if self.has("output_embedding") else None
 
     def final_norm_gain(self) -> torch.Tensor | None:
-        """What the final norm multiplies each of the D features by; None without a weight for it.
+        """Factor of each of the D features in the norm before the output embedding.
 
-        This is the stored weight, except in models that multiply by 1 + weight.
+        This is the stored weight, or 1 + weight, as the model class has it. None where the norm has
+        no weight, or is not known.
         """
-        if not self.has("final_norm_weight"):
+        offset = _contents(self).final_norm.gain_offset
+        if offset is None or not self.has("final_norm_weight"):
             return None
-        weight = self.tensor("final_norm_weight").float()
-        return weight + gain_offset(_contents(self).config)
+        return self.tensor("final_norm_weight").float() + offset
 
     @property
     def vocab_size(self) -> int:
@@ -232,10 +235,10 @@ class _Contents:
         Raises:
             CheckpointError: There is an output embedding alone, and nothing says that it is tied.
         """
-        self._unwrapped = unwrap(self._weights, _roles_of, self._store.name)
+        self._unwrapped = unwrap(self._weights, self._roles_of, self._store.name)
         self._tensors = FloatTensors(self._store.name, self._unwrapped, lambda: self.config)
-        if (name := find_family(self._tensors)) is not None:
-            return FAMILIES[name], find_roles(FAMILIES[name], self._tensors)
+        if (layout := find_layout(self._tensors, self.config)) is not None:
+            return layout
         if (name := find_headed_family(self._tensors)) is None:
             return None
         roles = find_roles(FAMILIES[name], self._tensors)
@@ -247,10 +250,24 @@ class _Contents:
         roles["input_embedding"] = roles["output_embedding"]
         return FAMILIES[name], roles
 
+    def _roles_of(self, keys: Collection[str]) -> Mapping[Role, str]:
+        """Return the key of each role that keys show, none when they are of no known layout."""
+        layout = find_layout(keys, self.config)
+        return {} if layout is None else layout[1]
+
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """Contents of config.json, empty when there is none."""
-        return read_json(self._store, "config.json") or {}
+        """Contents of config.json, empty when there is none.
+
+        A step of which `dynamics train` kept the embeddings alone has that of the first whole one.
+        """
+        config = read_json(self._store, "config.json")
+        if config is None and isinstance(self._store, LocalFolder):
+            steps = self._store.path.parent
+            if steps.name == "checkpoints" and (steps.parent / "train.json").exists():
+                for whole in sorted(steps.glob("*/config.json"))[:1]:
+                    config = read_json(LocalFolder(whole.parent), "config.json")
+        return config or {}
 
     @cached_property
     def _tie(self) -> Tie:
@@ -290,7 +307,12 @@ class _Contents:
                     f"the {what} {key!r} is stored as {tensor.layout.description}; its norms are "
                     "those of the numbers they stand for"
                 )
-        return (*notes, *([self._tie.note] if self._tie.note else []))
+        return (*notes, *(note for note in (self._tie.note, self.final_norm.note) if note))
+
+    @cached_property
+    def final_norm(self) -> FinalNorm:
+        """The norm before the output embedding."""
+        return find_final_norm(self._tensors, self.roles, self.config)
 
     def locate(self, role: Role) -> ReadableTensor:
         """Where the tensor in a role is; a tied output embedding is the input embedding."""
@@ -300,12 +322,6 @@ class _Contents:
             found = ", ".join(self.roles)
             raise CheckpointError(f"{self._store.name}: has no {role}; it has {found}")
         return self._tensors[self.roles[role]]
-
-
-def _roles_of(keys: Collection[str]) -> Mapping[Role, str]:
-    """Return the key of each role that keys show, none when they are of no known family."""
-    name = find_family(keys)
-    return {} if name is None else find_roles(FAMILIES[name], keys)
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -108,6 +108,8 @@ class NormDynamicsCallback(TrainerCallback):
         with self._unless_it_fails(state.global_step):
             self._due = set(self._steps.schedule(state.max_steps))
             tensors = ModelTensors(model, state.global_step)
+            if tensors.final_norm_note:
+                _log.warning("%s", tensors.final_norm_note)
             if self._counts is not None and isinstance(processing_class, PreTrainedTokenizerFast):
                 check_tokenizer(self._counts, tokenizer_sha256(processing_class), "the Trainer")
             self._run.begin(tensors)

@@ -80,7 +80,7 @@ class Described(Protocol):
         ...
 
     def final_norm_gain(self) -> Tensor | None:
-        """What the final norm multiplies each feature by; None without a weight for it."""
+        """Factor of each feature in the final norm; None without a weight for it, or unknown."""
         ...
 
 
@@ -161,7 +161,7 @@ def _biases(
         return None, None
     if model.has("output_bias"):
         return _check_finite(model.tensor("output_bias"), "output bias", model.step), None
-    if not model.has("final_norm_bias"):
+    if model.final_norm is None or not model.has("final_norm_bias"):
         return None, None
     bias = _check_finite(model.tensor("final_norm_bias"), "final norm bias", model.step)
     return None, folded_bias(view.matrix, bias)
