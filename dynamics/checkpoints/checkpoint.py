@@ -18,8 +18,13 @@ from dynamics.checkpoints.architectures import (
     find_headed_family,
     find_roles,
 )
-from dynamics.checkpoints.key_prefixes import unwrap
-from dynamics.checkpoints.model_types import FinalNorm, find_final_norm, find_layout
+from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
+from dynamics.checkpoints.model_types import (
+    FinalNorm,
+    facts_of,
+    find_final_norm,
+    find_layout,
+)
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
@@ -235,7 +240,11 @@ class _Contents:
         Raises:
             CheckpointError: There is an output embedding alone, and nothing says that it is tied.
         """
-        self._unwrapped = unwrap(self._weights, self._roles_of, self._store.name)
+        self._unwrapped = (
+            UnwrappedTensors(self._weights, {key: key for key in self._weights})
+            if self._has_keys_of_its_class()
+            else unwrap(self._weights, self._roles_of, self._store.name)
+        )
         self._tensors = FloatTensors(self._store.name, self._unwrapped, lambda: self.config)
         if (layout := find_layout(self._tensors, self.config)) is not None:
             return layout
@@ -249,6 +258,19 @@ class _Contents:
             )
         roles["input_embedding"] = roles["output_embedding"]
         return FAMILIES[name], roles
+
+    def _has_keys_of_its_class(self) -> bool:
+        """Tell whether the keys are those of the class that config.json names, none in front.
+
+        An output embedding elsewhere, as behind a wrapper of the body alone, speaks against it.
+        """
+        layout = find_layout(self._weights, self.config)
+        of_type = facts_of(str(self.config.get("model_type")))
+        if layout is None or layout[0] not in [facts.family for facts in of_type]:
+            return False
+        family, roles = layout
+        heads = tuple(f".{key}" for key in family.output_embedding)
+        return "output_embedding" in roles or not any(key.endswith(heads) for key in self._weights)
 
     def _roles_of(self, keys: Collection[str]) -> Mapping[Role, str]:
         """Return the key of each role that keys show, none when they are of no known layout."""
@@ -307,7 +329,7 @@ class _Contents:
                     f"the {what} {key!r} is stored as {tensor.layout.description}; its norms are "
                     "those of the numbers they stand for"
                 )
-        return (*notes, *(note for note in (self._tie.note, self.final_norm.note) if note))
+        return (*notes, *([self._tie.note] if self._tie.note else []))
 
     @cached_property
     def final_norm(self) -> FinalNorm:

@@ -88,7 +88,10 @@ def unwrap(
     candidates = {"": inner} | {
         prefix: _without_prefix(inner, prefix) for prefix in _prefixes(inner)
     }
-    shown = {prefix: len(_certain(find_roles(keys))) for prefix, keys in candidates.items()}
+    shown = {
+        prefix: len(_certain(find_roles(keys), prefix, inner))
+        for prefix, keys in candidates.items()
+    }
     most = max(shown.values())
     if len(find_roles(plain)) >= most:
         return UnwrappedTensors(tensors, plain)
@@ -108,11 +111,15 @@ def unwrap(
     return UnwrappedTensors(tensors, candidates[shortest], removed)
 
 
-def _certain(roles: Mapping[Any, str]) -> Mapping[Any, str]:
+def _certain(roles: Mapping[Any, str], prefix: str, keys: Collection[str]) -> Mapping[Any, str]:
     """Return the roles, none when all there is is a key such as `embedding.weight`.
 
-    Models of every kind have one without their prefix; another role must speak for the family.
+    Models of every kind have one without their prefix; another role must speak for the family. A
+    prefix that the input embedding does not have is that of a part, such as a block, not of the
+    model.
     """
+    if prefix and prefix + roles.get("input_embedding", "") not in keys:
+        return {}
     return {} if len(roles) == 1 and next(iter(roles.values())).count(".") < 2 else roles
 
 

@@ -129,6 +129,8 @@ def track(
     left_out = LeftOut(chosen, steps, report)
     left_out.add_all(find_faults(series, steps, allow_flagged=allow_flagged))
     chosen = left_out.kept
+    if note := chosen.checkpoints[0].final_norm_note:
+        report(note)
     if selection is not None:
         selection.check(chosen.checkpoints[0].vocab_size, chosen.name)
     ids = None if selection is None else selection.ids

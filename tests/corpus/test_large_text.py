@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamics.corpus import document_pieces, large_text
+from dynamics.corpus import document_pieces, file_formats, large_text
 from dynamics.corpus import tokenizer as tokenizing
 from dynamics.corpus.counts import count_documents
 from dynamics.corpus.large_text import LargeText, parts_of
