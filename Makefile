@@ -1,6 +1,6 @@
 # make demo   the main job on real text, from nothing: two to three minutes once installed
 # make test   every test that can run here, but for the sweep over all model classes
-# make test-all  that sweep too: about ten minutes more
+# make test-all  that sweep too: three minutes more
 # make check  format, lint, docstrings, types, layers, generated docs
 # make bench  ratios against baselines measured in the same run
 # make docs   regenerate what is generated in README.md and docs/

@@ -6,7 +6,7 @@ module whose output the output embedding receives; what it does is measured by c
 key of a tensor on disk is the key that holds its values. Settings that may change any of this
 (every switch, option and factor of the config) are tried one by one.
 
-    python scripts/architecture_facts.py            # about ten minutes on one core
+    python scripts/architecture_facts.py            # about five minutes on one core
     python scripts/architecture_facts.py llama opt  # print these model types, write nothing
 """
 
@@ -543,11 +543,8 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
         except Exception:
             continue
         record["ties"] |= changed["tied"]
-        for role in _KEYS:  # an untied model stores all keys, and each is that of its own role
-            first, second = record[role], changed[role]
-            if not tied:
-                first, second = second, first
-            record[role] = list(dict.fromkeys([*first, *second]))
+        # An untied model stores all keys, and each is that of its own role.
+        _add_keys(record, changed, in_front=not tied)
         if _norm(changed) != _norm(record):
             raise NotProbedError("its final norm depends on whether it is tied")
     if not record["output_embedding"]:  # it was never untied
@@ -562,16 +559,21 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
             continue
         except Exception:
             continue
-        if _norm(changed) != _norm(record):
-            projection = (
-                {"requires": [f"{changed['before']}.weight"]} if changed.get("before") else None
-            )
-            when = projection or {"when": changes}
-            keys = {key: record[key] for key in (*_KEYS, "ties")}
-            records.append(
-                {name: changed[name] for name in changed if name != "head"} | keys | when
-            )
+        if _norm(changed) == _norm(record):
+            _add_keys(record, changed)
+            continue
+        changed |= {key: record[key] for key in (*_KEYS, "ties")}
+        del changed["head"]
+        projection = changed.get("before")
+        changed |= {"requires": [f"{projection}.weight"]} if projection else {"when": changes}
+        records.append(changed)
     return records
+
+
+def _add_keys(record: dict[str, Any], changed: Mapping[str, Any], in_front: bool = False) -> None:
+    for role in _KEYS:
+        keys = [changed[role], record[role]] if in_front else [record[role], changed[role]]
+        record[role] = list(dict.fromkeys(key for part in keys for key in part))
 
 
 _KEYS = ("input_embedding", "output_embedding", "output_bias")

@@ -86,13 +86,17 @@ class ModelTensors:
     @cached_property
     def _final_norm(self) -> FinalNorm:
         """The norm that files of this model would be said to have, where the live one agrees."""
+        if self._head_note:
+            return FinalNorm()
         norm = find_final_norm(self._named, self._roles, self._config)
         key = self._roles.get("final_norm_weight")
         if norm.gain_offset is None or key is None:
             return norm
         weight = self._named[key].detach().cpu().float()
-        response = norm_response(self._network.get_submodule(key.rpartition(".")[0]), len(weight))
         expected = (weight + norm.gain_offset).double()
+        if not expected.isfinite().all() or not expected.any():
+            return norm  # nothing comes out that tells one norm from another
+        response = norm_response(self._network.get_submodule(key.rpartition(".")[0]), len(weight))
         if response is None or response.type != norm.type or not response.multiplies_by(expected):
             return FinalNorm(
                 note=f"the final norm of {type(self._network).__name__} does not do what that of "
@@ -136,11 +140,9 @@ class ModelTensors:
         weight, or is not known.
         """
         offset, key = self._final_norm.gain_offset, self._roles.get("final_norm_weight")
-        return (
-            None
-            if offset is None or key is None
-            else (self._named[key].detach().cpu().float() + offset)
-        )
+        if offset is None or key is None:
+            return None
+        return self._named[key].detach().cpu().float() + offset
 
 
 def _check_whole(weight: Tensor, name: str) -> None:
