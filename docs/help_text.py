@@ -1,8 +1,9 @@
-"""What cog generates: help texts of the commands, the table of methods."""
+"""What cog generates: help texts of the commands, and tables made from records of the package."""
 
 import os
 import subprocess
 import sys
+from typing import Any
 
 import cog
 
@@ -21,6 +22,17 @@ def show_help(*command: str) -> None:
     cog.outl("```")
 
 
+def show_step_names() -> None:
+    """Write a table of names of checkpoints into the page: the step and tokens each tells."""
+    from dynamics.checkpoints.step_names import described_names
+
+    cog.outl("| name | step | tokens | written by |\n|---|---|---|---|")
+    for name, said, writer in described_names():
+        unit = "" if said.unit == "step" else f" (a step is one {said.unit})"
+        tokens = "" if said.tokens_seen is None else f"{said.tokens_seen:,}"
+        cog.outl(f"| `{name}` | {said.step:,}{unit} | {tokens} | {writer} |")
+
+
 def show_methods() -> None:
     """Write a table of the methods of attribution into the page."""
     from dynamics.attribution.methods import METHODS
@@ -29,3 +41,74 @@ def show_methods() -> None:
     for name, method in METHODS.items():
         said = (method.function.__doc__ or "").splitlines()[0].rstrip(".")
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
+
+
+def show_checkpoint_formats() -> None:
+    """Write tables of the checkpoint formats that are read, and that are only named."""
+    from dynamics.checkpoints.formats import NAMED_FORMATS, READ_FORMATS
+
+    cog.outl("| read | told by | |\n|---|---|---|")
+    for read in READ_FORMATS:
+        cog.outl(f"| {read.name} | {read.files} | {read.remark} |")
+    cog.outl("\n| named, not read | told by | what to do |\n|---|---|---|")
+    for named in NAMED_FORMATS:
+        files = ", ".join(f"`{pattern}`" for pattern in named.files)
+        cog.outl(f"| {named.name} | {files} | {named.remedy} |")
+
+
+def show_corpus_formats() -> None:
+    """Write a table of the formats that text is read from into the page."""
+    from dynamics.corpus.compression import COMPRESSIONS
+    from dynamics.corpus.file_formats import FORMATS
+
+    compressions = ", ".join(f"`{each.suffixes[0]}`" for each in COMPRESSIONS)
+    cog.outl("| `--format` | suffixes | one document is | compressed |\n|---|---|---|---|")
+    for name, file_format in FORMATS.items():
+        suffixes = ", ".join(f"`{suffix}`" for suffix in file_format.suffixes)
+        compressed = compressions if file_format.compressible else "within itself"
+        cog.outl(f"| `{name}` | {suffixes} | {file_format.document} | {compressed} |")
+
+
+def show_model_types() -> None:
+    """Write what is known of each model type into the page, then what is refused or not built."""
+    from dynamics.checkpoints.model_types import facts_table
+
+    table = facts_table()
+    names = [f"{facts.model_type}/{facts.class_name}" for facts in _all_facts(table)]
+    covered, total = len(set(names)), len(set(names)) + len(table.refused)
+    cog.outl(
+        f"Probed with transformers {table.transformers}: {covered} of {total} classes that could "
+        f"be built are covered ({covered / total:.0%}), {len(table.refused)} are refused, "
+        f"{len(table.not_built)} could not be built or run small."
+    )
+    cog.outl(
+        "\n| `model_type` | class | input embedding | output embedding | tied by default "
+        "| output bias | final norm | its key | gain |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for facts in _all_facts(table):
+        family = facts.family
+        condition = ", ".join(f"{name}: {value}" for name, value in (facts.settings or {}).items())
+        condition = condition or ", ".join(facts.required_keys)
+        gain = "none"
+        if facts.has_weight:
+            gain = "1 + weight" if facts.gain_offset else "weight"
+        cells = [
+            f"`{facts.model_type}`" + (f" ({condition})" if condition else ""),
+            facts.class_name,
+            f"`{family.input_embedding[0]}`",
+            f"`{family.output_embedding[0]}`",
+            ("yes" if facts.tied else "no") if facts.ties else "never",
+            f"`{family.output_bias[0]}`" if family.output_bias else "",
+            facts.refusal or facts.norm or f"none (`{facts.module}`)",
+            f"`{family.final_norm[0]}`" if family.final_norm else "",
+            gain + (", then a constant" if facts.scaled else ""),
+        ]
+        cog.outl(f"| {' | '.join(cells)} |")
+    for title, reasons in (("Refused", table.refused), ("Not built", table.not_built)):
+        cog.outl(f"\n## {title}\n\n| `model_type`/class | why |\n|---|---|")
+        for name, reason in reasons.items():
+            cog.outl(f"| `{name}` | {reason.replace('|', ' ')} |")
+
+
+def _all_facts(table: Any) -> list[Any]:
+    return [facts for classes in table.facts.values() for facts in classes]

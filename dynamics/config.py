@@ -46,10 +46,14 @@ class CorpusSettings(_Settings):
     """Where the text comes from.
 
     Attributes:
-        source: `python-docs`, a file or folder of text, `.jsonl[.xz]` or `.parquet`, or the name of
-            a data set on the hub (`name` or `name:configuration`).
+        source: `python-docs`, a file, folder or pattern of files of text, or the name of a data set
+            on the hub (`name` or `name:configuration`).
         text_column: Column that holds the text, where there are columns.
-        split: Split of a hub data set.
+        split: Split of a data set, a folder or a pattern of files, where there are splits.
+        format: Read files in this format, whatever they seem to hold: `text`, `json`, `csv`,
+            `parquet` or `arrow`.
+        separator: Text that stands between documents inside a file or row, `<|endoftext|>` in
+            TinyStories; documents are split there.
         max_documents: Read no more than this many documents.
         max_tokens: Keep no more than this many tokens.
         held_out_rows: Rows of the token stream that are kept out of training.
@@ -61,6 +65,11 @@ class CorpusSettings(_Settings):
     source: str = "python-docs"
     text_column: str = "text"
     split: str = "train"
+    format: Literal["text", "json", "csv", "parquet", "arrow"] | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,  # training folders from before it stay as they are
+    )
+    separator: str | None = Field(default=None, min_length=1)
     max_documents: int | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
     held_out_rows: int = Field(default=0, ge=0)
@@ -75,10 +84,12 @@ class TokenizerSettings(_Settings):
     Attributes:
         vocab_size: Entries of the tokenizer to train, special tokens included.
         path: Folder, `tokenizer.json` or hub name of an existing tokenizer; none is trained then.
+        allow_loss: Whether more than 1 % of the text may become no token.
     """
 
     vocab_size: int = Field(default=4096, ge=258)
     path: str | None = None
+    allow_loss: bool = False
 
 
 class ModelSettings(_Settings):

@@ -4,8 +4,8 @@ DynamicsError                what the command line prints on one line, with exit
 ├── ConfigError              a setting is unknown, of the wrong type or contradicts another
 ├── StepError                a step expression is malformed or names steps that do not exist
 ├── CorpusError              text cannot be read, is empty, or is too small for what was asked
-├── CheckpointError          a checkpoint file is missing, damaged, unsafe, out of reach or of
-│                            unknown layout
+├── CheckpointError          a checkpoint file is missing, damaged, unsafe or of unknown layout
+│   └── UnreachableError     a hub cannot be reached or refuses; the files may be sound
 ├── MismatchError            two things that must belong together do not (tokenizer, run, series)
 ├── MeasureError             a tensor holds values no statistic can use (NaN, infinity)
 ├── OutputError              an output folder cannot be used as asked
@@ -35,6 +35,10 @@ class CorpusError(DynamicsError):
 
 class CheckpointError(DynamicsError):
     """A checkpoint file is missing, damaged, unsafe, of unknown layout or out of reach."""
+
+
+class UnreachableError(CheckpointError):
+    """A hub cannot be reached, or refuses to answer; nothing is known of the files there."""
 
 
 class MismatchError(DynamicsError):
@@ -69,3 +73,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error of any kind as one line; what is not ours says its type.
+
+    Example:
+        >>> one_line(ConfigError("steps must be at least 1"))
+        'steps must be at least 1'
+        >>> one_line(ZeroDivisionError("division by zero"))
+        'ZeroDivisionError: division by zero'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, DynamicsError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

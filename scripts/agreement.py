@@ -22,6 +22,7 @@ from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
 from dynamics.corpus.counts import count_documents, read_counts
+from dynamics.corpus.large_text import parts_of
 from dynamics.corpus.sources import documents
 from dynamics.errors import ConfigError
 from dynamics.evaluation.agreement import within_input_agreement
@@ -66,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_model(options.model, device=options.device)
-    texts = list(documents(options.texts))
+    texts = ["".join(parts_of(document)) for document in documents(options.texts)]
     rows = model.embedding_matrix.shape[0]
     counts = (
         count_documents(texts, model.tokenizer, vocab_size=rows)

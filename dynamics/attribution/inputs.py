@@ -182,7 +182,8 @@ def encode(model: LiveModel, content: Content) -> Input:
             causal LM or a decoder is given to predict); or chat messages, alone or as `messages`.
 
     Raises:
-        ConfigError: The text is empty, or the model cannot take what was given.
+        ConfigError: The text is empty, or the model cannot take what was given, or has no row for a
+            token of it.
     """
     given = as_mapping(content)
     text = text_of(model, content)
@@ -200,9 +201,25 @@ def encode(model: LiveModel, content: Content) -> Input:
     if room is not None and not model.is_encoder_decoder:
         room -= len(follows)
     tokens, dropped = _with_special(model, text, pair, room)
+    _check_ids(model, [*tokens.ids, *follows])
     decoder = _decoder_start(model, tokens) if model.is_encoder_decoder else None
     encoded = Input(text, tokens, decoder=decoder, dropped=dropped)
     return encoded.followed_by(model, follows) if follows else encoded
+
+
+def _check_ids(model: LiveModel, ids: Sequence[int]) -> None:
+    """Refuse a special token that was added to the tokenizer, and never to the model.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    rows = model.network.config.get_text_config().vocab_size
+    if (token_id := max(ids)) >= rows:
+        token = model.tokenizer.convert_ids_to_tokens(token_id)
+        raise ConfigError(
+            f"{token!r} has id {token_id} in the tokenizer of {model.name}, whose embedding has "
+            f"{rows} rows; leave it out of the input"
+        )
 
 
 def to_batch(model: LiveModel, inputs: Sequence[Input]) -> Batch:
@@ -231,6 +248,7 @@ def one_token(model: LiveModel, written: str) -> int:
         return token_id
     vocabulary = model.tokenizer.get_vocab()
     if written in vocabulary:
+        _check_ids(model, [vocabulary[written]])
         return vocabulary[written]
     ids = following_ids(model, written)
     if ids == [model.tokenizer.unk_token_id]:

@@ -20,6 +20,7 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import check_tokenizer, read_counts
 from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.vocabulary_rows import cut_to_rows
 from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live import LiveModel
 
@@ -248,8 +249,11 @@ def counts_for(model: LiveModel, path: Path) -> Int[np.ndarray, " V"]:
 
     Raises:
         CorpusError: The file is missing, damaged or holds something else.
-        MismatchError: The counts are of another tokenizer.
+        MismatchError: The counts are of another tokenizer, or have more tokens than the model rows.
     """
     counts = read_counts(path)
     check_tokenizer(counts, tokenizer_sha256(model.tokenizer), model.name)
-    return counts.table.sort_values("token_id")["count"].to_numpy()
+    rows = len(model.embedding_matrix)
+    difference = f"{counts.name} has {len(counts.table)} tokens but {model.name} has {rows} rows"
+    table = cut_to_rows(counts.table.sort_values("token_id"), rows, difference)
+    return table["count"].to_numpy()

@@ -1,6 +1,6 @@
 """One checkpoint: its tensors by role, read without the model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -12,20 +12,30 @@ import torch
 
 from dynamics.checkpoints.architectures import (
     FAMILIES,
+    Family,
     Norm,
     Role,
-    find_family,
+    find_headed_family,
     find_roles,
-    gain_offset,
-    norm_type,
 )
+from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
+from dynamics.checkpoints.model_types import (
+    FinalNorm,
+    facts_of,
+    find_final_norm,
+    find_layout,
+)
+from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.tensors import digest
-from dynamics.checkpoints.ties import is_tied
+from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
+from dynamics.checkpoints.weight_files import name_contents
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
 _REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
+_NOT_ABSENT: frozenset[Role] = frozenset({"output_embedding", "final_norm_weight"})
+"""Roles whose absence says something about the model, so that no index is trusted about it."""
 _IDENTIFYING = 16  # hexadecimal digits of a digest
 
 
@@ -34,29 +44,35 @@ class Checkpoint:
     """A model at one step of its training; nothing is read before it is asked for.
 
     Attributes:
-        place: Its folder, or where else its files are.
+        place: Its folder, the one file that holds it, or where else its files are.
         step: Training steps taken.
         tokens: Tokens trained on up to this step, where the series knows.
+        label: Its name, where its place has another: a snapshot is named for its commit.
     """
 
     place: Path | FileStore
     step: int
     tokens: int | None = None
+    label: str | None = None
 
     @cached_property
     def store(self) -> FileStore:
         """Where its files are."""
-        return LocalFolder(self.place) if isinstance(self.place, Path) else self.place
+        if not isinstance(self.place, Path):
+            return self.place
+        if self.place.is_file():
+            return LocalFolder(self.place.parent, self.place.name)
+        return LocalFolder(self.place)
 
     @property
     def path(self) -> Path | None:
         """Its folder, None when its files are on a hub."""
-        return self.place if isinstance(self.place, Path) else None
+        return self.store.path if isinstance(self.store, LocalFolder) else None
 
     @property
     def name(self) -> str:
         """Name of the folder or of the revision."""
-        return self.store.label
+        return self.label or self.store.label
 
     @property
     def revision(self) -> str | None:
@@ -76,7 +92,9 @@ class Checkpoint:
     def tensor(
         self, role: Role, rows: slice | Sequence[int] | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Read one tensor, in the dtype on disk; of the others nothing is read.
+        """Read one tensor, in the dtype on disk, or float32 where codes are stored.
+
+        Of other tensors nothing is read.
 
         Args:
             role: Which one. `output_embedding` is the input embedding when they are tied.
@@ -87,8 +105,8 @@ class Checkpoint:
             may be a view of the mapped file; changing it does not change the file.
 
         Raises:
-            CheckpointError: The checkpoint has no such tensor, or a file is missing, damaged,
-                unsafe, of unknown layout or cannot be fetched.
+            CheckpointError: The checkpoint has no such tensor, or its numbers are of no type or
+                layout that is read, or a file is missing, damaged, unsafe or cannot be fetched.
         """
         return _contents(self).locate(role).read(rows)
 
@@ -142,20 +160,30 @@ class Checkpoint:
         return _contents(self).tied
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a reader of its numbers should know, such as that its index is stale."""
+        return _contents(self).notes
+
+    @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
-        contents = _contents(self)
-        return norm_type(contents.family, contents.roles, contents.config)
+        return _contents(self).final_norm.type
+
+    @property
+    def final_norm_note(self) -> str | None:
+        """One line on why the norm before the output embedding is not known, None when it is."""
+        return _contents(self).final_norm.note if self.has("output_embedding") else None
 
     def final_norm_gain(self) -> torch.Tensor | None:
-        """What the final norm multiplies each of the D features by; None without a weight for it.
+        """Factor of each of the D features in the norm before the output embedding.
 
-        This is the stored weight, except in models that multiply by 1 + weight.
+        This is the stored weight, or 1 + weight, as the model class has it. None where the norm has
+        no weight, or is not known.
         """
-        if not self.has("final_norm_weight"):
+        offset = _contents(self).final_norm.gain_offset
+        if offset is None or not self.has("final_norm_weight"):
             return None
-        weight = self.tensor("final_norm_weight").float()
-        return weight + gain_offset(_contents(self).config)
+        return self.tensor("final_norm_weight").float() + offset
 
     @property
     def vocab_size(self) -> int:
@@ -182,29 +210,131 @@ class _Contents:
     def __init__(self, store: FileStore) -> None:
         self._store = store
         self._weights = Weights(store)
-        name = find_family(self._weights)
-        if name is None:
+        if isinstance(store, LocalFolder):
+            self._weights.search_shards()
+        layout = self._find_roles()
+        if layout is None or not layout[1].keys() >= _NOT_ABSENT:
+            self._weights.search_shards()  # an index may leave out what its shards hold
+            layout = self._find_roles()
+        if layout is None:
             raise CheckpointError(
                 f"{store.name}: no input embedding is known by these keys; matrices found are "
                 f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
             )
-        self.family = FAMILIES[name]
-        self.roles = find_roles(self.family, self._weights)
+        self.family, self.roles = layout
         key = self.roles["input_embedding"]
-        if len(shape := self._weights[key].shape) != 2:
+        if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
+            # DeepSpeed ZeRO-3 leaves empty tensors in the file of the model.
+            contents = name_contents(store.path) if isinstance(store, LocalFolder) else None
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
+                + (f"; {contents}" if contents else "")
             )
+
+    def _find_roles(self) -> tuple[Family, dict[Role, str]] | None:
+        """The family and the key in each role, None when no embedding is known.
+
+        Where a tied matrix was saved under the key of the output embedding alone, it is the input
+        embedding as well.
+
+        Raises:
+            CheckpointError: There is an output embedding alone, and nothing says that it is tied.
+        """
+        self._unwrapped = (
+            UnwrappedTensors(self._weights, {key: key for key in self._weights})
+            if self._has_keys_of_its_class()
+            else unwrap(self._weights, self._roles_of, self._store.name)
+        )
+        self._tensors = FloatTensors(self._store.name, self._unwrapped, lambda: self.config)
+        if (layout := find_layout(self._tensors, self.config)) is not None:
+            return layout
+        if (name := find_headed_family(self._tensors)) is None:
+            return None
+        roles = find_roles(FAMILIES[name], self._tensors)
+        if not stated_tie(self.config):
+            raise CheckpointError(
+                f"{self._store.name}: holds an output embedding, {roles['output_embedding']!r}, "
+                "but no input embedding, and its config.json does not say that they are tied"
+            )
+        roles["input_embedding"] = roles["output_embedding"]
+        return FAMILIES[name], roles
+
+    def _has_keys_of_its_class(self) -> bool:
+        """Tell whether the keys are those of the class that config.json names, none in front.
+
+        An output embedding elsewhere, as behind a wrapper of the body alone, speaks against it.
+        """
+        layout = find_layout(self._weights, self.config)
+        of_type = facts_of(str(self.config.get("model_type")))
+        if layout is None or layout[0] not in [facts.family for facts in of_type]:
+            return False
+        family, roles = layout
+        heads = tuple(f".{key}" for key in family.output_embedding)
+        return "output_embedding" in roles or not any(key.endswith(heads) for key in self._weights)
+
+    def _roles_of(self, keys: Collection[str]) -> Mapping[Role, str]:
+        """Return the key of each role that keys show, none when they are of no known layout."""
+        layout = find_layout(keys, self.config)
+        return {} if layout is None else layout[1]
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """Contents of config.json, empty when there is none."""
-        return read_json(self._store, "config.json") or {}
+        """Contents of config.json, empty when there is none.
+
+        A step of which `dynamics train` kept the embeddings alone has that of the first whole one.
+        """
+        config = read_json(self._store, "config.json")
+        if config is None and isinstance(self._store, LocalFolder):
+            steps = self._store.path.parent
+            if steps.name == "checkpoints" and (steps.parent / "train.json").exists():
+                for whole in sorted(steps.glob("*/config.json"))[:1]:
+                    config = read_json(LocalFolder(whole.parent), "config.json")
+        return config or {}
 
     @cached_property
+    def _tie(self) -> Tie:
+        if "output_embedding" not in self.roles:
+            self._check_absent(self.family.output_embedding)
+        return find_tie(self.family, self.roles, self._tensors, self.config)
+
+    def _check_absent(self, keys: tuple[str, ...]) -> None:
+        """Refuse to call a tensor absent of whose module something else than a bias is stored.
+
+        Raises:
+            CheckpointError: Something is.
+        """
+        modules = tuple(key.removesuffix("weight") for key in keys)
+        for key in self._unwrapped if modules else ():
+            if key.startswith(modules) and not key.endswith("bias"):
+                raise CheckpointError(
+                    f"{self._store.name}: holds {key!r}, so that there is an output embedding, but "
+                    "none in a layout that is read; save the weights as float16, bfloat16 or "
+                    "float32 and give that folder"
+                )
+
+    @property
     def tied(self) -> bool:
         """Whether the output embedding is the input embedding."""
-        return is_tied(self.family, self.roles, self._weights, self.config)
+        return self._tie.tied
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about the files that a reader of the numbers should know."""
+        notes = [*self._weights.notes, *self._unwrapped.notes]
+        for role in ("input_embedding", "output_embedding"):
+            key = self.roles.get(role)
+            if key is not None and isinstance(tensor := self._tensors[key], QuantisedTensor):
+                what = role.replace("_", " ")
+                notes.append(
+                    f"the {what} {key!r} is stored as {tensor.layout.description}; its norms are "
+                    "those of the numbers they stand for"
+                )
+        return (*notes, *([self._tie.note] if self._tie.note else []))
+
+    @cached_property
+    def final_norm(self) -> FinalNorm:
+        """The norm before the output embedding."""
+        return find_final_norm(self._tensors, self.roles, self.config)
 
     def locate(self, role: Role) -> ReadableTensor:
         """Where the tensor in a role is; a tied output embedding is the input embedding."""
@@ -213,7 +343,7 @@ class _Contents:
         if role not in self.roles:
             found = ", ".join(self.roles)
             raise CheckpointError(f"{self._store.name}: has no {role}; it has {found}")
-        return self._weights[self.roles[role]]
+        return self._tensors[self.roles[role]]
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -221,8 +351,8 @@ def _contents(checkpoint: Checkpoint) -> _Contents:
     return _Contents(checkpoint.store)
 
 
-def _largest_matrices(weights: Weights) -> str:
+def _largest_matrices(weights: Mapping[str, ReadableTensor]) -> str:
     shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)
-    return ", ".join(f"{key} {shapes[key]}" for key in matrices[:8]) or "none"
+    return ", ".join(f"{key!r} {shapes[key]}" for key in matrices[:8]) or "none"

@@ -1,8 +1,10 @@
 """What a checkpoint file holds, whatever its format."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from dynamics.checkpoints.entries import TensorEntry
+from dynamics.checkpoints.formats import find_format_of_bytes
 from dynamics.checkpoints.safetensors_files import index_safetensors
 from dynamics.checkpoints.sources import ByteSource
 from dynamics.checkpoints.torch_files import index_legacy, index_zip
@@ -31,6 +33,8 @@ def index_container(source: ByteSource) -> Mapping[str, TensorEntry]:
         raise CheckpointError(
             f"{source.name}: is a git-lfs pointer in place of the file; run `git lfs pull`"
         )
+    if named := find_format_of_bytes(PurePosixPath(source.name).name, head):
+        raise CheckpointError(f"{source.name}: is {named.name}; {named.remedy}")
     raise CheckpointError(
         f"{source.name}: neither safetensors nor written by torch.save; it begins with {head!r}"
     )

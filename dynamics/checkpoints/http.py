@@ -12,7 +12,7 @@ from huggingface_hub.utils import get_session
 
 from dynamics.checkpoints.sources import Bytes, check_range
 from dynamics.checkpoints.transport import Transport, reason, status
-from dynamics.errors import CheckpointError
+from dynamics.errors import UnreachableError
 
 WINDOW = 1 << 16  # bytes fetched where fewer are asked for: most headers fit in
 _SMALLEST_PIECE = 1 << 20  # bytes below which another connection does not pay
@@ -131,14 +131,14 @@ class HttpFile:
         """Ask for a new address, once for all the connections that find the old one expired.
 
         Raises:
-            CheckpointError: The file is not the one it was.
+            UnreachableError: The file is not the one it was.
         """
         with self._locating:
             if self.found is not expired:
                 return
             found = self._locate()
             if (found.size, found.sha256) != (expired.size, expired.sha256):
-                raise CheckpointError(f"{self.name}: changed while it was being read; read again")
+                raise UnreachableError(f"{self.name}: changed while it was being read; read again")
             self.found = found
 
 
@@ -161,7 +161,7 @@ class _Range:
             )
         except httpx2.HTTPError as error:
             end = self.start + len(self.target)
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{self.file.name}: {reason(error)} when asked for bytes {self.start} to {end}"
             ) from error
 
@@ -223,9 +223,9 @@ class _Range:
     def _is_expired(self, error: httpx2.HTTPError) -> bool:
         return self.file.found.signed and status(error) in _EXPIRED
 
-    def _refused(self, what: str) -> CheckpointError:
+    def _refused(self, what: str) -> UnreachableError:
         host = httpx2.URL(self.file.found.url).netloc.decode()
-        return CheckpointError(f"{self.file.name}: {host} {what}")
+        return UnreachableError(f"{self.file.name}: {host} {what}")
 
 
 def split(start: int, stop: int, connections: int) -> list[tuple[int, int]]:

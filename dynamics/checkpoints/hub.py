@@ -39,7 +39,7 @@ from huggingface_hub.utils import (
 from dynamics.checkpoints.cache import TensorCache
 from dynamics.checkpoints.http import RemoteFile
 from dynamics.checkpoints.transport import Transport, origin, reason, status, unless_absent
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, UnreachableError
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SMALL = 1 << 26  # bytes an answer or a file beside the weights may have
@@ -157,6 +157,7 @@ class Hub:
 
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
+            UnreachableError: The hub does not tell how long the file is.
         """
         with self._file(repo, revision, filename, commit) as (name, url):
             ask = partial(get_hf_file_metadata, url, token=self.token, timeout=self._timeout)
@@ -164,7 +165,7 @@ class Hub:
             if found is None:
                 return None
             if found.size is None:
-                raise CheckpointError(f"{name}: {self.address} does not tell how long the file is")
+                raise UnreachableError(f"{name}: {self.address} does not tell how long the file is")
             etag = found.etag or ""
             about = {"commit": found.commit_hash, "size": found.size}
             about["sha256"] = etag if _SHA256.fullmatch(etag) else None
@@ -208,6 +209,7 @@ class Hub:
         Raises:
             CheckpointError: There is no such revision, a file cannot be written, or as for
                 `references`.
+            UnreachableError: The hub cannot be reached, and the cache does not have it.
         """
         with self._explained(f"{repo}@{revision}", repo, revision):
             try:
@@ -223,7 +225,7 @@ class Hub:
                     )
                 )
             except LocalEntryNotFoundError as error:
-                raise CheckpointError(
+                raise UnreachableError(
                     f"{repo}@{revision}: cannot be fetched from {self.address}, nor is it in the "
                     "hub cache; check the network and HF_ENDPOINT"
                 ) from error
@@ -268,7 +270,7 @@ class Hub:
             try:
                 yield json.loads(content)
             except ValueError as error:
-                raise CheckpointError(
+                raise UnreachableError(
                     f"{name}: {self.address} answers with something else than JSON; check "
                     "HF_ENDPOINT"
                 ) from error
@@ -311,12 +313,12 @@ class Hub:
         except GatedRepoError as error:
             known = "authorization" in self._headers
             refused = "the token that is set has no access" if known else "no token is set"
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{repo}: is gated, and {refused}; accept its terms at {self.address}/{repo} and "
                 "set HF_TOKEN to a token of that account"
             ) from error
         except RepositoryNotFoundError as error:
-            raise CheckpointError(
+            raise UnreachableError(
                 f"{repo}: {self.address} has no such repository, or it is private; "
                 f"{self._like(repo)}check the name, or set HF_TOKEN"
             ) from error
@@ -330,7 +332,7 @@ class Hub:
             advice = ""
             if status(error) in (401, 403):
                 advice = "; set HF_TOKEN to a token that may read it"
-            raise CheckpointError(f"{name}: {reason(error)}{advice}") from error
+            raise UnreachableError(f"{name}: {reason(error)}{advice}") from error
 
     def _listed(self, author: str, search: str = "") -> list[str]:
         query = urlencode({"author": author, "search": search, "limit": 1000})

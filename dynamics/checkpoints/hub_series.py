@@ -8,13 +8,9 @@ from dynamics.checkpoints.hub import Hub, Reference
 from dynamics.checkpoints.revision_names import RevisionName, parse_name, with_tokens
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.step_names import STEP, choose_names
 from dynamics.errors import CheckpointError, StepError
 
-# checkpoint-N, stepN, step-N, step_N, global_stepN, stage1-stepN, each perhaps with -tokensNB
-STEP_NAMES = (
-    r"(?:checkpoint[-_]|(?:global_|stage1-)?step[-_]?)(?P<step>\d+)"
-    r"(?:-tokens(?P<tokens>\d+)(?P<unit>[BT]))?",
-)
 _SHOWN = 5  # names a message shows
 
 
@@ -30,8 +26,8 @@ def open_hub_series(
 
     Args:
         repo: The repository, as namespace/name.
-        patterns: Names that count, see `parse_name`. When None, the usual ones; a repository that
-            has none of them is a single model, `main`, of step 0.
+        patterns: Names that count, see `parse_name`. When None, those that tell a step to
+            `choose_names`; a repository that has none of them is a single model, `main`, of step 0.
         branch: Take the commits on this branch by their titles, not the branches and tags by
             their names.
         tokens_per_step: Tokens of a step, see `tokens_at`; names tell them rounded, or not at all.
@@ -44,14 +40,26 @@ def open_hub_series(
     """
     hub = hub or Hub()
     references = hub.references(repo) if branch is None else hub.commits(repo, branch)
-    found = _numbered(references, patterns or STEP_NAMES)
-    if not found and patterns is None and branch is None:
-        main = {each.name: each for each in references}.get("main")
-        found = [(main, RevisionName("main", 0))] if main else []
+    unit, notes = STEP, ()
+    if patterns is None:
+        chosen = choose_names(
+            [reference.name for reference in references if reference.name != "main"],
+            place=repo,
+            on_hub=True,
+        )
+        unit, notes = chosen.unit, chosen.notes
+        found = _referenced(references, chosen.names)
+        main = next((each for each in references if each.name == "main"), None)
+        if not found and branch is None and main is not None:
+            found, notes = [(main, RevisionName("main", 0))], ()
+    else:
+        parsed = (parse_name(each.name, patterns) for each in references)
+        found = _referenced(references, [said for said in parsed if said is not None])
     if not found:
         names = [each.name for each in references]
         raise CheckpointError(
-            f"{repo}: none of its {len(names)} names fits {' or '.join(patterns or STEP_NAMES)}; "
+            f"{repo}: none of its {len(names)} names "
+            f"{'tells a step' if patterns is None else 'fits ' + ' or '.join(patterns)}; "
             f"they are {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         )
     for (before, first), (after, second) in pairwise(found):
@@ -68,7 +76,7 @@ def open_hub_series(
         )
         for reference, said in found
     ]
-    return CheckpointSeries(repo, tuple(checkpoints))
+    return CheckpointSeries(repo, tuple(checkpoints), unit, notes)
 
 
 def revision_of(hub: Hub, repo: str, reference: Reference) -> HubRevision:
@@ -88,14 +96,15 @@ def revision_of(hub: Hub, repo: str, reference: Reference) -> HubRevision:
             return HubRevision(hub, repo, reference.name, reference.commit)
 
 
-def _numbered(
-    references: Iterable[Reference], patterns: Collection[str]
+def _referenced(
+    references: Iterable[Reference], names: Iterable[RevisionName]
 ) -> list[tuple[Reference, RevisionName]]:
-    """References whose name fits, and what it says, by ascending step."""
+    """References by these names, and what each name says, by ascending step."""
+    said_by = {said.name: said for said in names}
     found = {
         # A tag and a branch of one name and one commit are one.
-        (reference.name, reference.commit): (reference, said)
+        (reference.name, reference.commit): (reference, said_by[reference.name])
         for reference in references
-        if (said := parse_name(reference.name, patterns)) is not None
+        if reference.name in said_by
     }
     return sorted(found.values(), key=lambda each: (each[1].step, each[0].name))

@@ -11,6 +11,8 @@ from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries, open_series
 from dynamics.errors import CheckpointError
 
+_SHOWN = 5  # names a note shows
+
 
 def open_any(series: str, hub: Hub | None = None) -> CheckpointSeries:
     """Open a series without reading any checkpoint.
@@ -69,6 +71,17 @@ def open_public_series(known: PublicSeries, hub: Hub | None = None) -> Checkpoin
         tuple(
             Checkpoint(places[said.name], step, said.tokens_seen) for step, said in steps.items()
         ),
+        notes=_passed_over(known, {*places} - {said.name for said in steps.values()} - {"main"}),
+    )
+
+
+def _passed_over(known: PublicSeries, others: set[str]) -> tuple[str, ...]:
+    """A line on names that are no steps of a series, nothing where there are none."""
+    if not others:
+        return ()
+    shown = ", ".join(sorted(others)[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+    return (
+        f"passed over, as no steps of {known.name} in the catalog: {shown} ({len(others)} in all)",
     )
 
 

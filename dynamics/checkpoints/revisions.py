@@ -11,7 +11,7 @@ from dynamics.checkpoints.http import HttpFile, RemoteFile
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.sources import LocalFile
 from dynamics.checkpoints.stores import Traffic
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.files import sha256_file
 
 CONFIG = "config.json"
@@ -139,7 +139,7 @@ class HubRevision:
         found = self._hub.locate(self.repo, self.revision, filename, self.commit)
         if found is not None and found.commit is not None:
             if self.commit not in (None, found.commit):
-                raise CheckpointError(
+                raise UnreachableError(
                     f"{self.name}: the hub answers with commit {found.commit} in place of "
                     f"{self.commit}"
                 )

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from dynamics.checkpoints.sources import ByteSource
 from dynamics.errors import CheckpointError
 
 _LENGTH = 8  # bytes of the number in front, which says how long the header is
+
+# Metadata by which torch.distributed.checkpoint tells where in a tensor that of a file begins.
+_SHARDING = "DCP_SHARDING_INFO"
 
 _DTYPES = {
     "F64": torch.float64,
@@ -47,6 +52,11 @@ def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
     """
     start, header = _read_header(source)
     metadata = header.pop("__metadata__", {})
+    if isinstance(metadata, dict) and _is_shard(source.name, metadata.get(_SHARDING)):
+        raise CheckpointError(
+            f"{source.name}: holds one rank's parts of tensors ({_SHARDING}); put them together "
+            "with consolidate_safetensors_files of torch.distributed.checkpoint"
+        )
     entries = {key: _entry(source, start, key, header[key]) for key in header}
     end = max((entry.offset + entry.nbytes for entry in entries.values()), default=start)
     if end != source.size:
@@ -58,8 +68,16 @@ def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
     return entries | {
         dropped: entries[kept]
         for dropped, kept in aliases
-        if dropped not in entries and kept in entries
+        if isinstance(kept, str) and dropped not in entries and kept in entries
     }
+
+
+def _is_shard(name: str, sharding: Any) -> bool:
+    """Tell whether a file has parts of tensors: those of the first rank begin at 0 as wholes do."""
+    if not isinstance(sharding, str):
+        return False
+    begins_later = re.search(r"[1-9]", re.sub(r'"[^"]*":', "", sharding)) is not None
+    return begins_later or PurePath(name).name.startswith("shard-")
 
 
 def _read_header(source: ByteSource) -> tuple[int, dict[str, Any]]:

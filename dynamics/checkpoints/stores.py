@@ -88,21 +88,24 @@ class LocalFolder:
 
     Attributes:
         path: Its folder.
+        weights_file: Name of the file that holds its weights, when others in the folder are of
+            other checkpoints.
     """
 
     path: Path
+    weights_file: str | None = None
     revision: None = None
     commit: None = None
 
     @property
     def name(self) -> str:
         """Its path."""
-        return str(self.path)
+        return str(self.path / (self.weights_file or ""))
 
     @property
     def label(self) -> str:
-        """Name of the folder."""
-        return self.path.name
+        """Name of the folder, or of the file without its suffix."""
+        return Path(self.weights_file).stem if self.weights_file else self.path.name
 
     @property
     def traffic(self) -> Traffic:
@@ -110,8 +113,19 @@ class LocalFolder:
         return Traffic()
 
     def has(self, filename: str) -> bool:
-        """Whether there is a file of that name."""
-        return (self.path / filename).is_file()
+        """Whether there is a file of that name.
+
+        Raises:
+            CheckpointError: The folder may not be read.
+        """
+        try:
+            return (self.path / filename).is_file()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+    def names(self) -> list[str]:
+        """Names of the files in it."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_file())
 
     def open(self, filename: str) -> LocalFile | None:
         """A file, mapped anew; None when there is none of that name.
@@ -122,8 +136,16 @@ class LocalFolder:
         return LocalFile(self.path / filename) if self.has(filename) else None
 
     def read_bytes(self, filename: str) -> bytes | None:
-        """The whole of a small file, None when there is none of that name."""
-        return (self.path / filename).read_bytes() if self.has(filename) else None
+        """The whole of a small file, None when there is none of that name.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        path = self.path / filename
+        try:
+            return path.read_bytes() if self.has(filename) else None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
     def sha256(self, filename: str) -> str:
         """Hexadecimal SHA-256 of a file, all of which is read."""

@@ -13,7 +13,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 
 from dynamics.checkpoints.cache import TensorCache
 from dynamics.checkpoints.stores import Traffic
-from dynamics.errors import CheckpointError
+from dynamics.errors import UnreachableError
 
 Result = TypeVar("Result")
 
@@ -88,7 +88,7 @@ class Transport:
             may_pass: Says which failures, beside the usual ones, are for the moment.
 
         Raises:
-            CheckpointError: It failed for the moment as often as there are tries.
+            UnreachableError: It failed for the moment as often as there are tries.
             httpx2.HTTPError: It failed for good.
         """
         failures = 0
@@ -101,7 +101,7 @@ class Transport:
                     raise
                 failures += 1
                 if failures == self.patience.tries:
-                    raise CheckpointError(
+                    raise UnreachableError(
                         f"{name}: {reason(error)} ({failures} tries); {_advice(error)}"
                     ) from error
                 (stopped or threading.Event()).wait(self.patience.wait_after(failures, error))

@@ -1,7 +1,10 @@
 """The weights files of one checkpoint, whole or in shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -9,23 +12,34 @@ import numpy as np
 import torch
 
 from dynamics.checkpoints.containers import index_container
+from dynamics.checkpoints.dcp_files import METADATA, DistributedEntries
 from dynamics.checkpoints.entries import TensorEntry
 from dynamics.checkpoints.sources import ByteSource
-from dynamics.checkpoints.stores import FileStore, read_json
+from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
 from dynamics.checkpoints.tensors import read_tensor
+from dynamics.checkpoints.torch_files import StoredEntries
+from dynamics.checkpoints.weight_files import (
+    SHARD_INDEX,
+    WEIGHTS_FILES,
+    no_weights,
+    other_weights_file,
+    standard_files,
+)
 from dynamics.errors import CheckpointError
 
-SHARD_INDEX = ".index.json"
-_GAP = 1 << 16  # bytes read along rather than asked around
+__all__ = [
+    "SHARD_INDEX",
+    "WEIGHTS_FILES",
+    "LocatedTensor",
+    "ReadableTensor",
+    "Weights",
+    "no_weights",
+]
 
-# In the order in which they are looked for.
-WEIGHTS_FILES = (
-    "model.safetensors",
-    "model.safetensors" + SHARD_INDEX,
-    "pytorch_model.bin",
-    "pytorch_model.bin" + SHARD_INDEX,
-    "embeddings.safetensors",
-)
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
+_LARGEST_SET = 10_000  # shards looked for by name
+_NAMED = 3  # keys that a note names
+_GAP = 1 << 16  # bytes read along rather than asked around
 
 
 class ReadableTensor(Protocol):
@@ -127,11 +141,14 @@ class LocatedTensor:
         return _open(self.store, self.filename).size
 
 
-class Weights(Mapping[str, LocatedTensor]):
+class Weights(Mapping[str, ReadableTensor]):
     """The tensors of a checkpoint by key; a shard is opened when one of its keys is asked for.
 
     Args:
         store: The files of the checkpoint.
+
+    Attributes:
+        notes: Lines about the files that a reader of the numbers should know.
 
     Raises:
         CheckpointError: There is no weights file, or it or a shard is damaged or unsafe.
@@ -140,22 +157,76 @@ class Weights(Mapping[str, LocatedTensor]):
     def __init__(self, store: FileStore) -> None:
         self._store = store
         self._indexes: dict[str, Mapping[str, TensorEntry]] = {}
-        self._located: dict[str, LocatedTensor] = {}
+        self.notes: list[str] = []
+        self._distributed: DistributedEntries | None = None
+        self._located: dict[str, ReadableTensor] = {}
+        self._index_name: str | None = None
         self._files = self._find()
 
-    def __getitem__(self, key: str) -> LocatedTensor:
+    def __getitem__(self, key: str) -> ReadableTensor:
+        if key not in self._located and self._distributed is not None:
+            self._located[key] = self._distributed[key]
         if key not in self._located:
             filename = self._files[key]
-            if filename not in self._indexes:
-                self._indexes[filename] = index_container(_open(self._store, filename))
-            if key not in self._indexes[filename]:
+            if key not in self._index(filename):
                 raise CheckpointError(
                     f"{self._store.name}/{filename}: does not hold {key!r}, which its index "
                     "places there"
                 )
-            entry = self._indexes[filename][key]
-            self._located[key] = LocatedTensor(self._store, filename, entry)
+            self._located[key] = LocatedTensor(self._store, filename, self._index(filename)[key])
         return self._located[key]
+
+    def search_shards(self) -> None:
+        """Add the tensors that shards hold and their index does not name; `notes` tell of them.
+
+        transformers reads every tensor of every shard that the index names, wherever the index
+        places it, the last shard counting. Shards of the same set that the index does not name are
+        read here as well: a model without them would lack what they hold. Shards that cannot be
+        read are noted; the word of the index stands for what they hold.
+        """
+        if self._index_name is None:
+            return
+        index_name, self._index_name = self._index_name, None
+        named = {*self._files.values()}
+        holders: dict[str, list[str]] = defaultdict(list)
+        for filename in sorted({*named, *_shard_set(named)}):
+            try:
+                for key in self._index(filename):
+                    holders[key].append(filename)
+            except CheckpointError as error:
+                self.notes.append(
+                    f"{error}; what it holds is taken from {index_name}, if that tells"
+                )
+                continue
+            if filename not in named:
+                self.notes.append(
+                    f"{filename} is read, although {index_name} does not name it: its name says "
+                    "that it is of the same set"
+                )
+        unnamed = [key for key in holders if key not in self._files]
+        if unnamed:
+            shown = ", ".join(map(repr, sorted(unnamed)[:_NAMED]))
+            more = f" and {len(unnamed) - _NAMED} more" if len(unnamed) > _NAMED else ""
+            self.notes.append(f"{index_name} does not name {shown}{more}, which its shards hold")
+        for key, filenames in holders.items():
+            if len(filenames) > 1 or filenames[-1] != self._files.get(key, filenames[-1]):
+                self.notes.append(
+                    f"{key!r} lies in {', '.join(filenames)} and is read from the last of them, as "
+                    f"by transformers; {index_name} says {self._files.get(key)}"
+                )
+            self._files[key] = filenames[-1]
+        of_other_sets = [
+            filename
+            for filename in (self._store.names() if isinstance(self._store, LocalFolder) else ())
+            if _SHARD.fullmatch(filename) and filename not in {*named, *_shard_set(named)}
+        ]
+        if of_other_sets:
+            self.notes.append(f"of another set of shards, and not read: {', '.join(of_other_sets)}")
+
+    def _index(self, filename: str) -> Mapping[str, TensorEntry]:
+        if filename not in self._indexes:
+            self._indexes[filename] = index_container(_open(self._store, filename))
+        return self._indexes[filename]
 
     def __contains__(self, key: object) -> bool:
         return key in self._files
@@ -173,26 +244,45 @@ class Weights(Mapping[str, LocatedTensor]):
             CheckpointError: A file is not there, or cannot be reached.
         """
         digests = []
-        for filename in sorted({*self._files.values()}):
+        distributed = self._distributed.filenames if self._distributed is not None else []
+        for filename in sorted({*self._files.values(), *distributed}):
             _open(self._store, filename)
             digests.append(self._store.sha256(filename))
         return digests
 
+    @property
+    def step(self) -> int | None:
+        """Steps of the training that a file of torch.save records, None when there are none."""
+        indexes = [each for each in self._indexes.values() if isinstance(each, StoredEntries)]
+        return indexes[0].step if indexes else None
+
     def _find(self) -> dict[str, str]:
         """The file of every key."""
-        for name in WEIGHTS_FILES:
+        for name in standard_files(self._store):
             if name.endswith(SHARD_INDEX):
                 if (index := read_json(self._store, name)) is not None:
+                    self._index_name = name
                     return _shards(index, f"{self._store.name}/{name}")
             elif (source := self._store.open(name)) is not None:
-                self._indexes[name] = index_container(source)
-                return dict.fromkeys(self._indexes[name], name)
-        raise CheckpointError(no_weights(self._store))
+                return self._index_file(name, source)
+        if (name := other_weights_file(self._store)) is None:
+            raise CheckpointError(no_weights(self._store))
+        source = _open(self._store, name)
+        if PurePosixPath(name).name != METADATA:
+            return self._index_file(name, source)
+        folder = name.removesuffix(METADATA).rstrip("/")
+        self._distributed = DistributedEntries(
+            source, folder, partial(_open, self._store), partial(LocatedTensor, self._store)
+        )
+        return dict.fromkeys(self._distributed, name)
 
-
-def no_weights(store: FileStore) -> str:
-    """What to say of a checkpoint without weights."""
-    return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
+    def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
+        self._indexes[name] = index = index_container(source)
+        if isinstance(index, StoredEntries) and index.path:
+            note = f"the state dict is read from {'.'.join(index.path)!r}"
+            unread = ", ".join(index.unread)
+            self.notes.append(f"{note}; {unread} beside it is not read" if unread else note)
+        return dict.fromkeys(self._indexes[name], name)
 
 
 def _open(store: FileStore, filename: str) -> ByteSource:
@@ -200,6 +290,23 @@ def _open(store: FileStore, filename: str) -> ByteSource:
     if source is None:
         raise CheckpointError(f"{store.name}/{filename}: cannot be read: there is no such file")
     return source
+
+
+def _shard_set(filenames: Iterable[str]) -> set[str]:
+    """Names of all shards of the sets that some shards say they are of.
+
+    Example:
+        >>> sorted(_shard_set(["model-00001-of-00002.bin"]))
+        ['model-00001-of-00002.bin', 'model-00002-of-00002.bin']
+    """
+    names: set[str] = set()
+    for match in filter(None, map(_SHARD.fullmatch, filenames)):
+        stem, number, count, suffix = match.groups()
+        if int(count) <= _LARGEST_SET:
+            first = min(1, int(number))  # some sets count from 0
+            last = int(count) + first
+            names |= {f"{stem}-{i:0{len(number)}}-of-{count}{suffix}" for i in range(first, last)}
+    return names
 
 
 def _shards(index: Mapping[str, Any], name: str) -> dict[str, str]:

@@ -73,9 +73,9 @@ def count(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="python-docs, a file or folder of text, .jsonl, .parquet, a data set's name, or a "
-            "token stream (a training folder, a file of ids with --sequence-length, or a public "
-            "series like pythia-160m, whose stream is sampled)."
+            help="Text: a file, a folder, a pattern like 'data/*.jsonl', a data set's name, or "
+            "python-docs. Or a token stream: a training folder, a file of ids with "
+            "--sequence-length, or a public series like pythia-160m, whose stream is sampled."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write counts.parquet.")],
@@ -86,15 +86,44 @@ def count(
         ),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the model, where they are more than the tokens.")
+        int | None, typer.Option(help="Rows of the model, where the tokenizer has more or fewer.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
-    split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of a data set, a folder or a pattern, or all (default: train, where there "
+            "are splits)."
+        ),
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Read files as text, json, csv, parquet or arrow, whatever they seem to hold.",
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Text between documents in one file or row, '<|endoftext|>' for one; they are "
+            "split there, and it is not counted."
+        ),
+    ] = None,
     max_documents: Annotated[int | None, typer.Option(help="Read no more documents.")] = None,
+    allow_loss: Annotated[
+        bool,
+        typer.Option(
+            "--allow-loss", help="Count a text of which more than 1 % becomes no token as well."
+        ),
+    ] = False,
     sequence_length: Annotated[
         int | None, typer.Option(help="T of a stream of rows of T + 1 ids that is not ours.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Its type on disk; uint16 by default.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Type of the ids in that stream, unless its header tells it (uint16)."),
+    ] = None,
     sample_tokens: Annotated[
         int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
     ] = 100_000_000,
@@ -141,6 +170,9 @@ def count(
             text_column=text_column,
             split=split,
             max_documents=max_documents,
+            format_name=format_name,
+            separator=separator,
+            allow_loss=allow_loss,
             sequence_length=sequence_length,
             dtype=dtype,
             sample_tokens=sample_tokens,

@@ -202,6 +202,8 @@ def attribute(
         many: Callable[[int, int], None] = stages.counter("attributing")
         if steps is not None:
             series = open_any(model).select(steps)
+            for note in series.notes:
+                stages.report(note)
             total, made = len(series.checkpoints), follow(series, load, texts[0])
             write = partial(write_followed, series, load, texts[0])
         else:

@@ -27,8 +27,9 @@ def audit(
     tensors: Annotated[
         Literal["none", "rows", "all"] | None,
         typer.Option(
-            help="What to read of each embedding: none (hubs tell hashes), 1,024 rows, or all. By "
-            "default none on a hub, rows in a folder."
+            help="What to read of each embedding: none (hubs tell hashes), 1,024 rows of one "
+            "beyond 4 MiB, or all. By default none on a hub, rows in a folder. Rows that are not "
+            "finite are found among those read."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -68,8 +69,7 @@ def _row(finding: "Finding") -> list[str]:
 
 
 def _verdict(found: "Audit") -> str:
-    read = {"none": "no weights", "rows": "1,024 rows of each embedding", "all": "embeddings"}
-    looked = f"{found.series}: {len(found.steps):,} checkpoints, {read[found.level]} read"
+    looked = f"{found.series}: {len(found.steps):,} checkpoints, {found.rows_read} read"
     if found.requests:
         looked += f", {found.requests:,} requests, {size(found.received)}"
     if not found.wrong:

@@ -43,7 +43,7 @@ def track(
         ),
     ] = None,
     allow_flagged: Annotated[
-        bool, typer.Option("--allow-flagged", help="Keep steps that the audit finds wrong.")
+        bool, typer.Option("--allow-flagged", help="Keep steps of a hub that the audit doubts.")
     ] = False,
     exposure: Annotated[
         Literal["auto", "exact"],
@@ -60,11 +60,18 @@ def track(
         ),
     ] = None,
     sequence_length: Annotated[
-        int | None, typer.Option(help="Its T, of rows of T + 1 ids, where it is not ours.")
+        int | None,
+        typer.Option(
+            help="Sequence length T of the --stream file (rows of T + 1 ids); not needed for "
+            "streams that `dynamics` wrote."
+        ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Its rows in a step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of --stream that one training step consumes.")
+    ] = None,
     stream_dtype: Annotated[
-        str | None, typer.Option(help="Its type on disk; uint16 by default.")
+        str | None,
+        typer.Option(help="Type of the ids in --stream, unless its header tells it (uint16)."),
     ] = None,
     importance: Annotated[
         list[str] | None,
@@ -89,6 +96,34 @@ def track(
             help="Text or token stream that the models are run on; by default the series' own "
             "training stream, and its held-out rows."
         ),
+    ] = None,
+    text_column: Annotated[
+        str, typer.Option(help="Column of --probe that holds the text.")
+    ] = "text",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of --probe, where it is a data set, a folder or a pattern, or all "
+            "(default: train, where there are splits)."
+        ),
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Read --probe as text, json, csv, parquet or arrow, whatever it seems to hold.",
+        ),
+    ] = None,
+    probe_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the ids in --probe, where it is a file of ids whose header does not tell "
+            "it (uint16, or uint32 for more than 65,536 entries)."
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Text between the documents of --probe, '<|endoftext|>' for one."),
     ] = None,
     probe_tokens: Annotated[
         str | None, typer.Option(metavar="IDS", help="Probe these tokens as well: 5,17.")
@@ -122,7 +157,8 @@ def track(
 ) -> None:
     """Measure embedding norms over a series, and how they correlate with token frequency.
 
-    Steps that the cheap audit flags are left out unless --allow-flagged. With --importance,
+    Steps that cannot be measured are left out, and the same command adds them once they can be; so
+    are steps of a hub that the cheap audit flags, unless --allow-flagged. With --importance,
     --surgery or --agreement the model of each step is run as well. They can be added to a run that
     is there, once and all together.
     """
@@ -131,9 +167,16 @@ def track(
     from dynamics.tracking.cost import live_cost, track_cost
     from dynamics.tracking.exposed import open_exposed
     from dynamics.tracking.origin import find_counts
+    from dynamics.tracking.probe_text import ProbeReading
     from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import track as track_series
 
+    reading = ProbeReading(text_column, split, format_name, probe_dtype, separator)
+    if reading != ProbeReading() and probe is None:
+        raise ConfigError(
+            "--text-column, --split, --format, --probe-dtype and --separator tell how --probe is "
+            "read; give --probe"
+        )
     live = None
     if importance or surgery or agreement:
         from dynamics.importance.probes import ProbeSettings
@@ -149,6 +192,7 @@ def track(
             agreement=agreement,
             steps=live_steps,
             text=probe,
+            reading=reading,
             probes=ProbeSettings(
                 tokens_per_stratum=probe_size,
                 contexts=contexts,
@@ -194,7 +238,10 @@ def track(
             on_checkpoint=stages.counter("tracking", lambda: opened.traffic.received),
             on_live=stages.counter("running the model", lambda: opened.traffic.received),
         )
-    emit(as_json, {"run": str(output)}, f"{last_step_table(run)}\nrun: {output}")
+    result: dict[str, object] = {"run": str(output)}
+    if left_out := run.info["series"]["left_out"]:
+        result["left_out"] = left_out
+    emit(as_json, result, f"{last_step_table(run)}\nrun: {output}")
 
 
 def _token_ids(written: str | None) -> tuple[int, ...]:

@@ -1,13 +1,15 @@
 """Counting whatever is given: text in any form, a token stream, or that of a public series."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
 from dynamics.corpus.information import InformationSettings, OnPass
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
 from dynamics.corpus.sample_blocks import OnProgress
 from dynamics.corpus.sources import documents
+from dynamics.corpus.special_texts import split_documents
 from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.corpus.tokens import TOKENS, open_stream
 from dynamics.errors import CorpusError
@@ -19,13 +21,16 @@ def count_corpus(
     *,
     vocab_size: int | None = None,
     text_column: str = "text",
-    split: str = "train",
+    split: str | None = None,
     max_documents: int | None = None,
+    format_name: str | None = None,
     sequence_length: int | None = None,
     dtype: str | None = None,
     sample_tokens: int = SAMPLE_TOKENS,
     information: InformationSettings | None = None,
     contiguous: bool = False,
+    separator: str | None = None,
+    allow_loss: bool = False,
     report: Callable[[str], None] = lambda line: None,
     on_progress: OnProgress = lambda done, total: None,
     on_pass: OnPass = lambda done, total: None,
@@ -38,22 +43,27 @@ def count_corpus(
             token stream is known, of which a sample is counted.
         tokenizer: Folder, `tokenizer.json` or hub name; None takes the one of the training folder
             or of the public series.
-        vocab_size: Rows of the model, where they are more than the tokenizer's entries.
+        vocab_size: Rows of the model, where they are not as many as the tokenizer's entries.
         text_column: Column that holds the text, where there are columns.
-        split: Split of a hub data set.
+        split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
         max_documents: Read no more documents of a text.
+        format_name: Read files of text in this format, whatever they seem to hold.
         sequence_length: T of a stream of rows of T + 1 ids that is not ours.
         dtype: Type on disk of a stream that is not ours, uint16 by default.
         sample_tokens: Tokens of the sample of a public series.
         information: Count information gain as well; not of a sample.
         contiguous: The rows of a stream that is not ours follow one another in the text, so that
             pairs of information gain may cross their ends.
-        report: Called with a line that says what is fetched.
+        separator: Text between documents; a text is split where it stands.
+        allow_loss: Whether more than 1 % of a text may become no token.
+        report: Called with lines that name what is fetched, which files are passed over, what was
+            found in the text, and what takes much memory.
         on_progress: Called with how many blocks of a sample are done, and how many there are.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
     Raises:
-        CorpusError: The corpus cannot be read, is empty, or needs a tokenizer.
+        CorpusError: The corpus cannot be read, is empty, needs a tokenizer, or too much of it
+            becomes no token.
         MismatchError: The stream was made by another tokenizer.
         CheckpointError: The stream of a public series cannot be read.
     """
@@ -85,6 +95,13 @@ def count_corpus(
         )
     loaded = load_tokenizer(tokenizer)
     if is_stream:
+        text_options = (("--split", split), ("--format", format_name), ("--separator", separator))
+        for option, value in text_options:
+            if value is not None:
+                raise CorpusError(
+                    f"{corpus} is read as a token stream, but {option} {value} is for text; leave "
+                    "out one of them and --sequence-length"
+                )
         stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
         return count_stream(
             stream,
@@ -92,9 +109,26 @@ def count_corpus(
             vocab_size=vocab_size,
             information=information,
             contiguous=contiguous,
+            report=report,
             on_pass=on_pass,
         )
-    text = documents(corpus, text_column=text_column, split=split, max_documents=max_documents)
+
+    def read(limit: int | None) -> Iterator[Document]:
+        return documents(
+            corpus,
+            text_column=text_column,
+            split=split,
+            max_documents=limit,
+            format_name=format_name,
+            report=report,
+        )
+
     return count_documents(
-        text, loaded, vocab_size=vocab_size, information=information, on_pass=on_pass
+        split_documents(read, separator, max_documents),
+        loaded,
+        vocab_size=vocab_size,
+        information=information,
+        allow_loss=allow_loss,
+        report=report,
+        on_pass=on_pass,
     )

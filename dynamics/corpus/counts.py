@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +14,26 @@ import pandas as pd
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information import InformationSettings, OnPass, information_columns
 from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.pairs import TextCollector
+from dynamics.corpus.spelling import piece_marks
 from dynamics.corpus.tally import Tally
-from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256
+from dynamics.corpus.text_checks import TextChecks
+from dynamics.corpus.tokenizer import (
+    end_of_text_id,
+    tokenize,
+    tokenizer_sha256,
+    vocabulary_size,
+)
 from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
+from dynamics.corpus.vocabulary_rows import check_rows, cut_to_rows
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+Report = Callable[[str], None]
 _METADATA_KEY = b"dynamics.counts"
 
 
@@ -37,6 +47,13 @@ class CountsInfo:
             digests of its files where there are several.
         tokens_counted: Sum of the counts.
         vocab_size: Rows of the table.
+        continuation_prefix: Begins the text of tokens that go on with a word (`##`), None where
+            none is so marked.
+        word_end_suffix: Ends the text of tokens that end a word (`</w>`), None where none is so
+            marked.
+        lost_share: Share of the text's characters that became no token (`text_loss`); None of a
+            stream.
+        unknown_share: Share of them that became the unknown token; None of a stream.
         window: Tokens either side that information gain looks at, None without information gain.
         pairs: Pairs of each token in information gain of equal counts, None without.
         shuffles: Shuffled corpora that correct Oyama's window, None without.
@@ -56,6 +73,10 @@ class CountsInfo:
     corpus_digest: str
     tokens_counted: int
     vocab_size: int
+    continuation_prefix: str | None = None
+    word_end_suffix: str | None = None
+    lost_share: float | None = None
+    unknown_share: float | None = None
     window: int | None = None
     pairs: int | None = None
     shuffles: int | None = None
@@ -108,6 +129,7 @@ def count_stream(
     vocab_size: int | None = None,
     information: InformationSettings | None = None,
     contiguous: bool = False,
+    report: Report = lambda line: None,
     on_pass: OnPass = lambda done, total: None,
 ) -> Counts:
     """Count one pass of a token stream, every id of every row.
@@ -121,10 +143,12 @@ def count_stream(
         stream: Ours or another's.
         tokenizer: The one that made the ids.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `twin` as far as
-            the stream has any, then `padding`.
+            the stream has any, then `padding`; special or added entries beyond them that never
+            occur are left out.
         information: Count information gain as well, which holds the stream in memory.
         contiguous: For information gain of a stream of others: its rows follow one another in the
             text. Otherwise they may have been shuffled, and no pair crosses their ends.
+        report: Receives a line for what a reader of the counts should know.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
     Raises:
@@ -138,34 +162,42 @@ def count_stream(
             f"given is {sha256[:12]}; give the tokenizer of the training folder"
         )
     vocab_size = vocab_size or stream.info.id_count
-    tally = Tally(len(kinds := token_kinds(tokenizer, vocab_size)))
+    check_rows(tokenizer, vocab_size)
+    tally = Tally(rows := max(vocabulary_size(tokenizer), vocab_size or 0))
     flat = stream.ids.reshape(-1)
     for start in range(0, len(flat), TOKENS_PER_CHUNK):
         tally.add(flat[start : start + TOKENS_PER_CHUNK], str(stream.path))
     end = stream.info.end_of_text_id
     end = end_of_text_id(tokenizer) if end is None else end
-    collector = None if information is None else TextCollector(len(kinds))
+    collector = None if information is None else TextCollector(rows)
     for ids, owners, pieces in _in_source_order(stream, end, contiguous):
         if end is not None:
             tally.add_documents(ids, owners)
         if collector is not None:
             collector.add(ids, owners + pieces)
-    table = tally.table(token_surfaces(tokenizer, vocab_size), kinds)
-    table = _with_twins(table, stream.info.twins or {})
+    table = _with_twins(_table(tally, tokenizer, rows), stream.info.twins or {})
     digest = stream.info.corpus_digest or stream.digest
     others = information is not None and stream.info.row_order != ROW_ORDER
     info = CountsInfo(
-        sha256, digest, tally.tokens, len(kinds), contiguous=contiguous if others else None
+        sha256,
+        digest,
+        tally.tokens,
+        rows,
+        *piece_marks(tokenizer.backend_tokenizer),
+        contiguous=contiguous if others else None,
     )
-    return _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
+    counts = _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
+    return _cut(counts, vocab_size, report)
 
 
 def count_documents(
-    documents: Iterable[str],
+    documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
     *,
     vocab_size: int | None = None,
     information: InformationSettings | None = None,
+    allow_loss: bool = False,
+    report: Report = lambda line: None,
     on_pass: OnPass = lambda done, total: None,
 ) -> Counts:
     """Count the tokens of documents in the order given, without any between them.
@@ -173,28 +205,59 @@ def count_documents(
     Args:
         documents: Text.
         tokenizer: Applied to each document as a whole.
-        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
+        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`, and
+            special or added entries beyond them that never occur are left out.
         information: Count information gain as well, which holds the tokens in memory.
+        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
+        report: Receives a line for what a reader of the counts should know of the text, and for a
+            large document that cannot be cut, which takes memory.
         on_pass: Called with how many passes of information gain are done, and how many there are.
 
     Raises:
-        CorpusError: There is no text.
+        CorpusError: There is no text, or too much of it becomes no token.
         MismatchError: `vocab_size` is too small.
     """
-    tally = Tally(len(kinds := token_kinds(tokenizer, vocab_size)))
-    digest = CorpusDigest()
-    collector = None if information is None else TextCollector(len(kinds))
-    for ids, owners in _in_chunks(documents, tokenizer, digest):
+    check_rows(tokenizer, vocab_size)
+    tally = Tally(rows := max(vocabulary_size(tokenizer), vocab_size or 0))
+    digest, checks = CorpusDigest(), TextChecks(tokenizer)
+    collector = None if information is None else TextCollector(rows)
+    for ids, owners in _in_chunks(documents, tokenizer, digest, checks, report):
         tally.add(ids, "the corpus")
         tally.add_documents(ids, owners)
         if collector is not None:
             collector.add(ids, owners)
-    if not tally.tokens:
+    if not digest.documents:
         raise CorpusError("there is no text to count; give a corpus that has some")
-    sha256 = tokenizer_sha256(tokenizer)
-    info = CountsInfo(sha256, digest.hexdigest(), tally.tokens, len(kinds))
-    counts = Counts(tally.table(token_surfaces(tokenizer, vocab_size), kinds), info)
-    return _with_information(counts, collector, tokenizer, information, on_pass)
+    loss = checks.finish(allow_loss=allow_loss, report=report)
+    if not tally.tokens:
+        raise CorpusError("the tokenizer makes no token of the text; give another tokenizer")
+    info = CountsInfo(
+        tokenizer_sha256(tokenizer),
+        digest.hexdigest(),
+        tally.tokens,
+        rows,
+        *piece_marks(tokenizer.backend_tokenizer),
+        lost_share=loss.lost_share,
+        unknown_share=loss.unknown_share,
+    )
+    counts = Counts(_table(tally, tokenizer, rows), info)
+    counts = _with_information(counts, collector, tokenizer, information, on_pass)
+    return _cut(counts, vocab_size, report)
+
+
+def _table(tally: Tally, tokenizer: "PreTrainedTokenizerFast", rows: int) -> pd.DataFrame:
+    """The table of counts; what occurs is reachable, whatever was tried."""
+    kinds = token_kinds(tokenizer, rows, occurring=tally.occurring)
+    return tally.table(token_surfaces(tokenizer, rows), kinds)
+
+
+def _cut(counts: Counts, rows: int | None, report: Report) -> Counts:
+    """The counts without special and added entries at their end that have no row of the model."""
+    if rows is None or rows >= len(counts.table):
+        return counts
+    difference = f"the tokenizer has {len(counts.table)} entries, the vocabulary only {rows} rows"
+    table = cut_to_rows(counts.table, rows, difference, report)
+    return Counts(table, replace(counts.info, vocab_size=rows))
 
 
 def read_counts(path: Path | str) -> Counts:
@@ -317,14 +380,20 @@ def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def _in_chunks(
-    documents: Iterable[str], tokenizer: "PreTrainedTokenizerFast", digest: CorpusDigest
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerFast",
+    digest: CorpusDigest,
+    checks: TextChecks,
+    report: Report,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of whole documents, with the number of the document each id belongs to."""
+    """Chunks of ids, with the number of the document each id belongs to."""
     ids, owners = array("q"), array("q")
-    for text, document in tokenize(documents, tokenizer):
-        ids.extend(document)
-        owners.extend([digest.documents] * len(document))
-        digest.add(text)
+    for piece in tokenize(documents, tokenizer, report):
+        ids.extend(piece.ids)
+        owners.extend([digest.documents] * len(piece.ids))
+        if piece.ends_document:
+            digest.add(piece.document)
+            checks.add(piece.document)
         if len(ids) >= TOKENS_PER_CHUNK:
             yield np.array(ids), np.array(owners)
             ids, owners = array("q"), array("q")

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Integer
 
-PAIRS_AT_ONCE = 1 << 24
+PAIRS_AT_ONCE = 1 << 22  # some 20 bytes each
 _KEYS = 1 << 32  # keys are uint32
 
 
@@ -112,18 +112,20 @@ def reaches(
             (`kinds.word_edges`); then nothing is seen inside the word. None sees all.
     """
     n = len(text.ids)
+    index_type = np.int32 if n < 1 << 31 else np.int64  # half the memory of a text
     small = np.min_scalar_type(window + 1)
     is_start = np.zeros(n, bool)
     is_start[text.starts] = True
-    word_starts = np.arange(n)
+    word_starts = np.arange(n, dtype=index_type)
     if goes_on is not None:
         after, before = goes_on
         is_start[1:] |= ~(after[text.ids[:-1]] & before[text.ids[1:]])
-        word_starts = np.flatnonzero(is_start)
+        word_starts = np.flatnonzero(is_start).astype(index_type)
     sides = []
     for side in (1, -1):
         past_word, past_piece = (
-            _distance_past(starts, n, side) for starts in (word_starts, text.starts)
+            _distance_past(starts, n, side)
+            for starts in (word_starts, text.starts.astype(index_type))
         )
         nearest = np.minimum(past_word, window + 1).astype(small)
         furthest = np.minimum(past_piece - 1, window).astype(small)
@@ -133,10 +135,11 @@ def reaches(
 
 def _distance_past(starts: np.ndarray, n: int, side: int) -> Integer[np.ndarray, " N"]:
     """Steps from each position to the first one outside its stretch; stretches fill the text."""
-    lengths = np.diff(starts, append=n)
+    lengths = np.diff(starts, append=starts.dtype.type(n))
+    positions = np.arange(n, dtype=starts.dtype)
     if side > 0:
-        return np.repeat(starts + lengths, lengths) - np.arange(n)
-    return np.arange(n) - np.repeat(starts - 1, lengths)
+        return np.repeat(starts + lengths, lengths) - positions
+    return positions - np.repeat(starts - 1, lengths)
 
 
 def pair_cells(text: RunningText, sides: Sequence[Reach]) -> Iterator[Cells]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
-from dynamics.corpus.kinds import token_kinds, token_surfaces
+from dynamics.corpus.kinds import row_count, token_kinds, token_surfaces
 from dynamics.corpus.remote_stream import WORKERS, RemoteStream, Rows
 from dynamics.corpus.sample_blocks import BlockCounts, OnProgress
 from dynamics.corpus.tokenizer import tokenizer_sha256
@@ -143,9 +143,9 @@ def sample_counts(
         OutputError: The folder cannot be written to.
     """
     sample = draw_sample(stream, tokens=tokens, seed=seed, block_rows=block_rows)
-    kinds = token_kinds(tokenizer, vocab_size)
+    rows = row_count(tokenizer, vocab_size)
     blocks = BlockCounts(folder, sample)
-    blocks.fetch(stream, len(kinds), workers=workers, on_progress=on_progress)
+    blocks.fetch(stream, rows, workers=workers, on_progress=on_progress)
     return counts_of(sample, folder, tokenizer, vocab_size=vocab_size), sample
 
 
@@ -165,16 +165,16 @@ def counts_of(
         CorpusError: A block is missing, or holds an id beyond the vocabulary.
         MismatchError: `vocab_size` is too small.
     """
-    kinds = token_kinds(tokenizer, vocab_size)
-    count, error = BlockCounts(folder, sample).totals(len(kinds))
+    rows = row_count(tokenizer, vocab_size)
+    count, error = BlockCounts(folder, sample).totals(rows)
     table = pd.DataFrame(
         {
-            "token_id": np.arange(len(kinds)),
+            "token_id": np.arange(rows),
             "token": token_surfaces(tokenizer, vocab_size),
             "count": count,
-            "document_count": pd.Series([None] * len(kinds), dtype="Int64"),
-            "first_seen": np.full(len(kinds), -1),
-            "kind": kinds,
+            "document_count": pd.Series([None] * rows, dtype="Int64"),
+            "first_seen": np.full(rows, -1),
+            "kind": token_kinds(tokenizer, rows, occurring=count > 0),
             "relative_frequency": count / count.sum(),
             "relative_frequency_se": error,
         }
@@ -183,7 +183,7 @@ def counts_of(
         tokenizer_sha256(tokenizer),
         sample.digest,
         int(count.sum()),
-        len(kinds),
+        rows,
         sampled_from=sample.stream,
         stream_tokens=sample.stream_rows * sample.row_length,
         blocks=len(sample.starts),

@@ -19,6 +19,11 @@ class Tally:
         self._open_document = -1
         self._in_open_document = np.zeros(vocab_size, bool)
 
+    @property
+    def occurring(self) -> np.ndarray:
+        """Which tokens were counted so far."""
+        return self._count > 0
+
     def add(self, ids: np.ndarray, where: str) -> None:
         """Count a chunk, and note where its tokens were first seen."""
         found = count_ids(ids, len(self._count), where)

@@ -10,7 +10,7 @@ what the file holds; rows kept out of training lie beside it in `held_out.bin`. 
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.id_files import open_ids
 from dynamics.corpus.kinds import token_kinds
+from dynamics.corpus.large_text import Document
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
@@ -128,10 +131,15 @@ class CorpusDigest:
         self._hash = hashlib.sha256()
         self.documents = 0
 
-    def add(self, document: str) -> None:
-        """Take in the next document."""
-        content = document.encode()
-        self._hash.update(len(content).to_bytes(8, "little") + content)
+    def add(self, document: Document) -> None:
+        """Take in the next document; one that is too large to hold is read once more."""
+        if isinstance(document, str):
+            content = document.encode()
+            self._hash.update(len(content).to_bytes(8, "little") + content)
+        else:
+            self._hash.update(document.byte_count.to_bytes(8, "little"))
+            for part in document:
+                self._hash.update(part.encode())
         self.documents += 1
 
     def hexdigest(self) -> str:
@@ -141,7 +149,7 @@ class CorpusDigest:
 
 def write_stream(
     folder: Path,
-    documents: Iterable[str],
+    documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
     *,
     sequence_length: int,
@@ -150,6 +158,8 @@ def write_stream(
     source: str | None = None,
     held_out_rows: int = 0,
     twins: TwinSettings | None = None,
+    allow_loss: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
@@ -168,10 +178,13 @@ def write_stream(
             file of their own (`open_held_out`).
         twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
             have them as well. Drawn by the seed, apart from the permutation.
+        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
+        report: Receives a line for what a reader of the stream should know of the text, and for a
+            large document that cannot be cut, which takes memory.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
-            end-of-text token, or too little text for the twins.
+            end-of-text token, or too little text for the twins; or too much of it becomes no token.
     """
     end = end_of_text_id(tokenizer)
     if end is None:
@@ -182,17 +195,22 @@ def write_stream(
     vocab_size = vocabulary_size(tokenizer)
     ids_needed = vocab_size + (twins.tokens if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
-    digest = CorpusDigest()
+    digest, checks = CorpusDigest(), TextChecks(tokenizer)
     tokens = array("H" if dtype.itemsize == 2 else "I")
-    for text, ids in tokenize(documents, tokenizer):
-        digest.add(text)
-        tokens.extend(ids)
-        tokens.append(end)
-        if max_tokens is not None and len(tokens) >= max_tokens:
+    for piece in tokenize(documents, tokenizer, report):
+        tokens.extend(piece.ids)
+        if piece.ends_document:
+            tokens.append(end)
+        is_full = max_tokens is not None and len(tokens) >= max_tokens
+        if piece.ends_document or is_full:
+            digest.add(piece.document)
+            checks.add(piece.document)
+        if is_full:
             del tokens[max_tokens:]
             break
     if not digest.documents:
         raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
+    checks.finish(allow_loss=allow_loss, report=report)
     width = sequence_length + 1
     rows = len(tokens) // width
     if not rows:
@@ -209,7 +227,8 @@ def write_stream(
     rng = np.random.default_rng(seed)
     chosen = None
     if twins is not None:
-        chosen = choose_twins(count_table(table, vocab_size), token_kinds(tokenizer), twins)
+        count = count_table(table, vocab_size)
+        chosen = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, chosen, twins.share, rng.spawn(1)[0])
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
@@ -248,27 +267,32 @@ def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtyp
 
 
 def open_stream(
-    path: Path | str, *, dtype: str | None = None, sequence_length: int | None = None
+    path: Path | str,
+    *,
+    dtype: str | None = None,
+    sequence_length: int | None = None,
+    vocab_size: int | None = None,
 ) -> TokenStream:
     """Open a token stream for reading.
 
     Args:
         path: A training folder, its `tokens.bin`, or, with `sequence_length`, any file of ids: flat
-            (nanoGPT, Pythia, OLMo) or a numpy file with its header.
-        dtype: Type of the ids in a flat stream of others, `uint16` when not given.
+            (nanoGPT, Pythia, OLMo) or with the header of numpy, llm.c or (beside) Megatron.
+        dtype: Type of the ids in a flat stream of others, as `id_files.open_ids` takes it.
         sequence_length: T of a stream of others, which is then read in rows of T + 1; the remainder
             is dropped. Pythia's rows of 2,049 have T = 2,048.
+        vocab_size: Entries of the vocabulary of a stream of others, where known.
 
     Raises:
-        CorpusError: The stream is missing, damaged or shorter than a row, or how to read it is not
-            known.
+        CorpusError: The stream is missing, damaged or shorter than a row, its ids are of another
+            type, or how to read it is not known.
     """
     path = Path(path).expanduser()
     path = path / TOKENS if path.is_dir() else path
     if not path.is_file():
         raise CorpusError(f"there is no token stream {path}; check the path, or write one first")
     if sequence_length is not None:
-        return _open_foreign(path, dtype or "uint16", sequence_length)
+        return _open_foreign(path, dtype, sequence_length, vocab_size)
     if path.name != TOKENS or not path.with_name(INFO).is_file():
         raise CorpusError(
             f"{path} has no {INFO} beside it; give sequence_length (and dtype) to read a stream of "
@@ -331,22 +355,15 @@ def _read_info(path: Path) -> StreamInfo:
         raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
 
 
-def _open_foreign(path: Path, dtype: str, sequence_length: int) -> TokenStream:
+def _open_foreign(
+    path: Path, dtype: str | None, sequence_length: int, vocab_size: int | None
+) -> TokenStream:
     width = sequence_length + 1
-    try:
-        with path.open("rb") as file:
-            has_header = file.read(6) == b"\x93NUMPY"
-        size = path.stat().st_size // np.dtype(dtype).itemsize
-        flat = np.load(path, "r").reshape(-1) if has_header else None
-    except (TypeError, ValueError) as error:
-        raise CorpusError(f"{path} cannot be read as {dtype}: {error}") from error
-    if flat is None and size:
-        flat = np.memmap(path, dtype, "r", shape=(size,))
-    if flat is None or len(flat) < width or flat.dtype.kind not in "iu":
-        found = "nothing" if flat is None else f"{len(flat)} numbers of type {flat.dtype}"
+    flat = open_ids(path, dtype, vocab_size)
+    if len(flat) < width or flat.dtype.kind not in "iu":
         raise CorpusError(
-            f"{path} holds {found}, expected integers for at least one row of {width} "
-            "(sequence_length + 1)"
+            f"{path} holds {len(flat)} numbers of type {flat.dtype}, expected integers for at "
+            f"least one row of {width} (sequence_length + 1)"
         )
     rows = len(flat) // width
     info = StreamInfo(flat.dtype.str, rows, sequence_length)

@@ -25,10 +25,19 @@ from dynamics.checkpoints.catalog import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub import Hub
 from dynamics.checkpoints.opening import open_any
+from dynamics.checkpoints.quantised import FLOATS
 from dynamics.checkpoints.revisions import HubRevision
-from dynamics.checkpoints.stores import read_json
-from dynamics.checkpoints.weights import SHARD_INDEX, WEIGHTS_FILES, no_weights
-from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
+from dynamics.checkpoints.stores import LocalFolder, read_json
+from dynamics.checkpoints.weight_files import (
+    SHARD_INDEX,
+    WEIGHTS_FILES,
+    no_weights,
+    other_weights_file,
+    standard_files,
+)
+from dynamics.checkpoints.weights import Weights
+from dynamics.corpus.kinds import own_tokens
+from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -133,6 +142,7 @@ def load_model(
     checkpoint = place if isinstance(place, Checkpoint) else find_checkpoint(place, hub)
     name = checkpoint.store.name
     folder = _fetch(checkpoint)
+    _check_numbers(name, folder)
     how = {"attn_implementation": attn_implementation, "device_map": device_map}
     with quiet_transformers(warnings=False):
         try:
@@ -152,6 +162,7 @@ def load_model(
             raise CheckpointError(_unloadable(name, error, task)) from error
         own = tokenizer or _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
     _check_complete(name, network, told["missing_keys"], task)
+    _check_embedding(name, network)
     if device_map is None:
         network.to(target)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
@@ -271,7 +282,14 @@ def _numbers(
 def _fetch(checkpoint: Checkpoint) -> Path:
     """A folder on this machine with everything that loading needs."""
     store = checkpoint.store
-    weights = next((each for each in WEIGHTS_FILES if store.open(each)), None)
+    weights = next((name for name in standard_files(store) if store.open(name)), None)
+    measurable = other_weights_file(store) if weights is None else weights
+    if measurable is not None and measurable not in WEIGHTS_FILES:
+        raise CheckpointError(
+            f"{store.name}: the weights in {measurable} can be measured, but no model can be run "
+            "from them; load them into their model, save it with save_pretrained, and give that "
+            "folder"
+        )
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
             f"{store.name}: holds the embeddings only, which are no model that runs; give a "
@@ -344,6 +362,44 @@ def _tokenizer(
     )
 
 
+def _check_numbers(name: str, folder: Path) -> None:
+    """Refuse codes whose quantizer config.json does not name: they would be loaded as weights."""
+    store = LocalFolder(folder)
+    if (read_json(store, "config.json") or {}).get("quantization_config"):
+        return
+    weights = Weights(store)
+    for key in weights:
+        if key.endswith(".weight") and weights[key].dtype not in FLOATS:
+            dtype = str(weights[key].dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{name}: {key!r} holds {dtype} codes, and config.json names no "
+                "quantization_config, so that transformers would take the codes for weights; save "
+                "the model in float32, or add the quantization_config that it was saved with"
+            )
+
+
+def _embedding(name: str, network: PreTrainedModel) -> torch.Tensor:
+    """The matrix of a model with a row for each token."""
+    try:
+        return cast(torch.Tensor, network.get_input_embeddings().weight)
+    except (NotImplementedError, AttributeError) as error:
+        raise CheckpointError(
+            f"{name}: {type(network).__name__} has no matrix with a row for each token, so its "
+            "tokens have neither norms nor rows to attribute to"
+        ) from error
+
+
+def _check_embedding(name: str, network: PreTrainedModel) -> None:
+    """Refuse a model whose input embedding is not of floating-point numbers that add up."""
+    dtype = _embedding(name, network).dtype
+    if dtype not in FLOATS:
+        raise CheckpointError(
+            f"{name}: transformers loads its input embedding as "
+            f"{str(dtype).removeprefix('torch.')}, which no model runs with; save the model in "
+            "float32"
+        )
+
+
 def _check_complete(
     name: str, network: PreTrainedModel, missing: Collection[str], task: Task
 ) -> None:
@@ -359,18 +415,18 @@ def _check_complete(
 
 
 def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast") -> None:
-    try:
-        rows = len(cast(torch.Tensor, network.get_input_embeddings().weight))
-    except (NotImplementedError, AttributeError) as error:
-        raise CheckpointError(
-            f"{name}: {type(network).__name__} has no matrix with a row for each token, so its "
-            "tokens have neither norms nor rows to attribute to"
-        ) from error
-    if (entries := vocabulary_size(tokenizer)) > rows:
+    """Refuse ordinary entries without a row; a special one without is nothing's padding or mask."""
+    rows = len(_embedding(name, network))
+    own = own_tokens(tokenizer)
+    beyond = [i for i in tokenizer.get_vocab().values() if i >= rows]
+    if any(i not in own for i in beyond):
         raise MismatchError(
-            f"{name}: its tokenizer has ids up to {entries - 1}, its embedding {rows} rows; give "
+            f"{name}: its tokenizer has ids up to {max(beyond)}, its embedding {rows} rows; give "
             "the tokenizer that it was trained with"
         )
+    for role, token in tokenizer.special_tokens_map.items():
+        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) in beyond:
+            setattr(tokenizer, role, None)
 
 
 @torch.no_grad()

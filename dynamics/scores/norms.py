@@ -79,6 +79,20 @@ def embedding_norm(
     return norms
 
 
+def rows_not_finite(embedding: EmbeddingMatrix) -> list[int]:
+    """Ids of the rows that hold NaN or infinity, ascending.
+
+    Example:
+        >>> rows_not_finite(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
+        [1]
+    """
+    return [
+        row
+        for start, rows in chunks(embedding, accumulator(embedding))
+        for row in (start + (~rows.isfinite().all(dim=1)).nonzero().flatten()).tolist()
+    ]
+
+
 def mean_row(
     embedding: EmbeddingMatrix | Rows, weights: Shaped[Tensor, " V"] | None = None
 ) -> HiddenVector:

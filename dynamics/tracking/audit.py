@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from dynamics.checkpoints.catalog import PublicSeries, find
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.tracking.audit_checks import run_checks
-from dynamics.tracking.audit_facts import Level, OnCheckpoint, gather
+from dynamics.tracking.audit_facts import Level, OnCheckpoint, gather, gather_headers
 from dynamics.tracking.audit_findings import Finding
 
 
@@ -16,7 +16,8 @@ class Audit:
 
     Attributes:
         series: Name of the series.
-        level: What was read of the tensors: `none`, a block of `rows`, or `all`.
+        level: What was to be read of the tensors: `none`, a block of `rows`, or `all`.
+        rows_read: Which rows were read, in words.
         steps: Steps that were looked at.
         findings: Everything that is worth telling.
         requests: Requests made since the series was opened.
@@ -25,6 +26,7 @@ class Audit:
 
     series: str
     level: Level
+    rows_read: str
     steps: tuple[int, ...]
     findings: tuple[Finding, ...]
     requests: int = 0
@@ -34,6 +36,16 @@ class Audit:
     def wrong(self) -> list[Finding]:
         """What is neither explained nor a mere note."""
         return [finding for finding in self.findings if finding.severity == "wrong"]
+
+    def check_reached(self) -> None:
+        """Refuse a series of which the hub did not let a step be looked at.
+
+        Raises:
+            UnreachableError: There is such a step.
+        """
+        for finding in self.findings:
+            if finding.kind == "unreachable":
+                raise UnreachableError(finding.message)
 
     @property
     def flagged_steps(self) -> dict[int, str]:
@@ -60,8 +72,8 @@ def audit_series(
         series: The series.
         steps: Which steps, in the step language; numbers that do not exist are findings.
         tensors: What to read of embeddings: `none` (files are told apart by the hashes that a hub
-            gives), a block of 1,024 `rows`, or `all`. When None, the cheapest that tells
-            repetitions: `none` on a hub, `rows` in a folder.
+            gives), a block of 1,024 `rows` (every row of a matrix of at most 4 MiB), or `all`.
+            When None, the cheapest that tells repetitions: `none` on a hub, `rows` in a folder.
         known: Entry of the catalog; that of the repository when None.
         on_checkpoint: Called with how many checkpoints are done and how many there are.
 
@@ -78,10 +90,23 @@ def audit_series(
     return Audit(
         series=series.name,
         level=level,
+        rows_read=facts.rows_read,
         steps=tuple(each.step for each in facts.checkpoints),
         findings=tuple(run_checks(facts)),
         requests=traffic.requests,
         received=traffic.received,
+    )
+
+
+def audit_headers(series: CheckpointSeries) -> Audit:
+    """Check that every checkpoint can be opened and has tensors of one shape; nothing more is read.
+
+    Args:
+        series: The checkpoints to compare, those of a folder.
+    """
+    facts = gather_headers(series)
+    return Audit(
+        series.name, "none", facts.rows_read, tuple(series.steps), tuple(run_checks(facts))
     )
 
 

@@ -12,12 +12,20 @@ import numpy as np
 
 from dynamics.checkpoints.architectures import Role
 from dynamics.statistics.jumps import Jump, find_jumps
-from dynamics.tracking.audit_facts import Block, CheckpointFacts, SeriesFacts
-from dynamics.tracking.audit_findings import Finding, name_steps
+from dynamics.tracking.audit_facts import ROLES, VECTORS, Block, CheckpointFacts, SeriesFacts
+from dynamics.tracking.audit_findings import Finding, name_rows, name_steps
 from dynamics.tracking.audit_known import known_defects
 from dynamics.tracking.audit_repetitions import repeated
 
+_ROWS = 100  # ids of rows that a finding keeps
+
 Check = Callable[[SeriesFacts, Sequence[Finding]], Iterable[Finding]]
+
+
+def passed_over(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """What lies in the place of the series and is no step of it."""
+    for note in facts.notes:
+        yield Finding("names", "note", (), note)
 
 
 def missing(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -26,7 +34,9 @@ def missing(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
         message = f"{len(absent)} of {len(facts.wanted)} steps do not exist"
         yield Finding("missing", "wrong", tuple(absent), message)
     for each in facts.checkpoints:
-        if each.problem is not None:
+        if each.unreachable:
+            yield Finding("unreachable", "wrong", (each.step,), each.problem or "")
+        elif each.problem is not None:
             yield Finding("unreadable", "wrong", (each.step,), each.problem, flagged=(each.step,))
     count = None if facts.known is None else facts.known.expected_count
     if count is not None and len(facts.existing) < count:
@@ -35,6 +45,28 @@ def missing(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     if gaps := sorted({*regular_gaps(facts.existing)} - {*absent}):
         message = "the schedule is regular, but for these steps"
         yield Finding("missing", "note", tuple(gaps), message)
+
+
+def not_finite(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """Rows and vectors that hold NaN or infinity, of those read."""
+    for each in facts.checkpoints:
+        for role, tensor in each.tensors.items():
+            if rows := tensor.not_finite:
+                what = "rows" if role in ROLES else "elements"
+                first, end = tensor.rows_read or (0, tensor.shape[0])
+                message = (
+                    f"{len(rows):,} of {end - first:,} {what} read hold NaN or infinity "
+                    f"({name_rows(rows)})"
+                )
+                yield Finding(
+                    "not finite",
+                    "wrong",
+                    (each.step,),
+                    message,
+                    role,
+                    (each.step,),
+                    rows=rows[:_ROWS],
+                )
 
 
 def main_is_last(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
@@ -50,7 +82,7 @@ def main_is_last(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Findi
     if last not in by_step:
         return
     for role in facts.roles:
-        if main.payload(role) is None or main.payload(role) == by_step[last].payload(role):
+        if main.payload(role) in (None, by_step[last].payload(role)) or by_step[last].broken(role):
             continue
         same = [step for step in by_step if by_step[step].payload(role) == main.payload(role)]
         if same:
@@ -72,22 +104,33 @@ def main_is_last(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Findi
 def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Tensors that are not there, or of another shape or dtype, than at most steps."""
     readable = [each for each in facts.checkpoints if each.problem is None]
-    for role in facts.roles:
-        for what in ("shape", "dtype"):
+    roles: list[Role] = [*facts.roles, *VECTORS]
+    for role in roles:
+        for what in ("shape", "dtype") if role in ROLES else ("shape",):
             said = {each.step: _said(each, role, what) for each in readable}
-            usual = Counter(said.values()).most_common(1)[0][0]
+            if not said:
+                continue
+            usual, count = Counter(said.values()).most_common(1)[0]  # of equally many the first
+            most = "at most steps" if 2 * count > len(said) else f"at {count} others"
             for other in sorted({*said.values()} - {usual}):
                 steps = tuple(step for step in said if said[step] == other)
                 if what == "dtype" and other == "none":
                     continue  # told of its shape
-                message = f"the {what} is {other}, at most steps {usual}"
+                message = f"the {what} is {other}, {most} {usual}"
+                if "none" in (other, usual):
+                    message = f"there is {_one(other)}, {most} there is {_one(usual)}"
                 flagged = steps if what == "shape" else ()
                 yield Finding("changed", "wrong", steps, message, role, flagged)
 
 
 def rows(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Rows that are more or fewer than the tokenizer has entries, or than the catalog says."""
-    shapes = Counter(t.shape for c in facts.checkpoints for t in c.tensors.values())
+    shapes = Counter(
+        each.tensors[role].shape
+        for each in facts.checkpoints
+        for role in facts.roles
+        if role in each.tensors
+    )
     if not shapes:
         return
     count, size = shapes.most_common(1)[0][0][0], facts.tokenizer_size
@@ -112,10 +155,7 @@ def jumps(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
         before = None
         for each in facts.checkpoints:
             block = each.block(role)
-            if block is not None and not np.isfinite(block.mean_norm):
-                message = "holds NaN or infinity"
-                yield Finding("not finite", "wrong", (each.step,), message, role, (each.step,))
-            elif block is not None and each.step not in doubtful and block.digest != before:
+            if block is not None and each.step not in doubtful and block.digest != before:
                 course[each.step], before = block, block.digest
         if course:
             points = np.stack([block.sketch for block in course.values()])
@@ -124,12 +164,26 @@ def jumps(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
                 yield Finding("jump", "wrong", about, _told(jump, course), role, jump.steps)
 
 
+def files(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
+    """What a reader of the numbers should know of the files of checkpoints, each note once."""
+    steps_by_note: dict[str, list[int]] = defaultdict(list)
+    for checkpoint in facts.checkpoints:
+        for note in checkpoint.notes:
+            steps_by_note[note].append(checkpoint.step)
+    for note, steps in steps_by_note.items():
+        yield Finding("files", "note", tuple(steps), note)
+
+
 def comparable(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
     """Steps of which nothing tells whether they repeat others."""
     untold = [
         each.step
         for each in facts.checkpoints
-        if any(each.payload(role) is None for role in each.tensors)
+        if any(
+            each.payload(role) is None and not each.tensors[role].not_finite
+            for role in facts.roles
+            if role in each.tensors
+        )
     ]
     if untold:
         message = "no hash is told, so that repetitions are not seen; `--tensors rows` sees them"
@@ -137,12 +191,15 @@ def comparable(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding
 
 
 CHECKS: dict[str, Check] = {
+    "names": passed_over,
     "missing": missing,
+    "not finite": not_finite,
     "repeated": repeated,
     "main": main_is_last,
     "changed": changed,
     "rows": rows,
     "jumps": jumps,
+    "files": files,
     "comparable": comparable,
     "known defects": known_defects,
 }
@@ -175,6 +232,10 @@ def regular_gaps(steps: Sequence[int]) -> list[int]:
     return sorted({*gaps, *(absent if 3 * len(absent) < len(powers) else ())})
 
 
+def _one(shape: str) -> str:
+    return "none" if shape == "none" else f"one of shape {shape}"
+
+
 def _said(each: CheckpointFacts, role: Role, what: str) -> str:
     tensor = each.tensors.get(role)
     if tensor is None:
@@ -200,7 +261,8 @@ def _merged(findings: Sequence[Finding], facts: SeriesFacts) -> Iterator[Finding
     """The same findings, those alike for every role as one."""
     alike: dict[tuple[object, ...], list[Finding]] = defaultdict(list)
     for each in findings:
-        alike[each.kind, each.severity, each.steps, each.flagged, each.link].append(each)
+        key = (each.kind, each.severity, each.steps, each.flagged, each.link, each.rows)
+        alike[key].append(each)
     for same in alike.values():
         if {each.role for each in same} == {*facts.roles} and len(same) > 1:
             yield replace(same[0], role=None)

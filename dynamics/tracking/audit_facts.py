@@ -1,11 +1,12 @@
 """What an audit needs to know of each checkpoint, gathered with as few bytes as the level allows.
 
 A hub tells the hash of a file without sending it; the header tells shapes. Beyond that a block of
-rows of each embedding is enough to tell payloads apart and to place them on the trajectory.
+rows of each embedding is enough to tell payloads apart and to place them on the trajectory. Whether
+every number is finite is known of the rows that were read, which are all of a small matrix.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -19,16 +20,19 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.tensors import digest
+from dynamics.checkpoints.weights import ReadableTensor
 from dynamics.corpus.tokenizer import load_tokenizer, vocabulary_size
-from dynamics.errors import CheckpointError
-from dynamics.scores.norms import embedding_norm
+from dynamics.errors import CheckpointError, UnreachableError
+from dynamics.scores.norms import embedding_norm, rows_not_finite
 from dynamics.steps import parse
 
 Level = Literal["none", "rows", "all"]
 OnCheckpoint = Callable[[int, int], None]
 
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
+VECTORS: tuple[Role, ...] = ("final_norm_weight", "final_norm_bias", "output_bias")
 BLOCK_ROWS = 1024  # consecutive rows that stand for a tensor
+_SMALL, _SMALL_REMOTE = 1 << 22, 1 << 20  # bytes of a matrix that is read whole at any level
 _SKETCH = 16_384  # numbers kept of them, to measure distances between steps
 _WORKERS = 8  # checkpoints asked at a time, half as many as are remembered
 
@@ -50,14 +54,16 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class TensorFacts:
-    """One embedding at one step.
+    """One embedding, or a vector beside it, at one step.
 
     Attributes:
         dtype: Type on disk.
-        shape: Rows and columns.
+        shape: Rows and columns; the length of a vector.
         file_sha256: SHA-256 of the file that holds it, None when it is not told.
         digest: SHA-256 of all its values, where they were read.
         block: Some of its rows, where they were read.
+        rows_read: First row that was read and the one after the last; None where none was.
+        not_finite: Rows, or elements of a vector, that hold NaN or infinity, of those read.
     """
 
     dtype: str
@@ -65,10 +71,17 @@ class TensorFacts:
     file_sha256: str | None = None
     digest: str | None = None
     block: Block | None = None
+    rows_read: tuple[int, int] | None = None
+    not_finite: tuple[int, ...] = ()
 
     @property
     def payload(self) -> str | None:
-        """What equal tensors share: the digest of what was read, else that of the file."""
+        """What equal tensors share: the digest of what was read, else that of the file.
+
+        None of what is not finite: that all is NaN at two steps does not make one of the other.
+        """
+        if self.not_finite:
+            return None
         return self.digest or (self.block and self.block.digest) or self.file_sha256
 
 
@@ -80,8 +93,10 @@ class CheckpointFacts:
         step: Its step.
         name: Its name.
         commit: Its commit on a hub.
-        tensors: Its embeddings by role; a tied output embedding is left out.
+        tensors: Its embeddings and vectors by role; a tied output embedding is left out.
         problem: Why it cannot be read, None when it can.
+        notes: What a reader of its numbers should know of its files.
+        unreachable: Whether the problem is one of the hub or the way there, not of its files.
     """
 
     step: int
@@ -89,11 +104,18 @@ class CheckpointFacts:
     commit: str | None = None
     tensors: Mapping[Role, TensorFacts] = field(default_factory=dict)
     problem: str | None = None
+    notes: tuple[str, ...] = ()
+    unreachable: bool = False
 
     def block(self, role: Role) -> Block | None:
-        """Rows of an embedding, None where they were not read."""
+        """Rows of an embedding, None where they were not read or are not finite."""
         facts = self.tensors.get(role)
-        return facts and facts.block
+        return None if facts is None or facts.not_finite else facts.block
+
+    def broken(self, role: Role) -> tuple[int, ...]:
+        """Rows that are not finite, of those read."""
+        facts = self.tensors.get(role)
+        return () if facts is None else facts.not_finite
 
     def payload(self, role: Role) -> str | None:
         """What equal tensors share, None when it is not known."""
@@ -116,6 +138,7 @@ class SeriesFacts:
         known: Entry of the catalog.
         tokenizer_size: Entries of the tokenizer, where it is known.
         first_learning_rate: Learning rate of the first update, where a trainer recorded it.
+        notes: What was passed over in the place of the series, one line each.
     """
 
     name: str
@@ -128,6 +151,31 @@ class SeriesFacts:
     known: PublicSeries | None = None
     tokenizer_size: int | None = None
     first_learning_rate: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows_read(self) -> str:
+        """What was read of the embeddings, in words."""
+        matrices = [
+            each.tensors[role] for each in self.read for role in self.roles if role in each.tensors
+        ]
+        if self.level == "none" or not matrices:
+            return "no weights"
+        partly = {
+            (*tensor.rows_read, tensor.shape[0])
+            for tensor in matrices
+            if tensor.rows_read is not None and tensor.rows_read != (0, tensor.shape[0])
+        }
+        if not partly:
+            return "every row of each embedding"
+        blocks = [f"{start:,} to {end - 1:,} of {rows:,}" for start, end, rows in sorted(partly)]
+        smaller = len(matrices) > sum(
+            tensor.rows_read != (0, tensor.shape[0]) for tensor in matrices
+        )
+        return (
+            f"of each embedding rows {' or '.join(blocks)} alone"
+            f"{' and smaller ones whole' if smaller else ''}"
+        )
 
     @property
     def read(self) -> list[CheckpointFacts]:
@@ -136,7 +184,7 @@ class SeriesFacts:
 
     @property
     def roles(self) -> list[Role]:
-        """Roles that any checkpoint has a tensor in."""
+        """Roles of embeddings that any checkpoint has a tensor in."""
         return [role for role in ROLES if any(role in c.tensors for c in self.checkpoints)]
 
 
@@ -167,13 +215,7 @@ def gather(
     asked = list(dict.fromkeys([*chosen, series.checkpoints[-1]]))
     if (main := _main(series, known)) is not None:
         asked.append(main)
-    read = _Reader(level)
-    found: list[CheckpointFacts] = []
-    on_checkpoint(0, len(asked))
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for facts in pool.map(read, asked):
-            found.append(facts)
-            on_checkpoint(len(found), len(asked))
+    found = read_checkpoints(asked, level, on_checkpoint)
     if chosen and all(each.problem for each in found):
         raise CheckpointError(f"no checkpoint can be read: {found[0].problem}")
     facts = SeriesFacts(
@@ -186,10 +228,43 @@ def gather(
         main=found[-1] if main is not None else None,
         known=known,
         tokenizer_size=_tokenizer_size(series, known),
+        notes=series.notes,
     )
     if len(facts.checkpoints) > 1 and _starts_equal(facts):
         facts = replace(facts, first_learning_rate=_first_learning_rate(chosen[-1]))
     return facts
+
+
+def gather_headers(series: CheckpointSeries) -> SeriesFacts:
+    """Gather what the headers of a folder's checkpoints tell, and nothing of what should be there.
+
+    Args:
+        series: The series.
+    """
+    found = tuple(read_checkpoints(series.checkpoints, "none"))
+    steps = tuple(series.steps)
+    return SeriesFacts(series.name, "none", steps, steps, found, found[-1])
+
+
+def read_checkpoints(
+    checkpoints: Sequence[Checkpoint],
+    level: Level,
+    on_checkpoint: OnCheckpoint = lambda done, total: None,
+) -> list[CheckpointFacts]:
+    """Read checkpoints, several at a time; one that cannot be read says why.
+
+    Args:
+        checkpoints: The checkpoints.
+        level: `none` of the tensors is read, a block of `rows`, or `all`.
+        on_checkpoint: Called with how many are done and how many there are.
+    """
+    found: list[CheckpointFacts] = []
+    on_checkpoint(0, len(checkpoints))
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for facts in pool.map(_Reader(level), checkpoints):
+            found.append(facts)
+            on_checkpoint(len(found), len(checkpoints))
+    return found
 
 
 class _Reader:
@@ -202,31 +277,53 @@ class _Reader:
     def __call__(self, checkpoint: Checkpoint) -> CheckpointFacts:
         about = CheckpointFacts(checkpoint.step, checkpoint.name)
         try:
-            tensors = {role: self._tensor(checkpoint, role) for role in _untied(checkpoint)}
+            tensors = {role: self._matrix(checkpoint, role) for role in _untied(checkpoint)}
+            tensors |= {
+                role: self._vector(checkpoint, role) for role in VECTORS if checkpoint.has(role)
+            }
         except CheckpointError as error:
-            return replace(about, commit=checkpoint.commit, problem=str(error))
-        return replace(about, commit=checkpoint.commit, tensors=tensors)
+            unreachable = isinstance(error, UnreachableError)
+            return replace(
+                about, commit=checkpoint.commit, problem=str(error), unreachable=unreachable
+            )
+        return replace(about, commit=checkpoint.commit, tensors=tensors, notes=checkpoint.notes)
 
-    def _tensor(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
+    def _matrix(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
         located = checkpoint.locate(role)
         sha = None if checkpoint.path else checkpoint.store.sha256(located.filename)
         if sha is not None and (role, sha) in self._read:
             return self._read[role, sha]
-        dtype = str(located.dtype).removeprefix("torch.")
-        facts = TensorFacts(dtype, located.shape, sha)
+        facts = TensorFacts(_dtype(located), located.shape, sha)
         if self._level != "none":
-            start = located.shape[0] // 8  # past special tokens, among the frequent ones
-            block = slice(start, start + BLOCK_ROWS)
-            whole = located.read() if self._level == "all" else None
-            rows = located.read(block) if whole is None else whole[block]
+            # Past special tokens, among the frequent ones; but no fewer rows than there are.
+            start = max(0, min(located.shape[0] // 8, located.shape[0] - BLOCK_ROWS))
+            block = slice(start, min(start + BLOCK_ROWS, located.shape[0]))
+            small = _SMALL if checkpoint.path is not None else _SMALL_REMOTE
+            whole = self._level == "all" or located.nbytes <= small
+            read = slice(0, located.shape[0]) if whole else block
+            rows = located.read(None if whole else block)
+            sample = rows[block.start - read.start : block.stop - read.start]
             facts = replace(
                 facts,
-                digest=None if whole is None else digest(whole),
-                block=Block(digest(rows), embedding_norm(rows).mean().item(), _sketch(rows)),
+                digest=digest(rows) if whole else None,
+                block=Block(digest(sample), embedding_norm(sample).mean().item(), _sketch(sample)),
+                rows_read=(read.start, read.stop),
+                not_finite=tuple(row + read.start for row in rows_not_finite(rows)),
             )
         if sha is not None:
             self._read[role, sha] = facts
         return facts
+
+    def _vector(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
+        located = checkpoint.locate(role)
+        if self._level == "none":
+            return TensorFacts(_dtype(located), located.shape)
+        broken = rows_not_finite(located.read().reshape(-1, 1))
+        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(broken))
+
+
+def _dtype(located: ReadableTensor) -> str:
+    return str(located.dtype).removeprefix("torch.")
 
 
 def _untied(checkpoint: Checkpoint) -> list[Role]:

@@ -1,6 +1,6 @@
 """What an audit finds: one finding, and how it names steps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ class Finding:
         role: Tensor it is about, None for all of them.
         flagged: Steps that should be left out because of it.
         link: Address of an issue about it.
+        rows: Rows of the tensor that it is about, ascending; of many the first.
     """
 
     kind: str
@@ -30,6 +31,17 @@ class Finding:
     role: Role | None = None
     flagged: tuple[int, ...] = ()
     link: str | None = None
+    rows: tuple[int, ...] = ()
+
+
+def name_rows(rows: Sequence[int], most: int = 5) -> str:
+    """The first few rows in words.
+
+    Example:
+        >>> name_rows([5, 7, 9], most=2)
+        '5, 7, ...'
+    """
+    return ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
 
 
 def name_steps(steps: Iterable[int], most: int = 5) -> str:

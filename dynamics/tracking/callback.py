@@ -1,6 +1,9 @@
 """The measures of `dynamics track` during anyone's training with transformers.Trainer."""
 
 import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,14 @@ from transformers.trainer_callback import CallbackHandler
 
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.errors import MeasureError, one_line
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.steps import parse
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.training_run import TrainingRun
+
+_log = logging.getLogger(__name__)
 
 
 class NormDynamicsCallback(TrainerCallback):
@@ -32,6 +38,11 @@ class NormDynamicsCallback(TrainerCallback):
     the Trainer reports to. The folder is what `dynamics track` would have written of checkpoints of
     these steps, exposure apart; `dynamics.Run` opens it when the training has ended. Weights and
     random numbers are not touched: the training gives the same bits with and without the callback.
+
+    Nothing that goes wrong once the training has begun ends it. Where a step cannot be measured
+    (the training has diverged, the disk is full, the folder is that of another training), one line
+    of warning is logged under `dynamics`, measuring stops, and the run is finished with the steps
+    that it has; its `run.json` says in `stops` at which step and why.
 
     The first process measures and writes, the others go on; they wait for it at their next
     exchange of gradients. A training that resumes from a checkpoint goes on with the folder, and
@@ -75,6 +86,9 @@ class NormDynamicsCallback(TrainerCallback):
             output, counts=self._counts, steps=steps, rule=rule, name=name or output.resolve().name
         )
         self._due: set[int] = set()
+        self._measuring = False
+        self._finished = False
+        self._report_failed = False
 
     def on_train_begin(
         self,
@@ -86,25 +100,22 @@ class NormDynamicsCallback(TrainerCallback):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Claim the folder or go on with it, and measure the step before the first update.
-
-        Raises:
-            ConfigError: The model is sharded, or the rule keeps too few tokens.
-            MismatchError: The folder is that of another training, or counts, tokenizer and model do
-                not belong together.
-            OutputError: The folder holds something else, or is damaged.
-            StepError: A step given as a number lies beyond the last one.
-        """
-        self._due = set(self._steps.schedule(state.max_steps))
-        tensors = ModelTensors(model, state.global_step)
+        """Claim the folder or go on with it, and measure the step before the first update."""
         if not state.is_world_process_zero:
             return
-        if self._counts is not None and isinstance(processing_class, PreTrainedTokenizerFast):
-            check_tokenizer(self._counts, tokenizer_sha256(processing_class), "the Trainer")
-        self._run.begin(tensors)
-        measured = self._run.measured
-        if not measured or (state.global_step in self._due and measured[-1] < state.global_step):
-            self._measure(tensors, args, state, control)
+        self._measuring, self._finished, self._report_failed = True, False, False
+        self._run.info = {}  # of a training before this one
+        with self._unless_it_fails(state.global_step):
+            self._due = set(self._steps.schedule(state.max_steps))
+            tensors = ModelTensors(model, state.global_step)
+            if tensors.final_norm_note:
+                _log.warning("%s", tensors.final_norm_note)
+            if self._counts is not None and isinstance(processing_class, PreTrainedTokenizerFast):
+                check_tokenizer(self._counts, tokenizer_sha256(processing_class), "the Trainer")
+            self._run.begin(tensors)
+            measured = self._run.measured
+            if not measured or (state.global_step in self._due and measured[-1] < tensors.step):
+                self._measure(tensors, args, state, control)
 
     def on_step_end(
         self,
@@ -115,13 +126,10 @@ class NormDynamicsCallback(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        """Measure the step when it is due.
-
-        Raises:
-            MeasureError: A row is not finite.
-        """
-        if state.is_world_process_zero and state.global_step in self._due:
-            self._measure(ModelTensors(model, state.global_step), args, state, control)
+        """Measure the step when it is due."""
+        if self._measuring and state.global_step in self._due:
+            with self._unless_it_fails(state.global_step):
+                self._measure(ModelTensors(model, state.global_step), args, state, control)
 
     def on_train_end(
         self,
@@ -137,12 +145,69 @@ class NormDynamicsCallback(TrainerCallback):
         Where the Trainer has loaded its best model by now, the last weights are gone, and the last
         step that was due is the last of the run.
         """
-        if not state.is_world_process_zero:
-            return
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
-        if state.global_step > self._run.measured[-1] and not replaced:
-            self._run.measure(ModelTensors(model, state.global_step), _tokens_seen(state))
+        if self._measuring and state.global_step > self._run.measured[-1] and not replaced:
+            with self._unless_it_fails(state.global_step):
+                self._run.measure(ModelTensors(model, state.global_step), _tokens_seen(state))
+        if self._run.measured and not self._finished and (problem := self._end(self._run.finish)):
+            _log.warning("%s", problem)
+
+    def finish(self) -> None:
+        """Finish the run of a training that was cut off, with the steps that it has.
+
+        Not while the training is under way. A training that is resumed goes on with the folder all
+        the same.
+
+        Raises:
+            MeasureError: The statistics over the steps cannot be computed; the run opens without.
+            MismatchError: The arguments are not those that the run was measured with.
+            OutputError: The folder holds no run of a training, or no step of one.
+
+        Example:
+            >>> NormDynamicsCallback("runs/x").finish()  # doctest: +SKIP
+        """
+        self._run.reopen()
         self._run.finish()
+
+    @contextmanager
+    def _unless_it_fails(self, step: int) -> Iterator[None]:
+        """Let a block measure; where it fails, stop measuring and let the training go on."""
+        try:
+            yield
+        except BaseException as error:
+            panic = type(error).__module__ == "pyo3_runtime"  # of Rust code; no `Exception`
+            if not (panic or isinstance(error, Exception)):
+                raise  # an interruption
+            self._measuring = False
+            reason = one_line(error)
+            problem = self._end(lambda: self._run.stop(step, reason))
+            outcome = problem or "no step was measured"
+            if self._finished and not problem:
+                last = self._run.measured[-1]
+                outcome = f"dynamics.Run({str(self._run.output)!r}) opens the steps up to {last}"
+            _log.warning(
+                "norms are not measured from step %d on, the training is left alone: %s (%s)",
+                step,
+                reason,
+                outcome,
+            )
+            _log.debug("what ended the measuring", exc_info=True)
+
+    def _end(self, finish: Callable[[], None]) -> str | None:
+        """Finish the run, and return the problem with that, None where there is none."""
+        try:
+            finish()
+        except MeasureError as error:  # it is finished, without trends
+            self._finished = True
+            return one_line(error)
+        except Exception as error:  # of whatever kind, as above
+            output = str(self._run.output)
+            return (
+                f"{output} is not finished: {one_line(error)}; once that is mended, "
+                f"NormDynamicsCallback({output!r}, ...).finish() with the same arguments does it"
+            )
+        self._finished = bool(self._run.measured)
+        return None
 
     def _measure(
         self,
@@ -152,9 +217,19 @@ class NormDynamicsCallback(TrainerCallback):
         control: TrainerControl,
     ) -> None:
         columns = self._run.measure(tensors, _tokens_seen(state))
-        if (handler := self._handler()) is not None:
-            # Not handler.on_log, which would take a report of the Trainer's own for made.
-            handler.call_event("on_log", args, state, control, logs=self._numbers(columns))
+        try:
+            if (handler := self._handler()) is not None:
+                # Not handler.on_log, which would take a report of the Trainer's own for made.
+                handler.call_event("on_log", args, state, control, logs=self._numbers(columns))
+        except Exception as error:  # of a tracker, or of whatever else listens
+            if not self._report_failed:
+                _log.warning(
+                    "the norms of step %d did not reach every tracker: %s; they stand in %s",
+                    tensors.step,
+                    one_line(error),
+                    self._run.output,
+                )
+            self._report_failed = True
 
     def _numbers(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean of each norm over the tokens that count, and its correlation with frequency."""

@@ -1,13 +1,17 @@
 """What tracking a series will read, before it is read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.http import split
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.transport import CONNECTIONS
+from dynamics.errors import CheckpointError
+from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
 from dynamics.tracking.measures import ROLES
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ class TrackCost:
         requests_per_checkpoint: Requests to a hub for one: where its files are, what is in them,
             and its ranges; 0 for a folder.
         rows: Which rows are read, all of them when None.
+        left_out: Why steps of a folder cannot be measured, by step; on a hub it is not known
+            before they are read.
+        notes: What was passed over in the place of the series, one line each.
     """
 
     series: str
@@ -34,6 +41,8 @@ class TrackCost:
     file_bytes_per_checkpoint: int
     requests_per_checkpoint: int
     rows: str | None = None
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """The cost for people."""
@@ -50,6 +59,8 @@ class TrackCost:
             f"their files {self.file_bytes_per_checkpoint / 1e6:12,.1f} MB each  "
             f"{whole / 1e9:10,.2f} GB in all, of which {share:.{places}%} is read\n"
             f"requests    {self.requests_per_checkpoint:12,} each     {requests:10,} in all"
+            + "".join(f"\nstep {step} is left out: {why}" for step, why in self.left_out.items())
+            + "".join(f"\n{note}" for note in self.notes)
         )
 
 
@@ -81,7 +92,7 @@ class LiveCost:
 
 
 def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> LiveCost:
-    """What asking the models of these steps takes; nothing is read.
+    """What asking the models of these steps takes, faults of steps aside; nothing is read.
 
     Raises:
         StepError: A step does not exist.
@@ -103,16 +114,23 @@ def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> Liv
 
 
 def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:
-    """What tracking these steps, or some rows of them, costs; reads the index of the last one only.
+    """What tracking these steps, or some rows of them, costs.
+
+    The headers of every step of a folder are read for it; of a hub's series only the last one's
+    that can be read.
 
     Raises:
         ConfigError: The rows are malformed, or the embedding has no such rows.
         StepError: A step does not exist.
-        CheckpointError: The last checkpoint cannot be read.
+        CheckpointError: A step that `steps` names cannot be measured, or none can, or a hub is
+            out of reach.
     """
     selection = None if rows is None else parse_rows(rows)
-    chosen = series.select(steps)
-    last = chosen.checkpoints[-1]
+    left_out = LeftOut(series.select(steps), steps)
+    if series.checkpoints[0].path is not None:
+        left_out.add_all(find_faults(series, steps))
+    chosen = left_out.kept
+    last = _last_readable(chosen)
     before = last.traffic.requests
     wanted = ROLES[:1] if last.tied else ROLES
     roles: list[Role] = [role for role in wanted if last.has(role)]
@@ -133,4 +151,20 @@ def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = 
         sum(files.values()),
         requests,
         None if selection is None else str(selection),
+        left_out.reasons,
+        series.notes,
     )
+
+
+def _last_readable(series: CheckpointSeries) -> Checkpoint:
+    """The last checkpoint whose headers can be read.
+
+    Raises:
+        CheckpointError: There is none, or a hub is out of reach.
+    """
+    reasons = []
+    for checkpoint in reversed(series.checkpoints):
+        if (reason := unreadable_because(checkpoint)) is None:
+            return checkpoint
+        reasons.append(reason)
+    raise CheckpointError(f"no step of {series.name} can be read: {reasons[0]}")

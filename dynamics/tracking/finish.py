@@ -41,6 +41,8 @@ def finish(
     info: dict[str, Any],
     tokens: Mapping[str, np.ndarray] | None,
     ids: np.ndarray | None,
+    *,
+    over_steps: bool = True,
 ) -> None:
     """Write the tables over all steps, and declare the run finished.
 
@@ -49,10 +51,14 @@ def finish(
         info: Content of its `run.json`, which is written again.
         tokens: From `token_columns`, None without counts.
         ids: Ids of the rows that were read, all of them when None.
+        over_steps: Compute what needs the measures of several steps; otherwise `trends.parquet` has
+            only the rows that were computed step by step.
     """
     token_ids = {"token_id": np.arange(info["series"]["vocab_size"]) if ids is None else ids}
-    measured = None if tokens is None else _measured(output, info, tokens)
-    cosines = _cosines(output, info) if measured is None else measured.measures
+    measured = None if tokens is None or not over_steps else _measured(output, info, tokens)
+    cosines: Mapping[str, Float[np.ndarray, "K V"]] = {}
+    if over_steps:
+        cosines = _cosines(output, info) if measured is None else measured.measures
     tables: dict[str, Mapping[str, Any]] = {
         "tokens.parquet": {**(tokens or token_ids), **_departures(info, cosines)}
     }

@@ -20,7 +20,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.weights import WEIGHTS_FILES
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizer import tokenizer_sha256
-from dynamics.errors import CheckpointError, ConfigError
+from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
 from dynamics.files import write_json
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.held_out import HeldOut
@@ -35,7 +35,9 @@ from dynamics.models.live import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.named_errors import named_errors
 from dynamics.statistics.vocabulary import VocabularyRule
-from dynamics.tracking.probe_text import open_probe_text
+from dynamics.steps import parse
+from dynamics.tracking.faulty_steps import without
+from dynamics.tracking.probe_text import ProbeReading, open_probe_text
 from dynamics.tracking.resume import is_whole
 from dynamics.tracking.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
 from dynamics.tracking.trends import TREND_COLUMNS, Row
@@ -54,6 +56,7 @@ class LiveSettings:
         agreement: Whether attribution methods are compared with occlusion within inputs.
         steps: At which of the tracked steps, in the step language.
         text: What is probed, as `open_probe_text` takes it.
+        reading: Settings with which `text` is read.
         probes: How much is probed.
         device: As torch calls it; `auto` is cuda where there is one.
 
@@ -66,6 +69,7 @@ class LiveSettings:
     agreement: bool = False
     steps: str = "all"
     text: str | None = None
+    reading: ProbeReading = field(default_factory=ProbeReading)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     device: str = "auto"
 
@@ -140,14 +144,29 @@ class Live:
         return model
 
     def check(self) -> None:
-        """See that the first model fits what is asked; the others are of its kind.
+        """See that the first model that can be loaded fits what is asked; the others are alike.
 
         Raises:
-            ConfigError: As `load` does, and so are the others.
-            CheckpointError: It cannot be loaded.
+            ConfigError: As `load` does.
+            CheckpointError: None can be loaded.
+            UnreachableError: A hub is out of reach.
             MismatchError: Its tokenizer is not that of the counts.
         """
-        self.load(self.checkpoints.checkpoints[0])
+        problems = []
+        for checkpoint in self.checkpoints:
+            try:
+                self.load(checkpoint)
+            except UnreachableError:
+                raise
+            except CheckpointError as error:
+                problems.append(error)
+            else:
+                return
+        raise problems[0]
+
+    def without(self, steps: Mapping[int, object]) -> "Live":
+        """The same of the checkpoints of other steps."""
+        return replace(self, checkpoints=without(self.checkpoints, steps))
 
     def describe(self) -> dict[str, Any]:
         """What makes the results what they are, for `run.json`."""
@@ -242,7 +261,15 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
-    text = open_probe_text(settings.text, whole[0], training, counts, settings.probes.length)
+    text = open_probe_text(
+        settings.text,
+        whole[0],
+        training,
+        counts,
+        settings.probes.length,
+        settings.reading,
+        report,
+    )
     probes = held_out = None
     if settings.importance:
         within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))
@@ -276,8 +303,12 @@ def run_live(
     info: dict[str, Any],
     output: Path,
     on_checkpoint: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Ask the model of each checkpoint that was not asked yet; a damaged table is made again.
+
+    A model that cannot be loaded or gives what is not finite is left out, with the reason in the
+    run, and the others go on.
 
     Args:
         live: What is asked.
@@ -286,32 +317,51 @@ def run_live(
         output: The run folder.
         on_checkpoint: Called before each checkpoint and after the last, with how many are done and
             how many there are.
+        report: Receives a line for each model that is left out.
 
     Raises:
         ConfigError: An importance does not fit the model, or a context its window.
-        CheckpointError: A model cannot be loaded.
-        MismatchError: Its tokenizer is not that of the counts.
-        MeasureError: A result is not finite.
+        CheckpointError: A model that the steps name by number cannot be loaded, or none can be.
+        UnreachableError: A hub is out of reach.
+        MeasureError: What a model that the steps name by number gives is not finite.
+        MismatchError: A tokenizer is not that of the counts.
     """
     record, checkpoints = info["live"], live.checkpoints
     done = {each["step"]: each for each in record["checkpoints"] if _is_done(output, each)}
+    record.pop("left_out", None)
     for at, checkpoint in enumerate(checkpoints):
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
-            model = live.load(checkpoint)
-            with named_errors(model.network, model.name, "running the model over the contexts"):
-                tables = dict(_tables(model, live, checkpoint.step))
-            done[checkpoint.step] = {
-                "step": checkpoint.step,
-                "tables": {
-                    folder: write_table(step_path(output, folder, checkpoint.step), columns)
-                    for folder, columns in tables.items()
-                },
-            }
-            del model  # before the next is loaded
+            try:
+                done[checkpoint.step] = _ask(live, checkpoint, output)
+            except UnreachableError:
+                raise
+            except (CheckpointError, MeasureError) as error:
+                if checkpoint.step in parse(live.settings.steps).numbers:
+                    raise
+                report(f"the model of step {checkpoint.step} is left out: {error}")
+                record.setdefault("left_out", {})[str(checkpoint.step)] = str(error)
         record["checkpoints"] = [done[step] for step in sorted(done)]
         write_json(output / "run.json", info)
     on_checkpoint(len(checkpoints), len(checkpoints))
+    if not done:
+        raise CheckpointError(
+            f"no model of {checkpoints.name} could be asked; give other steps with --live-steps"
+        )
+
+
+def _ask(live: Live, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
+    """Ask the model of one checkpoint, and write what it says."""
+    model = live.load(checkpoint)
+    with named_errors(model.network, model.name, "running the model over the contexts"):
+        tables = dict(_tables(model, live, checkpoint.step))
+    return {
+        "step": checkpoint.step,
+        "tables": {
+            folder: write_table(step_path(output, folder, checkpoint.step), columns)
+            for folder, columns in tables.items()
+        },
+    }
 
 
 def _tables(

@@ -15,7 +15,14 @@ from torch import Tensor
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.checkpoints.architectures import Role
 from dynamics.errors import MeasureError
-from dynamics.scores.norms import Rows, cosine_between, displacement, embedding_norm, mean_row
+from dynamics.scores.norms import (
+    Rows,
+    cosine_between,
+    displacement,
+    embedding_norm,
+    mean_row,
+    rows_not_finite,
+)
 from dynamics.scores.spectrum import first_component, norm_under, second_moment
 from dynamics.scores.unused import cosine_distance_to, distance_to
 
@@ -200,15 +207,25 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     """Every measure that applies to one embedding, by full name.
 
     Raises:
-        MeasureError: A row holds NaN or infinity; the message names the tokens and the step.
+        MeasureError: A row holds NaN or infinity, and the message names the tokens and the step;
+            or finite values are so large that their squares overflow.
     """
     norms = norm(view)
-    if broken := (~norms.isfinite()).nonzero().flatten().tolist():
-        shown = ", ".join(str(token_id) for token_id in broken[:5])
+    if not norms.square().sum().isfinite() and view.matrix.isfinite().all():
+        largest, dtype = view.matrix.abs().max().item(), str(norms.dtype).removeprefix("torch.")
         raise MeasureError(
-            f"the {role.replace('_', ' ')} at step {step} has {len(broken)} rows that are not "
-            f"finite (token ids {shown}{', ...' if len(broken) > 5 else ''}); leave that step out "
-            "with --steps, or repair the checkpoint"
+            f"the {role.replace('_', ' ')} at step {step} holds values up to {largest:.3g}, and "
+            f"sums of their squares overflow {dtype}; leave that step out with --steps, or repair "
+            "the checkpoint"
+        )
+    if broken := (~norms.isfinite()).nonzero().flatten().tolist():
+        cause = "hold NaN or infinity"
+        if not rows_not_finite(view.matrix[broken]):
+            cause = f"have a norm beyond {norms.dtype}".replace("torch.", "")
+        raise MeasureError(
+            f"the {role.replace('_', ' ')} at step {step} has rows that {cause}: {len(broken)} of "
+            f"{len(norms)} (token ids {', '.join(map(str, broken[:5]))}"
+            f"{', ...' if len(broken) > 5 else ''})"
         )
     results = {"norm": norms} | {
         suffix: scores

@@ -11,6 +11,7 @@ from torch import Tensor
 from dynamics.axes import TokenScores
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.tensors import digest
+from dynamics.errors import MeasureError
 from dynamics.scores.norms import Rows
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask
 from dynamics.tracking.matrices import MatrixView, folded_bias, matrix_rows
@@ -79,7 +80,7 @@ class Described(Protocol):
         ...
 
     def final_norm_gain(self) -> Tensor | None:
-        """What the final norm multiplies each feature by; None without a weight for it."""
+        """Factor of each feature in the final norm; None without a weight for it, or unknown."""
         ...
 
 
@@ -102,11 +103,13 @@ def measure_tensors(
             beside the output embedding.
 
     Raises:
-        MeasureError: A row is not finite.
+        MeasureError: A row, or a vector of the final norm or the head, is not finite.
     """
     taken = Taken({}, [], {})
     tokens, rows = wanted.tokens, wanted.rows
     gain = model.final_norm_gain()
+    if gain is not None:
+        _check_finite(gain, "final norm weight", model.step)
     view, beside = None, None
     for role in ROLES:
         if not model.has(role):
@@ -157,7 +160,14 @@ def _biases(
     if role != "output_embedding":
         return None, None
     if model.has("output_bias"):
-        return model.tensor("output_bias"), None
-    if not model.has("final_norm_bias"):
+        return _check_finite(model.tensor("output_bias"), "output bias", model.step), None
+    if model.final_norm is None or not model.has("final_norm_bias"):
         return None, None
-    return None, folded_bias(view.matrix, model.tensor("final_norm_bias"))
+    bias = _check_finite(model.tensor("final_norm_bias"), "final norm bias", model.step)
+    return None, folded_bias(view.matrix, bias)
+
+
+def _check_finite(vector: Tensor, name: str, step: int) -> Tensor:
+    if not vector.isfinite().all():
+        raise MeasureError(f"the {name} at step {step} holds NaN or infinity")
+    return vector

@@ -7,16 +7,15 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from dynamics.checkpoints.architectures import (
-    FAMILIES,
-    Norm,
-    Role,
-    find_family,
-    find_roles,
-    gain_offset,
-    norm_type,
+from dynamics.checkpoints.architectures import Norm, Role
+from dynamics.checkpoints.model_types import (
+    FinalNorm,
+    find_final_norm,
+    find_layout,
+    refusal_of,
 )
 from dynamics.errors import ConfigError
+from dynamics.models.norm_response import norm_response
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +52,26 @@ class ModelTensors:
             return getattr(self._network.get_input_embeddings(), "weight", None)
         if role in ("output_embedding", "output_bias"):
             name = role.removeprefix("output_").replace("embedding", "weight")
-            return getattr(self._network.get_output_embeddings(), name, None)
+            return None if self._head_note else getattr(self._head, name, None)
         return self._named.get(self._roles.get(role, ""))
+
+    @property
+    def _head(self) -> Any:
+        return self._network.get_output_embeddings()
+
+    @cached_property
+    def _head_note(self) -> str | None:
+        """Why what `get_output_embeddings` gives is not taken for the output embedding."""
+        name = type(self._network).__name__
+        reason = refusal_of(self._config, name)
+        return reason and f"{name} is measured without an output embedding: {reason}"
 
     @cached_property
     def _config(self) -> dict[str, Any]:
         config = getattr(self._network, "config", None)
-        return {} if config is None else config.to_dict()
+        if config is None:
+            return {}
+        return config.to_dict() | {"architectures": [type(self._network).__name__]}
 
     @cached_property
     def _named(self) -> dict[str, Tensor]:
@@ -68,8 +80,30 @@ class ModelTensors:
 
     @cached_property
     def _roles(self) -> dict[Role, str]:
-        family = find_family(self._named)
-        return {} if family is None else find_roles(FAMILIES[family], self._named)
+        layout = find_layout(self._named, self._config)
+        return {} if layout is None else layout[1]
+
+    @cached_property
+    def _final_norm(self) -> FinalNorm:
+        """The norm that files of this model would be said to have, where the live one agrees."""
+        if self._head_note:
+            return FinalNorm()
+        norm = find_final_norm(self._named, self._roles, self._config)
+        key = self._roles.get("final_norm_weight")
+        if norm.gain_offset is None or key is None:
+            return norm
+        weight = self._named[key].detach().cpu().float()
+        expected = (weight + norm.gain_offset).double()
+        if not expected.isfinite().all() or not expected.any():
+            return norm  # nothing comes out that tells one norm from another
+        response = norm_response(self._network.get_submodule(key.rpartition(".")[0]), len(weight))
+        if response is None or response.type != norm.type or not response.multiplies_by(expected):
+            return FinalNorm(
+                note=f"the final norm of {type(self._network).__name__} does not do what that of "
+                f"model type {self._config.get('model_type')} is known to do; norms with its gain "
+                "are left out"
+            )
+        return norm
 
     def has(self, role: Role) -> bool:
         """Whether the model has a tensor in this role."""
@@ -92,18 +126,23 @@ class ModelTensors:
     @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
-        family = find_family(self._named)
-        return None if family is None else norm_type(FAMILIES[family], self._roles, self._config)
+        return self._final_norm.type
+
+    @property
+    def final_norm_note(self) -> str | None:
+        """One line on why output embedding or final norm are not known, None when they are."""
+        return self._head_note or (self._final_norm.note if self.has("output_embedding") else None)
 
     def final_norm_gain(self) -> Tensor | None:
-        """What the final norm multiplies each of the D features by; None without a weight for it.
+        """Factor of each of the D features in the norm before the output embedding.
 
-        This is the weight, except in models that multiply by 1 + weight.
+        This is the weight, or 1 + weight, as the model class has it. None where the norm has no
+        weight, or is not known.
         """
-        if "final_norm_weight" not in self._roles:
+        offset, key = self._final_norm.gain_offset, self._roles.get("final_norm_weight")
+        if offset is None or key is None:
             return None
-        weight = self._named[self._roles["final_norm_weight"]]
-        return weight.detach().cpu().float() + gain_offset(self._config)
+        return self._named[key].detach().cpu().float() + offset
 
 
 def _check_whole(weight: Tensor, name: str) -> None:

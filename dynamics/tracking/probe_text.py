@@ -1,6 +1,7 @@
 """Where the contexts of a probe set, and the rows that losses are measured on, come from."""
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,10 @@ from jaxtyping import Integer
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
+from dynamics.corpus.large_text import Document
 from dynamics.corpus.sources import documents
+from dynamics.corpus.special_texts import split_documents
+from dynamics.corpus.text_checks import TextChecks
 from dynamics.corpus.tokenizer import (
     end_of_text_id,
     fetch_tokenizer,
@@ -26,6 +30,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _ID_FILES = (".bin", ".npy")
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """Settings with which a text or a file of ids is read to be probed.
+
+    Attributes:
+        text_column: Column of a table that holds the text.
+        split: Split of a data set, a folder or a pattern of files.
+        format_name: Read files of text in this format, whatever they seem to hold.
+        dtype: Type of the ids in a file of ids; None is the smallest that holds the vocabulary.
+        separator: Text between documents inside a file or row, which are split there.
+    """
+
+    text_column: str = "text"
+    split: str | None = None
+    format_name: str | None = None
+    dtype: str | None = None
+    separator: str | None = None
+
+
+_OPTIONS = {
+    "text_column": "--text-column",
+    "split": "--split",
+    "format_name": "--format",
+    "dtype": "--probe-dtype",
+    "separator": "--separator",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +84,8 @@ def open_probe_text(
     training: Path | None,
     counts: Counts,
     sequence_length: int,
+    reading: ProbeReading = ProbeReading(),
+    report: Callable[[str], None] = lambda line: None,
 ) -> ProbeText:
     """Open a text to probe.
 
@@ -65,9 +99,13 @@ def open_probe_text(
         training: The training that made the series, when it is one of ours.
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or from a stream of others.
+        reading: Settings with which the text, or the file of ids, is read.
+        report: Receives lines that name files which are passed over, what a reader of the results
+            should know of a text, and documents that take much memory.
 
     Raises:
-        ConfigError: There is no place, and no training of ours.
+        ConfigError: There is no place, and no training of ours; or a setting of `reading` does not
+            concern what is there.
         CorpusError: What is there cannot be read, or is too short.
         MismatchError: It is of another tokenizer.
     """
@@ -81,20 +119,55 @@ def open_probe_text(
         return _of_stream(open_stream(training), counts, held_out and held_out.ids)
     path = Path(place).expanduser()
     if path.name == TOKENS or (path / TOKENS).is_file():
+        _refuse_unused(reading, place, "a token stream that dynamics wrote", ())
         folder = path if path.is_dir() else path.parent
         return _of_stream(open_stream(path), counts, _held_out_of(folder, training))
     if path.suffix in _ID_FILES and path.is_file():
-        dtype = "uint16" if counts.info.vocab_size <= 1 << 16 else "uint32"
-        stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
+        _refuse_unused(reading, place, "a file of token ids", ("dtype",))
+        stream = open_stream(
+            path,
+            dtype=reading.dtype,
+            sequence_length=sequence_length,
+            vocab_size=counts.info.vocab_size,
+        )
         return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
-    ids = np.fromiter(_joined(documents(place), tokenizer), np.int64)
+    _refuse_unused(reading, place, "text", ("text_column", "split", "format_name", "separator"))
+
+    def read(limit: int | None) -> Iterable[Document]:
+        return documents(
+            place,
+            text_column=reading.text_column,
+            split=reading.split,
+            max_documents=limit,
+            format_name=reading.format_name,
+            report=report,
+        )
+
+    checks = TextChecks(tokenizer)
+    texts = split_documents(read, reading.separator, max_documents=None)
+    ids = _joined(texts, tokenizer, checks, report)
+    # The counts were refused, or were told to allow it, if their text lost as much.
+    checks.finish(allow_loss=True, report=report)
     width = sequence_length + 1
     if len(ids) < width:
         raise CorpusError(f"{place} has {len(ids)} tokens, a row to probe has {width}; give more")
     held_out = ids[: len(ids) // width * width].reshape(-1, width)
     return ProbeText(place, ids[None], sequence_length, held_out)
+
+
+def _refuse_unused(reading: ProbeReading, place: str, kind: str, used: Iterable[str]) -> None:
+    """Refuse settings that do not concern the kind of thing that is probed."""
+    unused = [
+        option
+        for name, option in _OPTIONS.items()
+        if name not in used and getattr(reading, name) != getattr(ProbeReading(), name)
+    ]
+    if unused:
+        raise ConfigError(
+            f"{place} is {kind}, which {' and '.join(unused)} cannot concern; leave that out"
+        )
 
 
 def _held_out_of(folder: Path, training: Path | None) -> np.ndarray | None:
@@ -130,10 +203,19 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
     return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 
-def _joined(texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[int]:
+def _joined(
+    texts: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerFast",
+    checks: TextChecks,
+    report: Callable[[str], None],
+) -> Integer[np.ndarray, " N"]:
     """Ids of documents, each ended as a token stream ends it."""
     end = end_of_text_id(tokenizer)
-    for _, ids in tokenize(texts, tokenizer):
-        yield from ids
-        if end is not None:
-            yield end
+    ids = array("i")
+    for piece in tokenize(texts, tokenizer, report):
+        ids.extend(piece.ids)
+        if piece.ends_document:
+            checks.add(piece.document)
+            if end is not None:
+                ids.append(end)
+    return np.array(ids)

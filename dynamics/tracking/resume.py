@@ -22,8 +22,8 @@ def resume(
 
     Args:
         output: The run folder.
-        info: What the run would write; it gets the names of the measures found, and what was asked
-            of the running model.
+        info: What the run would write; it gets the names of the measures found, the entries of
+            the checkpoints, damaged or not, and what was asked of the running model.
         chosen: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -37,18 +37,26 @@ def resume(
             raise OutputError(f"{output} exists and holds no run; give another output folder")
         return {}
     found = read_info(output)
+    there, here = _comparable(found, info)
     for part in ("settings", "counts", "series", "versions"):
-        if difference := first_difference(found.get(part), info[part]):
+        if difference := first_difference(there.get(part), here[part]):
             raise MismatchError(
                 f"{output} holds another run ({part}: {difference}); give another output folder, "
                 "or remove that one"
             )
     info["measures"] = found["measures"]
+    info["checkpoints"] = found["checkpoints"]
     if "live" in found:
         info["live"] = found["live"]
     checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
     for entry in found["checkpoints"]:
-        checkpoint = checkpoints[entry["step"]]
+        checkpoint = checkpoints.get(entry["step"])
+        if checkpoint is None:
+            reason = info["series"]["left_out"][str(entry["step"])]
+            raise MismatchError(
+                f"{output} holds step {entry['step']}, which could be measured and cannot be now: "
+                f"{reason}; restore it, or give another output folder"
+            )
         if not _same_weights(checkpoint, entry, ids):
             raise MismatchError(
                 f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
@@ -60,6 +68,26 @@ def resume(
         if is_whole(measures_path(output, entry["step"]), entry["table_sha256"])
         and is_whole(step_path(output, MATRIX_ROWS, entry["step"]), entry["matrices_sha256"])
     }
+
+
+def _comparable(
+    found: Mapping[str, Any], info: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Contents of two `run.json`, without how they came to the same steps where they did.
+
+    A step that is left out belongs to the steps that were asked for: it may be measured later.
+    """
+    both = [{**each, "series": {**each["series"], "left_out": None}} for each in (found, info)]
+    if found["series"]["steps"] == info["series"]["steps"]:
+        for each in both:
+            each["settings"] = {**each["settings"], "steps": None}
+    else:
+        for each, whole in zip(both, (found, info), strict=True):
+            series = whole["series"]
+            each["series"]["steps"] = sorted(
+                {*series["steps"], *map(int, series.get("left_out", ()))}
+            )
+    return both[0], both[1]
 
 
 def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:

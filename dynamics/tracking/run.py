@@ -32,6 +32,9 @@ IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
 matrices and from the running model."""
 
+CALLBACK = "NormDynamicsCallback"
+"""`command` of a run that a training wrote while it was under way."""
+
 Row = Mapping[str, Any]
 
 
@@ -39,7 +42,8 @@ class Run:
     """A run folder, read on demand.
 
     Args:
-        path: What `dynamics track` wrote, or a folder of `dynamics study`, whose run is meant.
+        path: What `dynamics track` or `NormDynamicsCallback` wrote, or a folder of `dynamics
+            study`, whose run is meant.
 
     Attributes:
         path: The run folder.
@@ -59,9 +63,7 @@ class Run:
             )
         self.info = read_info(self.path)
         if not self.info["finished"]:
-            raise OutputError(
-                f"{path} is not finished; the same `dynamics track` command goes on with it"
-            )
+            raise OutputError(_unfinished(self.path, self.info))
 
     @property
     def name(self) -> str:
@@ -225,6 +227,23 @@ class Run:
         if measure not in known:
             raise OutputError(f"{self.path} has no measure {measure!r}; it has {', '.join(known)}")
         return np.stack([self.measures(step)[measure].to_numpy() for step in self.steps])
+
+
+def _unfinished(run: Path, info: Mapping[str, Any]) -> str:
+    """Message on a run that cannot be opened yet, with what finishes it."""
+    if info.get("command") != CALLBACK:
+        return f"{run} is not finished; the same `dynamics track` command goes on with it"
+    if not info["checkpoints"]:
+        reason = "".join(f" ({stop['reason']})" for stop in info.get("stops", ())[-1:])
+        return (
+            f"{run} is a run of {CALLBACK} in which no step is measured{reason}; train again to "
+            "have it measured"
+        )
+    return (
+        f"{run} is not finished: the training that {CALLBACK} measures has not ended, or was cut "
+        f"off after step {info['checkpoints'][-1]['step']}; resume the training, or finish the run "
+        f"as it is with {CALLBACK}({str(run)!r}, ...).finish() and the arguments it had"
+    )
 
 
 def read_info(run: Path) -> dict[str, Any]:

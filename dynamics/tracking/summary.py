@@ -34,6 +34,8 @@ def last_step_table(run: Run) -> str:
 
 
 def _correlations(run: Run) -> list[str]:
+    if reason := run.info.get("without_trends"):
+        return [f"norms at {len(run.steps)} steps; no trends could be computed: {reason}"]
     if run.rule is None:
         return [f"norms at {len(run.steps)} steps; without counts nothing is correlated"]
     width = max(map(len, NAMES.values()))
@@ -47,12 +49,29 @@ def _correlations(run: Run) -> list[str]:
             for row in rows
             if row["measure"] in NAMES
         )
+        if rule == run.rule:
+            lines += [
+                f"  {NAMES[name]:{width}}  undefined: {value:.3g} for every token of {rule}"
+                for name, value in _constant(run).items()
+            ]
     if len(lines) > 1:
         return lines
     return [
         f"norms at {len(run.steps)} steps; {run.rule} keeps {run.kept.sum()} of {len(run.kept)} "
         "tokens, too few to correlate anything"
     ]
+
+
+def _constant(run: Run) -> dict[str, float]:
+    """Measures that are one number for all tokens at the last step, which nothing correlates with.
+
+    That number by measure; nothing where the rule keeps no token.
+    """
+    columns = run.measures(run.steps[-1])
+    values = {
+        name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.info["measures"]
+    }
+    return {name: of[0].item() for name, of in values.items() if len(of) and (of == of[0]).all()}
 
 
 def _rows_read(run: Run) -> list[str]:
@@ -66,16 +85,17 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     """Sentences on what a run shows, and on what it leaves open.
 
     Args:
-        run: A run; without counts there is nothing to say.
+        run: A run; without counts or trends there is nothing to say of frequency.
         unused_row_factor: What the schedule predicts for the norm of an input row that never
             occurs, relative to step 0; None where nothing is predicted.
     """
-    if run.rule is None:
-        return [last_step_table(run)]
+    if run.rule is None or run.info.get("without_trends"):
+        return [last_step_table(run), *_stops(run)]
     if (kept := int(run.kept.sum())) < FEWEST_FOR_SENTENCES:
         return [
             f"The rule {run.rule} keeps {kept} tokens: too few for a sentence on the vocabulary "
-            f"({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more text."
+            f"({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more text.",
+            *_stops(run),
         ]
     sentences = [_start(run)]
     if len(run.steps) > 1:
@@ -84,7 +104,15 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         sentences.append(_never_seen(run, unused_row_factor))
     if "twin_of" in run.tokens:
         sentences += _twins(run)
-    return [*sentences, *importance_findings(run), _open(run)]
+    return [*sentences, *importance_findings(run), *_stops(run), _open(run)]
+
+
+def _stops(run: Run) -> list[str]:
+    """Why a training was measured in parts only."""
+    return [
+        f"The training was not measured from step {stop['step']:,} on: {stop['reason']}."
+        for stop in run.info.get("stops", ())
+    ]
 
 
 def _start(run: Run) -> str:

@@ -1,26 +1,34 @@
 """What a run knows of each token, whatever the step: its counts, and what its spelling tells."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
-from dynamics.corpus.counts import Counts
-from dynamics.errors import MismatchError
+from dynamics.corpus.counts import Counts, CountsInfo
+from dynamics.corpus.vocabulary_rows import cut_to_rows
 
 _MARK = "##"
 
 
-def token_columns(counts: Counts, rows: int, name: str) -> dict[str, np.ndarray]:
+def token_columns(
+    counts: Counts, rows: int, name: str, report: Callable[[str], None] = lambda line: None
+) -> dict[str, np.ndarray]:
     """The counts, a row for each row of the matrix, and what spelling alone tells of a token.
 
+    Args:
+        counts: Of the tokenizer of the series.
+        rows: V, rows of the matrix; those without counts are padding.
+        name: The series.
+        report: Receives a line when special or added entries at the end have no row.
+
     Raises:
-        MismatchError: There are more counts than rows.
+        MismatchError: There are more counts than rows, and not for such entries.
     """
-    table = counts.table
-    if len(table) > rows:
-        raise MismatchError(
-            f"{counts.name} has {len(table)} tokens but the embedding of {name} has {rows} "
-            "rows; count with the tokenizer of this series"
-        )
+    difference = (
+        f"{counts.name} has {len(counts.table)} tokens but the embedding of {name} has {rows} rows"
+    )
+    table = cut_to_rows(counts.table, rows, difference, report)
     padding = pd.DataFrame({"token_id": np.arange(len(table), rows), "token": ""})
     padding["count"] = 0
     padding["first_seen"] = -1
@@ -29,7 +37,7 @@ def token_columns(counts: Counts, rows: int, name: str) -> dict[str, np.ndarray]
         padding["twin_of"] = -1
     table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
     kind = _spelled_kind(table)
-    surface = _spelling(table["token"], kind)
+    surface = _spelling(table["token"], kind, counts.info)
     columns = {str(name): column.to_numpy() for name, column in table.items()}
     columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
     seen = np.where(table["count"] > 0, table["count"], np.nan)
@@ -48,10 +56,13 @@ def _spelled_kind(table: pd.DataFrame) -> pd.Series:
     return table["kind"].take(spelled_like.to_numpy()).reset_index(drop=True)
 
 
-def _spelling(token: pd.Series, kind: pd.Series) -> pd.Series:
-    """The tokens without spaces around them, and without the mark of WordPiece's continuations."""
+def _spelling(token: pd.Series, kind: pd.Series, info: CountsInfo) -> pd.Series:
+    """The tokens without spaces around them, and without the marks of pieces."""
     surface = token.str.strip()
-    continues = kind == "continuation"
-    if surface[continues].str.startswith(_MARK).all():  # of another tokenizer one or other does not
-        return surface.mask(continues, surface.str.removeprefix(_MARK))
-    return surface
+    if info.word_end_suffix is not None:
+        surface = surface.str.removesuffix(info.word_end_suffix)
+    prefix, continues = info.continuation_prefix, kind == "continuation"
+    # Counts from before the mark was recorded; of another tokenizer not all continuations have it.
+    if prefix is None and surface[continues].str.startswith(_MARK).all():
+        prefix = _MARK
+    return surface if prefix is None else surface.mask(continues, surface.str.removeprefix(prefix))

@@ -16,7 +16,9 @@ from dynamics.config import StudySettings
 from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
 from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
+from dynamics.corpus.large_text import Document
+from dynamics.corpus.special_texts import split_documents
+from dynamics.corpus.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import whole_folder, write_json
@@ -124,13 +126,18 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     """
     corpus, training = settings.corpus, settings.training
 
-    def documents() -> Iterator[str]:
-        return sources.documents(
-            corpus.source,
-            text_column=corpus.text_column,
-            split=corpus.split,
-            max_documents=corpus.max_documents,
-        )
+    def documents(report: Report = lambda line: None) -> Iterator[Document]:
+        def read(limit: int | None) -> Iterator[Document]:
+            return sources.documents(
+                corpus.source,
+                text_column=corpus.text_column,
+                split=None if corpus.split == sources.DEFAULT_SPLIT else corpus.split,
+                max_documents=limit,
+                format_name=corpus.format,
+                report=report,
+            )
+
+        return split_documents(read, corpus.separator, corpus.max_documents)
 
     if settings.tokenizer.path:
         tokenizer = load_tokenizer(settings.tokenizer.path)
@@ -145,13 +152,13 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
             documents(), settings.tokenizer.vocab_size, masked=settings.model.masked
         )
     try:
-        tokenizer.save_pretrained(folder / "tokenizer")
-    except Exception as error:  # the Rust side raises bare `Exception`
+        save_tokenizer(tokenizer, folder / "tokenizer")
+    except CorpusError as error:
         raise OSError(str(error)) from error
     report(f"tokenising {corpus.source}")
     stream = write_stream(
         folder,
-        documents(),
+        documents(report),
         tokenizer,
         sequence_length=training.sequence_length,
         seed=settings.seed,
@@ -159,6 +166,8 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         source=corpus.source,
         held_out_rows=corpus.held_out_rows,
         twins=corpus.twins,
+        allow_loss=settings.tokenizer.allow_loss,
+        report=report,
     )
     passes = stream.passes(training.steps, training.batch_size)
     held_out = f", {corpus.held_out_rows:,} more held out" if corpus.held_out_rows else ""

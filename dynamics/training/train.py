@@ -6,7 +6,6 @@ where they were, and others are refused.
 """
 
 import atexit
-import gc
 import os
 import signal
 import threading
@@ -35,6 +34,7 @@ from dynamics.training.prepare import (
     schedule,
     training_rows,
 )
+from dynamics.training.processes import end_process_group
 from dynamics.training.trainer import (
     Recorder,
     StreamTrainer,
@@ -82,7 +82,7 @@ def train(
     training = settings.training
     arguments = _arguments(settings, folder)
     if arguments.world_size > 1:
-        atexit.register(_leave_processes)
+        atexit.register(end_process_group)
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
             if not is_claimed(settings, folder):
@@ -185,15 +185,6 @@ def _arguments(settings: StudySettings, folder: Path) -> TrainingArguments:
 
 def _step_of(state: Path) -> int:
     return int(state.name.removeprefix("step-"))
-
-
-def _leave_processes() -> None:
-    """End gloo's threads: one that outlives the interpreter now and then aborts the process."""
-    # The model's hooks keep the group, which owns the threads, in a circle. They go first: whoever
-    # drops the group joins its threads, and only destroy_process_group does so without the GIL.
-    gc.collect()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ QUOTED = [
     ("olmo-2-0425-1b-early-training", "stage1-step1000-tokens3B", 1000, 2_097_152_000, False),
     ("olmo-2-0425-1b", "stage1-step1907359-tokens4001B", 1907359, 1907359 * 2097152, False),
     ("olmo-2-0325-32b", "stage1-step721901-tokens6056B", 721901, 721901 * 8388608, False),
+    ("olmo-2-1124-7b", "step1000-tokens5B", 1000, 4_194_304_000, False),
     ("olmo-3-1025-7b", "stage1-step1000", 1000, 4_194_304_000, False),
     ("olmoe-1b-7b-0924", "step1220000-tokens5117B", 1220000, 1220000 * 4194304, False),
     ("datadecide-dolma1_7-1b", "step69369-seed-default", 69369, 69369 * 1441792, False),
@@ -232,6 +233,41 @@ def test_stages():
     ).keys() == {40000, 3480000}
     assert find("lucie-7b").parse(["step0005000", "extension_step0005000"]).keys() == {5000}
     assert list(find("ettin-decoder-1b").parse(["step2", "ext2", "decay3"], stage="decay")) == [3]
+
+
+def test_stage_two_of_olmo_3_names_ingredients():
+    names = ["stage1-step1000", "stage2-ingredient1-step1000", "stage2-ingredient2-step1000"]
+    series = find("olmo-3-32b")
+    assert [each.name for each in series.parse(names).values()] == names[:1]
+    chosen = series.parse(names, stage="stage2-ingredient2")
+    assert [(each.name, each.tokens_seen) for each in chosen.values()] == [(names[2], None)]
+
+
+def test_early_branches_of_olmo_2_are_of_stage_1():
+    steps = find("olmo-2-7b").parse(["step150-tokens1B", "stage1-step1000-tokens5B"])
+    assert {step: each.tokens_seen for step, each in steps.items()} == {
+        150: 150 * 4194304,
+        1000: 1000 * 4194304,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "repeated"),
+    [
+        ("bloom-7b1-intermediate", ["100000,200000"]),
+        ("bloom-560m-intermediate", ["10000,500000"]),
+        ("bloom-1b7-intermediate", ["1000,10000", "250000,300000"]),
+        ("bloom-3b-intermediate", []),
+        ("olmo-7b-0424-hf", ["200000..251000/1000"]),
+    ],
+)
+def test_repetitions_that_discussions_report(name, repeated):
+    defects = [each for each in find(name).defects if each.kind == "repeated"]
+    assert [each.steps for each in defects] == repeated
+    for defect in defects:
+        assert defect.source.startswith("D (no link")
+        assert (defect.link, defect.repaired) == (None, name.startswith("olmo"))
+    assert (250_000 in find(name).expected_steps) == (name == "bloom-1b7-intermediate")
 
 
 def test_two_names_of_one_step():

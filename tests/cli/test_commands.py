@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dynamics import __main__ as entry
 from dynamics.cli.app import app
+from dynamics.corpus.counts import read_counts
+from tests.corpus.odd_tokenizers import bpe, fast, pre_tokenizers
 from tests.tracking.synthetic import files_of, grow, make_counts, write_series, write_training
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -141,6 +144,104 @@ def test_counting_a_text_prints_its_kinds_and_writes_the_table(dynamics, text, t
         assert f"\n{kind} " in out
 
 
+def test_counting_a_cloned_data_set_counts_its_split_and_says_what_it_passes_over(
+    dynamics, fails, text, tmp_path
+):
+    """The folder has the counts of its one file, in each format, and never those of the card."""
+    import pandas as pd
+
+    from dynamics.corpus.counts import read_counts
+
+    options = ["--tokenizer", text / "tokenizer"]
+    documents = (text / "story.txt").read_text().splitlines()
+    data = tmp_path / "cloned" / "data"
+    data.mkdir(parents=True)
+    table = pd.DataFrame({"text": documents})
+    table.to_parquet(data / "train-00000-of-00001.parquet")
+    table[:7].to_parquet(data / "test-00000-of-00001.parquet")
+    (tmp_path / "cloned" / "README.md").write_text("---\nlicense: mit\n---\nthe card\n")
+    table.to_json(tmp_path / "a.json.gz", orient="records", lines=True)
+    table.to_json(tmp_path / "list.json", orient="records", indent=2)
+    table.to_csv(tmp_path / "a.tsv", sep="\t")
+
+    def counted(source, *more):
+        status, _, err = dynamics("count", source, "-o", tmp_path / "c.parquet", *options, *more)
+        assert status == 0
+        return read_counts(tmp_path / "c.parquet").table["count"].tolist(), err
+
+    expected, err = counted(data / "train-00000-of-00001.parquet")
+    assert err == ""
+    for source in ("a.json.gz", "list.json", "a.tsv"):
+        assert counted(tmp_path / source) == (expected, "")
+    for more in ([], ["--split", "train"]):
+        assert counted(tmp_path / "cloned", *more) == (
+            expected,
+            f"reading 1 .parquet file of split train in {tmp_path}/cloned; passed over: "
+            "data/test-00000-of-00001.parquet (split test), README.md\n",
+        )
+    test, _ = counted(tmp_path / "cloned", "--split", "test")
+    assert test == counted(data / "test-00000-of-00001.parquet")[0] != expected
+    arguments = ["count", tmp_path / "cloned", "-o", tmp_path / "new", *options]
+    assert "has no split 'nonsense'; the splits there are: test, train" in fails(
+        *arguments, "--split", "nonsense"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_counting_ids_in_the_wrong_type_names_the_right_one(dynamics, fails, text, tmp_path):
+    from dynamics.corpus.counts import read_counts
+
+    ids = np.random.default_rng(0).integers(0, 270, 4000)
+    output, stream = tmp_path / "c.parquet", tmp_path / "train.bin"
+    arguments = ["count", stream, "-o", output, "--tokenizer", text / "tokenizer"]
+    for disk, dtype in (("<u4", "uint32"), (">u2", ">u2")):
+        ids.astype(disk).tofile(stream)
+        message = fails(*arguments, "--sequence-length", 15)
+        assert "train.bin is not of type uint16: " in message
+        assert f"give the type {dtype} (--dtype, --stream-dtype or --probe-dtype)" in message
+        status, *_ = dynamics(*arguments, "--sequence-length", 15, "--dtype", dtype)
+        assert status == 0
+        expected = np.bincount(ids, minlength=270).tolist()
+        assert read_counts(output).table["count"].tolist() == expected
+    assert "train.bin is binary, not text; token ids are read with --sequence-length" in fails(
+        *arguments
+    )
+    assert "is read as a token stream, but --split train is for text" in fails(
+        *arguments, "--sequence-length", 15, "--split", "train"
+    )
+
+
+def test_counting_documents_between_separators(dynamics, fails, text, tmp_path):
+    special = "<|endoftext|>"
+    stories = tmp_path / "stories.txt"
+    stories.write_text(f"the cat\n{special}\nthe mat\n{special}\nthe cat\n")
+    command = ["count", stories, "--tokenizer", text / "tokenizer", "-o", tmp_path / "c.parquet"]
+    status, out, err = dynamics(*command)
+    assert status == 0 and f"'{special}', a special token, stands as text 2 times" in err
+    assert f"give --separator '{special}'" in err
+    status, out, err = dynamics(*command, "--separator", special, "--json")
+    assert (status, err) == (0, "")
+    table = read_counts(tmp_path / "c.parquet").table
+    assert table["document_count"].max() == 3 and not table["count"][table["token"] == "|"].any()
+    assert json.loads(out)["lost_share"] == 0
+    assert "'<eot>' is nowhere in the text" in fails(*command, "--separator", "<eot>")
+    assert "is read as a token stream" in fails(
+        "count", stories, "--sequence-length", 2, *command[2:], "--separator", special
+    )
+
+
+def test_counting_what_a_tokenizer_drops(dynamics, fails, tmp_path):
+    tokenizer = fast(bpe(["a", "b"]), pre_tokenizer=pre_tokenizers.Whitespace())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "c.txt").write_text("ab Über")
+    command = ["count", tmp_path / "c.txt", "--tokenizer", tmp_path / "tokenizer"]
+    line = fails(*command, "-o", tmp_path / "c.parquet")
+    assert line.startswith("50 % of the characters") and "--allow-loss" in line
+    assert not (tmp_path / "c.parquet").exists()
+    status, _, err = dynamics(*command, "-o", tmp_path / "c.parquet", "--allow-loss")
+    assert status == 0 and err.startswith("50 % of the characters that are not white space became")
+
+
 def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_path):
     from transformers import AutoTokenizer
 
@@ -250,7 +351,10 @@ def test_plotting_lists_its_files(dynamics, shared, tmp_path):
     ("arguments", "told"),
     [
         ("track {}/gone -o {}/new", "{}/gone: does not exist; a folder of checkpoints or of a mod"),
-        ("track {}/counts.parquet -o {}/new", "counts.parquet: is a file; a folder of checkpoints"),
+        (
+            "track {}/counts.parquet -o {}/new",
+            "counts.parquet: neither safetensors nor written by torch.save",
+        ),
         ("track {}/series -o {}/series", "series exists and holds no run; give another output"),
         ("track {}/series -o {}/new --counts {}/gone.parquet", "gone.parquet; make them with `dyn"),
         ("track {}/series -o {}/new --counts {}/training/tokens.bin", "holds no counts of ours"),

@@ -33,7 +33,7 @@ def test_list_of_a_family(capsys):
         "tokens": None,
         "tied": True,
         "licence": "bigscience-bloom-rail-1.0",
-        "defects": 0,
+        "defects": 1,
         "readable": True,
     }
 

@@ -57,6 +57,8 @@ def test_the_cost_is_told_and_nothing_is_written(dynamics, training, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (["--importance", "all", "--split", "test"], "tell how --probe is read; give --probe"),
+        (["--importance", "all", "--probe-dtype", "uint8"], "tell how --probe is read; give --pro"),
         (["--importance", "oclusion"], "there is no importance 'oclusion'; did you mean 'occlu"),
         (["--probe", "x.txt"], "nothing is probed without --importance, --surgery or --agreement"),
         (["--surgery", "--probe-tokens", "a"], "cannot read the token ids 'a'; give numbers with"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
@@ -21,6 +21,7 @@ from dynamics.corpus.tokenizer import tokenize, tokenizer_sha256, train_tokenize
 from dynamics.corpus.tokens import open_stream, write_stream
 from dynamics.errors import CorpusError, MismatchError
 from tests.corpus import slow_information
+from tests.corpus.odd_tokenizers import bpe, byte_level, fast, word_piece
 
 CHUNK = "dynamics.corpus.counts.TOKENS_PER_CHUNK"
 COUNT = """
@@ -62,7 +63,7 @@ def columns(counts):
 
 
 def source_order(story, tokenizer):
-    return [i for _, ids in tokenize(story, tokenizer) for i in [*ids, 0]]
+    return [i for piece in tokenize(story, tokenizer) for i in [*piece.ids, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_information_gain_of_a_stream_of_ours_is_of_the_text(
 def test_information_gain_of_documents(story, tokenizer, monkeypatch):
     settings_ = InformationSettings(3)
     counts = count_documents(story, tokenizer, information=settings_)
-    documents = [ids for _, ids in tokenize(story, tokenizer)]
+    documents = [piece.ids for piece in tokenize(story, tokenizer)]
     ids = [i for document in documents for i in document]
     pieces = [at for at, document in enumerate(documents) for _ in document]
     assert_information(counts, slow_columns(ids, pieces, tokenizer, settings_))
@@ -347,6 +348,78 @@ def test_an_id_beyond_the_vocabulary(tmp_path, tokenizer):
     with pytest.raises(CorpusError, match=r"train.bin holds the id 300, but .* has 300 entries"):
         count_stream(stream, tokenizer)
     assert count_stream(stream, tokenizer, vocab_size=301).table["count"][300] == 1
+
+
+def test_what_a_tokenizer_loses_is_refused_said_and_recorded():
+    tokenizer = fast(bpe(["a", "b"]), pre_tokenizer=pre_tokenizers.Whitespace())
+    documents, said = ["ab Ü", "a\n\na é"], []
+    with pytest.raises(
+        CorpusError, match=r"^33\.3 % of the characters that are not white space became"
+    ):
+        count_documents(documents, tokenizer)
+    counts = count_documents(documents, tokenizer, allow_loss=True, report=said.append)
+    assert counts.table["count"].tolist() == [3, 1]
+    assert counts.info.lost_share == pytest.approx(2 / 6) and counts.info.unknown_share == 0
+    assert len(said) == 1 and said[0].endswith("became no token, most often 'Ü', 'é'")
+    with pytest.raises(CorpusError, match="the tokenizer makes no token of the text; give another"):
+        count_documents(["é"], tokenizer, allow_loss=True)
+    with pytest.raises(CorpusError, match=r"^100 % of"):
+        count_documents(["é"], tokenizer)
+
+
+def test_less_than_a_percent_that_is_lost_is_said(tmp_path):
+    tokenizer = fast(bpe(["a", "b"]), pre_tokenizer=pre_tokenizers.Whitespace())
+    said = []
+    counts = count_documents(["ab" * 60, "é"], tokenizer, report=said.append)
+    assert said == [
+        "0.826 % of the characters that are not white space became no token, most often 'é'"
+    ]
+    counts.write(tmp_path / "c.parquet")
+    assert read_counts(tmp_path / "c.parquet").info.lost_share == 1 / 121
+
+
+def test_text_behind_the_unknown_token_is_said_and_counted():
+    tokenizer = fast(word_piece(["the"]), pre_tokenizer=pre_tokenizers.Whitespace())
+    said = []
+    counts = count_documents(["the cat the"], tokenizer, report=said.append)
+    assert counts.table["count"].tolist() == [1, 2]
+    assert (counts.info.lost_share, counts.info.unknown_share) == (0, 3 / 9)
+    assert said[0].startswith(
+        "33.3 % of the characters that are not white space became the unknown"
+    )
+
+
+@pytest.mark.parametrize(
+    "marks", [{"end_of_word_suffix": "</w>"}, {"continuing_subword_prefix": "##"}]
+)
+def test_a_token_that_occurs_is_never_unreachable(marks, story):
+    backend = Tokenizer(models.BPE(unk_token="[UNK]", **marks))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["[UNK]"], show_progress=False, **marks
+    )
+    backend.train_from_iterator(story, trainer)
+    counts = count_documents(story, PreTrainedTokenizerFast(tokenizer_object=backend))
+    occurring = counts.table[counts.table["count"] > 0]
+    assert len(occurring) > 50 and set(occurring["kind"]) <= {"word_start", "continuation"}
+    assert counts.info.word_end_suffix == marks.get("end_of_word_suffix")
+    assert counts.info.continuation_prefix == marks.get("continuing_subword_prefix")
+
+
+def test_what_occurs_in_a_stream_is_not_unreachable_however_it_came_there(tmp_path):
+    tokenizer = byte_level(["a", "b", "ab"])  # no merge makes "ab"
+    assert token_kinds(tokenizer)[2] == "unreachable"
+    np.array([2, 0, 2], "<u2").tofile(tmp_path / "train.bin")
+    counts = count_stream(open_stream(tmp_path / "train.bin", sequence_length=2), tokenizer)
+    assert counts.table["kind"].tolist() == ["continuation"] * 3
+
+
+def test_a_stream_loses_special_entries_that_no_row_has(tmp_path):
+    tokenizer = byte_level(["a", "b"], special=["<pad>"])
+    np.array([1, 0, 1], "<u2").tofile(tmp_path / "train.bin")
+    stream, said = open_stream(tmp_path / "train.bin", sequence_length=2), []
+    counts = count_stream(stream, tokenizer, vocab_size=2, report=said.append)
+    assert counts.table["count"].tolist() == [1, 2] and "the last 1 ('<pad>')" in said[0]
 
 
 def test_no_text(tokenizer):

@@ -2,13 +2,16 @@ import itertools
 import lzma
 from collections import Counter
 
+import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import normalizers as norm
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.kinds import KINDS, token_kinds, token_surfaces, word_edges
 from dynamics.corpus.tokenizer import load_tokenizer
 from dynamics.errors import MismatchError
+from tests.corpus.odd_tokenizers import BYTES, Regex, bpe, fast, numbered, unigram, word_piece
 
 
 def byte_level(vocabulary, merges=(), special=(), added=()):
@@ -216,3 +219,232 @@ def test_byte_fallback(shared_data):
     assert {token: (surfaces[entry(token)], kinds[entry(token)]) for token in expected} == expected
     assert kinds[512:] == ["padding", "padding"]
     assert Counter(kinds)["byte"] == 128
+
+
+def emitted(tokenizer, alphabet, longest=4):
+    """Ids of all texts over an alphabet, up to a length."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    texts = [
+        "".join(t) for n in range(1, longest + 1) for t in itertools.product(alphabet, repeat=n)
+    ]
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    return {i for encoding in encodings for i in encoding.ids}
+
+
+LETTERS = [*"abc", *(f"{letter}</w>" for letter in "abc")]
+SUFFIXED = [*LETTERS, "ab", "abc</w>", "bc</w>", "aa", "ba</w>", "cab", "</w>"]
+PREFIXED = [*"abc", *(f"##{letter}" for letter in "abc"), "ab", "##bc", "##ab", "abc", "cc##"]
+WORDS = pre_tokenizers.Whitespace()
+SUFFIX_MERGES = [("a", "b"), ("b", "c</w>"), ("a", "bc</w>"), ("b", "a</w>")]
+METASPACE = [*"ab▁", "▁a", "ab", "▁ab", "A", "▁b▁"]
+METASPACE_MERGES = [("▁", "a"), ("a", "b"), ("▁a", "b"), ("▁", "ab")]
+
+
+# name: tokenizer, alphabet of texts that are tried one by one, entries that begin a word
+ODD = {
+    "suffix": (
+        fast(bpe(SUFFIXED, SUFFIX_MERGES, end_of_word_suffix="</w>"), pre_tokenizer=WORDS),
+        "abc ",
+        set(),
+    ),
+    "suffix, lower case": (
+        fast(
+            bpe([*SUFFIXED, "A", "B</w>"], SUFFIX_MERGES, end_of_word_suffix="</w>"),
+            normalizer=norm.Lowercase(),
+            pre_tokenizer=pre_tokenizers.BertPreTokenizer(),
+        ),
+        "abAc ",
+        set(),
+    ),
+    "suffix and bytes, as in CLIP": (
+        fast(
+            bpe(
+                [*BYTES, *(byte + "</w>" for byte in BYTES), "ab", "bc</w>", "Ġa"],
+                [("a", "b"), ("b", "c</w>")],
+                end_of_word_suffix="</w>",
+                continuing_subword_prefix="",
+            ),
+            pre_tokenizer=[
+                pre_tokenizers.Split(Regex(r"\w+|\S"), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ],
+        ),
+        None,
+        {"Ġa"},
+    ),
+    "suffix in a script of its own": (
+        fast(
+            bpe(
+                ["α", "β", "α</w>", "β</w>", "αβ"],
+                [("α", "β")],
+                end_of_word_suffix="</w>",
+            ),
+            pre_tokenizer=WORDS,
+        ),
+        "αβ ",
+        set(),
+    ),
+    "prefix": (
+        fast(
+            bpe(
+                PREFIXED,
+                [("a", "##b"), ("##b", "##c"), ("##a", "##b"), ("a", "##bc")],
+                continuing_subword_prefix="##",
+            ),
+            pre_tokenizer=WORDS,
+        ),
+        "abc ",
+        {"a", "b", "c", "ab", "abc", "cc##"},
+    ),
+    "prefix and suffix": (
+        fast(
+            bpe(
+                ["a", "@@b", "@@a", "a</w>", "@@b</w>", "@@a</w>", "ab</w>"],
+                [("a", "@@b</w>")],
+                continuing_subword_prefix="@@",
+                end_of_word_suffix="</w>",
+            ),
+            pre_tokenizer=WORDS,
+        ),
+        "ab ",
+        {"a", "a</w>", "ab</w>"},
+    ),
+    "WordPiece with another prefix": (
+        fast(
+            word_piece(["α", "@@β", "αβ", "@@γ"], continuing_subword_prefix="@@"),
+            pre_tokenizer=WORDS,
+        ),
+        "αβγ ",
+        {"α", "αβ"},
+    ),
+    "WordLevel": (
+        fast(
+            models.WordLevel(numbered(["?", "a", "ab", "a b", "▁a"]), unk_token="?"),
+            pre_tokenizer=WORDS,
+        ),
+        "ab ",
+        set(),
+    ),
+    "WordLevel without an unknown token": (
+        fast(models.WordLevel(numbered(["a", "ab", "a b"]), unk_token="?"), pre_tokenizer=WORDS),
+        None,
+        set(),
+    ),
+    "Unigram": (
+        fast(unigram(["▁", "a", "b", "▁ab", "ab▁"]), pre_tokenizer=pre_tokenizers.Metaspace()),
+        "ab ",
+        {"▁ab"},
+    ),
+    "Unigram without Metaspace": (fast(unigram([" ", "a", "▁a", " a"])), "a ▁", {" a"}),
+    **{
+        f"Metaspace, {scheme}": (
+            fast(
+                bpe(METASPACE, METASPACE_MERGES),
+                normalizer=norm.Lowercase(),
+                pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme=scheme),
+            ),
+            "ab A",
+            {"▁a", "▁ab", "▁b▁"},
+        )
+        for scheme in ("always", "first", "never")
+    },
+    "Metaspace with another mark": (
+        fast(bpe([*"ab_", "_a"], [("_", "a")]), pre_tokenizer=pre_tokenizers.Metaspace("_")),
+        "ab ",
+        {"_a"},
+    ),
+    "Ġ that is written by a normalizer": (
+        fast(bpe([*"abĠ", "Ġa"], [("Ġ", "a")]), normalizer=norm.Replace(" ", "Ġ")),
+        "ab ",
+        {"Ġa"},
+    ),
+    "Ġ that nothing writes": (
+        fast(bpe([*"ab", "Ġa", " "], []), decoder=decoders.ByteLevel()), "ab ", set()
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, (_, alphabet, _) in ODD.items() if alphabet])
+def test_unreachable_is_what_no_text_emits(name):
+    tokenizer, alphabet, _ = ODD[name]
+    reached = emitted(tokenizer, alphabet)
+    kinds = token_kinds(tokenizer)
+    own = {i for i, kind in enumerate(kinds) if kind == "special"}
+    assert {i for i, kind in enumerate(kinds) if kind == "unreachable"} == (
+        set(range(len(kinds))) - reached - own
+    )
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_begins_a_word(name):
+    tokenizer, _, begins = ODD[name]
+    entries = {i: entry for entry, i in tokenizer.get_vocab().items()}
+    kinds = token_kinds(tokenizer, occurring=np.ones(len(entries), bool))
+    assert {entries[i] for i, kind in enumerate(kinds) if kind == "word_start"} == begins
+    assert "unreachable" not in kinds
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ODD if "fix" in name and "WordPiece" not in name]
+)
+def test_pieces_that_are_marked_join_to_the_words_of_the_pre_tokenizer(name):
+    tokenizer, alphabet, _ = ODD[name]
+    text = "αβα ββ α βα αβ" if alphabet and "α" in alphabet else "abaa aa a abbab aba"
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    expected = [a == b for a, b in itertools.pairwise(encoding.word_ids)]
+    assert joins(tokenizer, *encoding.ids) == expected
+    assert any(expected) and not all(expected)
+
+
+def test_marks_stay_in_what_is_read():
+    vocabulary = ODD["suffix and bytes, as in CLIP"][0]
+    surfaces = dict(
+        zip(
+            vocabulary.convert_ids_to_tokens(range(len(vocabulary))),
+            token_surfaces(vocabulary),
+            strict=True,
+        )
+    )
+    assert [surfaces[each] for each in ("a", "a</w>", "bc</w>", "Ġa", "Ã</w>")] == [
+        "a", "a</w>", "bc</w>", " a", r"\xc3</w>",
+    ]  # fmt: skip
+
+
+def test_bytes_to_fall_back_to_are_read():
+    tokenizer = fast(
+        unigram(["▁", "a", "<0x41>", "<0xC3>"], byte_fallback=True),
+        pre_tokenizer=pre_tokenizers.Metaspace(),
+    )
+    assert token_surfaces(tokenizer) == ["<unk>", " ", "a", "A", r"\xc3"]
+    assert token_kinds(tokenizer)[4] == "byte"
+
+
+def test_capitals_are_unreachable_where_all_is_made_lower_case():
+    words = ["the", "The", "##s", "##S"]
+    tokenizer = fast(word_piece(words), normalizer=norm.BertNormalizer(), pre_tokenizer=WORDS)
+    assert token_kinds(tokenizer)[1:] == [
+        "word_start",
+        "unreachable",
+        "continuation",
+        "unreachable",
+    ]
+    occurring = np.array([False, False, True, False, False])
+    assert token_kinds(tokenizer, occurring=occurring)[2] == "word_start"
+
+
+def test_added_tokens_are_added_however_they_take_space():
+    tokens = [
+        AddedToken("<l>", lstrip=True),
+        AddedToken("<r>", rstrip=True),
+        AddedToken("Xy", normalized=True),
+        AddedToken("ab", single_word=True),
+    ]
+    tokenizer = byte_level(["a", "b", "Ġ"], added=tokens)
+    assert token_kinds(tokenizer) == ["continuation"] * 3 + ["added"] * 4
+    after, before = word_edges(tokenizer)
+    assert not after[3:].any() and not before[3:].any()
+
+
+def test_the_models_unknown_token_is_special_though_no_one_said_so():
+    assert token_kinds(ODD["WordLevel"][0])[0] == "special"

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import lzma
 import subprocess
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dynamics.corpus.sources import documents
-from dynamics.errors import CorpusError
+from dynamics.corpus.tokens import CorpusDigest
+from dynamics.errors import ConfigError, CorpusError
 
 
 def write_lines(path, *rows):
@@ -60,12 +62,11 @@ def test_parquet(tmp_path):
 def test_a_folder_is_read_sorted_and_recursively(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / ".git").mkdir()
-    for name in ("c.txt", "a.md", "b/z.txt", "b/a.txt", "skip.csv", ".hidden.txt", ".git/x.txt"):
+    for name in ("c.txt", "a.txt", "b/z.txt", "b/a.txt", "skip.dat", ".hidden.txt", ".git/x.txt"):
         (tmp_path / name).write_text(name)
-    write_lines(tmp_path / "b.jsonl.gz", {"text": "line 1"}, {"text": "line 2"})
-    expected = ["a.md", "b/a.txt", "b/z.txt", "line 1", "line 2", "c.txt"]
+    expected = ["a.txt", "b/a.txt", "b/z.txt", "c.txt"]
     assert read(tmp_path) == expected
-    for limit in (1, 4, 100):
+    for limit in (1, 3, 100):
         assert read(tmp_path, max_documents=limit) == expected[:limit]
 
 
@@ -148,6 +149,38 @@ def test_a_data_set_that_cannot_be_read(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(CorpusError, match=r"no file or folder stories, and the data set .*no hub"):
         list(documents("stories"))
+
+
+def test_a_split_is_refused_where_there_is_none(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(CorpusError, match=r"a\.txt is one file and has no splits, but --split tr"):
+        read(tmp_path / "a.txt", split="train")
+    with pytest.raises(CorpusError, match=r"python-docs has no splits, but --split test was given"):
+        documents("python-docs", split="test")
+    with pytest.raises(CorpusError, match=r"data set on a hub and has no format, but --format was"):
+        documents("org/name", format_name="csv")
+    with pytest.raises(ConfigError, match=r"there is no format 'jsn'; did you mean 'json'\?"):
+        read(tmp_path / "a.txt", format_name="jsn")
+
+
+def test_what_can_be_read_only_once_is_refused():
+    with pytest.raises(CorpusError, match="/dev/null is no regular file, and is read more than"):
+        documents("/dev/null")
+
+
+@pytest.mark.shared_data
+def test_digest_of_a_shared_corpus_is_that_of_its_lines(shared_data):
+    path = shared_data / "corpora" / "books_children.jsonl.xz"
+    digest, expected = CorpusDigest(), hashlib.sha256()
+    for document in documents(str(path)):
+        digest.add(document)
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            content = json.loads(line)["text"].encode()
+            expected.update(len(content).to_bytes(8, "little") + content)
+    assert digest.hexdigest() == expected.hexdigest()
+    # As it was when only .jsonl, .txt, .md and .parquet were read.
+    assert digest.hexdigest().startswith("ce3f2481577d62df")
 
 
 def test_python_docs_is_a_source():

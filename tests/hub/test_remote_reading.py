@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,12 +145,13 @@ def test_one_head_for_each_file_and_ranges_of_one_tensor(tmp_path, publish, hub,
     standin.reset()
     matrix = checkpoint.tensor("input_embedding")
     heads = [path for method, path, _ in standin.requests if method == "HEAD"]
-    ranges = [headers for method, _, headers in standin.requests if method == "GET"]
-    assert len(heads) == 1
+    gets = [(path, headers) for method, path, headers in standin.requests if method == "GET"]
+    ranges = [headers for path, headers in gets if not path.endswith("/config.json")]
+    assert len(heads) == len(gets) - len(ranges) == 1
     assert len(ranges) == 1 + 8  # the header, and eight ranges at the same time
     assert all("Range" in headers and "Authorization" not in headers for headers in ranges)
     assert checkpoint.traffic.requests == len(standin.requests)
-    assert checkpoint.traffic.received == standin.sent <= matrix.nbytes + 65536
+    assert checkpoint.traffic.received == standin.sent <= matrix.nbytes + 65536 + 1024
     checkpoint.tensor("output_embedding")
     assert sum(method == "HEAD" for method, _, _ in standin.requests) == 1
 
@@ -168,6 +170,41 @@ def test_a_shard_that_is_not_needed_is_not_asked_for(tmp_path, publish, hub, sta
     asked = " ".join(path for _, path, _ in standin.requests)
     assert "model-00001-of-00005" in asked
     assert "model-00002-of-00005" not in asked
+
+
+def test_codes_are_read_by_the_ranges_of_their_rows(tmp_path, publish, hub, standin):
+    codes = torch.randint(-127, 128, (30_000, 64), dtype=torch.int8)
+    scale = torch.rand(30_000, 1)
+    tensors = {
+        "model.embed_tokens.weight": codes,
+        "model.embed_tokens.weight_scale": scale,
+        "model.norm.weight": torch.ones(64),
+    }
+    write_checkpoint(tmp_path / "codes", tensors, config={"tie_word_embeddings": True})
+    checkpoint = Checkpoint(HubRevision(hub, publish(tmp_path / "codes"), "main"), 0)
+    ids = [5, 6, 7, 20_000]
+    assert_same(checkpoint.tensor("input_embedding", ids), codes[ids].float() * scale[ids])
+    assert checkpoint.traffic.received < SPARE
+    located = checkpoint.locate("input_embedding")
+    assert located.part_bytes(np.array(ids)) == [3 * 64, 64, 3 * 4, 4]
+
+
+def test_shards_that_an_index_does_not_name_are_asked_for(tmp_path, publish, hub):
+    """A hub lists no files here: what the names of the shards say is tried."""
+    tensors = neox()
+    config = {"model_type": "gpt_neox"}
+    write_checkpoint(tmp_path / "stale", tensors, "sharded safetensors", config)
+    path = tmp_path / "stale" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["embed_out.weight"]
+    path.write_text(json.dumps(index))
+    checkpoint = Checkpoint(HubRevision(hub, publish(tmp_path / "stale"), "main"), 0)
+    assert_same(checkpoint.tensor("output_embedding"), tensors["embed_out.weight"])
+    assert checkpoint.notes == (
+        "model-00005-of-00005.safetensors is read, although model.safetensors.index.json does not "
+        "name it: its name says that it is of the same set",
+        "model.safetensors.index.json does not name 'embed_out.weight', which its shards hold",
+    )
 
 
 def test_what_a_hub_revision_records(tmp_path, publish, hub):

@@ -25,7 +25,7 @@ from dynamics.checkpoints.hub_series import open_hub_series
 from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.transport import Patience, Transport
 from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
-from dynamics.errors import CheckpointError, MismatchError
+from dynamics.errors import MismatchError, UnreachableError
 from dynamics.tracking.run import measures_path, read_info
 from dynamics.tracking.track import track
 from tests.checkpoints.writers import write_checkpoint
@@ -282,7 +282,7 @@ def test_a_planted_repetition_is_left_out(standin, folder, tmp_path, undisturbed
     left_out = run.info["series"]["left_out"]
     assert list(left_out) == ["2"]
     assert left_out["2"].startswith("repeated: ")
-    assert said == [f"step 2 is left out: {left_out['2']}"]
+    assert said == [f"step 2 is left out: {left_out['2']}; --allow-flagged keeps it"]
     assert run.steps == [0, 1, 512, 1000, 2000]
     assert 2 not in ranges(standin)
     for step in run.steps:
@@ -310,15 +310,13 @@ def test_trouble_on_the_way_changes_nothing(standin, tmp_path, undisturbed, work
 def test_a_step_that_disappears(standin, tmp_path):
     series = series_of(standin)
     del standin.repositories[REPO].branches["step512"]
-    with pytest.raises(CheckpointError, match="step512") as error:
-        track(series, tmp_path / "run", allow_flagged=True)
-    assert "\n" not in str(error.value)
-    assert measured(tmp_path / "run") == [0, 1, 2]
-    said = []
-    run = track(series, tmp_path / "other", report=said.append)
-    assert run.steps == [0, 1, 2, 1000, 2000]
-    assert len(said) == 1
-    assert said[0].startswith("step 512 is left out: ")
+    for allow_flagged in (True, False):
+        said = []
+        output = tmp_path / f"run-{allow_flagged}"
+        run = track(series, output, allow_flagged=allow_flagged, report=said.append)
+        assert run.steps == [0, 1, 2, 1000, 2000]
+        assert len(said) == 1
+        assert said[0].startswith(f"step 512 is left out: {REPO}: has no revision 'step512'")
 
 
 def test_a_step_that_disappears_on_the_way(standin, tmp_path):
@@ -326,10 +324,24 @@ def test_a_step_that_disappears_on_the_way(standin, tmp_path):
         standin.repositories[REPO].branches.pop("step512", None)
         standin.expire()
 
-    with pytest.raises(CheckpointError, match="step512") as error:
-        track(series_of(standin), tmp_path / "run", on_checkpoint=remove)
-    assert "\n" not in str(error.value)
-    assert measured(tmp_path / "run") == [0, 1, 2]
+    run = track(series_of(standin), tmp_path / "run", on_checkpoint=remove)
+    assert run.steps == [0, 1, 2, 1000, 2000]
+    assert list(run.info["series"]["left_out"]) == ["512"]
+
+
+@pytest.mark.parametrize("allow_flagged", [True, False], ids=["on the way", "in the audit"])
+def test_a_hub_out_of_reach_leaves_no_step_out_and_the_run_goes_on_later(
+    standin, tmp_path, undisturbed, allow_flagged
+):
+    standin.fail(500, match="step512", times=10**6)
+    output = tmp_path / "run"
+    with pytest.raises(UnreachableError, match="step512"):
+        track(series_of(standin), output, allow_flagged=allow_flagged)
+    assert not output.exists() or measured(output) == [0, 1, 2]
+    standin.faults.clear()
+    run = track(series_of(standin), output)
+    assert run.steps == list(STEPS)
+    assert files_of(output) == undisturbed["alone"]
 
 
 @pytest.fixture

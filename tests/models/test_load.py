@@ -399,3 +399,21 @@ def test_what_transformers_prints_comes_back(bert, capfd):
         assert transformers_logging.get_verbosity() == transformers_logging.INFO
     finally:
         transformers_logging.set_verbosity_warning()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_codes_are_not_loaded_as_weights(gpt2, tmp_path, dtype):
+    """transformers casts them and asks nothing, where no quantization_config stands."""
+    shutil.copytree(gpt2, tmp_path / "codes")
+    tensors = load_file(gpt2 / "model.safetensors")
+    key = "transformer.wte.weight"
+    scale = tensors[key].abs().amax(1, keepdim=True) / 127
+    tensors |= {key: (tensors[key] / scale).round().to(dtype), f"{key}_scale": scale}
+    save_file(tensors, tmp_path / "codes" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError) as error:
+        load_model(tmp_path / "codes")
+    name = str(dtype).removeprefix("torch.")
+    assert f"{key!r} holds {name} codes, and config.json names no quantization_config" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dynamics.__main__ import main
 from dynamics.checkpoints.series import open_series
@@ -72,6 +73,42 @@ def test_equal_first_steps(tmp_path, tensors):
     assert "trainer_state.json" in audit.findings[0].message
 
 
+def test_what_is_not_finite_is_named_and_repeats_nothing(tmp_path, tensors):
+    tensors[64] = tensors[64] | {INPUT: tensors[64][INPUT].clone()}
+    tensors[64][INPUT][5, 2] = torch.inf
+    for step in (4000, 13000):
+        tensors[step] = {key: value * torch.nan for key, value in tensors[step].items()}
+    write(tmp_path, tensors)
+    for level in ("rows", "all"):
+        audit = audit_series(open_series(tmp_path), tensors=level)
+        assert kinds(audit) == {"not finite"}
+        assert list(audit.flagged_steps) == [64, 4000, 13000]
+        told = "not finite: input embedding: 1 of 40 rows read hold NaN or infinity (5)"
+        assert audit.flagged_steps[64] == told
+        assert audit.wrong[0].rows == (5,)
+        assert audit.flagged_steps[4000] == (
+            "not finite: 40 of 40 rows read hold NaN or infinity (0, 1, 2, 3, 4, ...)"
+        )
+
+
+def test_rows_outside_of_the_block_are_said_not_to_be_read(tmp_path):
+    for step in (0, 1):
+        matrix = torch.full((3000, 400), float(step + 1))
+        matrix[[5, 2999]] = torch.nan
+        write(tmp_path, {step: {INPUT: matrix, "embed_out.weight": matrix[10:50].clone()}})
+    audit = audit_series(open_series(tmp_path), tensors="rows")
+    assert audit.rows_read == (
+        "of each embedding rows 375 to 1,398 of 3,000 alone and smaller ones whole"
+    )
+    assert audit.wrong == []
+    audit = audit_series(open_series(tmp_path), tensors="all")
+    assert audit.rows_read == "every row of each embedding"
+    assert [(each.steps, each.rows) for each in audit.wrong] == [
+        ((0,), (5, 2999)),
+        ((1,), (5, 2999)),
+    ]
+
+
 def test_one_of_many_formats(tmp_path, tensors):
     write(tmp_path, {step: tensors[step] for step in STEPS if step < 100}, "old zip")
     write(tmp_path, {step: tensors[step] for step in STEPS if step >= 100}, "sharded safetensors")
@@ -89,6 +126,31 @@ def test_damaged_files_are_told_and_the_rest_is_looked_at(tmp_path, tensors):
         (tmp_path / f"step{step}/model.safetensors").write_bytes(b"x" * 50)
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read: .*neither safetensors"):
         cheap_audit(open_series(tmp_path))
+
+
+def test_notes_on_files_are_findings_once_for_all_their_steps(tmp_path, tensors):
+    write(tmp_path, {step: tensors[step] for step in STEPS[:3]})
+    for folder in tmp_path.iterdir():
+        stored = load_file(folder / "model.safetensors")
+        scale = torch.ones(len(stored[INPUT]), 1)
+        stored |= {INPUT: stored[INPUT].to(torch.float8_e5m2), f"{INPUT}_scale": scale}
+        save_file(stored, folder / "model.safetensors")
+    audit = audit_series(open_series(tmp_path))
+    (note,) = [finding for finding in audit.findings if finding.kind == "files"]
+    assert (note.severity, note.steps) == ("note", tuple(STEPS[:3]))
+    assert "stored as float8_e5m2 codes with weight_scale" in note.message
+
+
+def test_codes_that_cannot_be_read_are_a_finding(tmp_path, tensors):
+    write(tmp_path, {step: tensors[step] for step in STEPS[:3]})
+    folder = sorted(tmp_path.iterdir())[0]
+    stored = load_file(folder / "model.safetensors")
+    save_file(stored | {INPUT: stored[INPUT].to(torch.int8)}, folder / "model.safetensors")
+    audit = audit_series(open_series(tmp_path))
+    (problem,) = audit.wrong
+    assert problem.kind == "unreadable"
+    assert "are int8 codes without weight_scale or SCB" in problem.message
+    assert set(audit.flagged_steps) == {problem.steps[0]}
 
 
 def test_steps_that_do_not_exist(tmp_path, tensors):
@@ -127,7 +189,7 @@ def test_command(tmp_path, tensors, capsys):
     code, shown = run(capsys, write(tmp_path / "clean", tensors))
     assert code == 0
     assert shown.out.splitlines()[-1] == (
-        "clean: 24 checkpoints, 1,024 rows of each embedding read: nothing is wrong"
+        "clean: 24 checkpoints, every row of each embedding read: nothing is wrong"
     )
     tensors[5000] = tensors[9000]
     code, shown = run(capsys, write(tmp_path / "defect", tensors))

@@ -224,10 +224,45 @@ def test_series_of_which_no_hash_is_told():
 
 def test_what_is_not_finite_is_flagged():
     block = Block("a", float("nan"), np.full(4, np.nan, np.float32))
-    tensors = {"input_embedding": TensorFacts("float16", (40, 8), block=block)}
-    read = (CheckpointFacts(3, "step3", tensors=tensors),)
+    broken = TensorFacts("float16", (40, 8), block=block, rows_read=(0, 40), not_finite=(5, 7))
+    read = (CheckpointFacts(3, "step3", tensors={"input_embedding": broken}),)
     facts = SeriesFacts("x", "rows", (3,), (3,), read, read[-1])
-    assert of(run_checks(facts)) == [("not finite", "wrong", (3,))]
+    (found,) = run_checks(facts)
+    assert (found.kind, found.flagged, found.rows) == ("not finite", (3,), (5, 7))
+    assert found.message == "2 of 40 rows read hold NaN or infinity (5, 7)"
+
+
+def test_steps_that_are_not_finite_are_neither_repetitions_nor_late():
+    block = Block("all NaN", float("nan"), np.full(4, np.nan, np.float32))
+    broken = TensorFacts(
+        "float16", (40, 8), digest="nan", block=block, rows_read=(0, 40), not_finite=(*range(40),)
+    )
+    facts = facts_of(clean(), level="all")
+    chosen = tuple(
+        CheckpointFacts(each.step, each.name, tensors=dict.fromkeys(BOTH, broken))
+        if each.step in (64, 13000)
+        else each
+        for each in facts.checkpoints
+    )
+    found = run_checks(SeriesFacts(**(vars(facts) | {"checkpoints": chosen, "last": chosen[-1]})))
+    assert of(found) == [("not finite", "wrong", (64,)), ("not finite", "wrong", (13000,))]
+    assert [each.role for each in found] == [None, None]
+
+
+def test_a_hub_out_of_reach_flags_no_step():
+    facts = facts_of(clean())
+    away = CheckpointFacts(4, "step4", problem="the hub is silent", unreachable=True)
+    chosen = (*facts.checkpoints[:3], away, *facts.checkpoints[4:])
+    found = run_checks(SeriesFacts(**(vars(facts) | {"checkpoints": chosen})))
+    assert of(found) == [("unreachable", "wrong", (4,))]
+    assert flagged(found) == []
+
+
+def test_what_was_passed_over_is_noted():
+    found = run_checks(facts_of(clean(), notes=("passed over: best",)))
+    assert [(each.kind, each.severity, each.message) for each in found] == [
+        ("names", "note", "passed over: best")
+    ]
 
 
 def test_names_of_steps():

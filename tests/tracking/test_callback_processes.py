@@ -32,13 +32,14 @@ def trained(tmp_path_factory):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    (folder / "messages").write_text(done.stderr)
     return folder
 
 
 def test_two_processes_end_with_the_same_bits_with_and_without_it(trained):
     ends = [
         load_file(trained / f"{name}.rank-{rank}.safetensors")
-        for name in ("plain", "measured")
+        for name in ("plain", "measured", "unwritable")
         for rank in (0, 1)
     ]
     for key, weight in ends[0].items():
@@ -51,3 +52,15 @@ def test_the_run_is_that_of_the_checkpoints(trained, tmp_path):
     tracked = track(open_series(trained / "measured"), tmp_path / "tracked")
     for measure in ("input_embedding_norm", "output_embedding_norm_centered"):
         np.testing.assert_array_equal(run.array(measure)[1:], tracked.array(measure))
+
+
+def test_what_cannot_be_measured_on_the_first_process_holds_up_none(trained):
+    assert Run(trained / "broken-run").steps == [0, 1]
+    for rank in (0, 1):
+        assert load_file(trained / f"broken.rank-{rank}.safetensors")
+    lines = [
+        line
+        for line in (trained / "messages").read_text().splitlines()
+        if line.startswith("norms are not measured from step")
+    ]
+    assert ["step 0 on" in lines[0], "step 2 on" in lines[1], len(lines)] == [True, True, 2]

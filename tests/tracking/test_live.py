@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -25,7 +26,7 @@ from dynamics.models.load import load_model
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking import live as module
 from dynamics.tracking.live import LiveSettings
-from dynamics.tracking.probe_text import open_probe_text
+from dynamics.tracking.probe_text import ProbeReading, open_probe_text
 from dynamics.tracking.run import Run
 from dynamics.tracking.summary import findings
 from dynamics.tracking.track import track
@@ -292,6 +293,47 @@ def test_contexts_can_come_from_text_a_stream_and_ids_of_others(training, follow
     assert digests["others.bin"] == digests["others.npy"]
 
 
+def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_path):
+    checkpoint = open_series(training).checkpoints[0]
+    texts = [f"the cat sat on the mat and a dog ran {number} times. " * 9 for number in range(9)]
+    (tmp_path / "text.txt").write_text(texts[0])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = pd.DataFrame({"body": texts})
+    rows[:1].to_json(folder / "test.jsonl", orient="records", lines=True)
+    rows[1:].to_json(folder / "train.jsonl", orient="records", lines=True)
+    plain = open_probe_text(str(tmp_path / "text.txt"), checkpoint, training, counts_of(), 12)
+    notes = []
+    reading = ProbeReading(text_column="body", split="test")
+    read = open_probe_text(
+        str(folder), checkpoint, training, counts_of(), 12, reading, notes.append
+    )
+    assert read.rows.tolist() == plain.rows.tolist()
+    assert len(notes) == 1 and "passed over: train.jsonl (split train)" in notes[0]
+
+
+def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
+    checkpoint = open_series(training).checkpoints[0]
+    place = tmp_path / "others.bin"
+    ids = np.tile(stream_of(counts_of()).ravel(), 3)
+    ids.astype("<u4").tofile(place)
+    with pytest.raises(
+        CorpusError, match=r"every second id is 0; give the type uint32 .*probe-dty"
+    ):
+        open_probe_text(str(place), checkpoint, training, counts_of(), 12)
+    reading = ProbeReading(dtype="uint32")
+    text = open_probe_text(str(place), checkpoint, training, counts_of(), 12, reading)
+    assert text.rows.ravel().tolist() == ids[: text.rows.size].tolist()
+    with pytest.raises(ConfigError, match=r"is a file of token ids, which --split cannot concern"):
+        open_probe_text(
+            str(place), checkpoint, training, counts_of(), 12, ProbeReading(split="test")
+        )
+    with pytest.raises(
+        ConfigError, match=r"is a token stream that dynamics wrote, which --probe-d"
+    ):
+        open_probe_text(str(training), checkpoint, training, counts_of(), 12, reading)
+
+
 @pytest.mark.parametrize(
     ("live", "settings", "error", "message"),
     [
@@ -401,3 +443,23 @@ def test_contexts_are_no_longer_than_what_was_trained_on(follow):
     run = follow(live=asked(probes=ProbeSettings(strata=1, length=64), steps="0"), steps="0")
     assert run.info["live"]["probes"]["length"] == LENGTH
     assert json.loads((run.path / "run.json").read_text())["live"] == run.info["live"]
+
+
+def test_a_model_that_cannot_be_loaded_is_left_out_and_added_later(training, follow, run, tmp_path):
+    folder = tmp_path / "copy" / "training"
+    shutil.copytree(training, folder)
+    config = folder / "checkpoints" / f"step-{STEPS[0]:08d}" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | {"model_type": "unheard-of"}))
+    lines = []
+    made = follow(live=asked(), series=open_series(folder), report=lines.append)
+    assert made.live_steps == list(STEPS[1:])
+    assert list(made.info["live"]["left_out"]) == [str(STEPS[0])]
+    assert any(line.startswith(f"the model of step {STEPS[0]} is left out: ") for line in lines)
+    with pytest.raises(CheckpointError, match="unheard-of"):
+        numbers = ",".join(map(str, STEPS))
+        follow("named", live=asked(steps=numbers), series=open_series(folder))
+    config.write_text(json.dumps(content))
+    again = follow(live=asked(), series=open_series(folder))
+    assert again.live_steps == list(STEPS)
+    assert again.info["live"] == run.info["live"]

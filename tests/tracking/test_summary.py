@@ -168,3 +168,18 @@ def test_the_table_of_the_last_step_has_every_rule_and_its_values(run):
     expected = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     assert lines[2].split("  ")[-1].strip() == expected
     assert lines[1] == f"count>=10: {row['n']} tokens"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_norms_that_are_all_alike_are_called_undefined(tmp_path, value):
+    series = grow(make_counts(), steps=(0, 4, 16))
+    series[16][INPUT][:] = value
+    norm = value * series[16][INPUT].shape[1] ** 0.5
+    table = last_step_table(tracked(tmp_path, series=series))
+    (line,) = [line for line in table.splitlines() if "undefined" in line]
+    assert line.split("  undefined: ") == [
+        f"  {'input embedding norms':44}",
+        f"{norm:.3g} for every token of count>=10",
+    ]
+    assert "too few" not in table
+    assert "output embedding norms, raw" in table

@@ -1,10 +1,14 @@
 """What tracking does when it is killed, repeated, given what does not belong, or damaged."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
@@ -13,7 +17,6 @@ from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
     ConfigError,
     CorpusError,
-    MeasureError,
     MismatchError,
     OutputError,
     StepError,
@@ -24,7 +27,6 @@ from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.conftest import run_of
 from tests.tracking.synthetic import (
-    GAIN,
     INPUT,
     OUTPUT,
     STEPS,
@@ -217,40 +219,46 @@ def test_more_counts_than_rows_are_refused(series, tmp_path):
         track(series, tmp_path / "run", counts=make_counts(padding=1))
 
 
-@pytest.mark.parametrize(("key", "name"), [(INPUT, "input"), (OUTPUT, "output")])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_named(tmp_path, counts, key, name, value):
-    def spoil(matrix):
-        matrix[[3, 7, 11, 200, 201, 299], 1] = value
-        return matrix
-
-    series = write_series(tmp_path / "series", planted(counts, {(8, key): spoil}))
-    told = (
-        f"the {name} embedding at step 8 has 6 rows that are not finite "
-        r"\(token ids 3, 7, 11, 200, 201, \.\.\.\); leave that step out with --steps"
-    )
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-    track(series, tmp_path / "without", steps="0,2,32")
-
-
-def test_a_shape_that_changes_over_steps_is_named(tmp_path, counts):
-    cut = dict.fromkeys([(8, INPUT), (8, OUTPUT)], lambda matrix: matrix[:-1])
-    series = write_series(tmp_path / "series", planted(counts, cut))
-    told = r"the input embedding has shape \(299, 16\) at step 8 and \(300, 16\) at step 0"
-    with pytest.raises(MeasureError, match=told):
-        track(series, tmp_path / "run", counts=counts)
-
-
 @pytest.mark.parametrize(
-    ("gone", "told"), [(OUTPUT, "output_embedding_norm"), (GAIN, "norm_folded")]
+    ("dtype", "factor", "name"), [(np.float32, 1e25, "float32"), (np.float64, 1e200, "float64")]
 )
-def test_a_tensor_that_is_gone_at_one_step_is_named(tmp_path, counts, gone, told):
-    series = grow(counts)
-    del series[8][gone]
-    opened = write_series(tmp_path / "series", series)
-    with pytest.raises(MeasureError, match=f"step-8 has other tensors .*{told}.*; leave it out"):
-        track(opened, tmp_path / "run", counts=counts)
+def test_finite_values_whose_squares_overflow_are_called_so(tmp_path, counts, dtype, factor, name):
+    tensors = grow(counts, steps=(0, 8), dtype=dtype)
+    tensors[8][INPUT] *= dtype(factor)
+    series = write_series(tmp_path / "series", tensors)
+    largest = np.abs(tensors[8][INPUT]).max()
+    told = (
+        rf"the input embedding at step 8 holds values up to {largest:.3g}, and sums of their "
+        rf"squares overflow {name}".replace("+", r"\+")
+    )
+    lines = []
+    run = track(series, tmp_path / "run", counts=counts, report=lines.append)
+    assert 8 not in run.steps and any(re.search(told, line) for line in lines)
+
+
+def test_norms_of_a_matrix_in_codes_are_those_of_its_numbers(tmp_path, counts):
+    """int8 with a scale per row: reported once, recorded at every step, and measured as numbers."""
+    opened = write_series(tmp_path / "series", grow(counts))
+    for checkpoint in opened:
+        tensors = load_file(checkpoint.path / "model.safetensors")
+        scale = np.abs(tensors[INPUT]).max(axis=1, keepdims=True) / 127
+        tensors[INPUT.replace("weight", "weight_scale")] = scale
+        tensors[INPUT] = np.round(tensors[INPUT] / scale).astype(np.int8)
+        save_file(tensors, checkpoint.path / "model.safetensors")
+    lines = []
+    run = track(open_series(tmp_path / "series"), tmp_path / "run", report=lines.append)
+    (line,) = lines
+    assert line.startswith(f"step 0: the input embedding {INPUT!r} is stored as int8 codes with")
+    assert [entry["notes"] for entry in run.info["checkpoints"]] == [
+        [line.removeprefix("step 0: ")] for _ in opened
+    ]
+    for step in run.steps:
+        stored = load_file(tmp_path / "series" / f"step-{step}" / "model.safetensors")
+        matrix = stored[INPUT] * stored[INPUT.replace("weight", "weight_scale")]
+        norms = run.measures(step)["input_embedding_norm"]
+        np.testing.assert_allclose(norms, np.linalg.norm(matrix, axis=1), rtol=1e-6)
+        whole = grow(counts)[step][INPUT]
+        np.testing.assert_allclose(norms, np.linalg.norm(whole, axis=1), rtol=0.01)
 
 
 def test_zero_rows_are_followed_like_others(tmp_path, counts):
@@ -377,6 +385,32 @@ def test_the_mark_of_a_continuation_is_no_spelling(tmp_path, series, mark):
     assert list(table["characters"]) == list(spelled.str.len())
     assert list(table["ascii_alphabetic"]) == [t.isascii() and t.isalpha() for t in spelled]
     assert list(table["token"]) == list(counts.table["token"])
+
+
+def test_marks_that_the_counts_record_are_no_spelling(tmp_path, series):
+    counts = make_counts()
+    marked = np.where(counts.table["kind"] == "continuation", "@@", "") + counts.table["token"]
+    counts.table["token"] = marked.str.strip() + np.where(counts.table.index % 3, "", "</w>")
+    info = replace(counts.info, continuation_prefix="@@", word_end_suffix="</w>")
+    run = track(series, tmp_path / "run", counts=Counts(counts.table, info))
+    spelled = make_counts().table["token"].str.strip()
+    assert list(run.tokens["characters"]) == list(spelled.str.len())
+
+
+def test_special_entries_at_the_end_that_have_no_row_are_left_out_and_said(series, tmp_path):
+    counts, said = make_counts(padding=1), []
+    counts.table.loc[300, ["kind", "token"]] = "special", "<pad>"
+    run = track(series, tmp_path / "run", counts=counts, report=said.append)
+    assert said[0] == (
+        "the counts has 301 tokens but the embedding of series has 300 rows; the last 1 ('<pad>'), "
+        "special or added, never occur and are left out"
+    )
+    without = Counts(counts.table[:300], counts.info)
+    expected = track(series, tmp_path / "expected", counts=without)
+    pd.testing.assert_frame_equal(run.tokens, expected.tokens)
+    counts.table.loc[300, "count"] = 1
+    with pytest.raises(MismatchError, match=r"300 rows, and of those beyond 1 \('<pad>'\) occur"):
+        track(series, tmp_path / "refused", counts=counts)
 
 
 def test_the_run_names_its_training_and_counts_tokens_seen(tmp_path, counts):

@@ -72,3 +72,18 @@ class StopAfter(hf.TrainerCallback):
             if self.crash:
                 raise Stopped
             control.should_training_stop = True
+
+
+class At(hf.TrainerCallback):
+    """Does something to the model or to the world at the end of a step, or of the training."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, *, model, **kwargs):
+        if state.global_step == self.step:
+            self.act(model)
+
+    def on_train_end(self, args, state, control, *, model, **kwargs):
+        if self.step == "end":
+            self.act(model)

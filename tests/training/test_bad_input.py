@@ -19,9 +19,11 @@ from dynamics.errors import (
     OutputError,
 )
 from dynamics.training import trainer as trainer_module
+from dynamics.training.prepare import prepare
 from dynamics.training.preview import preview
 from dynamics.training.train import train
 from dynamics.training.trainer import TrainingDivergedError
+from tests.corpus.odd_tokenizers import bpe, fast, pre_tokenizers
 from tests.training.small import STEPS, assert_same_training, log_lines, small
 
 
@@ -45,6 +47,40 @@ def test_more_passes_than_are_meant(corpus, tmp_path, act):
     settings = small(corpus, corpus={"max_tokens": 17 * 10})
     line = refused(CorpusError, r"training\.max_passes 1", settings, tmp_path / "t", act)
     assert "12 steps of 4 rows pass the corpus 4.80 times" in line
+
+
+@pytest.fixture
+def lossy(tmp_path_factory):
+    """A tokenizer that has no entry for half of the corpus's letters, nor for unknown ones."""
+    folder = tmp_path_factory.mktemp("lossy")
+    tokenizer = fast(bpe("abcde"), pre_tokenizer=pre_tokenizers.Whitespace(), special=["<s>"])
+    tokenizer.eos_token = "<s>"
+    tokenizer.save_pretrained(folder)
+    return {"path": str(folder)}
+
+
+def test_a_tokenizer_that_loses_text_makes_no_stream(corpus, tmp_path, lossy):
+    settings = small(corpus, tokenizer=lossy)
+    line = refused(CorpusError, "of the characters .* became no token", settings, tmp_path / "t")
+    assert "tokenizer.allow_loss=true" in line
+    said = []
+    preview(
+        small(corpus, tokenizer=lossy | {"allow_loss": True}), tmp_path / "t", report=said.append
+    )
+    assert sum("became no token" in line for line in said) == 1
+
+
+def test_a_corpus_is_split_at_its_separator(tmp_path):
+    (tmp_path / "c.txt").write_text("\n<|end|>\n".join(["abc def"] * 40))
+    settings = small(tmp_path / "c.txt", corpus={"separator": "<|end|>", "max_documents": 30})
+    (tmp_path / "training").mkdir()
+    settings = settings.model_copy(
+        update={"tokenizer": settings.tokenizer.model_copy(update={"vocab_size": 260})}
+    )
+    training = settings.training.model_copy(update={"max_passes": 99})
+    settings = settings.model_copy(update={"training": training})
+    stream, _ = prepare(settings, tmp_path / "training", lambda line: None)
+    assert stream.info.documents == 30
 
 
 @pytest.mark.parametrize("act", [train, preview])

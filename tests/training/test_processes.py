@@ -8,12 +8,15 @@ import sys
 import time
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import distributed
 
 from dynamics.errors import MismatchError
+from dynamics.training.processes import end_process_group
 from dynamics.training.train import train
 from tests.training import two_processes
 from tests.training.small import (
@@ -127,3 +130,39 @@ def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_bits(corpu
     status, output = run(*command, tmp_path / "two")
     assert status == 0 and f"going on at step {steps}" in output
     assert_same_training(tmp_path / "two", tmp_path / "one")
+
+
+def test_the_threads_of_a_group_end_with_it_whoever_holds_the_wrapped_model(tmp_path):
+    def gloo_threads():
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        return [name for name in names if "gloo" in name]
+
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    held = [torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))]
+    held[0](torch.ones(3, 2)).sum().backward()
+    try:
+        held[0].no_such_attribute  # noqa: B018
+    except AttributeError as error:
+        sys.last_value, sys.last_traceback = error, error.__traceback__
+    assert len(gloo_threads()) >= 2
+    end_process_group()
+    assert gloo_threads() == [] and not distributed.is_initialized()
+    assert held[0].module.weight.grad is not None
+    end_process_group()
+
+
+def test_a_disk_that_fills_up_under_the_first_process_ends_both_and_they_go_on(
+    trained, corpus, tmp_path, monkeypatch
+):
+    settings = small(corpus, **CASES["usual"])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    monkeypatch.setenv("DISK_FULL_FROM_STEP", "5")
+    status, output = run(two_processes.__file__, tmp_path, "small")
+    assert status != 0 and "terminate called" not in output
+    assert f"OutputError: cannot write {tmp_path / 'small/state'}" in output
+    monkeypatch.delenv("DISK_FULL_FROM_STEP")
+    status, output = run(two_processes.__file__, tmp_path, "small")
+    assert status == 0, output
+    assert_same_training(tmp_path / "small", trained / "usual")

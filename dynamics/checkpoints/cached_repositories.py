@@ -1,0 +1,75 @@
+"""Repositories in the cache of `huggingface_hub`, read from their folders without asking a hub.
+
+models--ORGANISATION--NAME/refs/REVISION      holds the hash of a commit
+models--ORGANISATION--NAME/snapshots/COMMIT/  the files of that commit, links into blobs
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX = "models--"
+
+
+@dataclass(frozen=True)
+class CachedRepository:
+    """One repository in the cache.
+
+    Attributes:
+        folder: Its `models--ORGANISATION--NAME`.
+        snapshots: Folder of each revision in `refs` that has one, by revision.
+        absent: Revisions in `refs` whose snapshot is not in the cache.
+        unnamed: Snapshots that no revision in `refs` names.
+    """
+
+    folder: Path
+    snapshots: dict[str, Path]
+    absent: tuple[str, ...]
+    unnamed: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The repository as namespace/name."""
+        return self.folder.name.removeprefix(_PREFIX).replace("--", "/")
+
+    def revisions_of(self, snapshot: Path) -> list[str]:
+        """The revisions that name a snapshot, ascending."""
+        return sorted(name for name, path in self.snapshots.items() if path == snapshot)
+
+
+def cached_repository(folder: Path) -> CachedRepository | None:
+    """Read a repository's folder in the cache; None where `folder` is something else.
+
+    Args:
+        folder: `models--ORGANISATION--NAME`, or the `snapshots` in it.
+    """
+    if folder.name == "snapshots":
+        folder = folder.parent
+    if not (folder / "snapshots").is_dir() or not (
+        folder.name.startswith(_PREFIX) or (folder / "refs").is_dir()
+    ):
+        return None
+    references = {
+        path.relative_to(folder / "refs").as_posix(): folder
+        / "snapshots"
+        / path.read_text("utf-8", errors="replace").strip()
+        for path in sorted((folder / "refs").rglob("*"))
+        if path.is_file()
+    }
+    found = {name: snapshot for name, snapshot in references.items() if snapshot.is_dir()}
+    named = set(found.values())
+    return CachedRepository(
+        folder,
+        found,
+        tuple(sorted(references.keys() - found.keys())),
+        tuple(
+            path
+            for path in sorted((folder / "snapshots").iterdir())
+            if path.is_dir() and path not in named
+        ),
+    )
+
+
+def cached_repositories(folder: Path) -> list[CachedRepository]:
+    """The repositories of models in a cache, by name; none where `folder` is no cache."""
+    folders = sorted(path for path in folder.glob(f"{_PREFIX}*--*") if path.is_dir())
+    return [repository for path in folders if (repository := cached_repository(path)) is not None]

@@ -1,0 +1,170 @@
+"""Keys without what wrappers of a model put in front of them or between their parts.
+
+DistributedDataParallel and DeepSpeed add `module.`, torch.compile `_orig_mod.`, FSDP and activation
+checkpointing theirs in the middle, a Lightning module the name of the attribute that holds the
+model, often `model.` or `net.`; they nest. But `model.` is also part of the keys of many models, so
+the keys are understood as they are first.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from dynamics.errors import CheckpointError
+
+# Parts of a key that no model has, wherever they stand.
+_WRAPPERS = frozenset(
+    {
+        "_orig_mod",
+        "_forward_module",
+        "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module",
+        "_fpw_module",
+    }
+)
+# First parts of keys that are often a wrapper's, and can be a model's.
+_LEADING = frozenset(
+    {"module", "model", "net", "network", "base_model", "student", "state_dict", "state", "app"}
+)
+_DEEPEST = 6  # prefixes, one after the other
+_ADAPTERS = ("lora_", "modules_to_save", "ia3_l", "hada_w", "vera_lambda")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class UnwrappedTensors(Mapping[str, T]):
+    """Tensors by the keys of the model itself.
+
+    Attributes:
+        wrapped: The tensors by the keys of the files.
+        keys_in_files: The key in the files for each key of the model.
+        removed: What was taken off the keys, none when they are as in the files.
+    """
+
+    wrapped: Mapping[str, T]
+    keys_in_files: Mapping[str, str] = field(repr=False)
+    removed: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line on what was taken off the keys, none when nothing was."""
+        if not self.removed:
+            return ()
+        return (f"keys are read without {', '.join(map(repr, self.removed))} of a wrapper",)
+
+    def __getitem__(self, key: str) -> T:
+        return self.wrapped[self.keys_in_files[key]]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys_in_files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_in_files)
+
+    def __len__(self) -> int:
+        return len(self.keys_in_files)
+
+
+def unwrap(
+    tensors: Mapping[str, T], find_roles: Callable[[Collection[str]], Mapping[Any, str]], name: str
+) -> UnwrappedTensors[T]:
+    """Take the prefixes of wrappers off the keys of a checkpoint.
+
+    Of the keys as they are and without one, two, ... leading parts those count that show the most
+    roles; of equals those from which the least is taken.
+
+    Args:
+        tensors: The tensors by the keys of the files.
+        find_roles: Gives the key of each role that keys show, none when their family is not known.
+        name: What messages call the checkpoint.
+
+    Raises:
+        CheckpointError: Two prefixes show equally many roles (a student and its teacher), or what
+            the prefixes hide are adapters that were not merged.
+    """
+    plain = {key: key for key in tensors}
+    inner = _without_wrappers(plain)
+    candidates = {"": inner} | {
+        prefix: _without_prefix(inner, prefix) for prefix in _prefixes(inner)
+    }
+    shown = {
+        prefix: len(_certain(find_roles(keys), prefix, inner))
+        for prefix, keys in candidates.items()
+    }
+    most = max(shown.values())
+    if len(find_roles(plain)) >= most:
+        return UnwrappedTensors(tensors, plain)
+    shortest, *longer = [prefix for prefix, count in shown.items() if count == most]
+    if rival := next((prefix for prefix in longer if not prefix.startswith(shortest)), None):
+        raise CheckpointError(
+            f"{name}: holds two models, under the prefixes {shortest!r} and {rival!r}; save the "
+            "state dict of one of them"
+        )
+    if adapter := next((key for key in plain if any(part in key for part in _ADAPTERS)), None):
+        raise CheckpointError(
+            f"{name}: holds adapters that are not merged into the weights ({adapter}); save what "
+            "model.merge_and_unload() returns with save_pretrained"
+        )
+    wrappers = [f"{word}." for word in sorted(_WRAPPERS) if _has_part(plain, word)]
+    removed = tuple(part for part in [shortest, *wrappers] if part)
+    return UnwrappedTensors(tensors, candidates[shortest], removed)
+
+
+def _certain(roles: Mapping[Any, str], prefix: str, keys: Collection[str]) -> Mapping[Any, str]:
+    """Return the roles, none when all there is is a key such as `embedding.weight`.
+
+    Models of every kind have one without their prefix; another role must speak for the family. A
+    prefix that the input embedding does not have is that of a part, such as a block, not of the
+    model.
+    """
+    if prefix and prefix + roles.get("input_embedding", "") not in keys:
+        return {}
+    return {} if len(roles) == 1 and next(iter(roles.values())).count(".") < 2 else roles
+
+
+def _without_wrappers(keys: Mapping[str, str]) -> dict[str, str]:
+    """Take out the parts that are wrappers' wherever they stand; keep keys that would meet."""
+    shortened = {
+        ".".join(part for part in key.split(".") if part not in _WRAPPERS): original
+        for key, original in keys.items()
+    }
+    return shortened if len(shortened) == len(keys) else dict(keys)
+
+
+def _without_prefix(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Take a prefix off the keys that begin with it; of two keys that meet that one counts."""
+    unprefixed = {key: original for key, original in keys.items() if not key.startswith(prefix)}
+    return unprefixed | {
+        key.removeprefix(prefix): original
+        for key, original in keys.items()
+        if key.startswith(prefix)
+    }
+
+
+def _prefixes(keys: Collection[str]) -> list[str]:
+    """List leading parts that a wrapper may have added, the shorter ones first.
+
+    A part is a wrapper's by its name, or because every key begins with it.
+    """
+    prefixes, level = list[str](), [""]
+    for _ in range(_DEEPEST):
+        level = [
+            longer
+            for prefix in level
+            for word in sorted(_first_parts(keys, prefix))
+            if word in _LEADING or all(key.startswith(f"{prefix}{word}.") for key in keys)
+            for longer in [f"{prefix}{word}."]
+        ]
+        prefixes += level
+    return prefixes
+
+
+def _first_parts(keys: Collection[str], prefix: str) -> set[str]:
+    """Return the next part of every key that begins with a prefix and goes on after that part."""
+    tails = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+    return {tail.partition(".")[0] for tail in tails if "." in tail}
+
+
+def _has_part(keys: Collection[str], word: str) -> bool:
+    return any(word in key.split(".") for key in keys)

@@ -1,0 +1,343 @@
+"""Facts of the model classes of transformers, measured and kept as data.
+
+`architecture_facts.json` is written by `scripts/architecture_facts.py`, which builds every causal,
+masked and sequence-to-sequence class small, runs it, calls its final norm alone, and saves it. So
+keys on disk and type and gain of the norm are those of the version of transformers that the file
+names. What no release of transformers has is added here, from its source.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from dynamics.checkpoints.architectures import FAMILIES, Family, Norm, Role, find_family, find_roles
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What holds for a model class, perhaps under one setting of its config.
+
+    Attributes:
+        model_type: As in config.json; empty for files without one.
+        class_name: The class.
+        family: Where it keeps its tensors, on disk and in memory.
+        norm: Type of the norm whose output the output embedding receives, None where no norm does.
+        module: Name of that norm in the live model, or of what comes instead; `{last}` stands for
+            the index of the last layer.
+        has_weight: Whether the norm has a weight.
+        has_bias: Whether the norm has a bias, None where it may have one.
+        gain_offset: What is added to the weight before features are multiplied by it.
+        tied: Whether embeddings are tied where config.json does not say.
+        ties: Whether they can be tied.
+        scaled: Whether hidden states are multiplied by a constant between norm and output
+            embedding; it changes no ratio of folded norms, which leave it out.
+        settings: What config.json has to say for this to hold, None for a name that it lacks.
+        required_keys: Further keys that have to be in the files for this to hold.
+        refusal: Why the norm is not known under these settings, None when it is.
+    """
+
+    model_type: str
+    class_name: str
+    family: Family
+    norm: Norm | None
+    module: str
+    has_weight: bool = False
+    has_bias: bool | None = False
+    gain_offset: float = 0.0
+    tied: bool = False
+    ties: bool = True
+    scaled: bool = False
+    settings: Mapping[str, Any] | None = None
+    required_keys: tuple[str, ...] = ()
+    refusal: str | None = None
+
+    @property
+    def is_special(self) -> bool:
+        """Tell whether it holds under conditions, instead of what holds for the class otherwise."""
+        return bool(self.settings or self.required_keys)
+
+    def applies(self, config: Mapping[str, Any], keys: Collection[str]) -> bool:
+        """Tell whether its conditions are met; without a config no setting is."""
+        if self.settings and not config:
+            return False
+        text = config.get("text_config")
+        text = text if isinstance(text, Mapping) else {}
+        return all(key in keys for key in self.required_keys) and all(
+            config.get(name, text.get(name)) == value
+            for name, value in (self.settings or {}).items()
+        )
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """The norm whose output the output embedding receives.
+
+    Attributes:
+        type: Under `layer` the mean over the features of a row of the output embedding changes no
+            prediction. None where there is no such norm, or it is not known.
+        gain_offset: What is added to its weight to give its gain; None as for `type`.
+        note: One line on why it is not known, None when it is.
+    """
+
+    type: Norm | None = None
+    gain_offset: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class FactsTable:
+    """Contents of `architecture_facts.json`.
+
+    Attributes:
+        transformers: Version of transformers that was probed.
+        facts: By model type.
+        refused: Reasons why a class could not be probed, by `model_type/Class`.
+        not_built: Errors with which a small model could not be built or run, likewise.
+    """
+
+    transformers: str
+    facts: Mapping[str, tuple[ModelFacts, ...]]
+    refused: dict[str, str]
+    not_built: dict[str, str]
+
+
+@cache
+def facts_table() -> FactsTable:
+    """Read the table; it is read once."""
+    assert __package__ is not None
+    data = json.loads(files(__package__).joinpath("architecture_facts.json").read_text("utf-8"))
+    by_type: dict[str, list[ModelFacts]] = {}
+    for record in data["classes"]:
+        for model_type in record["model_types"]:
+            by_type.setdefault(model_type, []).append(_read(record, model_type))
+    facts = {model_type: tuple(classes) for model_type, classes in by_type.items()}
+    return FactsTable(data["transformers"], facts, data["refused"], data["not_built"])
+
+
+def facts_of(model_type: str) -> tuple[ModelFacts, ...]:
+    """Facts of every class of a model type; none where it is not covered."""
+    return (*_FROM_SOURCE.get(model_type, ()), *facts_table().facts.get(model_type, ()))
+
+
+def refusal_of(config: Mapping[str, Any], class_name: str) -> str | None:
+    """Return why the output embedding of a class cannot be told; None otherwise, or not covered.
+
+    Args:
+        config: As in config.json.
+        class_name: The class.
+    """
+    model_type = _model_type(config) or ""
+    for facts in facts_of(model_type):
+        if facts.class_name == class_name and facts.refusal and facts.applies(config, ()):
+            return facts.refusal
+    return facts_table().refused.get(f"{model_type}/{class_name}")
+
+
+def find_layout(
+    keys: Collection[str], config: Mapping[str, Any]
+) -> tuple[Family, dict[Role, str]] | None:
+    """Find the key in each role: by the facts of the model type, else as in the known families.
+
+    Args:
+        keys: The keys in the files, or the names of a live model's parameters.
+        config: Contents of config.json, empty when there is none.
+
+    Returns:
+        The family, and the key that plays each role; None when no input embedding is known.
+    """
+    of_type = facts_of(_model_type(config) or "")
+    applying = _preferred([facts for facts in of_type if facts.applies(config, keys)])
+    classes = str(config.get("architectures"))
+    for facts in sorted(applying, key=lambda facts: f"'{facts.class_name}'" not in classes):
+        roles = find_roles(facts.family, keys)
+        if "input_embedding" in roles and facts.has_weight <= ("final_norm_weight" in roles):
+            return facts.family, roles
+    if (name := find_family(keys)) is None:
+        return None
+    return FAMILIES[name], find_roles(FAMILIES[name], keys)
+
+
+def find_final_norm(
+    keys: Collection[str], roles: Mapping[Role, str], config: Mapping[str, Any]
+) -> FinalNorm:
+    """Tell the norm before the output embedding, from facts of the class and never from a name.
+
+    Args:
+        keys: The keys in the files, or the names of a live model's parameters.
+        roles: The key that plays each role, from `find_layout`.
+        config: Contents of config.json, empty when there is none.
+    """
+    model_type = _model_type(config)
+    key, has_bias = roles.get("final_norm_weight"), "final_norm_bias" in roles
+    if model_type is None:
+        # Any class may have written the files: all that use these keys have to agree.
+        classes = (*facts_table().facts.values(), *_FROM_SOURCE.values(), _WITHOUT_CONFIG)
+        candidates = [
+            facts
+            for of_type in classes
+            for facts in of_type
+            if facts.required_keys or (facts.has_weight and facts.has_bias in (has_bias, None))
+        ]
+    elif not (candidates := facts_of(model_type)):
+        return FinalNorm(note=_not_covered(model_type))
+
+    def fits(facts: ModelFacts) -> bool:
+        if facts.norm is None or not facts.applies(config, keys):
+            return facts.applies(config, keys)
+        if has_bias and facts.has_bias is False:
+            return False
+        if not facts.has_weight:
+            return key is None
+        return key is not None and find_roles(facts.family, keys).get("final_norm_weight") == key
+
+    fitting = _preferred([facts for facts in candidates if fits(facts)])
+    if fitting and (refusal := fitting[0].refusal):
+        return FinalNorm(note=f"{refusal}; {_NOT_FOLDED}")
+    norms = {
+        FinalNorm(facts.norm, None if facts.norm is None else facts.gain_offset)
+        for facts in fitting
+    }
+    if len(norms) == 1:
+        return norms.pop()
+    if model_type is not None:
+        return FinalNorm(
+            note=f"the final norm of model type {model_type} is looked for under other keys than "
+            f"the files have; {_NOT_FOLDED}"
+        )
+    return FinalNorm(
+        note="there is no config.json with a model_type, and models with the same keys differ in "
+        f"their final norm; {_NOT_FOLDED}; put the model's config.json beside its weights"
+    )
+
+
+def tied_by_default(model_type: str) -> bool | None:
+    """Return whether embeddings are tied where config.json does not say; None if not known."""
+    ties = {facts.tied for facts in facts_of(model_type)}
+    return ties.pop() if len(ties) == 1 else None
+
+
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    model_type = config.get("model_type")
+    return model_type if isinstance(model_type, str) else None
+
+
+def _preferred(applying: list[ModelFacts]) -> list[ModelFacts]:
+    """Prefer facts that hold under conditions, those without a norm first."""
+    special = [facts for facts in applying if facts.is_special]
+    without_norm = [facts for facts in special if facts.norm is None]
+    return without_norm or special or applying
+
+
+_NOT_FOLDED = "norms with its gain are left out"
+
+
+def _not_covered(model_type: str) -> str:
+    table = facts_table()
+    reasons = {
+        name.partition("/")[0]: reason for name, reason in (table.not_built | table.refused).items()
+    }
+    if model_type in reasons:
+        return (
+            f"the final norm of model type {model_type} is not known, as its class could not be "
+            f"probed ({reasons[model_type]}); {_NOT_FOLDED}"
+        )
+    return (
+        f"the final norm of model type {model_type} is not known (the classes of transformers "
+        f"{table.transformers} are, see docs/model-types.md); {_NOT_FOLDED}"
+    )
+
+
+def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
+    prefix: str = record.get("prefix", "")
+    stem: str = record.get("final_norm", "")
+    module: str = record.get("module") or record.get("before") or stem
+
+    def with_base(*names: str) -> tuple[str, ...]:
+        """The names, and those of a base model saved without its head."""
+        return tuple(dict.fromkeys([*names, *(name.removeprefix(prefix) for name in names)]))
+
+    return ModelFacts(
+        model_type=model_type,
+        class_name=record["class"],
+        family=Family(
+            input_embedding=with_base(*record["input_embedding"], *record.get("input_module", [])),
+            output_embedding=tuple(record["output_embedding"]),
+            final_norm=with_base(stem, module) if stem else (),
+            output_bias=tuple(record["output_bias"]),
+            head_shows=record["head_shows"],
+        ),
+        norm=record["norm"],
+        module=module,
+        has_weight=record.get("gain") is not None,
+        has_bias=record.get("bias", False),
+        gain_offset=1.0 if record.get("gain") == "1 + weight" else 0.0,
+        tied=record["tied"],
+        ties=record["ties"],
+        scaled=record.get("scaled", False),
+        settings=record.get("when"),
+        required_keys=tuple(record.get("requires", ())),
+        refusal=record.get("refused"),
+    )
+
+
+def _from_source(
+    model_type: str, class_name: str, family: str, norm: Norm, module: str, **facts: Any
+) -> ModelFacts:
+    facts = {"has_weight": True} | facts
+    return ModelFacts(model_type, class_name, FAMILIES[family], norm, module, **facts)
+
+
+# OLMo 1 in its own format: allenai/OLMo, olmo/model.py, `LayerNorm.build`; the released models
+# have no parameters in the norm.
+_HF_OLMO_NORMS: dict[str | None, Norm] = {
+    None: "layer",
+    "default": "layer",
+    "low_precision": "layer",
+    "rms": "rms",
+}
+
+_FROM_SOURCE: dict[str, tuple[ModelFacts, ...]] = {
+    "hf_olmo": tuple(
+        _from_source(
+            *("hf_olmo", "OLMoForCausalLM", "hf-olmo", norm, "model.transformer.ln_f"),
+            has_weight=has_weight,
+            has_bias=None,
+            settings={"layer_norm_type": setting},
+        )
+        for setting, norm in _HF_OLMO_NORMS.items()
+        for has_weight in (True, False)
+    ),
+    # DeBERTa with the head of its authors, which get_output_embeddings does not give:
+    # transformers, models/deberta_v2/modeling_deberta_v2.py, `DebertaV2LMPredictionHead`.
+    **{
+        model_type: (
+            _from_source(
+                *(model_type, class_name, "deberta", "layer", "lm_predictions.lm_head.LayerNorm"),
+                has_bias=True,
+                tied=True,
+                settings={"legacy": False},
+            ),
+        )
+        for model_type, class_name in (
+            ("deberta", "DebertaForMaskedLM"),
+            ("deberta-v2", "DebertaV2ForMaskedLM"),
+        )
+    },
+    # pico-lm/pico-train, src/model/pico_decoder.py, `RMSNorm`.
+    "pico_decoder": (
+        _from_source(*("pico_decoder", "PicoDecoderHF", "pico", "rms", "pico_decoder.output_norm")),
+    ),
+}
+
+_WITHOUT_CONFIG = (
+    # karpathy/nanoGPT, model.py, `LayerNorm`, with a bias or without. Models with RMSNorm under
+    # these keys (LitGPT) have no position embeddings.
+    _from_source(
+        *("", "GPT", "gpt2", "layer", "transformer.ln_f"),
+        has_bias=None,
+        required_keys=("transformer.wpe.weight",),
+    ),
+)

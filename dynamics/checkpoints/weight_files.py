@@ -1,0 +1,211 @@
+"""Which file holds the weights of a checkpoint, or what its files are instead."""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+
+from dynamics.checkpoints.dcp_files import METADATA
+from dynamics.checkpoints.formats import find_named_format
+from dynamics.checkpoints.stores import FileStore, LocalFolder
+from dynamics.errors import CheckpointError
+
+SHARD_INDEX = ".index.json"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+"""File of a training of ours: every tensor with a role and no other, and no config.json beside."""
+
+# In the order in which they are looked for.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors" + SHARD_INDEX,
+    "pytorch_model.bin",
+    "pytorch_model.bin" + SHARD_INDEX,
+    EMBEDDINGS_FILE,
+)
+
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+
+# Files of those suffixes that hold what a training keeps beside its weights, or parts of weights.
+_NO_WEIGHTS = (
+    "*optim*",
+    "*scheduler*",
+    "*scaler*",
+    "*rng*",
+    "random_states*",
+    "training_args*",
+    "train*_state*",
+    "*dataloader*",
+    "sampler*",
+    "adapter_*",
+    "tokenizer*",
+    "*-of-*",
+    "common.pt",
+    "meta*.pt",
+    "mp_rank_0[1-9]_*",
+    "layer_*model_states.pt",
+    "*zero_pp_rank_*",
+)
+_MOST_ENTRIES = 2000  # of a folder that are looked at
+_SHOWN = 4  # files a message shows
+
+# The last number in the name of a file that stands behind a word for steps.
+_STEP_IN_NAME = re.compile(
+    r"(?:.*[-_=.])?(?:(?:checkpoint|ckpt|global[-_]?step|step|iter|iteration)[-_=]?(\d+)"
+    r"|model[-_](\d{5,}))(?:[-_](?:ckpt|checkpoint))?"
+)
+
+
+def step_in_name(path: Path) -> int | None:
+    """Return the step that the name of a weights file tells, None when it tells none.
+
+    Example:
+        >>> step_in_name(Path("epoch=3-step=40.ckpt")), step_in_name(Path("last.ckpt"))
+        (40, None)
+    """
+    match = _STEP_IN_NAME.fullmatch(path.stem)
+    return int(match[1] or match[2]) if match else None
+
+
+def check_is_whole(path: Path) -> None:
+    """Refuse a file that was named alone and is a part of a checkpoint, or of a format not read.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    if "-of-" in path.stem or path.suffix == ".distcp":
+        raise CheckpointError(
+            f"{path}: is one of several files that hold a checkpoint together; give their folder, "
+            f"{path.parent}"
+        )
+    if match := find_named_format([path.name]):
+        raise CheckpointError(f"{path}: is {match[0].name}; {match[0].remedy}")
+
+
+def standard_files(store: FileStore) -> tuple[str, ...]:
+    """List the names of weights files that are looked for first, in this order."""
+    if isinstance(store, LocalFolder) and store.weights_file is not None:
+        return (store.weights_file,)
+    return WEIGHTS_FILES
+
+
+def other_weights_file(store: FileStore) -> str | None:
+    """Return the file from which the weights of a folder without a standard one are read.
+
+    Returns:
+        The path of the `.metadata` of its distributed checkpoint, or the only file that holds
+        weights; None when there is no such file or several, and for a hub, which is not listed.
+    """
+    if not isinstance(store, LocalFolder):
+        return None
+    names = _metadata_files(store.path) or [path.name for path in other_weights_files(store.path)]
+    return names[0] if len(names) == 1 else None
+
+
+def has_standard_file(folder: Path) -> bool:
+    """Tell whether a folder has a weights file of a standard name."""
+    return any(map(LocalFolder(folder).has, WEIGHTS_FILES))
+
+
+def has_weights(place: Path) -> bool:
+    """Tell whether a folder or file is one checkpoint with weights."""
+    return (
+        place.is_file()
+        or has_standard_file(place)
+        or other_weights_file(LocalFolder(place)) is not None
+    )
+
+
+def other_weights_files(folder: Path) -> list[Path]:
+    """List the files of a folder that hold weights and have none of the names in WEIGHTS_FILES.
+
+    A file counts by its suffix and its first bytes, unless its name is of what a training keeps
+    beside weights. Where a format of the folder says that its files are parts, none counts.
+    """
+    match = find_named_format(_filenames(folder))
+    if match and match[0].holds_parts:
+        return []
+    return sorted(
+        path
+        for path in islice(folder.iterdir(), _MOST_ENTRIES)
+        if path.suffix in _SUFFIXES
+        and path.name not in WEIGHTS_FILES
+        and not any(fnmatchcase(path.name, pattern) for pattern in _NO_WEIGHTS)
+        and path.is_file()
+        and _is_container(path)
+    )
+
+
+def no_weights(store: FileStore) -> str:
+    """Say what a checkpoint without readable weights holds instead, and what to do."""
+    if isinstance(store, LocalFolder) and (named := name_contents(store.path)):
+        return named
+    if not isinstance(store, LocalFolder) and store.open("adapter_config.json") is not None:
+        named, filename = find_named_format(["adapter_config.json"]) or (None, "")
+        assert named is not None, "the table has adapters"
+        return f"{store.name}: holds {named.name} ({filename}); {named.remedy}"
+    return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
+
+
+def name_contents(folder: Path) -> str | None:
+    """Say what the files of a folder are from which no weights are read, and what to do.
+
+    Returns:
+        The message; None when nothing in the folder is known.
+    """
+    if len(metadata := _metadata_files(folder)) > 1:
+        choice = f"give the folder of one of them, such as {folder / metadata[0]}"
+        return f"{folder}: holds several distributed checkpoints ({_listed(metadata)}); " + (
+            choice.removesuffix(f"/{METADATA}")
+        )
+    if match := find_named_format(_filenames(folder)):
+        named, filename = match
+        return f"{folder}: holds {named.name} ({filename}); {named.remedy}"
+    if len(files := other_weights_files(folder)) > 1:
+        return (
+            f"{folder}: holds several files of weights ({_listed([path.name for path in files])}); "
+            f"give one of them, such as {files[0]}"
+        )
+    return None
+
+
+def _metadata_files(folder: Path) -> list[str]:
+    """List the `.metadata` files of distributed checkpoints, of optimizers not."""
+    if (folder / METADATA).is_file():
+        return [METADATA]
+    return sorted(
+        f"{child.name}/{METADATA}"
+        for child in islice(folder.iterdir(), _MOST_ENTRIES)
+        if not child.name.startswith("optim")
+        and (child / METADATA).is_file()
+        and any(child.glob("*.distcp"))
+    )
+
+
+def _filenames(folder: Path) -> list[str]:
+    """List the names in a folder and in the folders inside, without shards that are described."""
+    return list(islice(_walk(folder), _MOST_ENTRIES))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    children = sorted(islice(folder.iterdir(), _MOST_ENTRIES))
+    for parent in (folder, *(child for child in children if child.is_dir())):
+        described = (parent / METADATA).is_file()
+        for path in sorted(islice(parent.iterdir(), _MOST_ENTRIES)):
+            if not (described and path.suffix == ".distcp"):
+                yield path.relative_to(folder).as_posix()
+
+
+def _is_container(path: Path) -> bool:
+    """Tell whether a file begins as files of weights do: nanoGPT's train.bin holds tokens."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return head.startswith((b"PK\x03\x04", b"\x80")) or head[8:9] == b"{"
+
+
+def _listed(names: list[str]) -> str:
+    more = f", {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
