@@ -132,7 +132,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_bits(corpu
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
 
-def test_the_threads_of_a_group_end_with_it_whoever_holds_the_wrapped_model(tmp_path):
+def test_the_threads_of_a_group_end_with_it_whoever_refers_to_it(tmp_path):
     def gloo_threads():
         names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
         return [name for name in names if "gloo" in name]
@@ -142,6 +142,10 @@ def test_the_threads_of_a_group_end_with_it_whoever_holds_the_wrapped_model(tmp_
     )
     held = [torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))]
     held[0](torch.ones(3, 2)).sum().backward()
+
+    def defined_late(tensor, group=distributed.group.WORLD):
+        """As the functions of torch.distributed.nn.functional are."""
+
     try:
         held[0].no_such_attribute  # noqa: B018
     except AttributeError as error:
@@ -149,7 +153,7 @@ def test_the_threads_of_a_group_end_with_it_whoever_holds_the_wrapped_model(tmp_
     assert len(gloo_threads()) >= 2
     end_process_group()
     assert gloo_threads() == [] and not distributed.is_initialized()
-    assert held[0].module.weight.grad is not None
+    assert held[0].module.weight.grad is not None and defined_late.__defaults__ is None
     end_process_group()
 
 
