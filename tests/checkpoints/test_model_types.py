@@ -377,6 +377,7 @@ class TestLiveModels:
         (record,) = caplog.records
         assert "LlamaForCausalLM does not do what that of model type llama" in record.message
 
+    @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
     def test_a_head_that_the_class_does_not_give_is_not_measured(self):
         model = small_model(ModelClass("mobilebert", "MobileBertForMaskedLM"))
         tensors = ModelTensors(model, 0)
