@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import Any, cast
 
 from dynamics.errors import ConfigError
 from dynamics.models.live import Batch, LiveModel
@@ -106,11 +106,9 @@ def as_texts(texts: Content | Iterable[Content]) -> Iterable[Content]:
 
     A string is one text, a mapping one input and a list of chat messages one conversation.
     """
-    if isinstance(texts, str | Mapping):
-        return [texts]
-    if isinstance(texts, Sequence) and _is_conversation(texts):
-        return [texts]
-    return texts
+    if isinstance(texts, str | Mapping) or _is_conversation(texts):
+        return [cast(Content, texts)]
+    return cast(Iterable[Content], texts)
 
 
 def as_mapping(content: Content) -> Mapping[str, Any]:

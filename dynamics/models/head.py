@@ -33,8 +33,7 @@ from dynamics.models.output import (
 )
 from dynamics.models.substitution import substituted
 
-LabelReadout = Literal["first", "last", "last_not_padding", "end_of_sentence", "mean"]
-Readout = Literal["each", LabelReadout]
+Readout = Literal["each", "first", "last", "last_not_padding", "end_of_sentence", "mean"]
 # Inputs in which the read-outs of labels differ, see `probe_ids`; the last where there is no `e`.
 _PROBES = ("tttte", "tetp", "tet", "ttttt")
 
@@ -61,7 +60,7 @@ class HeadOnTop:
         self._answer: type[Any] = BaseModelOutput
         self._final: tuple[nn.Module, Any] | None = None
         self.base = output.base
-        self.readout = self._check()
+        self.readout: Readout = self._check()
 
     def __call__(
         self, states: Float[Tensor, "N D"], columns: Int[Tensor, " T"] | None = None
@@ -141,7 +140,7 @@ class HeadOnTop:
     def _check(self) -> Readout:
         """Find the read-out that gives the model's logits for some inputs."""
         labels = self.output.over == "labels"
-        readouts: tuple[Readout, ...] = get_args(LabelReadout) if labels else ("each",)
+        readouts: tuple[Readout, ...] = get_args(Readout)[1:] if labels else ("each",)
         probes = [ids for pattern in _PROBES if (ids := probe_ids(self.network, pattern))]
         observed = [self._observe(ids) for ids in (probes[:-1] or probes if labels else probes[:1])]
         # The base model's pooler as a module; else the base model pools what its last part gives.

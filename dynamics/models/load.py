@@ -67,7 +67,7 @@ _CLASSES: dict[Task, Any] = {
     "none": AutoModel,
 }
 # The classes of each task in transformers' own tables, and the class that remote code maps to it.
-_TASKS: dict[Task, tuple[Mapping[str, str], str]] = {
+_TASKS: dict[Task, tuple[Mapping[Any, Any], str]] = {
     "classification": (
         modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         "AutoModelForSequenceClassification",
@@ -173,7 +173,8 @@ def _taken(place: Any, tokenizer: "PreTrainedTokenizerFast | None", task: Task |
     """A model that is in memory already."""
     network = place
     if isinstance(place, Pipeline):
-        network, tokenizer = place.model, tokenizer or place.tokenizer
+        network = place.model
+        tokenizer = tokenizer or cast("PreTrainedTokenizerFast | None", place.tokenizer)
     kind = type(network).__name__
     if hasattr(network, "merge_and_unload"):
         raise ConfigError(
@@ -324,7 +325,7 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
             f"give the task, one of {', '.join(_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
-    tasks = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]
+    tasks: list[Task] = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]
     tasks = tasks or [task for task, (_, auto) in _TASKS.items() if auto in remote]
     if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
         tasks = ["masked"]  # a further head beside that over the vocabulary, which is not used
@@ -334,7 +335,7 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
             "and text-to-text models) and over the labels of a text are; task none loads the model "
             "without its head"
         )
-    task = tasks[0]
+    task: Task = tasks[0]
     if {"causal", "masked"} <= {*tasks}:
         task = "causal" if getattr(config, "causal", False) else "masked"
     if task == "causal" and config.is_encoder_decoder:
