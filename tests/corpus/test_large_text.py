@@ -210,7 +210,8 @@ def megabytes(tmp_path_factory):
     letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (300, 6))
     words = np.array(["".join(row[: 2 + index % 5]) for index, row in enumerate(letters)])
     text = "\n".join(" ".join(line) for line in words[rng.zipf(1.3, (600_000, 10)) % 300])
-    assert len(text := text[:20_000_000]) == 20_000_000
+    text = text[:20_000_000]
+    assert len(text) == 20_000_000
     folder = tmp_path_factory.mktemp("megabytes")
     (folder / "a.txt").write_text(text)
     (folder / "a.txt.gz").write_bytes(gzip.compress(text.encode(), 1))
