@@ -11,6 +11,9 @@ SMALL = (
 )
 
 
+collect_ignore = ["golden/make_quantised.py"]  # imports packages that making that file needs
+
+
 @pytest.fixture(autouse=True)
 def one_thread_and_seed(request):
     """Matrices this small wait for a second thread longer than they compute."""

@@ -67,7 +67,8 @@ class Checkpoint:
     @property
     def path(self) -> Path | None:
         """Its folder, None when its files are on a hub."""
-        return self.store.path if isinstance(self.store, LocalFolder) else None
+        store = self.store if isinstance(self.place, Path) else None
+        return store.path if isinstance(store, LocalFolder) else None
 
     @property
     def name(self) -> str:

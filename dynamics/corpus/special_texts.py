@@ -58,7 +58,8 @@ class SpecialTexts:
 
     def notes(self) -> Iterator[str]:
         """A line for each special token whose text was met, the most frequent first."""
-        for text, occurrences in self._occurrences.most_common():
+        by_frequency = sorted(self._occurrences.items(), key=lambda item: (-item[1], item[0]))
+        for text, occurrences in by_frequency:
             yield (
                 f"{text!r}, a special token, stands as text {occurrences:,} times, in "
                 f"{self._documents[text]:,} of {self._searched:,} documents, and is tokenised as "

@@ -65,13 +65,15 @@ def _correlations(run: Run) -> list[str]:
 def _constant(run: Run) -> dict[str, float]:
     """Measures that are one number for all tokens at the last step, which nothing correlates with.
 
-    That number by measure; nothing where the rule keeps no token.
+    That number by measure; nothing where the rule keeps fewer than two tokens.
     """
     columns = run.measures(run.steps[-1])
     values = {
         name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.info["measures"]
     }
-    return {name: of[0].item() for name, of in values.items() if len(of) and (of == of[0]).all()}
+    return {
+        name: of[0].item() for name, of in values.items() if len(of) > 1 and (of == of[0]).all()
+    }
 
 
 def _rows_read(run: Run) -> list[str]:
@@ -91,17 +93,21 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     """
     if run.rule is None or run.info.get("without_trends"):
         return [last_step_table(run), *_stops(run)]
-    if (kept := int(run.kept.sum())) < FEWEST_FOR_SENTENCES:
-        return [
-            f"The rule {run.rule} keeps {kept} tokens: too few for a sentence on the vocabulary "
-            f"({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more text.",
-            *_stops(run),
+    is_few = int(run.kept.sum()) < FEWEST_FOR_SENTENCES
+    if is_few:
+        sentences = [
+            f"The rule {run.rule} keeps {run.kept.sum()} tokens: too few for a sentence on the "
+            f"vocabulary ({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more "
+            "text."
         ]
-    sentences = [_start(run)]
-    if len(run.steps) > 1:
-        sentences += [_end(run), _order(run)]
+    else:
+        sentences = [_start(run)]
+        if len(run.steps) > 1:
+            sentences += [_end(run), _order(run)]
     if unused_row_factor is not None and run.steps[0] == 0:
         sentences.append(_never_seen(run, unused_row_factor))
+    if is_few:
+        return [*sentences, *_stops(run)]
     if "twin_of" in run.tokens:
         sentences += _twins(run)
     return [*sentences, *importance_findings(run), *_stops(run), _open(run)]

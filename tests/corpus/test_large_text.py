@@ -27,6 +27,7 @@ PACK = {"": bytes, ".gz": lambda content: gzip.compress(content, mtime=0), ".xz"
 def all_is_large(monkeypatch):
     """Everything is a large document, and cut into small pieces."""
     monkeypatch.setattr(file_formats, "_LARGE_FILE", 1)
+    monkeypatch.setattr(file_formats, "HEAD_BYTES", 0)
     monkeypatch.setattr(tokenizing, "_LARGE_DOCUMENT", 1)
     monkeypatch.setattr(large_text, "PART_CHARACTERS", 7)
     monkeypatch.setattr(document_pieces, "PIECE_CHARACTERS", 20)
@@ -97,6 +98,7 @@ def test_a_digest_is_that_of_the_whole_documents(corpus, monkeypatch):
         content = document.encode()
         expected.update(len(content).to_bytes(8, "little") + content)
     monkeypatch.setattr(file_formats, "_LARGE_FILE", 1)
+    monkeypatch.setattr(file_formats, "HEAD_BYTES", 0)
     digest = CorpusDigest()
     for document in documents(corpus):
         assert isinstance(document, LargeText)
@@ -173,7 +175,7 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import transformers, tokenizers, scipy.special
-from dynamics.corpus import counts, information, sources, tokens
+from dynamics.corpus import counts, information, sources, text_checks, tokens
 from dynamics.corpus.tokenizer import load_tokenizer, train_tokenizer
 from dynamics.tracking import probe_text
 what, path, folder = sys.argv[1:]
@@ -187,7 +189,7 @@ elif what == "information gain":
 elif what == "stream":
     tokens.write_stream(Path(folder), documents, tokenizer, sequence_length=128, seed=0)
 elif what == "probe":
-    probe_text._joined(documents, tokenizer, print)
+    probe_text._joined(documents, tokenizer, text_checks.TextChecks(tokenizer), print)
 else:
     train_tokenizer(documents, 600)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
@@ -207,7 +209,7 @@ def megabytes(tmp_path_factory):
     (folder / "a.txt").write_text(text)
     (folder / "a.txt.gz").write_bytes(gzip.compress(text.encode(), 1))
     (folder / "a.jsonl").write_text(json.dumps({"text": text}))
-    train_tokenizer([text[:1_000_000]], 2000).save_pretrained(folder)
+    train_tokenizer([text[:1_000_000]], 1000).save_pretrained(folder)
     return folder
 
 
