@@ -1,13 +1,13 @@
 # make demo   the main job on real text, from nothing: two to three minutes once installed
-# make test   every test that can run here, but for the sweep over all model classes
-# make test-all  that sweep too: three minutes more
+# make test   every test that can run here, but for the sweeps over all model classes
+# make test-all  those sweeps too: about ten minutes more
 # make check  format, lint, docstrings, types, layers, generated docs
 # make bench  ratios against baselines measured in the same run
 # make docs   regenerate what is generated in README.md and docs/
 
 PYTHON ?= $(shell for v in python3.11 python3.12 python3.13 python3; do $$v -c '' 2>/dev/null && echo $$v && break; done)
 BIN := .venv/bin
-PAGES := README.md docs/attribution.md docs/model-types.md $(wildcard docs/commands/*.md)
+PAGES := README.md docs/attribution.md docs/attribution-classes.md docs/model-types.md $(wildcard docs/commands/*.md)
 COG := $(BIN)/cog -I docs
 
 .PHONY: demo test test-all check bench docs

@@ -1,8 +1,11 @@
 """What cog generates: help texts of the commands, and tables made from records of the package."""
 
+import json
 import os
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import cog
@@ -112,3 +115,40 @@ def show_model_types() -> None:
 
 def _all_facts(table: Any) -> list[Any]:
     return [facts for classes in table.facts.values() for facts in classes]
+
+
+def show_attribution_classes() -> None:
+    """Write which model classes are explained exactly, refused, or could not be built."""
+    results = json.loads((Path(__file__).parent / "attribution-classes.json").read_text("utf-8"))
+    records = results["classes"]
+    built = [each for each in records if not each["normxlogit"].startswith("not built")]
+    cog.outl(
+        f"With transformers {results['transformers']}, of {len(built)} classes that could be built "
+        f"({len(records) - len(built)} could not):\n\n| | exact | refused | wrong |\n"
+        "|---|---|---|---|"
+    )
+    for method in ("normxlogit", "gradient_norm"):
+        kinds = [each[method].partition(":")[0] for each in built]
+        exact = kinds.count("exact")
+        cog.outl(
+            f"| `{method}` | {exact} ({exact / len(built):.1%}) | {kinds.count('refused')} | "
+            f"{kinds.count('wrong')} |"
+        )
+    for task in dict.fromkeys(each["task"] for each in records):
+        names = [
+            each["class"]
+            for each in built
+            if each["task"] == task and each["normxlogit"] == each["gradient_norm"] == "exact"
+        ]
+        cog.outl(f"\n## Exact: {task} ({len(names)})\n")
+        cog.outl("\n".join(textwrap.wrap(", ".join(dict.fromkeys(names)), 100)))
+    for title, kind in (("Refused", "refused"), ("Not built", "not built")):
+        cog.outl(f"\n## {title}\n\n| task | class | method | why |\n|---|---|---|---|")
+        for each in records:
+            why = {name: each[name] for name in ("normxlogit", "gradient_norm")}
+            why = {name: said for name, said in why.items() if said.startswith(f"{kind}: ")}
+            if len(set(why.values())) == 1 and len(why) == 2:
+                why = {"each": why["normxlogit"]}
+            for method, said in why.items():
+                reason = said.removeprefix(f"{kind}: ").replace("|", " ")
+                cog.outl(f"| {each['task']} | {each['class']} | {method} | {reason} |")

@@ -6,15 +6,12 @@ module whose output the output embedding receives; what it does is measured by c
 key of a tensor on disk is the key that holds its values. Settings that may change any of this
 (every switch, option and factor of the config) are tried one by one.
 
-    python scripts/architecture_facts.py            # about five minutes on one core
-    python scripts/architecture_facts.py llama opt  # print these model types, write nothing
+    python -m scripts.architecture_facts            # about five minutes on one core
+    python -m scripts.architecture_facts llama opt  # print these model types, write nothing
 """
 
-import contextlib
 import inspect
 import json
-import re
-import signal
 import sys
 import tempfile
 import types
@@ -30,7 +27,6 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -38,175 +34,19 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from dynamics.models.norm_response import NormResponse, norm_response
+from scripts.small_models import D, ModelClass, V, classes_of, small_model, time_limit
 
 FACTS = Path(__file__).parents[1] / "dynamics" / "checkpoints" / "architecture_facts.json"
-V, D, LAYERS = 80, 32, 2
 _SECONDS = 60  # for one build
-
-# Sizes of a small model, by the name of the setting; the first pattern that matches counts.
-_SIZES = [
-    (r"vocab_size|^n_words$", V),
-    (
-        r"^(hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|embedding_size|embedding_dim|width|"
-        r"word_embed_proj_dim|lru_width|projection_dim|decoder_hidden_size|encoder_hidden_size)$",
-        D,
-    ),
-    (r"intermediate_size|ff_size|ffn_dim|ffn_hidden_size|^d_(ff|inner)$|hidden_dim$|^n_inner$", 48),
-    (r"kv_heads|key_value_heads", 2),
-    (r"heads$|^n_head$", 4),
-    (r"layers$|^n_layer$|^depth$|^num_blocks$", LAYERS),
-    (r"^rotary_dim$", 4),
-    (r"head_dim$|^d_kv$|head_size$|^d_head$", 8),
-    (r"_rank$", 16),
-    (r"experts_per_tok|^top_k$|moe_topk|num_selected|moe_top_k|moe_k$", 2),
-    (r"experts$|n_routed|moe_num_experts", 4),
-    (r"n_shared|num_shared", 1),
-    (r"^n_group$|topk_group|^n_groups$", 1),
-    (r"max_position|n_positions|n_ctx|max_seq|seq_len|max_target|max_source", 128),
-    (r"state_size|d_state|ssm_state", 8),
-    (r"num_filters|self_attends_per_block", 2),
-    (r"d_latents|image_size", 32),
-    (r"patch_size", 16),
-]
-
-_ZAMBA = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
-
-# What some model types need beside small sizes; values of None drop a size that does not fit.
-_EXTRAS: dict[str, dict[str, Any]] = {
-    "cohere_compass_text": {
-        "layer_types": ["sliding_attention", "full_attention"],
-        "rope_parameters": {
-            name: {"rope_type": "default", "rope_theta": 10000.0}
-            for name in ("sliding_attention", "full_attention")
-        },
-    },
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
-    "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "esm": {"vocab_size": V, "pad_token_id": 0, "mask_token_id": 3},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-    "hunyuan_v1_dense": {"head_dim": 8},
-    "hunyuan_v1_moe": {"head_dim": 8},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "longcat_flash": {"qk_head_dim": 16},
-    "mamba2": {"num_heads": 8},
-    "ministral": {"head_dim": 8},
-    "nemotron": {"head_dim": 8, "num_key_value_heads": 4},
-    "neomme": {"head_dim": 16},
-    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [4, 4]},
-    "reformer/ReformerModelWithLMHead": {"is_decoder": True},
-    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
-    "zamba": {"num_hidden_layers": len(_ZAMBA), "layer_types": _ZAMBA},
-    "zamba2": {"num_hidden_layers": len(_ZAMBA), "layers_block_type": _ZAMBA},
-}
-
-
-@dataclass(frozen=True)
-class ModelClass:
-    """A class of an auto mapping, under a model type."""
-
-    model_type: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.model_type}/{self.name}"
 
 
 def model_classes() -> list[ModelClass]:
-    """Every class of the three mappings, sorted."""
-    pairs = set()
-    for mapping in (
+    """Every causal, masked and sequence-to-sequence class, sorted."""
+    return classes_of(
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    ):
-        for model_type, names in mapping.items():
-            for name in [names] if isinstance(names, str) else names:
-                pairs.add((model_type, name))
-    return [ModelClass(*pair) for pair in sorted(pairs)]
-
-
-def small_model(
-    model_class: ModelClass, changes: Mapping[str, Any] | None = None
-) -> PreTrainedModel:
-    """Build a class small, with every parameter drawn at random.
-
-    Args:
-        model_class: The class.
-        changes: Settings of its text model that differ from the small defaults.
-
-    Raises:
-        Exception: Whatever the class raises where it cannot be built this small.
-    """
-    built = getattr(transformers, model_class.name)
-    config_class = CONFIG_MAPPING[model_class.model_type]
-    settings = _small(config_class().to_dict())
-    for extras in (model_class.model_type, str(model_class)):
-        settings = _merged(settings, _EXTRAS.get(extras, {}))
-    config = config_class(**settings)
-    text = _text_part(config)
-    if text is not None and not isinstance(config, built.config_class):
-        config, settings = getattr(config, text), settings[text]  # a text model of a larger one
-        config, text = type(config)(**settings), None
-    if changes:
-        if text is None:
-            settings = _merged(settings, changes)
-        else:
-            settings[text] = _merged(settings.get(text, {}), changes)
-            if "tie_word_embeddings" in changes:  # either level may be the one that is read
-                settings["tie_word_embeddings"] = changes["tie_word_embeddings"]
-        config = type(config)(**settings)
-    torch.manual_seed(0)
-    model = built(config)
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def _text_part(config: PreTrainedConfig) -> str | None:
-    """Name of the part of a composite config that is its text model, None when it is one."""
-    try:
-        text = config.get_text_config(decoder=True)
-    except ValueError:  # two of them
-        text = getattr(config, "decoder", config)
-    return next((name for name, part in vars(config).items() if part is text), None)
-
-
-def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(settings)
-    for name, value in changes.items():
-        if isinstance(value, dict) and isinstance(inner := merged.get(name), dict):
-            value = _merged(inner, value)
-        merged[name] = value
-    return merged
-
-
-def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
-    small: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value and ("config" in name or "model_type" in value):
-            small[name] = _small(value)
-            if "model_type" in value:
-                small[name]["model_type"] = value["model_type"]
-        elif isinstance(value, bool) or not isinstance(value, int):
-            continue
-        elif name.endswith(("token_id", "_index")):
-            if value >= V:
-                special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-                small[name] = special.get(name, V - 1)
-        else:
-            sizes = (size for pattern, size in _SIZES if re.search(pattern, name))
-            if (size := min(value, next(sizes, value))) != value:
-                small[name] = size
-    heads, keys = settings.get("num_attention_heads"), settings.get("num_key_value_heads")
-    if heads == keys or "kv_lora_rank" in settings:  # no grouped queries, or latent attention
-        small.pop("num_key_value_heads", None)
-        if isinstance(keys, int):
-            small["num_key_value_heads"] = small.get("num_attention_heads", heads)
-    return small
+    )
 
 
 class NotProbedError(Exception):
@@ -500,22 +340,6 @@ def _options(hint: Any) -> list[Any]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [option for part in typing.get_args(hint) for option in _options(part)]
     return list(typing.get_args(hint)) if typing.get_origin(hint) is typing.Literal else [hint]
-
-
-@contextlib.contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError when the block takes longer; for the main thread."""
-
-    def expire(*_: Any) -> None:
-        raise TimeoutError(f"took more than {seconds} s")
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def probe(model_class: ModelClass, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def integrated_gradients(question: Question) -> Scores:
 def looked_up(question: Question) -> Rows:
     """What the embedding looks up for the scored tokens, in float32 or wider."""
     with torch.no_grad():
-        rows = question.embedding(question.scored_ids)
+        rows = question.stack.look_up(question.scored_ids)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 

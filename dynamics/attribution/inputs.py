@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 from typing import Any, cast
 
-from dynamics.errors import ConfigError
+from dynamics.errors import CheckpointError, ConfigError
 from dynamics.models.live import Batch, LiveModel
 
 Content = str | Mapping[str, Any] | Sequence[Mapping[str, str]]
 _WORD = re.compile(r"\S+")
 _LETTER = "a"
+_SHOWN = 4  # token ids in a message
 _SPACE_MARKS = ("\u2581", "\u0120")  # how sentencepiece and byte-level BPE write a space
 
 
@@ -304,14 +305,24 @@ def _behind_a_letter(model: LiveModel, text: str) -> list[int] | None:
 
 def _decoder_start(model: LiveModel, source: Tokens) -> Tokens:
     """What a decoder gets before anything is given: its start, then the source for a classifier."""
-    config = model.network.config
-    start = config.decoder_start_token_id
-    if start is None:
-        raise ConfigError(f"the config of {model.name} has no decoder_start_token_id")
-    if model.task == "seq2seq":
-        return Tokens([start], [True], [None])
+    if model.task in ("seq2seq", "none"):
+        start = getattr(model.network.config, "decoder_start_token_id", None)
+        if start is None:
+            raise ConfigError(f"the config of {model.name} has no decoder_start_token_id")
+        if model.task == "seq2seq":
+            return Tokens([start], [True], [None])
+        ids = [start, *source.ids[:-1]]  # a base model is given its decoder's tokens
+    else:
+        ids = model.decoder_ids(source.ids)
+    if ids == list(source.ids):
+        return source
+    if ids[1:] != list(source.ids[:-1]):
+        raise CheckpointError(
+            f"{model.name}: its decoder gets the tokens {ids[:_SHOWN]}... for {source.ids[:_SHOWN]}"
+            "..., which are not those of the text moved on by one"
+        )
     return Tokens(
-        [start, *source.ids[:-1]],
+        [ids[0], *source.ids[:-1]],
         [True, *source.special[:-1]],
         [None, *source.words[:-1]],
         word_texts=source.word_texts,

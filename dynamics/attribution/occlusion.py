@@ -52,7 +52,7 @@ def _without(
     here = torch.arange(len(ids), device=ids.device)
     model = several.model
     if kind == "mean" or (model.is_encoder_decoder and model.output.over == "labels"):
-        rows = several.embedding(ids).clone()
+        rows = several.stack.look_up(ids).clone()
         rows[here, positions] = _row(several, kind).to(rows)
         return several.predictions(several.read(rows=rows))
     ids = ids.clone()
@@ -78,9 +78,8 @@ def _row(question: Question, kind: str) -> Float[Tensor, " E"]:
     """The row of a special token, or the mean row, as the embedding module would look it up."""
     if kind != "mean":
         token_id = getattr(question.model.tokenizer, f"{kind}_token_id")
-        return question.embedding(torch.tensor([token_id], device=question.model.device))[0]
-    scale = getattr(question.embedding, "embed_scale", 1.0)
-    return mean_row(question.embedding_matrix) * scale
+        return question.stack.look_up(torch.tensor([token_id], device=question.model.device))[0]
+    return question.stack.as_looked_up(mean_row(question.embedding_matrix))
 
 
 def _deleted(question: Question, positions: Int[Tensor, " N"]) -> Question:

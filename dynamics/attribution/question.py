@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import CheckpointError, ConfigError
 from dynamics.models.live import Batch, LiveModel, Reading, Side
 from dynamics.models.output import nearly_equal
+from dynamics.models.stack import Stack
 from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift
 
 
@@ -154,14 +155,14 @@ class Question:
         return "input_ids", "attention_mask"
 
     @property
-    def embedding(self) -> nn.Module:
-        """What looks up the rows of the tokens that are scored."""
-        return self.model.stack(self.settings.side).embedding
+    def stack(self) -> Stack:
+        """The part of the model that holds the tokens that are scored."""
+        return self.model.stack(self.settings.side)
 
     @property
     def embedding_matrix(self) -> EmbeddingMatrix:
         """The rows of the tokens that are scored, before any scaling of the module."""
-        weight = self.embedding.weight
+        weight = self.stack.embedding.weight
         assert isinstance(weight, Tensor)
         return weight
 

@@ -39,21 +39,20 @@ class InputRows:
     """
 
     def __init__(self, model: LiveModel, entries: Bool[np.ndarray, " V"] | None = None) -> None:
-        self._embedding = model.stack().embedding
+        self._stack = model.stack()
         weight = model.embedding_matrix
         known = weight if entries is None else weight[torch.from_numpy(entries).to(weight.device)]
-        scale = getattr(self._embedding, "embed_scale", 1.0)
-        self.mean: Float[Tensor, " E"] = mean_row(known) * scale
+        self.mean: Float[Tensor, " E"] = self._stack.as_looked_up(mean_row(known))
         norms = embedding_norm(weight)
         self._factor = (embedding_norm(known).mean() / norms).masked_fill(norms == 0, 1)
 
     def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... E"]:
         """The rows as they are."""
-        return self._embedding(ids)
+        return self._stack.look_up(ids)
 
     def equalized(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... E"]:
         """The rows rescaled to the mean norm, directions kept; a row that is zero stays zero."""
-        rows = self._embedding(ids)
+        rows = self._stack.look_up(ids)
         return rows * self._factor[ids, None].to(rows)
 
 

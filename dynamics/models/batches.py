@@ -194,6 +194,7 @@ def run_in_parts(
             tuple(
                 joined(layer, width) for layer in zip(*(each.blocks for each in side), strict=True)
             ),
+            side[0].first_missing,
         )
 
     scored = states([each.scored for each in readings], target if scores_decoder else source)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, MeasureError
+from dynamics.models.named_errors import named_errors, one_line
 from dynamics.models.output import (
     FINAL,
     NetworkOutput,
@@ -58,7 +59,9 @@ class HeadOnTop:
         self.output = output
         self.network: PreTrainedModel = output.network
         self._answer: type[Any] = BaseModelOutput
+        self._encoded: Any = None  # what the encoder answered, if there is one
         self._final: tuple[nn.Module, Any] | None = None
+        self._width = -1
         self.base = output.base
         self.readout: Readout = self._check()
 
@@ -71,7 +74,16 @@ class HeadOnTop:
             states: What the base model gives for a position, after its final norm.
             columns: Labels or token ids wanted, in this order, repeated if need be; all when None.
                 Only these rows of the output embedding are multiplied where the head is linear.
+
+        Raises:
+            CheckpointError: The representations are not of the size that the head reads.
         """
+        if states.shape[1] != self._width:
+            raise CheckpointError(
+                f"{type(self.network).__name__}: its head reads representations of "
+                f"{self._width} numbers, and those that are scored have {states.shape[1]}; use "
+                "side target, or a method that needs predictions only"
+            )
         if not len(states):
             return self(states.new_zeros(1, states.shape[1]), columns)[:0]
         labels = self.output.over == "labels"
@@ -133,7 +145,8 @@ class HeadOnTop:
         ids = torch.full(placed.shape[:2], 0 if end is None else end, device=placed.device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.network.config.is_encoder_decoder:
-            inputs |= {"decoder_input_ids": ids, "encoder_outputs": BaseModelOutput(placed)}
+            encoded = BaseModelOutput(placed) if self._encoded is None else self._encoded
+            inputs |= {"decoder_input_ids": ids, "encoder_outputs": _holding(encoded, placed)}
         return inputs
 
     @torch.no_grad()
@@ -143,28 +156,36 @@ class HeadOnTop:
         readouts: tuple[Readout, ...] = get_args(Readout)[1:] if labels else ("each",)
         probes = [ids for pattern in _PROBES if (ids := probe_ids(self.network, pattern))]
         observed = [self._observe(ids) for ids in (probes[:-1] or probes if labels else probes[:1])]
+        name, ends = type(self.network).__name__, ""
         # The base model's pooler as a module; else the base model pools what its last part gives.
         for self._final in (None, observed[0].final):
-            for readout in readouts:
-                if all(self._gives_own(readout, probe) for probe in observed):
-                    return readout
+            try:
+                with named_errors(self.network, name, "its head"):
+                    for readout in readouts:
+                        if all(self._gives_own(readout, probe) for probe in observed):
+                            return readout
+            except MeasureError as error:
+                ends = f" ({one_line(error.__cause__ or error)})"
         raise CheckpointError(
-            f"{type(self.network).__name__}: its head, applied to the representation of one "
-            f"position, does not give the model's own logits ({', '.join(readouts)} tried); "
-            "attribution through the head does not fit this architecture; methods that need only "
-            "predictions do, such as gradient_x_input and occlusion"
+            f"{name}: its head, applied to the representation of one position, does not give the "
+            f"model's own logits ({', '.join(readouts)} tried){ends}; attribution through the head "
+            "does not fit this architecture; methods that need only predictions do, such as "
+            "gradient_x_input and occlusion"
         )
 
     def _observe(self, ids: list[int]) -> "_Observed":
         """Run the network on a probe, and note what its base model answers."""
         answers: dict[nn.Module, Any] = {}
+        encoder = self.network.get_encoder() if self.network.config.is_encoder_decoder else None
         with ExitStack() as hooks:
-            for module in (self.base, *self.base.children()):
+            for module in {self.base, *self.base.children(), encoder} - {None}:
                 hooks.callback(module.register_forward_hook(noted_in(answers)).remove)
             logits = self.output(probe_inputs(self.network, ids))
         check_finite(logits, self.network)
         self._answer = type(answers[self.base])
+        self._encoded = None if encoder is None else answers.get(encoder)
         states = answers[self.base].last_hidden_state
+        self._width = states.shape[-1]
         finals = [
             (part, answer)
             for part in self.base.children()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from dynamics.axes import EmbeddingMatrix
 from dynamics.checkpoints.checkpoint import Checkpoint
@@ -24,7 +25,14 @@ from dynamics.models.batches import (
     run_in_parts,
 )
 from dynamics.models.head import HeadOnTop
-from dynamics.models.output import NetworkOutput, probe_ids, special_id
+from dynamics.models.named_errors import named_errors
+from dynamics.models.output import (
+    NetworkOutput,
+    accepted,
+    probe_ids,
+    probe_inputs,
+    special_id,
+)
 from dynamics.models.stack import Stack
 
 if TYPE_CHECKING:
@@ -96,7 +104,8 @@ class LiveModel:
         try:
             return make()
         except (CheckpointError, MeasureError) as error:
-            raise type(error)(f"{self.name}: {error}") from error
+            named = str(error).startswith(f"{self.name}: ")  # its class, if made in memory
+            raise type(error)(str(error) if named else f"{self.name}: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -163,13 +172,59 @@ class LiveModel:
 
     @cached_property
     def _stacks(self) -> Mapping[Side, Stack]:
-        if not self.is_encoder_decoder:
-            stack = Stack(_base(self.network) if self.task == "none" else self.output.base)
-            return {"source": stack, "target": stack}
-        return {
-            "source": Stack(_base(self.network.get_encoder())),
-            "target": Stack(_base(self.network.get_decoder())),
-        }
+        if self.is_encoder_decoder:
+            source = Stack(_base(self.network.get_encoder()))
+            target = Stack(_base(self.network.get_decoder()))
+        else:
+            source = target = Stack(
+                _base(self.network) if self.task == "none" else self.output.base
+            )
+        ids = probe_ids(self.network, 11 * "t" + "e") or probe_ids(self.network, 12 * "t") or []
+        for stack in dict.fromkeys((source, target)):
+            with named_errors(self.network, self.name, "a forward pass"), torch.no_grad():
+                stack.arrange(self._probe, ids)
+        return {"source": source, "target": target}
+
+    @torch.no_grad()
+    def decoder_ids(self, source: Sequence[int]) -> list[int]:
+        """Token ids that the decoder gets where it is given none, as the network makes them.
+
+        Args:
+            source: Token ids of the input.
+
+        Raises:
+            CheckpointError: The decoder gets no token ids.
+        """
+        given: list[Tensor] = []
+
+        def stop(_: nn.Module, args: Any, named: Mapping[str, Any]) -> None:
+            ids = named.get("input_ids", args[0] if args else None)
+            if isinstance(ids, Tensor):
+                given.append(ids)
+            raise _DecoderReachedError
+
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([source], device=self.device)}
+        inputs["encoder_outputs"] = BaseModelOutput(inputs["input_ids"][:, :, None].float())
+        decoder = self.stack("target").module
+        hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self.network(**accepted(self.network, inputs))
+        except _DecoderReachedError:
+            pass
+        finally:
+            hook.remove()
+        if not given:
+            raise CheckpointError(
+                f"{self.name} ({type(self.network).__name__}): its decoder gets no token ids, so "
+                "it is not known what it reads"
+            )
+        return given[0][0].tolist()
+
+    def _probe(self, ids: list[int]) -> None:
+        inputs = probe_inputs(self.network, ids)
+        if self.task == "none" and self.is_encoder_decoder:
+            inputs["decoder_input_ids"] = inputs["input_ids"]
+        self.network(**accepted(self.network, inputs))
 
     def read(
         self,
@@ -268,7 +323,7 @@ class LiveModel:
             inputs = stack.enter_context(self._inputs(batch))
             logits = None
             if output is None:
-                self.network(**inputs)
+                self.network(**accepted(self.network, inputs))
             else:
                 logits = output(inputs, columns)
         scored = observed[side].states
@@ -284,19 +339,34 @@ class LiveModel:
         is named it refuses a batch; for the batch it gets one that no text of it holds.
         """
         inputs = {name: each for name, each in vars(batch).items() if each is not None}
-        config: Any = self.network.config.get_text_config()
-        own_padding = config.pad_token_id
-        if self.task in ("classification", "regression") and len(batch.input_ids) > 1:
-            if special_id(self.network, "pad") is None:
-                used = set(batch.input_ids[batch.attention_mask.bool()].tolist())
-                config.pad_token_id = next(token for token in count() if token not in used)
-            inputs["input_ids"] = batch.input_ids.masked_fill(
-                batch.attention_mask == 0, config.pad_token_id
-            )
-        try:
+        if self.task not in ("classification", "regression") or len(batch.input_ids) == 1:
             yield inputs
-        finally:
-            config.pad_token_id = own_padding
+            return
+        padding = special_id(self.network, "pad")
+        if padding is None:
+            used = set(batch.input_ids[batch.attention_mask.bool()].tolist())
+            padding = next(token for token in count() if token not in used)
+        inputs["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, padding)
+        with _attribute(self.network.config.get_text_config(), "pad_token_id", padding):
+            yield inputs
+
+
+class _DecoderReachedError(Exception):
+    """Ends a pass before the decoder runs."""
+
+
+@contextmanager
+def _attribute(place: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value for a while."""
+    had, before = hasattr(place, name), getattr(place, name, None)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            setattr(place, name, before)
+        else:
+            delattr(place, name)
 
 
 def _base(network: Any) -> Any:

@@ -47,6 +47,7 @@ from dynamics.errors import (
 )
 from dynamics.models.live import LiveModel, Task
 from dynamics.models.named_errors import named_errors, one_line
+from dynamics.models.output import accepted
 from dynamics.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -338,8 +339,8 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
     task: Task = tasks[0]
     if {"causal", "masked"} <= {*tasks}:
         task = "causal" if getattr(config, "causal", False) else "masked"
-    if task == "causal" and config.is_encoder_decoder:
-        return "seq2seq"
+    if task in ("causal", "seq2seq"):  # the tables list decoders that hear as text-to-text models
+        return "seq2seq" if config.is_encoder_decoder else "causal"
     single = config.num_labels == 1 or config.problem_type == "regression"
     return "regression" if task == "classification" and single else task
 
@@ -435,11 +436,11 @@ def _check_causal(name: str, network: PreTrainedModel) -> None:
     """Refuse a masked model under a causal head: its predictions look at what they predict."""
     ids = torch.arange(4, device=network.device).repeat(2, 1)
     ids[1, -1] = 0
-    before, after = network(input_ids=ids).logits[:, 0].float()
+    before, after = network(**accepted(network, {"input_ids": ids})).logits[:, 0].float()
     if (before - after).abs().max() > 1e-2 * before.abs().max():
         raise CheckpointError(
             f"{name}: as a {type(network).__name__}, a prediction depends on tokens that come "
-            "after it, so it is no causal language model; give the task masked"
+            "after it, so it is no causal language model; if it fills masks, give the task masked"
         )
 
 

@@ -6,7 +6,7 @@ B inputs, P positions, C labels or tokens of the vocabulary, K chosen columns.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -47,13 +47,14 @@ class NetworkOutput:
         ids = probe_ids(network, "tttte") or probe_ids(network, "ttttt")
         assert ids is not None
         probe = probe_inputs(network, ids)
-        candidates = (_without_head(network), _without_head(network.get_decoder()))
+        # Some models call their decoder, not the base model around it, or name neither.
+        candidates = [_without_head(network), _without_head(network.get_decoder())]
+        candidates = [each for each in (*candidates, *network.modules()) if each is not network]
         answers: dict[nn.Module, Any] = {}
         with ExitStack() as hooks:
-            for module in {*candidates} - {None, network}:
+            for module in {*candidates} - {None}:
                 hooks.callback(module.register_forward_hook(noted_in(answers)).remove)
-            logits = network(**probe).logits
-        # Some models call their decoder, not the base model around it.
+            logits = network(**accepted(network, probe)).logits
         shown = [each for each in candidates if hasattr(answers.get(each), FINAL)]
         if not shown:
             raise CheckpointError(
@@ -67,7 +68,11 @@ class NetworkOutput:
         matrix = network.get_output_embeddings() if self.over == "vocabulary" else None
         if isinstance(matrix, nn.Linear) and matrix.out_features == self.columns:
             self._matrix = matrix
-            if not nearly_equal(self(probe, self.guards), logits[..., self.guards]):
+            try:
+                cut = self(probe, self.guards)
+            except RuntimeError:  # the network adds something for every column
+                cut = logits
+            if not nearly_equal(cut, logits[..., self.guards]):
                 self._matrix = None
 
     @property
@@ -96,7 +101,7 @@ class NetworkOutput:
                 Only these rows of the output embedding are multiplied where the head is `linear`.
         """
         with self.cut_to(columns):
-            logits = self.network(**self._accepted(inputs)).logits
+            logits = self.network(**accepted(self.network, inputs)).logits
         return self.choose(logits, columns)
 
     @contextmanager
@@ -127,15 +132,20 @@ class NetworkOutput:
         """The chosen columns of what the network gave inside `cut_to`."""
         return logits if columns is None or self.linear else logits[..., columns]
 
-    def _accepted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        parameters = self._parameters
-        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-            return dict(inputs)  # the network passes them on to its base model
-        return {name: value for name, value in inputs.items() if name in parameters}
 
-    @cached_property
-    def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(self.network.forward).parameters
+def accepted(network: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs without what a network does not take, for a pass that keeps no cache."""
+    parameters = _parameters(type(network))
+    # A cache is of no use in one pass, and does not fit every stack of blocks.
+    inputs = {**inputs, **({"use_cache": False} if "use_cache" in parameters else {})}
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return inputs  # the network passes them on to its base model
+    return {name: value for name, value in inputs.items() if name in parameters}
+
+
+@cache
+def _parameters(network_class: type[PreTrainedModel]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(network_class.forward).parameters
 
 
 def noted_in(answers: dict[nn.Module, Any]) -> Callable[[nn.Module, Any, Any], None]:
@@ -153,6 +163,8 @@ def nearly_equal(first: Tensor, second: Tensor) -> bool:
     The tolerance is a part of the largest logit, or of 1 where all are smaller: `ROUNDING`, in
     half precision 4 units of rounding.
     """
+    if first.shape != second.shape:
+        return False
     if not second.numel():
         return True
     tolerance = max(ROUNDING, 4 * torch.finfo(second.dtype).eps)

@@ -19,13 +19,12 @@ from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.track import track
 from scripts.architecture_facts import (
     LiveFacts,
-    ModelClass,
     NotProbedError,
     live_facts,
     model_classes,
-    small_model,
     variations,
 )
+from scripts.small_models import ModelClass, small_model
 from tests.checkpoints.writers import write_checkpoint
 
 V, D = 40, 8
@@ -207,7 +206,7 @@ def assert_refused(model, folder):
 class TestTable:
     def test_it_is_of_the_installed_transformers(self):
         installed = importlib.metadata.version("transformers")
-        assert facts_table().transformers == installed, "run scripts/architecture_facts.py"
+        assert facts_table().transformers == installed, "run python -m scripts.architecture_facts"
 
     def test_every_class_is_covered_or_refused_or_not_built(self):
         table = facts_table()

@@ -233,7 +233,10 @@ def test_the_model_is_as_it_was_also_after_an_error(name):
     _, before = own_answers(network, inputs)
     hooks = sum(len(each._forward_hooks) for each in network.modules())  # of transformers
     head = HeadOnTop(NetworkOutput(network))
-    with pytest.raises(RuntimeError), torch.no_grad():
+    reads = (
+        rf"its head reads representations of {D} numbers, and those that are scored have {D + 1}"
+    )
+    with pytest.raises(CheckpointError, match=reads), torch.no_grad():
         head(torch.randn(2, D + 1), COLUMNS)
     with pytest.raises(IndexError), torch.no_grad():
         head(torch.randn(2, D), torch.tensor([V]))
