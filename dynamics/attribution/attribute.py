@@ -71,12 +71,18 @@ def attribute(
     """
     if batch_size < 1:
         raise ConfigError(f"a batch of {batch_size} inputs runs nothing; give 1 or more")
-    settings = settings or Settings()
+    settings, ask = settings or Settings(), ask or Ask()
+    for given, kind in ((settings, Settings), (ask, Ask)):
+        if not isinstance(given, kind):
+            raise ConfigError(
+                f"{kind.__name__.lower()} is of type {type(given).__name__}; give an object of "
+                f"{kind.__module__}.{kind.__name__}"
+            )
     chosen = find_method(method, model)
     each_layer = _layers(model, layers, settings)
     waiting = iter(as_texts(texts))
     while group := list(islice(waiting, batch_size)):
-        asked = [_prepare(model, text, ask or Ask(), chosen) for text in group]
+        asked = [_prepare(model, text, ask, chosen) for text in group]
         with named_errors(model.network, model.name, "a forward pass"):
             question, asked, targets = _question(
                 model, asked, settings, chosen, blocks=layers is not None
@@ -107,6 +113,8 @@ def _layers(
         if settings.layer is None:
             return [None]
         layers = [settings.layer]
+    if isinstance(layers, int) or (isinstance(layers, str) and layers != "all"):
+        raise ConfigError(f"layers are a list of numbers or 'all'; got {layers!r}")
     depth = model.stack(settings.side).depth
     chosen = range(depth + 1) if layers == "all" else layers
     if wrong := [layer for layer in chosen if not 0 <= layer <= depth]:
@@ -118,7 +126,9 @@ def _layers(
 
 def _prepare(model: LiveModel, text: Content, ask: Ask, method: Method) -> _Asked:
     if isinstance(text, Mapping):
-        ask = replace(ask, **{key: text[key] for key in ("target", "foil") if key in text})
+        ask = replace(
+            ask, **{key: text[key] for key in ("target", "foil") if text.get(key) is not None}
+        )
     given = encode(model, text)
     if model.task == "none" and method.needs == "nothing":
         return _Asked(given, [NOTHING], ask)

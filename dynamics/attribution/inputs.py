@@ -106,9 +106,17 @@ def as_texts(texts: Content | Iterable[Content]) -> Iterable[Content]:
     """Inputs one by one, where one alone was given as well.
 
     A string is one text, a mapping one input and a list of chat messages one conversation.
+
+    Raises:
+        ConfigError: It is none of them, and not several.
     """
     if isinstance(texts, str | Mapping) or _is_conversation(texts):
         return [cast(Content, texts)]
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise ConfigError(
+            f"what is to be explained is of type {type(texts).__name__}; give a text, chat "
+            "messages, a mapping with 'text', or several of them"
+        )
     return cast(Iterable[Content], texts)
 
 
@@ -189,6 +197,8 @@ def encode(model: LiveModel, content: Content) -> Input:
     pair, continuation = (given.get(key) for key in ("text_pair", "continuation"))
     if not plain_ids(model, text):
         raise ConfigError(f"the text is empty ({text!r}); an attribution needs tokens to score")
+    if not isinstance(continuation, str | None):
+        raise ConfigError(f"a continuation is a text, not of type {type(continuation).__name__}")
     if continuation and not model.is_causal:
         raise ConfigError(f"{model.name} predicts no continuation, its task is {model.task}")
     follows = following_ids(model, continuation) if continuation else []
@@ -268,9 +278,13 @@ def one_token(model: LiveModel, written: str) -> int:
 
 def surfaces(model: LiveModel, ids: Sequence[int]) -> list[str]:
     """The text of each token as in running text; its entry where that is no valid text."""
-    entries = map(str, model.tokenizer.convert_ids_to_tokens(list(ids)))
+    entries = model.tokenizer.convert_ids_to_tokens(list(ids))
     return [
-        _surface(entry, str(model.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)))
+        f"id:{token_id}"  # a row that no token has
+        if entry is None
+        else _surface(
+            str(entry), str(model.tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+        )
         for token_id, entry in zip(ids, entries, strict=True)
     ]
 

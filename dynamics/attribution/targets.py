@@ -28,14 +28,15 @@ class Ask:
     Attributes:
         target: `predicted`, what the model holds most likely; `given`, every token that the text
             or its continuation has, from those before it; else a label, a token or `id:N`.
-        foil: Label, token or `id:N` that the target is contrasted with.
+        foil: Label, token or `id:N` that the target is contrasted with. The number of a label or
+            token may also be an int.
         position: Position that is predicted: masked in a masked LM, from the tokens before it in a
             causal one. None is the next token, and each mask in a masked LM.
         generate: Tokens to generate greedily first, and to explain.
     """
 
-    target: str = "predicted"
-    foil: str | None = None
+    target: str | int = "predicted"
+    foil: str | int | None = None
     position: int | None = None
     generate: int = 0
 
@@ -199,7 +200,14 @@ def name(model: LiveModel, column: int) -> str:
     return surfaces(model, [column])[0]
 
 
-def _column(model: LiveModel, written: str) -> int:
+def _column(model: LiveModel, written: str | int) -> int:
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = f"id:{written}"
+    if not isinstance(written, str):
+        raise ConfigError(
+            f"a target is one label or token, or its number; {str(written)[:40]} is of type "
+            f"{type(written).__name__}; explain several in one call each"
+        )
     if model.output.over == "vocabulary":
         return one_token(model, written)
     for index, label in model.labels.items():

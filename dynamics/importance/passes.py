@@ -20,7 +20,9 @@ from torch import Tensor
 from dynamics.attribution.from_ids import question_of_ids
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Question, Scores, Settings
+from dynamics.errors import CheckpointError
 from dynamics.models.live import Batch, LiveModel
+from dynamics.models.output import nearly_equal
 from dynamics.scores.divergence import kl_divergence
 from dynamics.scores.logits import CHUNK
 from dynamics.scores.norms import embedding_norm, mean_row
@@ -173,4 +175,13 @@ class Passes:
 
     def _run(self, ids: Int[Tensor, "N L"], rows: Rows) -> Hidden:
         segments = torch.zeros_like(ids) if self.model.has_segments else None
-        return self.model.read(Batch(ids, torch.ones_like(ids), segments), rows=rows).read.final
+        reading = self.model.read(Batch(ids, torch.ones_like(ids), segments), rows=rows)
+        states, columns = reading.read.final, reading.columns
+        assert reading.logits is not None
+        own = reading.logits[:, -1]
+        if own.isfinite().all() and not nearly_equal(self.model.head(states[:, -1], columns), own):
+            raise CheckpointError(
+                f"{self.model.name}: its head, applied to one representation, does not give the "
+                "network's own logits in these contexts, so importances cannot be read through it"
+            )
+        return states

@@ -7,9 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 
 from dynamics.attribution.attribute import attribute
-from dynamics.errors import ConfigError, MeasureError
+from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.importance import importances as module
 from dynamics.importance.importances import (
     IMPORTANCES,
@@ -20,6 +21,7 @@ from dynamics.importance.importances import (
     measure_importances,
 )
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
+from dynamics.models.live import LiveModel
 from tests.models import tiny
 
 MODELS = {
@@ -245,6 +247,52 @@ def test_it_does_not_matter_what_runs_together(probes, monkeypatch):
     monkeypatch.setattr(module, "IDS_AT_ONCE", 24)
     for name, values in measured(model, probes, ["all"]).items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=2e-6)
+
+
+class MixesInputs(hf.GPT2LMHeadModel):
+    """Each input gets something of the others that are in the batch; alone it is as it is."""
+
+    def forward(self, *args, **kwargs):
+        answer = super().forward(*args, **kwargs)
+        answer.logits = (answer.logits + answer.logits.mean(0)) / 2
+        return answer
+
+
+@pytest.mark.parametrize("name", ["occlusion", "occlusion_norm_matched", "surprisal"])
+def test_a_network_that_mixes_inputs_gives_what_it_gives_alone(name, probes):
+    network = MixesInputs(tiny.CONFIGS["gpt2"]()).eval()
+    model = LiveModel(network, tiny.tokenizer("gpt2"), "causal", "mixes")
+    assert model.batching == "one_by_one"
+    contexts = zip(probes.ids, probes.positions, probes.replacements, strict=True)
+    expected = [by_hand(model, name, *each) for each in contexts]
+    found = measured(model, probes, [name])[name]
+    np.testing.assert_allclose(found, torch.stack(expected), rtol=2e-4, atol=2e-6)
+
+
+class AddsToWhatItReads(hf.GPT2LMHeadModel):
+    """The last logits are not what the head gives, where a context holds a token."""
+
+    def forward(self, input_ids=None, **kwargs):
+        answer = super().forward(input_ids, **kwargs)
+        if input_ids is not None and (input_ids == 6).any():
+            answer.logits = answer.logits + 1
+        return answer
+
+
+def test_a_head_that_does_not_give_the_logits_of_these_contexts_is_refused(probes):
+    network = AddsToWhatItReads(tiny.CONFIGS["gpt2"]()).eval()
+    model = LiveModel(network, tiny.tokenizer("gpt2"), "causal", "adds")
+    with pytest.raises(CheckpointError, match="adds: its head, applied to one representation, doe"):
+        measured(model, probes, ["occlusion"])
+
+
+@pytest.mark.parametrize("number", [50256, 10**6])
+def test_special_tokens_of_a_larger_vocabulary_change_nothing(number, probes):
+    defaults = tiny.live("gpt2", eos_token_id=number, bos_token_id=number)
+    names = ["occlusion", "surprisal", "attribution_normxlogit"]
+    for name, values in measured(defaults, probes, names).items():
+        expected = measured(tiny.live("gpt2"), probes, [name])[name]
+        np.testing.assert_array_equal(values, expected)
 
 
 def test_the_table_has_means_and_the_means_of_both_halves(probes):
