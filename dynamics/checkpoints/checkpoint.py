@@ -166,6 +166,12 @@ class Checkpoint:
         return _contents(self).notes
 
     @property
+    def model_type(self) -> str | None:
+        """What its config.json calls its architecture; None where nothing does."""
+        found = _contents(self).config.get("model_type")
+        return None if found is None else str(found)
+
+    @property
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
         return _contents(self).final_norm.type

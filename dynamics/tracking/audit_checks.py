@@ -102,18 +102,18 @@ def main_is_last(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Findi
 
 
 def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
-    """Tensors that are not there, or of another shape or dtype, than at most steps."""
+    """Tensors that are not there, or of another shape, dtype or model type, than at most steps."""
     readable = [each for each in facts.checkpoints if each.problem is None]
+    for other, usual, most, steps in _others(
+        {e.step: e.model_type for e in readable if e.model_type}
+    ):
+        message = f"config.json calls the architecture {other!r}, {most} {usual!r}"
+        yield Finding("changed", "wrong", steps, message, flagged=steps)
     roles: list[Role] = [*facts.roles, *VECTORS]
     for role in roles:
         for what in ("shape", "dtype") if role in ROLES else ("shape",):
             said = {each.step: _said(each, role, what) for each in readable}
-            if not said:
-                continue
-            usual, count = Counter(said.values()).most_common(1)[0]  # of equally many the first
-            most = "at most steps" if 2 * count > len(said) else f"at {count} others"
-            for other in sorted({*said.values()} - {usual}):
-                steps = tuple(step for step in said if said[step] == other)
+            for other, usual, most, steps in _others(said):
                 if what == "dtype" and other == "none":
                     continue  # told of its shape
                 message = f"the {what} is {other}, {most} {usual}"
@@ -121,6 +121,16 @@ def changed(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
                     message = f"there is {_one(other)}, {most} there is {_one(usual)}"
                 flagged = steps if what == "shape" else ()
                 yield Finding("changed", "wrong", steps, message, role, flagged)
+
+
+def _others(said: Mapping[int, str]) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    """What some steps say and most do not: it, what most say, how many those are, and the steps."""
+    if not said:
+        return
+    usual, count = Counter(said.values()).most_common(1)[0]  # of equally many the first
+    most = "at most steps" if 2 * count > len(said) else f"at {count} others"
+    for other in sorted({*said.values()} - {usual}):
+        yield other, usual, most, tuple(step for step in said if said[step] == other)
 
 
 def rows(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:

@@ -97,6 +97,7 @@ class CheckpointFacts:
         problem: Why it cannot be read, None when it can.
         notes: What a reader of its numbers should know of its files.
         unreachable: Whether the problem is one of the hub or the way there, not of its files.
+        model_type: What its config.json calls its architecture, None where nothing does.
     """
 
     step: int
@@ -106,6 +107,7 @@ class CheckpointFacts:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     unreachable: bool = False
+    model_type: str | None = None
 
     def block(self, role: Role) -> Block | None:
         """Rows of an embedding, None where they were not read or are not finite."""
@@ -286,7 +288,13 @@ class _Reader:
             return replace(
                 about, commit=checkpoint.commit, problem=str(error), unreachable=unreachable
             )
-        return replace(about, commit=checkpoint.commit, tensors=tensors, notes=checkpoint.notes)
+        return replace(
+            about,
+            commit=checkpoint.commit,
+            tensors=tensors,
+            notes=checkpoint.notes,
+            model_type=checkpoint.model_type,
+        )
 
     def _matrix(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
         located = checkpoint.locate(role)

@@ -74,6 +74,10 @@ FAULTS = {
         lambda folder: (folder / "config.json").write_text("{"),
         r"config\.json: is damaged",
     ),
+    "model type": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
+        "config.json calls the architecture 'llama', at most steps 'gpt_neox'",
+    ),
     "shard": (in_shards_of_which_one_is_missing, r"model-2\.bin: cannot be read: there is no such"),
     "shape": (lambda folder: changed(folder, cut), "the shape is 299x16, at most steps 300x16"),
     "head gone": (
@@ -176,7 +180,7 @@ def test_a_step_that_is_asked_for_by_number_is_refused(folder, counts, tmp_path)
     assert (run.steps, run.info["series"]["left_out"]) == ([0, 32], {})
 
 
-@pytest.mark.parametrize("fault", ["no weights", "all NaN", "shape"])
+@pytest.mark.parametrize("fault", ["no weights", "all NaN", "shape", "model type"])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_distances_are_to_the_first_step_that_can_be_measured(
     folder, counts, tmp_path, fault, workers
