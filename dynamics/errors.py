@@ -75,6 +75,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
 
 
+def message_of(error: BaseException, longest: int = 300) -> str:
+    r"""The message of an error of others without line ends, or its type where it has none.
+
+    Args:
+        error: The error.
+        longest: Characters that are kept.
+
+    Example:
+        >>> message_of(ValueError("no\nsuch  row"))
+        'no such row'
+        >>> message_of(KeyError())
+        'KeyError'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def one_line(error: BaseException) -> str:
     """An error of any kind as one line; what is not ours says its type.
 

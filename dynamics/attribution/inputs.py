@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 from typing import Any, cast
 
-from dynamics.errors import CheckpointError, ConfigError
+from dynamics.errors import CheckpointError, ConfigError, message_of
 from dynamics.models.live import Batch, LiveModel
 
 Content = str | Mapping[str, Any] | Sequence[Mapping[str, str]]
@@ -161,7 +161,7 @@ def text_of(model: LiveModel, content: Content) -> str:
             )
         )
     except Exception as error:  # a template is a program of whoever wrote the tokenizer
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise ConfigError(
             f"the chat template of {model.name} refuses the messages: {reason}"
         ) from error

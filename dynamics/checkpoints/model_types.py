@@ -213,12 +213,6 @@ def find_final_norm(
     )
 
 
-def tied_by_default(model_type: str) -> bool | None:
-    """Return whether embeddings are tied where config.json does not say; None if not known."""
-    ties = {facts.tied for facts in facts_of(model_type)}
-    return ties.pop() if len(ties) == 1 else None
-
-
 def _model_type(config: Mapping[str, Any]) -> str | None:
     model_type = config.get("model_type")
     return model_type if isinstance(model_type, str) else None

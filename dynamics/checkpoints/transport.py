@@ -13,7 +13,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 
 from dynamics.checkpoints.cache import TensorCache
 from dynamics.checkpoints.stores import Traffic
-from dynamics.errors import UnreachableError
+from dynamics.errors import UnreachableError, message_of
 
 Result = TypeVar("Result")
 
@@ -124,10 +124,10 @@ def reason(error: httpx2.HTTPError) -> str:
         case httpx2.TimeoutException():
             return f"{host} is silent or far too slow"
         case httpx2.ConnectError():
-            return f"{host} cannot be reached ({_one_line(error)})"
+            return f"{host} cannot be reached ({message_of(error)})"
     if (code := status(error)) is not None:
         return f"{host} answered {code} {httpx2.codes.get_reason_phrase(code)}".rstrip()
-    return f"the exchange with {host} failed ({_one_line(error)})"
+    return f"the exchange with {host} failed ({message_of(error)})"
 
 
 def unless_absent(ask: Callable[[], Result]) -> Result | None:
@@ -149,10 +149,6 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of an address."""
     parsed = httpx2.URL(url)
     return parsed.scheme, parsed.host, parsed.port
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _may_pass(error: httpx2.HTTPError) -> bool:

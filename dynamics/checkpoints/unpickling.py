@@ -19,7 +19,7 @@ from typing import IO, Any, NoReturn
 import torch
 
 from dynamics.checkpoints.entries import span
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, message_of
 
 _LARGEST_STRING = 1 << 26  # bytes: a damaged length does not read the tensors behind a pickle
 _LARGEST_LINE = 1 << 16  # bytes of an argument that ends with its line
@@ -369,9 +369,9 @@ def unpickle(
     try:
         return unpickler.load(), unpickler.storages
     except Exception as error:  # a damaged pickle can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error, _SHOWN)
         raise CheckpointError(
-            f"{name}: truncated or damaged: the pickle cannot be read ({reason[:_SHOWN]})"
+            f"{name}: truncated or damaged: the pickle cannot be read ({reason})"
         ) from error
 
 

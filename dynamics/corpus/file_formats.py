@@ -25,7 +25,7 @@ from dynamics.corpus.signatures import (
     signature_of,
 )
 from dynamics.corpus.tables import DELIMITERS, read_arrow, read_csv, read_parquet
-from dynamics.errors import ConfigError, CorpusError, did_you_mean
+from dynamics.errors import ConfigError, CorpusError, did_you_mean, message_of
 
 _LARGE_FILE = 8 << 20  # bytes, decompressed
 
@@ -145,7 +145,7 @@ def read_files(
             else:
                 yield from file_format.read(path, text_column)
         except DECOMPRESSION_ERRORS as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             long_window = "too much memory for decoding" in reason  # of zstd --long, over 128 MB
             remedy = (
                 "decompress it with zstd -d --long=31" if long_window else "check or fetch it again"

@@ -15,7 +15,7 @@ from dynamics.corpus.file_formats import check_format, known_suffix, read_files
 from dynamics.corpus.large_text import Document
 from dynamics.corpus.python_docs import python_docs
 from dynamics.corpus.rows import text_of_row
-from dynamics.errors import CorpusError
+from dynamics.errors import CorpusError, message_of
 
 DEFAULT_SPLIT = "train"
 
@@ -114,7 +114,7 @@ def _read_dataset(source: str, text_column: str, split: str) -> Iterator[str]:
         for row in rows:
             yield text_of_row(row, text_column, f"data set {source}")
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise CorpusError(
             f"there is no file or folder {source}, and the data set {name} (configuration "
             f"{configuration or 'default'}, split {split}) cannot be read: {reason}; check the "

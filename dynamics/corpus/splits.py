@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dynamics.errors import CorpusError
+from dynamics.errors import CorpusError, one_line
 
 _KEYWORDS = {
     "train": ["train", "training"],
@@ -88,7 +88,7 @@ def configurations(folder: Path) -> list[Configuration]:
         entries = content.get("configs") or [] if isinstance(content, dict) else []
         return [_configuration(entry) for entry in entries]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(error)
         raise CorpusError(
             f"the configurations in {card} cannot be read ({reason}); repair or remove its front "
             "matter, or name the files with a pattern"

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from dynamics.corpus.compression import open_decompressed, suffixes_of
 from dynamics.corpus.rows import decode, refuse_missing_column, text_of_row
-from dynamics.errors import CorpusError
+from dynamics.errors import CorpusError, message_of
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _LONGEST_FIELD = (1 << 31) - 1  # the largest that every platform's csv takes
@@ -106,7 +106,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
                 for row in batch.to_pylist():
                     yield text_of_row(row, text_column, str(path), columns)
     except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = message_of(error).rstrip(".")
         raise CorpusError(
             f"{path} is no parquet file that can be read: {reason}; check or fetch it again"
         ) from error
@@ -133,7 +133,7 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
                 for row in batch.select([text_column]).to_pylist():
                     yield text_of_row(row, text_column, str(path), columns)
     except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = message_of(error).rstrip(".")
         raise CorpusError(
             f"{path} is no arrow file that can be read: {reason}; check or fetch it again"
         ) from error

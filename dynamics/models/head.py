@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from dynamics.errors import CheckpointError, MeasureError
-from dynamics.models.named_errors import named_errors, one_line
+from dynamics.errors import CheckpointError, MeasureError, message_of
+from dynamics.models.named_errors import named_errors
 from dynamics.models.output import (
     FINAL,
     NetworkOutput,
@@ -165,7 +165,7 @@ class HeadOnTop:
                         if all(self._gives_own(readout, probe) for probe in observed):
                             return readout
             except MeasureError as error:
-                ends = f" ({one_line(error.__cause__ or error)})"
+                ends = f" ({message_of(error.__cause__ or error)})"
         raise CheckpointError(
             f"{name}: its head, applied to the representation of one position, does not give the "
             f"model's own logits ({', '.join(readouts)} tried){ends}; attribution through the head "

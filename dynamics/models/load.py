@@ -44,9 +44,10 @@ from dynamics.errors import (
     CorpusError,
     MismatchError,
     did_you_mean,
+    message_of,
 )
 from dynamics.models.live import LiveModel, Task
-from dynamics.models.named_errors import named_errors, one_line
+from dynamics.models.named_errors import named_errors
 from dynamics.models.output import accepted
 from dynamics.models.quiet import quiet_transformers
 
@@ -274,7 +275,7 @@ def _numbers(
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {str(device)!r} cannot be used: {one_line(error)}; cpu always can"
+            f"device {str(device)!r} cannot be used: {message_of(error)}; cpu always can"
         ) from error
     if target.type == "cpu" and dtype == "float16":
         raise ConfigError("float16 on a CPU is slow and overflows; use float32 or bfloat16")
@@ -455,4 +456,4 @@ def _unloadable(name: str, error: Exception, task: Task | None) -> str:
             f"{name}: transformers has no head for the task {task} on models of this type; give "
             "the task that it was trained for, or none"
         )
-    return f"{name}: cannot be loaded: {one_line(error)}"
+    return f"{name}: cannot be loaded: {message_of(error)}"

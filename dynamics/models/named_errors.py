@@ -6,9 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from dynamics.errors import DynamicsError, MeasureError
-
-_LONGEST = 300  # characters of an error that a message shows
+from dynamics.errors import DynamicsError, MeasureError, message_of
 
 
 @contextmanager
@@ -38,12 +36,6 @@ def named_errors(network: PreTrainedModel, name: str, work: str) -> Iterator[Non
         ) from error
     except Exception as error:
         raise MeasureError(
-            f"{name} ({type(network).__name__}): {work} ends in an error: {one_line(error)}; the "
+            f"{name} ({type(network).__name__}): {work} ends in an error: {message_of(error)}; the "
             "architecture may not fit what was asked (--debug shows where)"
         ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line ends, or its type where it has none; cut when long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

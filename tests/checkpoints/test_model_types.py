@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.model_types import facts_of, facts_table, tied_by_default
+from dynamics.checkpoints.model_types import facts_of, facts_table
 from dynamics.checkpoints.opening import open_any
+from dynamics.checkpoints.ties import default_tie
 from dynamics.errors import CheckpointError
 from dynamics.models.norm_response import norm_response
 from dynamics.tracking.callback import NormDynamicsCallback
@@ -226,7 +227,7 @@ class TestTable:
         [("llama", False), ("gemma", True), ("gpt2", True), ("gpt_neox", False), ("foo", None)],
     )
     def test_ties_where_config_json_does_not_say(self, model_type, tied):
-        assert tied_by_default(model_type) is tied
+        assert default_tie({"model_type": model_type}) is tied
 
     def test_the_classes_of_a_model_type_agree(self):
         for model_type, classes in facts_table().facts.items():
