@@ -24,7 +24,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Question, Settings
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 
 TOKENS, TARGETS = 128, 32
 QUICK, THOROUGH = 5, 40  # turns

@@ -48,7 +48,7 @@ def show_methods() -> None:
 
 def show_checkpoint_formats() -> None:
     """Write tables of the checkpoint formats that are read, and that are only named."""
-    from dynamics.checkpoints.formats import NAMED_FORMATS, READ_FORMATS
+    from dynamics.checkpoints.formats.supported import NAMED_FORMATS, READ_FORMATS
 
     cog.outl("| read | told by | |\n|---|---|---|")
     for read in READ_FORMATS:
@@ -61,8 +61,8 @@ def show_checkpoint_formats() -> None:
 
 def show_corpus_formats() -> None:
     """Write a table of the formats that text is read from into the page."""
-    from dynamics.corpus.compression import COMPRESSIONS
-    from dynamics.corpus.file_formats import FORMATS
+    from dynamics.corpus.documents.compression import COMPRESSIONS
+    from dynamics.corpus.documents.file_formats import FORMATS
 
     compressions = ", ".join(f"`{each.suffixes[0]}`" for each in COMPRESSIONS)
     cog.outl("| `--format` | suffixes | one document is | compressed |\n|---|---|---|---|")

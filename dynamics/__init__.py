@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
     from dynamics.corpus.counts import Counts, read_counts
-    from dynamics.corpus.information import InformationSettings
+    from dynamics.corpus.information.gain import InformationSettings
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
-    from dynamics.studies import run_arms, run_series
-    from dynamics.study import run_study
+    from dynamics.runs.changed_tokens import changed_tokens
+    from dynamics.runs.compare import compare
+    from dynamics.runs.run import Run
+    from dynamics.study.several import run_arms, run_series
+    from dynamics.study.single import run_study
     from dynamics.tracking.callback import NormDynamicsCallback
-    from dynamics.tracking.compare import compare
-    from dynamics.tracking.run import Run
-    from dynamics.tracking.tokens import changed_tokens
     from dynamics.tracking.track import track
     from dynamics.training.train import train
 
@@ -49,21 +49,21 @@ __all__ = [
 _HOMES = {
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
-    "InformationSettings": "dynamics.corpus.information",
+    "InformationSettings": "dynamics.corpus.information.gain",
     "NormDynamicsCallback": "dynamics.tracking.callback",
-    "Run": "dynamics.tracking.run",
+    "Run": "dynamics.runs.run",
     "StudySettings": "dynamics.config",
     "attribute": "dynamics.attribution.attribute",
-    "changed_tokens": "dynamics.tracking.tokens",
-    "compare": "dynamics.tracking.compare",
+    "changed_tokens": "dynamics.runs.changed_tokens",
+    "compare": "dynamics.runs.compare",
     "count_corpus": "dynamics.corpus.count",
     "load_model": "dynamics.models.load",
     "open_series": "dynamics.checkpoints.series",
     "plot": "dynamics.report.figures",
     "read_counts": "dynamics.corpus.counts",
-    "run_arms": "dynamics.studies",
-    "run_series": "dynamics.studies",
-    "run_study": "dynamics.study",
+    "run_arms": "dynamics.study.several",
+    "run_series": "dynamics.study.several",
+    "run_study": "dynamics.study.single",
     "track": "dynamics.tracking.track",
     "train": "dynamics.training.train",
 }

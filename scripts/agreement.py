@@ -22,11 +22,11 @@ from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
 from dynamics.corpus.counts import count_documents, read_counts
-from dynamics.corpus.large_text import parts_of
-from dynamics.corpus.sources import documents
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import parts_of
 from dynamics.errors import ConfigError
-from dynamics.evaluation.agreement import within_input_agreement
 from dynamics.models.load import load_model
+from dynamics.statistics.within_input import within_input_agreement
 
 SEEDS = 20  # draws of the random baseline
 REFERENCE = Settings(logit_form="log_probability")

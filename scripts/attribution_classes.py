@@ -30,7 +30,7 @@ from transformers.models.auto import modeling_auto
 from dynamics import attribute, load_model
 from dynamics.attribution.result import Attribution
 from dynamics.errors import DynamicsError
-from dynamics.models.live import Task
+from dynamics.models.live_model import Task
 from scripts.small_models import ModelClass, V, classes_of, small_model, time_limit
 
 RESULTS = Path(__file__).parents[1] / "docs" / "attribution-classes.json"

@@ -43,10 +43,10 @@ from dynamics.attribution.attribute import attribute
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
-from dynamics.corpus.tokenizer import END_OF_TEXT, train_tokenizer, vocabulary_size
+from dynamics.corpus.tokenizers.loading import END_OF_TEXT, train_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, CorpusError, DynamicsError, MismatchError
 from dynamics.files import whole_folder, write_json
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.quiet import quiet_transformers
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dynamics.config import StudySettings, load
 from dynamics.errors import ConfigError
-from dynamics.study_config import load_study
+from dynamics.study.settings import load_study
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 TRAININGS = [path for path in CONFIGS if isinstance(load_study(path), StudySettings)]

@@ -23,7 +23,7 @@ from dynamics.attribution.targets import (
     resolve,
 )
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from dynamics.models.named_errors import named_errors
 
 CONVERGED = 0.05  # completeness delta above which integrated gradients are flagged

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynamics.attribution.question import Question, Settings
 from dynamics.errors import ConfigError, MeasureError
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from itertools import accumulate, takewhile
 from typing import Any, cast
 
 from dynamics.errors import CheckpointError, ConfigError, message_of
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 
 Content = str | Mapping[str, Any] | Sequence[Mapping[str, str]]
 _WORD = re.compile(r"\S+")

@@ -14,7 +14,7 @@ from dynamics.attribution.gradients import looked_up, per_target, predict
 from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.linearized import linearized
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 TOLERANCE = 1e-3
 _RECURRENT = re.compile("mamba|rwkv|recurrent|deltanet|xlstm|retention", re.IGNORECASE)

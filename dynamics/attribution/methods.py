@@ -9,7 +9,7 @@ from dynamics.attribution import normxlogit as own
 from dynamics.attribution.occlusion import occlusion
 from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError, did_you_mean
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError
-from dynamics.models.live import Reading
+from dynamics.models.live_model import Reading
 from dynamics.scores import normxlogit as core
 from dynamics.scores.logits import logit_attribution
 from dynamics.scores.norms import embedding_norm, mean_row

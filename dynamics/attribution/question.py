@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import CheckpointError, ConfigError
-from dynamics.models.live import Batch, LiveModel, Reading, Side
+from dynamics.models.live_model import Batch, LiveModel, Reading, Side
 from dynamics.models.output import nearly_equal
 from dynamics.models.stack import Stack
 from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from dynamics.attribution.inputs import Input, one_token, surfaces
 from dynamics.attribution.result import Target
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 NAMED_TARGETS = ("predicted", "given")
 

@@ -19,6 +19,9 @@ LAST_LAYER = "{last}"
 """Stands in a key for the index of the last layer."""
 
 
+ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
+
+
 @dataclass(frozen=True)
 class Family:
     """Where a family keeps its tensors; of several keys the first one present counts.

@@ -18,6 +18,7 @@ from dynamics.checkpoints.architectures import (
     find_headed_family,
     find_roles,
 )
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
 from dynamics.checkpoints.model_types import (
     FinalNorm,
@@ -27,7 +28,6 @@ from dynamics.checkpoints.model_types import (
 )
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
-from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
 from dynamics.checkpoints.weight_files import name_contents
 from dynamics.checkpoints.weights import ReadableTensor, Weights

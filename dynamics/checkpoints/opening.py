@@ -3,11 +3,11 @@
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dynamics.checkpoints.catalog import PublicSeries, find
+from dynamics.checkpoints.catalog.public_series import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series, revision_of
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series, revision_of
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries, open_series
 from dynamics.errors import CheckpointError
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from dynamics.checkpoints.entries import contiguous_stride
+from dynamics.checkpoints.formats.entries import contiguous_stride
 from dynamics.checkpoints.packed_layouts import (
     WORD,
     Layout,

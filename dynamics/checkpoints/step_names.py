@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from itertools import takewhile
 
-from dynamics.checkpoints.catalog import catalog
-from dynamics.checkpoints.revision_names import RevisionName, parse_name
+from dynamics.checkpoints.catalog.public_series import catalog
+from dynamics.checkpoints.catalog.revision_names import RevisionName, parse_name
 from dynamics.errors import StepError
 
 STEP, EPOCH, MILLION_TOKENS = "step", "epoch", "million tokens"

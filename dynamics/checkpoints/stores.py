@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dynamics.checkpoints.sources import ByteSource, LocalFile
+from dynamics.checkpoints.formats.byte_sources import ByteSource, LocalFile
 from dynamics.errors import CheckpointError
 from dynamics.files import sha256_file
 

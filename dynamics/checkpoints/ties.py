@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.checkpoints.architectures import Family, Role
-from dynamics.checkpoints.tensors import digest
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.weight_files import EMBEDDINGS_FILE
 from dynamics.checkpoints.weights import ReadableTensor
 

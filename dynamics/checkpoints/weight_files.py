@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from dynamics.checkpoints.dcp_files import METADATA
-from dynamics.checkpoints.formats import find_named_format
+from dynamics.checkpoints.formats.dcp_files import METADATA
+from dynamics.checkpoints.formats.supported import find_named_format
 from dynamics.checkpoints.stores import FileStore, LocalFolder
 from dynamics.errors import CheckpointError
 

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dynamics.checkpoints.containers import index_container
-from dynamics.checkpoints.dcp_files import METADATA, DistributedEntries
-from dynamics.checkpoints.entries import TensorEntry
-from dynamics.checkpoints.sources import ByteSource
+from dynamics.checkpoints.formats.byte_sources import ByteSource
+from dynamics.checkpoints.formats.containers import index_container
+from dynamics.checkpoints.formats.dcp_files import METADATA, DistributedEntries
+from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.tensors import read_tensor
+from dynamics.checkpoints.formats.torch_files import StoredEntries
 from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
-from dynamics.checkpoints.tensors import read_tensor
-from dynamics.checkpoints.torch_files import StoredEntries
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
     WEIGHTS_FILES,

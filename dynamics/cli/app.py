@@ -155,7 +155,7 @@ def count(
 ) -> None:
     """Count tokens of a corpus or of a token stream."""
     from dynamics.corpus.count import count_corpus
-    from dynamics.corpus.information import InformationSettings
+    from dynamics.corpus.information.gain import InformationSettings
     from dynamics.errors import ConfigError
 
     if oyama and not information_gain:
@@ -206,7 +206,7 @@ def plot(
 ) -> None:
     """Draw the figures of one or several runs."""
     from dynamics.report.figures import plot as plot_runs
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     opened = [Run(path) for path in runs]
     left_out: list[str] = []

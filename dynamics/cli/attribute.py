@@ -156,8 +156,7 @@ def attribute(
     chosen_layers = _layers(layers)
     if steps is not None and (file or dataset):
         raise ConfigError("--steps follows one text over a series; give it as TEXT")
-    from dynamics.attribution.question import Settings
-    from dynamics.attribution.runs import (
+    from dynamics.attribution.job import (
         Run,
         check_methods,
         choose_methods,
@@ -165,6 +164,7 @@ def attribute(
         follow,
         write_followed,
     )
+    from dynamics.attribution.question import Settings
     from dynamics.attribution.targets import Ask
     from dynamics.checkpoints.opening import open_any
     from dynamics.models.load import load_model
@@ -238,7 +238,7 @@ def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
 
 def _texts(given: dict[str, str], file: Path | None, dataset: str | None, column: str) -> Texts:
     """The inputs, checked before a model is loaded."""
-    from dynamics.attribution.files import read_dataset, read_texts
+    from dynamics.attribution.input_files import read_dataset, read_texts
     from dynamics.errors import ConfigError
 
     ways = [

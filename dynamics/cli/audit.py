@@ -9,8 +9,8 @@ import typer
 from dynamics.cli.output import Stages, emit, size, table
 
 if TYPE_CHECKING:
-    from dynamics.tracking.audit import Audit
-    from dynamics.tracking.audit_findings import Finding
+    from dynamics.audit.finding import Finding
+    from dynamics.audit.series_audit import Audit
 
 _FOUND_WRONG = 1
 _COLUMNS = ("", "kind", "steps", "tensor", "what")
@@ -38,8 +38,8 @@ def audit(
 
     Exit status 1 when something is wrong; what is explained or merely noted is not.
     """
+    from dynamics.audit.series_audit import audit_series
     from dynamics.checkpoints.opening import open_any
-    from dynamics.tracking.audit import audit_series
 
     opened = open_any(series)
     with Stages() as stages:
@@ -55,7 +55,7 @@ def audit(
 
 
 def _row(finding: "Finding") -> list[str]:
-    from dynamics.tracking.audit_findings import name_steps
+    from dynamics.audit.finding import name_steps
 
     link = f" [{finding.link}]" if finding.link else ""
     count = f" ({len(finding.steps)})" if len(finding.steps) > 1 else ""

@@ -8,7 +8,7 @@ import typer
 from dynamics.cli.output import emit, size, table
 
 if TYPE_CHECKING:
-    from dynamics.checkpoints.catalog import Defect, PublicSeries
+    from dynamics.checkpoints.catalog.public_series import Defect, PublicSeries
 
 app = typer.Typer(help="What public checkpoint series offer and cost.", no_args_is_help=True)
 
@@ -56,8 +56,8 @@ def show(
 
     The hub is asked which steps exist and for the index of the last one; no weights are read.
     """
-    from dynamics.checkpoints.catalog import find
-    from dynamics.checkpoints.describe import describe
+    from dynamics.checkpoints.catalog.public_series import find
+    from dynamics.checkpoints.series_description import describe
 
     known = find(name)
     facts = describe(name)
@@ -73,8 +73,8 @@ def show(
 
 
 def _asked(known: "PublicSeries") -> dict[str, Any]:
-    from dynamics.checkpoints.describe import hub_facts
     from dynamics.checkpoints.opening import open_public_series
+    from dynamics.checkpoints.series_description import hub_facts
     from dynamics.errors import CheckpointError
 
     try:
@@ -103,7 +103,7 @@ def _hub_shown(hub: Mapping[str, Any] | None) -> list[str]:
 
 
 def _members(family: str | None) -> dict[str, list["PublicSeries"]]:
-    from dynamics.checkpoints.catalog import catalog, families
+    from dynamics.checkpoints.catalog.public_series import catalog, families
     from dynamics.errors import CheckpointError, did_you_mean
 
     if family is not None and family not in families():

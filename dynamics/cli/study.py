@@ -10,7 +10,7 @@ from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
 
 if TYPE_CHECKING:
     from dynamics.config import StudySettings
-    from dynamics.study_config import ArmsStudy, SeriesStudy
+    from dynamics.study.settings import ArmsStudy, SeriesStudy
 
 Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
 Overrides = Annotated[
@@ -49,7 +49,7 @@ def study(
     """
     from dynamics.config import StudySettings
     from dynamics.errors import ConfigError
-    from dynamics.study_config import load_study
+    from dynamics.study.settings import load_study
 
     loaded = load_study(config, settings or ())
     folder = folder_of(loaded.name, output)
@@ -64,7 +64,7 @@ def study(
     if dry_run:
         show_preview(loaded, folder / "training", as_json)
         return
-    from dynamics.study import run_study
+    from dynamics.study.single import run_study
 
     with Stages() as stages:
         result = run_study(
@@ -101,15 +101,15 @@ def _several(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from dynamics.study_config import ArmsStudy
+    from dynamics.study.settings import ArmsStudy
 
     if dry_run:
-        from dynamics.study_plans import plan_arms, plan_series
+        from dynamics.study.plans import plan_arms, plan_series
 
         expected = plan_arms(loaded) if isinstance(loaded, ArmsStudy) else plan_series(loaded)
         emit(as_json, asdict(expected), expected.describe())
         return
-    from dynamics.studies import run_arms, run_series
+    from dynamics.study.several import run_arms, run_series
 
     with Stages() as stages:
         about = {

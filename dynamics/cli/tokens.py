@@ -41,8 +41,8 @@ def tokens(
 
     With each comes what it did to the correlation with log frequency, which is what a trend shows.
     """
-    from dynamics.tracking.run import Run
-    from dynamics.tracking.tokens import changed_tokens
+    from dynamics.runs.changed_tokens import changed_tokens
+    from dynamics.runs.run import Run
 
     found = changed_tokens(
         Run(run),

@@ -1,16 +1,15 @@
 """The command that follows a series: norms from its weights, and what its models do with tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.tracking.executors import executor_for
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    pass
 
 
 def track(
@@ -164,11 +163,11 @@ def track(
     """
     from dynamics.checkpoints.opening import open_any
     from dynamics.errors import ConfigError
+    from dynamics.runs.findings import last_step_table
     from dynamics.tracking.cost import live_cost, track_cost
     from dynamics.tracking.exposed import open_exposed
     from dynamics.tracking.origin import find_counts
     from dynamics.tracking.probe_text import ProbeReading
-    from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import track as track_series
 
     reading = ProbeReading(text_column, split, format_name, probe_dtype, separator)
@@ -180,7 +179,7 @@ def track(
     live = None
     if importance or surgery or agreement:
         from dynamics.importance.probes import ProbeSettings
-        from dynamics.tracking.live import LiveSettings
+        from dynamics.tracking.live_stage import LiveSettings
 
         live = LiveSettings(
             importance=tuple(
@@ -215,7 +214,7 @@ def track(
         raise ConfigError("give the run folder with -o")
     exposed = open_exposed(stream, sequence_length, batch_size, stream_dtype)
     opened = open_any(series)
-    with Stages() as stages, _executor(workers, dask) as (executor, ahead):
+    with Stages() as stages, executor_for(workers, dask) as (executor, ahead):
         found = find_counts(
             opened, counts, report=stages.report, on_progress=stages.counter("counting")
         )
@@ -253,23 +252,3 @@ def _token_ids(written: str | None) -> tuple[int, ...]:
         raise ConfigError(
             f"cannot read the token ids {written!r}; give numbers with commas, such as 5,17"
         ) from error
-
-
-@contextmanager
-def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None", int]]:
-    """Threads, a cluster, or None for this thread; and the checkpoints under way at once."""
-    if dask is not None:
-        from dynamics.tracking.cluster import dask_executor
-
-        with dask_executor(dask) as (executor, threads):
-            yield executor, max(workers, threads)
-    elif workers > 1:
-        from concurrent.futures import ThreadPoolExecutor
-
-        pool = ThreadPoolExecutor(workers)
-        try:
-            yield pool, workers
-        finally:
-            pool.shutdown(cancel_futures=True)
-    else:
-        yield None, 1

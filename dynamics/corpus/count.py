@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
-from dynamics.corpus.information import InformationSettings, OnPass
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
-from dynamics.corpus.sample_blocks import OnProgress
-from dynamics.corpus.sources import documents
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.information.gain import InformationSettings, OnPass
+from dynamics.corpus.public.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
+from dynamics.corpus.public.sample_blocks import OnProgress
+from dynamics.corpus.tokenizers.loading import load_tokenizer
+from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TOKENS, open_stream
 from dynamics.errors import CorpusError
 
@@ -38,7 +38,7 @@ def count_corpus(
     """Count the tokens of a corpus.
 
     Args:
-        corpus: A source of text as in `sources.documents`, or a token stream: a training folder,
+        corpus: A source of text as in `corpora.documents`, or a token stream: a training folder,
             its `tokens.bin`, or with `sequence_length` any file of ids; or a public series whose
             token stream is known, of which a sample is counted.
         tokenizer: Folder, `tokenizer.json` or hub name; None takes the one of the training folder

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information import InformationSettings, OnPass, information_columns
-from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.pairs import TextCollector
-from dynamics.corpus.spelling import piece_marks
+from dynamics.corpus.information.gain import InformationSettings, OnPass, information_columns
+from dynamics.corpus.information.pairs import TextCollector
 from dynamics.corpus.tally import Tally
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import (
+from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
     tokenize,
     tokenizer_sha256,
     vocabulary_size,
 )
+from dynamics.corpus.tokenizers.spelling import piece_marks
+from dynamics.corpus.tokenizers.text_checks import TextChecks
+from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
 from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
-from dynamics.corpus.vocabulary_rows import check_rows, cut_to_rows
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 

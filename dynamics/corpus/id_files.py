@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.corpus.signatures import HEAD_BYTES, signature_of
+from dynamics.corpus.documents.signatures import HEAD_BYTES, signature_of
 from dynamics.errors import CorpusError
 
 DEFAULT_DTYPE = "uint16"

@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.id_files import open_ids
-from dynamics.corpus.kinds import token_kinds
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
+from dynamics.corpus.tokenizers.kinds import token_kinds
+from dynamics.corpus.tokenizers.loading import (
+    end_of_text_id,
+    tokenize,
+    tokenizer_sha256,
+    vocabulary_size,
+)
+from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json

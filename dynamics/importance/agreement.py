@@ -16,8 +16,8 @@ from torch import Tensor
 from dynamics.attribution.from_ids import question_of_ids
 from dynamics.attribution.methods import find_method
 from dynamics.attribution.question import Question, Settings
-from dynamics.evaluation.agreement import within_input_agreement
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
+from dynamics.statistics.within_input import within_input_agreement
 
 AGREEMENT_METHODS = (
     "norm",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dynamics.errors import ConfigError, MeasureError
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 
 MASKED_SHARE = 0.15  # of the positions of a row, as in training (Devlin et al. 2019)
 LOGITS = 1 << 24  # logits that exist at once

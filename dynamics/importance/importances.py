@@ -16,7 +16,7 @@ from dynamics.attribution.methods import METHODS
 from dynamics.errors import ConfigError, MeasureError, did_you_mean
 from dynamics.importance.passes import InputRows, Passes
 from dynamics.importance.probes import ProbeSet, half_means
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 IDS_AT_ONCE = 4096  # token ids that run together
 Values = Float[Tensor, " N"]

@@ -21,7 +21,7 @@ from dynamics.attribution.from_ids import question_of_ids
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.errors import CheckpointError
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 from dynamics.models.output import nearly_equal
 from dynamics.scores.divergence import kl_divergence
 from dynamics.scores.logits import CHUNK

@@ -17,7 +17,7 @@ from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import ConfigError, MismatchError, did_you_mean
 from dynamics.importance.held_out import HeldOut, interval_row
 from dynamics.importance.replaced import weight_replaced
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from dynamics.scores.norms import embedding_norm, mean_row
 from dynamics.statistics.bins import equal_count_bins, tokens_by_bin
 

@@ -32,7 +32,7 @@ from dynamics.models.output import (
     probe_inputs,
     special_id,
 )
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import substituted
 
 Readout = Literal["each", "first", "last", "last_not_padding", "end_of_sentence", "mean"]
 # Inputs in which the read-outs of labels differ, see `probe_ids`; the last where there is no `e`.

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import substituted
 
 _CONSTANT = {"softmax", "rsqrt", "sqrt", "var", "std", "norm", "rdiv", "reciprocal"}
 _ACTIVATIONS = {

@@ -21,12 +21,12 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from dynamics.checkpoints.catalog import PublicSeries, find
+from dynamics.checkpoints.catalog.public_series import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.quantised import FLOATS
-from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.stores import LocalFolder, read_json
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
@@ -36,8 +36,8 @@ from dynamics.checkpoints.weight_files import (
     standard_files,
 )
 from dynamics.checkpoints.weights import Weights
-from dynamics.corpus.kinds import own_tokens
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.tokenizers.kinds import own_tokens
+from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -46,7 +46,7 @@ from dynamics.errors import (
     did_you_mean,
     message_of,
 )
-from dynamics.models.live import LiveModel, Task
+from dynamics.models.live_model import LiveModel, Task
 from dynamics.models.named_errors import named_errors
 from dynamics.models.output import accepted
 from dynamics.models.quiet import quiet_transformers

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.errors import CheckpointError, MeasureError
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import substituted
 
 Logits = Float[Tensor, "B P K"] | Float[Tensor, "B K"]
 FINAL = "last_hidden_state"

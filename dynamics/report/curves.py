@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
 from dynamics.report.style import panels, step_axis
-from dynamics.tracking.compare import Arm
+from dynamics.runs.compare import Arm
 
 RELIABLE = 0.7
 """Below this reliability of an importance, points are hollow."""

@@ -17,8 +17,8 @@ from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import norm_against_importance
 from dynamics.report.statistics_over_steps import agreement, matrices, slopes, surgery
 from dynamics.report.style import STYLE
-from dynamics.tracking.compare import check_vocabularies
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import check_vocabularies
+from dynamics.runs.run import Run
 
 DEFAULT_FORMATS = ("pdf", "png")
 FORMATS = (*DEFAULT_FORMATS, "svg")

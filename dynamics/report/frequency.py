@@ -24,9 +24,9 @@ from dynamics.report.style import (
     title,
     what_bands_are,
 )
-from dynamics.tracking.compare import Arm, arms_of
-from dynamics.tracking.run import Run
-from dynamics.tracking.trends import NEVER_SEEN
+from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.run import Run
+from dynamics.runs.trends import NEVER_SEEN
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "input_embedding_norm": ("input", {"color": "#0b3c7d", "marker": "o"}),

@@ -14,8 +14,8 @@ from dynamics.report.style import (
     title,
     what_bands_are,
 )
-from dynamics.tracking.compare import Arm, arms_of
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.run import Run
 
 GAUGES = {
     "input_embedding_norm": "norm of input rows",

@@ -12,8 +12,8 @@ from matplotlib.ticker import NullFormatter
 from dynamics.errors import NothingToDrawError
 from dynamics.report.importance import GAUGES, title_of
 from dynamics.report.style import about, caption, chosen_steps, panels, title
-from dynamics.tracking.compare import arms_of
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import arms_of
+from dynamics.runs.run import Run
 
 PAIRS = (
     ("input_embedding_norm", "occlusion"),

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from dynamics.report.study_cells import cell, markdown
+from dynamics.runs.compare import Arm
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.tracking.compare import Arm
 from dynamics.verdicts.claims import CLAIMS
 from dynamics.verdicts.judge import Verdict, judge
 

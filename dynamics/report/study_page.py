@@ -16,10 +16,10 @@ from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
 from dynamics.report.study_claims import claims_against
 from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
+from dynamics.runs.compare import ONSET, Arm, Quantity, arm_mean, arms_of
+from dynamics.runs.derived import untouched_row_factor
+from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.tracking.compare import ONSET, Arm, Quantity, arm_mean, arms_of
-from dynamics.tracking.derived import untouched_row_factor
-from dynamics.tracking.run import Run
 from dynamics.verdicts.claims import INPUT, UNIFORM, UNIGRAM
 
 NOT_MEASURED = "Not measured in these runs."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamics.tracking.compare import Quantity
+from dynamics.runs.compare import Quantity
 from dynamics.verdicts.claims import INPUT, OUTPUT, SAME_TOKENS, UNIFORM, UNIGRAM
 
 GAUGES = {

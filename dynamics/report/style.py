@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
-from dynamics.tracking.compare import Arm
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import Arm
+from dynamics.runs.run import Run
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,

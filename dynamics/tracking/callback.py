@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_callback import CallbackHandler
 
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
-from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import MeasureError, one_line
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule

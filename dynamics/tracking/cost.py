@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.http import split
+from dynamics.checkpoints.hub.http import split
+from dynamics.checkpoints.hub.transport import CONNECTIONS
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.transport import CONNECTIONS
 from dynamics.errors import CheckpointError
 from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
-from dynamics.tracking.measures import ROLES
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live import LiveSettings
+    from dynamics.tracking.live_stage import LiveSettings
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> Liv
     """
     from dynamics.importance.importances import forwards_per_context
     from dynamics.importance.surgery import DRAWS
-    from dynamics.tracking.live import HELD_OUT_ROWS
+    from dynamics.tracking.live_stage import HELD_OUT_ROWS
 
     probes = live.probes
     contexts = probes.most_tokens * probes.contexts if live.importance else 0

@@ -10,13 +10,12 @@ import numpy as np
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.exposure import exposures
-from dynamics.corpus.public_counts import public_exposures
+from dynamics.corpus.public.public_counts import public_exposures
 from dynamics.corpus.tokens import TokenStream, open_stream
 from dynamics.errors import ConfigError
+from dynamics.runs.measures import EXPOSURE
 
 Exposure = Literal["auto", "exact"]
-
-EXPOSURE = {"input_embedding": "exposure_as_input", "output_embedding": "exposure_as_target"}
 
 
 @dataclass(frozen=True)

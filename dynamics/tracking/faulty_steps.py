@@ -7,11 +7,11 @@ is refused instead.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from dynamics.audit.series_audit import audit_headers, audit_series
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.steps import parse
-from dynamics.tracking.audit import audit_headers, audit_series
 
 _UNMEASURABLE = ("unreadable", "changed")  # kinds of findings that no option gets around
 

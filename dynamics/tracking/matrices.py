@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
+from dynamics.runs.trends import LEVEL, TREND_COLUMNS, Row
 from dynamics.scores.norms import chunks, embedding_norm, mean_row
 from dynamics.scores.spectrum import effective_rank, second_moment
 from dynamics.statistics.correlation import NormalEstimate, spearman
 from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.readout import Moments, cross_validated_ridge, fold_of, moments
 from dynamics.statistics.vocabulary import VocabularyRule
-from dynamics.tracking.measures import View
-from dynamics.tracking.trends import LEVEL, TREND_COLUMNS, Row
+from dynamics.tracking.measure_functions import View
 
 MOST_ROWS = 8192
 """Rows that enter a quantity whose cost grows with rows times D^2, unless everything is asked for.

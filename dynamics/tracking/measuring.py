@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dynamics.axes import TokenScores
-from dynamics.checkpoints.architectures import Role
-from dynamics.checkpoints.tensors import digest
+from dynamics.checkpoints.architectures import ROLES, Role
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.errors import MeasureError
+from dynamics.runs.trends import Row
 from dynamics.scores.norms import Rows
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask
 from dynamics.tracking.matrices import MatrixView, folded_bias, matrix_rows
-from dynamics.tracking.measures import ROLES, WHITENED, View, measure
-from dynamics.tracking.trends import Row
+from dynamics.tracking.measure_functions import WHITENED, View, measure
 
 Tokens = Mapping[str, np.ndarray]
 

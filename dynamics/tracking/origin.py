@@ -1,15 +1,14 @@
 """Where a series comes from: the training that made it, its token stream and its counts."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.training_folder import described
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
-from dynamics.corpus.public_counts import find_public_counts
-from dynamics.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_sha256
+from dynamics.corpus.public.public_counts import find_public_counts
+from dynamics.corpus.tokenizers.loading import fetch_tokenizer, load_tokenizer, tokenizer_sha256
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import MismatchError
 from dynamics.tracking.exposed import Exposed
@@ -23,11 +22,6 @@ def training_folder(series: CheckpointSeries) -> Path | None:
     if path is None or not (path.parent.parent / "train.json").exists():
         return None
     return path.parent.parent
-
-
-def described(training: Path) -> dict[str, Any]:
-    """Content of the `train.json` of a training folder."""
-    return json.loads((training / "train.json").read_text("utf-8"))
 
 
 def training_stream(series: CheckpointSeries) -> Exposed | None:

@@ -10,19 +10,19 @@ import numpy as np
 from jaxtyping import Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.sources import documents
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import (
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
     fetch_tokenizer,
     load_tokenizer,
     tokenize,
     tokenizer_sha256,
 )
+from dynamics.corpus.tokenizers.special_texts import split_documents
+from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokens import TOKENS, TokenStream, open_held_out, open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError
 
@@ -90,7 +90,7 @@ def open_probe_text(
     """Open a text to probe.
 
     Args:
-        place: A source of text as in `sources.documents`, or a token stream: a training folder, its
+        place: A source of text as in `corpora.documents`, or a token stream: a training folder, its
             `tokens.bin`, or a file of ids (`.bin`, `.npy`) of others. None for the stream of the
             training that made the series. Rows that were held out of a training are what losses are
             measured on; of a text or stream given here, all rows are where none were. Of a corpus

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.tensors import digest
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file
-from dynamics.tracking.run import MATRIX_ROWS, measures_path, read_info, step_path
+from dynamics.runs.run import MATRIX_ROWS, measures_path, read_info, step_path
 
 
 def resume(

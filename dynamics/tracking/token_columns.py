@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
-from dynamics.corpus.vocabulary_rows import cut_to_rows
+from dynamics.corpus.tokenizers.vocabulary_rows import cut_to_rows
 
 _MARK = "##"
 

@@ -18,39 +18,35 @@ import numpy as np
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.step_names import STEP
+from dynamics.checkpoints.training_folder import described
 from dynamics.corpus.counts import Counts
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file, write_json
-from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
-from dynamics.tracking.exposed import Exposed, Exposure, check_exposed, exposure_columns
-from dynamics.tracking.faulty_steps import Fault, LeftOut, find_faults
-from dynamics.tracking.finish import finish
-from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measures import NEED_ALL_ROWS, SLOW
-from dynamics.tracking.measuring import Wanted
-from dynamics.tracking.origin import (
-    check_same_tokenizer,
-    described,
-    training_folder,
-    training_stream,
-)
-from dynamics.tracking.resume import resume, resume_live
-from dynamics.tracking.run import (
+from dynamics.runs.finish import finish
+from dynamics.runs.run import (
     MATRIX_ROWS,
     Run,
     measures_path,
     step_path,
     write_table,
 )
-from dynamics.tracking.token_columns import token_columns
-from dynamics.tracking.trends import (
+from dynamics.runs.trends import (
     FEWEST_TOKENS,
     in_columns,
 )
+from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
+from dynamics.tracking.exposed import Exposed, Exposure, check_exposed, exposure_columns
+from dynamics.tracking.faulty_steps import Fault, LeftOut, find_faults
+from dynamics.tracking.matrices import MATRICES
+from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
+from dynamics.tracking.measuring import Wanted
+from dynamics.tracking.origin import check_same_tokenizer, training_folder, training_stream
+from dynamics.tracking.resume import resume, resume_live
+from dynamics.tracking.token_columns import token_columns
 from dynamics.tracking.walk import Measured, Unmeasurable, walk
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live import LiveSettings
+    from dynamics.tracking.live_stage import LiveSettings
 
 OnCheckpoint = Callable[[int, int], None]
 
@@ -146,7 +142,7 @@ def track(
         raise ConfigError("the model runs with all rows of its embedding; leave --rows out")
     asked = None
     if live is not None:
-        from dynamics.tracking.live import prepare_live  # what runs models loads slowly
+        from dynamics.tracking.live_stage import prepare_live  # what runs models loads slowly
 
         training = training_folder(series)
         asked = prepare_live(live, chosen, counts, tokens, keeps, training, report)
@@ -225,7 +221,7 @@ def track(
     if (reference := min(done)) != left_out.selected.steps[0]:
         report(f"distances are to step {reference}, the first that can be measured")
     if asked is not None:
-        from dynamics.tracking.live import run_live
+        from dynamics.tracking.live_stage import run_live
 
         run_live(asked.without(left_out.reasons), info, output, on_live, report)
     finish(output, info, tokens, ids)

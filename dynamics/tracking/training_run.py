@@ -10,21 +10,15 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.stores import LocalFolder
-from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.weights import Weights
 from dynamics.corpus.counts import Counts
 from dynamics.errors import MeasureError, MismatchError, OutputError, one_line
 from dynamics.files import PARTIAL, whole_folder, write_json
-from dynamics.statistics.vocabulary import parse_rule
-from dynamics.tracking.finish import finish
-from dynamics.tracking.measures import ROLES
-from dynamics.tracking.measuring import Wanted, measure_tensors
-from dynamics.tracking.model_tensors import ModelTensors
-from dynamics.tracking.references import StoredRows
-from dynamics.tracking.resume import first_difference, is_whole
-from dynamics.tracking.run import (
+from dynamics.runs.finish import finish
+from dynamics.runs.run import (
     CALLBACK,
     MATRIX_ROWS,
     measures_path,
@@ -32,9 +26,14 @@ from dynamics.tracking.run import (
     step_path,
     write_table,
 )
+from dynamics.runs.trends import in_columns
+from dynamics.statistics.vocabulary import parse_rule
+from dynamics.tracking.measuring import Wanted, measure_tensors
+from dynamics.tracking.model_tensors import ModelTensors
+from dynamics.tracking.references import StoredRows
+from dynamics.tracking.resume import first_difference, is_whole
 from dynamics.tracking.token_columns import token_columns
 from dynamics.tracking.track import check_enough, describe
-from dynamics.tracking.trends import in_columns
 
 FIRST = "first"
 """Folder of the embeddings at the first step, which distances are taken to after a restart too."""

@@ -13,11 +13,10 @@ from functools import partial
 
 from torch import Tensor
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.errors import CheckpointError, MeasureError, UnreachableError
 from dynamics.scores.norms import Rows
-from dynamics.tracking.measures import ROLES
 from dynamics.tracking.measuring import Taken, Wanted, measure_tensors
 from dynamics.tracking.references import References, stored
 

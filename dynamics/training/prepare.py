@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
 from dynamics.config import StudySettings
-from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
-from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from dynamics.corpus.documents import corpora
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
+from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import whole_folder, write_json
@@ -128,10 +128,10 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
 
     def documents(report: Report = lambda line: None) -> Iterator[Document]:
         def read(limit: int | None) -> Iterator[Document]:
-            return sources.documents(
+            return corpora.documents(
                 corpus.source,
                 text_column=corpus.text_column,
-                split=None if corpus.split == sources.DEFAULT_SPLIT else corpus.split,
+                split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
                 max_documents=limit,
                 format_name=corpus.format,
                 report=report,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynamics.tracking.compare import Quantity
+from dynamics.runs.compare import Quantity
 
 INPUT, OUTPUT = "input_embedding_norm", "output_embedding_norm"
 UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dynamics.runs.compare import Arm, arm_difference, arm_mean
 from dynamics.statistics.seeds import OverSeeds
-from dynamics.tracking.compare import Arm, arm_difference, arm_mean
 from dynamics.verdicts.claims import CLAIMS, Claim
 
 

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from dynamics.attribution.question import Question, Settings
-from dynamics.models.live import Batch
+from dynamics.models.live_model import Batch
 from tests.models import tiny
 
 MASKED = tiny.MASKED[:-1]

@@ -18,7 +18,7 @@ from dynamics.attribution.gradients import (
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Question, Settings
 from dynamics.errors import ConfigError
-from dynamics.models.live import Batch
+from dynamics.models.live_model import Batch
 from tests.models.tiny import live, tokenizer
 
 ALL = pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tokenizers.normalizers import Prepend, Replace, Sequence
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.attribution.inputs import encode, following_ids, one_token, plain_ids, surfaces
-from dynamics.corpus.tokenizer import train_tokenizer
+from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.errors import ConfigError
 from dynamics.models.load import load_model
 

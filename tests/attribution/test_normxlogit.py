@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from dynamics.attribution.normxlogit import logit_only, norm_only, normxlogit
 from dynamics.attribution.question import Question, Settings
 from dynamics.errors import ConfigError
-from dynamics.models.live import Batch
+from dynamics.models.live_model import Batch
 from tests.models.tiny import FINAL_NORMS, LANGUAGE_MODELS, SEQ2SEQ, live
 
 # What each architecture's head is, in the names of its modules.

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import dynamics
-from dynamics.attribution.files import read_dataset, read_texts
+from dynamics.attribution.input_files import read_dataset, read_texts
 from dynamics.attribution.inputs import encode
 from dynamics.attribution.targets import Ask
 from dynamics.errors import ConfigError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 TEMPLATE = (

@@ -14,7 +14,7 @@ from dynamics.attribution.methods import METHODS
 from dynamics.attribution.question import Settings
 from dynamics.attribution.targets import Ask
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 SHAPE = {

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_model
 
 from dynamics.checkpoints.architectures import FAMILIES, find_family
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.sources import LocalFile
+from dynamics.checkpoints.formats.byte_sources import LocalFile
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import assert_same, write_checkpoint
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.byte_sources import LocalFile
 from dynamics.checkpoints.quantised import QuantisedTensor
-from dynamics.checkpoints.sources import LocalFile
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import FORMATS, assert_same, write_checkpoint
 

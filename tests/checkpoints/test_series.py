@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.stores import LocalFolder
-from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.weights import WEIGHTS_FILES, Weights
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.writers import FORMATS, assert_same, neox, write_checkpoint

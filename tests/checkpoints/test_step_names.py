@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.step_names import choose_names, described_names, parse_step_name
 from dynamics.errors import CheckpointError, StepError
-from tests.checkpoints.test_catalog import QUOTED
+from tests.checkpoints.catalog.test_public_series import QUOTED
 
 NOT_STEPS = (
     *("best", "final", "main", "checkpoint-last", "checkpoint-best", "refs/pr/1"),

@@ -33,7 +33,7 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """A text and a tokenizer for it."""
-    from dynamics.corpus.tokenizer import train_tokenizer
+    from dynamics.corpus.tokenizers.loading import train_tokenizer
 
     folder = tmp_path_factory.mktemp("text")
     (folder / "story.txt").write_text("the cat sat on the mat and the cat was glad\n" * 40)
@@ -312,7 +312,7 @@ def test_a_sample_of_a_public_stream_has_no_information_gain(fails, tmp_path):
 
 
 def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     options = ["--counts", shared / "counts.parquet", "--steps", "0,8"]
     stream = ["--stream", shared / "training/tokens.bin", "--sequence-length", 11]

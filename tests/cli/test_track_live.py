@@ -17,7 +17,7 @@ def training(tmp_path_factory):
 
 
 def test_importance_is_measured_and_added_to(dynamics, training, tmp_path):
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     output = ("-o", tmp_path / "run", "--steps", "0,8")
     asked = ("--importance", "surprisal, occlusion", "--probe-tokens", "40,41", *FEW)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokens import (
     CorpusDigest,
     StreamInfo,
@@ -153,7 +153,7 @@ def test_a_stream_described_before_there_were_held_out_rows_opens(stream, tmp_pa
 
 @pytest.mark.parametrize("max_tokens", [16, 40, 100])
 def test_max_tokens_cuts_the_text(tmp_path, story, tokenizer, max_tokens, monkeypatch):
-    monkeypatch.setattr("dynamics.corpus.tokenizer._BATCH_CHARACTERS", 200)
+    monkeypatch.setattr("dynamics.corpus.tokenizers.loading._BATCH_CHARACTERS", 200)
     stream = write_stream(
         tmp_path, cycle(story), tokenizer, sequence_length=7, seed=0, max_tokens=max_tokens
     )

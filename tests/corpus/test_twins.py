@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynamics.config import TwinSettings
 from dynamics.corpus.count import count_corpus
 from dynamics.corpus.counts import count_stream, read_counts
-from dynamics.corpus.kinds import token_kinds
+from dynamics.corpus.tokenizers.kinds import token_kinds
 from dynamics.corpus.tokens import open_held_out, open_stream, write_stream
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError, MismatchError

@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.writers import assert_same, neox, write_checkpoint
 from tests.hub.standin import PAGE, Repository, commit_of

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dynamics.checkpoints.catalog import find
-from dynamics.checkpoints.describe import hub_facts
+from dynamics.checkpoints.catalog.public_series import find
 from dynamics.checkpoints.opening import open_any, open_public_series
+from dynamics.checkpoints.series_description import hub_facts
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import assert_same, write_checkpoint
 from tests.hub.test_remote_reading import CONFIG, like_pythia

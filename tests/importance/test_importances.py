@@ -21,7 +21,7 @@ from dynamics.importance.importances import (
     measure_importances,
 )
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 MODELS = {

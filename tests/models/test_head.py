@@ -8,7 +8,7 @@ from torch import nn
 from dynamics.errors import CheckpointError
 from dynamics.models.head import HeadOnTop
 from dynamics.models.output import NetworkOutput
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import substituted
 from tests.models.tiny import (
     CLASSIFIERS,
     CONFIGS,

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
-from dynamics.corpus.tokenizer import vocabulary_size
+from dynamics.corpus.tokenizers.loading import vocabulary_size
 from dynamics.errors import CheckpointError, ConfigError, MismatchError, StepError
 from dynamics.models.load import load_model
 from dynamics.training.train import train

@@ -14,7 +14,7 @@ from dynamics.report.figures import FIGURES, plot
 from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import _log_axis, norm_against_importance
 from dynamics.report.statistics_over_steps import SURGERIES, agreement, matrices, slopes, surgery
-from dynamics.tracking.run import Run, step_path, write_table
+from dynamics.runs.run import Run, step_path, write_table
 from tests.report.test_figures import axes_of, caption, rendered
 from tests.tracking.arms import GAUGES, IMPORTANCES, made_run, planted
 from tests.tracking.synthetic import STEPS, make_counts, tracked

@@ -14,7 +14,7 @@ from dynamics.report.frequency import (
     norm_against_frequency,
     norms_by_frequency,
 )
-from dynamics.tracking.run import Run
+from dynamics.runs.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import OUTPUT, STEPS, grow, make_counts, tracked, write_series
 

@@ -9,7 +9,7 @@ from scipy import stats
 from dynamics.config import TrainingSettings
 from dynamics.report import study_page
 from dynamics.report.study_page import write_page
-from dynamics.tracking.compare import arms_of
+from dynamics.runs.compare import arms_of
 from dynamics.training.rates import unused_row_factor
 from dynamics.verdicts.claims import CLAIMS
 from dynamics.verdicts.judge import judge

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from dynamics.tracking.finish import finish
-from dynamics.tracking.importances import Importance
-from dynamics.tracking.run import IMPORTANCE, Run, step_path, write_table
-from dynamics.tracking.trends import TrendInput
+from dynamics.runs.finish import finish
+from dynamics.runs.run import IMPORTANCE, Run, step_path, write_table
+from dynamics.runs.tracked_importance import Importance
+from dynamics.runs.trends import TrendInput
 
 STEPS = (0, 1, 8, 64, 512)
 LIVE = (0, 8, 64, 512)

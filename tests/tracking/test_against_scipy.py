@@ -6,7 +6,7 @@ from pandas.testing import assert_frame_equal
 from scipy.stats import ortho_group
 
 from dynamics.checkpoints.series import open_series
-from dynamics.tracking.measures import MEASURES, SLOW
+from dynamics.tracking.measure_functions import MEASURES, SLOW
 from dynamics.tracking.track import track
 from tests.tracking import independent
 from tests.tracking.synthetic import STEPS, grow, make_counts, write_series

@@ -15,7 +15,7 @@ import transformers as hf
 
 from dynamics import NormDynamicsCallback, Run
 from dynamics.errors import MismatchError, OutputError
-from dynamics.tracking.summary import findings, last_step_table
+from dynamics.runs.findings import findings, last_step_table
 from tests.tracking.synthetic import VOCABULARY, files_of, make_counts
 from tests.tracking.trainings import STEPS, At, StopAfter, Stopped, build, trainer
 
@@ -427,7 +427,7 @@ class TestTheEnd:
         def fail(*_):
             raise MemoryError("no room for the slopes")
 
-        monkeypatch.setattr("dynamics.tracking.finish.slope_rows", fail)
+        monkeypatch.setattr("dynamics.runs.finish.slope_rows", fail)
         train(tmp_path, counts=counts)
         run = Run(tmp_path / "run")
         assert run.steps == [0, 1, 2, 3, 4, 6, 8]

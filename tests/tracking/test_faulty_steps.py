@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dynamics.__main__ import main
+from dynamics.audit.series_audit import audit_series
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import CheckpointError, ConfigError, MismatchError
+from dynamics.runs.run import Run
 from dynamics.tracking import walk
-from dynamics.tracking.audit import audit_series
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.exposed import Exposed
-from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import GAIN, INPUT, OUTPUT, STEPS, files_of, grow, write_series
 

@@ -8,11 +8,11 @@ from scipy.stats import linregress, spearmanr
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import MismatchError
+from dynamics.runs.run import Run, read_table, step_path, stored_rows
+from dynamics.runs.trends import TREND_COLUMNS
 from dynamics.tracking import matrices
-from dynamics.tracking.measures import SLOW
-from dynamics.tracking.run import Run, read_table, step_path, stored_rows
+from dynamics.tracking.measure_functions import SLOW
 from dynamics.tracking.track import track
-from dynamics.tracking.trends import TREND_COLUMNS
 from tests.statistics.fold_by_fold import solved_fold_by_fold
 from tests.tracking import independent
 from tests.tracking.synthetic import (

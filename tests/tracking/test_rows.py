@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.rows import parse_rows
-from dynamics.checkpoints.tensors import digest
 from dynamics.errors import ConfigError, MismatchError
+from dynamics.runs.findings import findings, last_step_table
+from dynamics.runs.run import Run
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measures import NEED_ALL_ROWS, SLOW
+from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
 from dynamics.tracking.origin import find_counts
-from dynamics.tracking.run import Run
-from dynamics.tracking.summary import findings, last_step_table
 from dynamics.tracking.track import track
 from tests.tracking.independent import spearman
 from tests.tracking.synthetic import STEPS, WIDTH, files_of, grow, write_training

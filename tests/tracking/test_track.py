@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
 from dynamics.corpus.counts import Counts
-from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
     ConfigError,
     CorpusError,
@@ -21,11 +21,11 @@ from dynamics.errors import (
     OutputError,
     StepError,
 )
+from dynamics.runs.run import Run
 from dynamics.tracking import walk as walking
 from dynamics.tracking.origin import find_counts
-from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
-from tests.tracking.conftest import run_of
+from tests.tracked import run_of
 from tests.tracking.synthetic import (
     INPUT,
     OUTPUT,
@@ -107,7 +107,7 @@ def test_a_kill_inside_a_write_leaves_nothing_that_counts(series, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("dynamics.tracking.run.pq.write_table", half_written)
+        patched.setattr("dynamics.runs.run.pq.write_table", half_written)
         with pytest.raises(Killed):
             track(series, tmp_path / "cut")
     assert not [name for name in files_of(tmp_path / "cut") if name.endswith(".parquet")]

@@ -5,8 +5,8 @@ import pytest
 
 from dynamics.config import load
 from dynamics.corpus.counts import count_stream, read_counts
-from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.training.prepare import prepare
 from tests.training.small import small, write_corpus

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dynamics.runs.compare import Quantity, arms_of
 from dynamics.statistics.seeds import OverSeeds
-from dynamics.tracking.compare import Quantity, arms_of
 from dynamics.verdicts.claims import CLAIMS, UNIFORM, UNIGRAM, Claim
 from dynamics.verdicts.judge import judge, verdict
 from tests.tracking.arms import made_run, planted, trend_row

@@ -1,0 +1,1 @@
+"""Is a checkpoint series sound: facts read from it, and checks made on them."""

@@ -1,0 +1,1 @@
+"""Files and data sets of any format: from bytes to documents of text."""

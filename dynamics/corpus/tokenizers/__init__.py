@@ -1,0 +1,1 @@
+"""Tokenizers: loaded, checked for text they lose, and what each entry is."""

@@ -1,0 +1,133 @@
+"""Special tokens that stand in a text as text, and documents that are separated by such a text."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from dynamics.corpus.documents.large_text import Document
+from dynamics.errors import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_LINE_ENDS = "\r\n"
+_PREFIX = 2  # characters of a special token that are looked for first
+
+
+class SpecialTexts:
+    """Counts occurrences of the special tokens' own text in documents.
+
+    Args:
+        tokenizer: Has the special tokens; in a document they are text like any other.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        texts = {*tokenizer.all_special_tokens, *(each.content for each in added if each.special)}
+        # Some tokenizers have hundreds, most of which begin alike: beginnings are searched first.
+        self._by_prefix: dict[str, list[str]] = {}
+        for text in sorted(texts - {""}):
+            self._by_prefix.setdefault(text[:_PREFIX], []).append(text)
+        self._occurrences: Counter[str] = Counter()
+        self._documents: Counter[str] = Counter()
+        self._searched = 0
+        self._longest = max(map(len, texts), default=0)
+        self._tail = ""  # of the part before: an occurrence may lie across the cut
+        self._met: set[str] = set()  # in this document
+
+    def begin_document(self) -> None:
+        """Begin the next document."""
+        self._searched += 1
+        self._tail, self._met = "", set()
+
+    def add(self, part: str) -> None:
+        """Search the next part of the document, or all of it."""
+        searched = self._tail + part
+        for prefix, texts in self._by_prefix.items():
+            if prefix not in searched:
+                continue
+            for text in texts:
+                # An occurrence that ended in the part before was counted there.
+                start = max(0, len(self._tail) - len(text) + 1)
+                if occurrences := searched.count(text, start):
+                    self._occurrences[text] += occurrences
+                    self._documents[text] += text not in self._met
+                    self._met.add(text)
+        self._tail = searched[-self._longest :]
+
+    def notes(self) -> Iterator[str]:
+        """A line for each special token whose text was met, the most frequent first."""
+        by_frequency = sorted(self._occurrences.items(), key=lambda item: (-item[1], item[0]))
+        for text, occurrences in by_frequency:
+            yield (
+                f"{text!r}, a special token, stands as text {occurrences:,} times, in "
+                f"{self._documents[text]:,} of {self._searched:,} documents, and is tokenised as "
+                f"text; if it separates documents, give --separator {text!r} (corpus.separator in "
+                "a configuration)"
+            )
+
+
+def split_documents(
+    read: Callable[[int | None], Iterable[Document]],
+    separator: str | None,
+    max_documents: int | None,
+) -> Iterator[Document]:
+    """Documents of a source, each split where a separator stands.
+
+    Neither the separator nor the line ends that touch it are part of a document; parts of nothing
+    but white space are left out.
+
+    Args:
+        read: Reads no more than so many documents of the source, all for None.
+        separator: Text between documents, as `<|endoftext|>` in TinyStories; None splits nothing.
+        max_documents: Stop after so many documents, as they are after splitting.
+
+    Raises:
+        CorpusError: The separator is empty, or (behind the last document) was in none of them.
+    """
+    if separator == "":
+        raise CorpusError("the separator is empty; give the text that stands between documents")
+    if separator is None:
+        return iter(read(max_documents))
+    return islice(_split(read(None), separator), max_documents)
+
+
+def _split(documents: Iterable[Document], separator: str) -> Iterator[str]:
+    """Parts of all documents.
+
+    Raises:
+        CorpusError: The separator is in none of them.
+    """
+    met = False
+    for document in documents:
+        behind_separator = False
+        for part, before_separator in _cut(document, separator):
+            met = met or before_separator
+            if behind_separator:
+                part = part.lstrip(_LINE_ENDS)
+            if before_separator:
+                part = part.rstrip(_LINE_ENDS)
+            behind_separator = True
+            if part.strip():
+                yield part
+    if not met:
+        raise CorpusError(
+            f"the separator {separator!r} is nowhere in the text; check its spelling, or leave it "
+            "out"
+        )
+
+
+def _cut(document: Document, separator: str) -> Iterator[tuple[str, bool]]:
+    """What stands between separators, and whether one follows; a large document is read once."""
+    pending: list[str] = []
+    tail = ""  # the separator may lie across two parts of the document
+    for part in [document] if isinstance(document, str) else document:
+        if separator in tail + part:
+            *whole, rest = "".join([*pending, part]).split(separator)
+            yield from ((text, True) for text in whole)
+            pending = [rest]
+        else:
+            pending.append(part)
+        tail = (tail + part)[-len(separator) + 1 :] if len(separator) > 1 else ""
+    yield "".join(pending), False

@@ -1,0 +1,160 @@
+"""What a run shows of norms and importance in words, computed from its trends."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from dynamics.runs.run import Run
+from dynamics.runs.tracked_importance import factors_of
+from dynamics.runs.trends import FEWEST_TOKENS
+from dynamics.statistics.reliability import RELIABLE
+
+SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
+"""The importances that sentences are about; what else was measured is in the trends."""
+
+GAUGES = {
+    "input_embedding_norm": "input embedding norms",
+    "output_embedding_norm_centered": "output embedding norms, uniform mean removed",
+    "output_embedding_norm_centered_frequency": "output embedding norms, unigram mean removed",
+}
+
+
+def importance_findings(run: Run) -> list[str]:
+    """Sentences on what a run knows of importance, of surgery and of agreement, if anything."""
+    rows = run.trends[run.trends["rule"] == str(run.rule)]
+    known = measured_importances(run)
+    spoken = [name for name in SPOKEN if name in known] or known[:1]
+    sentences = [_sentence(name, rows) for name in spoken]
+    sentences += [*_surgery(rows), *_agreement(rows)]
+    if others := [name for name in known if name not in spoken]:
+        sentences.append(f"In the trends are also {', '.join(others)}.")
+    factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
+    if few := [name for name in run.importances if name not in {*known, *factors}]:
+        sentences.append(
+            f"{', '.join(few)}: no trend, for fewer than {FEWEST_TOKENS} of the tokens that "
+            f"{run.rule} keeps are known at every step; probe more tokens."
+        )
+    return sentences
+
+
+def measured_importances(run: Run) -> list[str]:
+    """Importances that the trends of a run hold frequency against, in their order."""
+    trends = run.trends
+    rows = trends[(trends["measure"] == "log_frequency") & (trends["statistic"] == "spearman")]
+    return list(rows["against"].unique())
+
+
+def _sentence(name: str, rows: pd.DataFrame) -> str:
+    of_frequency = _last(rows, "log_frequency", name, "spearman")
+    step, n = of_frequency["step"], of_frequency["n"]
+    parts = [_gauge(rows, gauge, called, name) for gauge, called in GAUGES.items()]
+    return in_lines(
+        f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
+        f"frequency {_value(of_frequency)}.{''.join(_reliability(rows, name))} With",
+        filter(None, parts),
+    )
+
+
+def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
+    if (raw := _last(rows, gauge, name, "spearman")).empty:
+        return None
+    told = f"{called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
+    if (partial := _last(rows, gauge, name, "partial_spearman")).empty:
+        return told
+    beyond = abs(partial["value"]) > partial["null_high"]
+    return (
+        f"{told}, given frequency and spelling {_value(partial)}"
+        f"{_since_first(rows, gauge, name, 'partial_spearman')}, "
+        f"{'beyond' if beyond else 'inside'} its null band of ±{partial['null_high']:.3f}"
+    )
+
+
+def _surgery(rows: pd.DataFrame) -> Iterator[str]:
+    """What norms are good for: the loss when they are shuffled over tokens."""
+    found = {
+        called: row
+        for gauge, called in GAUGES.items()
+        if not (row := _last(rows, gauge, "held_out_loss", "surgery_shuffled")).empty
+    }
+    if found:
+        parts = [f"{called} {_interval(row, 4)}" for called, row in found.items()]
+        step = next(iter(found.values()))["step"]
+        yield in_lines(
+            f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
+            "are shuffled over tokens and directions kept, by",
+            parts,
+        )
+
+
+def _agreement(rows: pd.DataFrame) -> Iterator[str]:
+    """Whether scores rank the tokens of an input as occlusion does."""
+    found = rows[rows["statistic"] == "within_input_agreement"]
+    last = found[found["step"] == found["step"].max()]
+    if len(last):
+        step, n = last.iloc[0][["step", "n"]]
+        yield in_lines(
+            f"Agreement with occlusion inside {n:,} inputs at step {step:,} (mean rho [95 % "
+            "interval], the read-out left out) of",
+            [
+                f"{_called(row['measure']).lower()} {_interval(row, 2)}"
+                for _, row in last.iterrows()
+            ],
+        )
+
+
+def in_lines(head: str, parts: Iterable[str]) -> str:
+    """A sentence whose parts stand below it, a line each."""
+    return "\n".join([head, *(f"  {part}" for part in parts)])
+
+
+def _since_first(rows: pd.DataFrame, gauge: str, name: str, statistic: str) -> str:
+    change = _of(rows, gauge, name, f"{statistic}_minus_first")
+    if len(change) < 2:
+        return ""
+    return f" ({_value(change.iloc[-1])} since step {change['step'].iloc[0]:,})"
+
+
+def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
+    found = _of(rows, name, "", "reliability")
+    if found.empty:
+        return
+    last = found.iloc[-1]
+    yield f" Its reliability is {last['value']:.2f} [{last['low']:.2f}, {last['high']:.2f}]"
+    low = found[~(found["value"] >= RELIABLE)]
+    if low.empty:
+        yield f" and at least {RELIABLE} at every step."
+        return
+    yield (
+        f"; it is below {RELIABLE} at {len(low)} of {len(found)} steps (hollow in figures), where "
+        "rho is pulled towards 0 by error alone, so that a trend may be one of the error."
+    )
+
+
+def _of(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.DataFrame:
+    return rows[
+        (rows["measure"] == measure)
+        & (rows["against"] == against)
+        & (rows["statistic"] == statistic)
+    ].sort_values("step")
+
+
+def _last(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.Series:
+    """The row of the last step; an empty series where there is none."""
+    found = _of(rows, measure, against, statistic)
+    return pd.Series() if found.empty else found.iloc[-1]
+
+
+def _value(row: pd.Series) -> str:
+    if np.isnan(row["value"]):
+        return "undefined"
+    return f"{row['value']:+.3f} [{row['band_low']:+.3f}, {row['band_high']:+.3f}]"
+
+
+def _interval(row: pd.Series, digits: int) -> str:
+    value, low, high = (f"{row[name]:+.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _called(name: str) -> str:
+    return name.replace("_", " ").capitalize()

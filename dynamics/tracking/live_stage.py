@@ -1,0 +1,403 @@
+"""The stage of tracking that runs the model: what it does with tokens, at each checkpoint.
+
+It comes after the weights were measured, and can be added to a run that was tracked without it. One
+checkpoint at a time is loaded, asked and written whole.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Integer
+
+from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.weights import WEIGHTS_FILES
+from dynamics.corpus.counts import Counts, check_tokenizer
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
+from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
+from dynamics.files import write_json
+from dynamics.importance.agreement import agreement_rows
+from dynamics.importance.held_out import HeldOut
+from dynamics.importance.importances import (
+    check_importances,
+    choose_importances,
+    measure_importances,
+)
+from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
+from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
+from dynamics.models.live_model import LiveModel
+from dynamics.models.load import load_model
+from dynamics.models.named_errors import named_errors
+from dynamics.runs.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
+from dynamics.runs.trends import TREND_COLUMNS, Row
+from dynamics.statistics.vocabulary import VocabularyRule
+from dynamics.steps import parse
+from dynamics.tracking.faulty_steps import without
+from dynamics.tracking.probe_text import ProbeReading, open_probe_text
+from dynamics.tracking.resume import is_whole
+
+HELD_OUT_ROWS = 64
+"""Rows that losses and agreement are measured on, at most."""
+
+
+@dataclass(frozen=True)
+class LiveSettings:
+    """What the model is asked at each checkpoint.
+
+    Attributes:
+        importance: Names in `IMPORTANCES`, or `all`.
+        surgery: Whether the held-out loss is measured after surgery on the norms.
+        agreement: Whether attribution methods are compared with occlusion within inputs.
+        steps: At which of the tracked steps, in the step language.
+        text: What is probed, as `open_probe_text` takes it.
+        reading: Settings with which `text` is read.
+        probes: How much is probed.
+        device: As torch calls it; `auto` is cuda where there is one.
+
+    Raises:
+        ConfigError: There is no such importance, or nothing is asked.
+    """
+
+    importance: tuple[str, ...] = ()
+    surgery: bool = False
+    agreement: bool = False
+    steps: str = "all"
+    text: str | None = None
+    reading: ProbeReading = field(default_factory=ProbeReading)
+    probes: ProbeSettings = field(default_factory=ProbeSettings)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_importances(self.importance)
+        if not self.importance and not self.parts:
+            raise ConfigError("nothing is asked of the model: name an importance")
+
+    @property
+    def parts(self) -> list[str]:
+        """What is asked besides importances; names in `LIVE`."""
+        return [name for name in ("surgery", "agreement") if getattr(self, name)]
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """What every checkpoint is asked, the same for all of them.
+
+    Attributes:
+        settings: What is asked.
+        checkpoints: Of whom; those that hold a whole model.
+        left_out: Steps that hold embeddings only.
+        probes: Contexts of tokens; None when no importance is asked.
+        held_out: n rows of T + 1 ids that losses are measured on; None when nothing needs them.
+        counts: Token counts of the corpus.
+        rule: The main vocabulary rule.
+        count: Occurrences of each row's token.
+        kind: Kind of each row's token.
+    """
+
+    settings: LiveSettings
+    checkpoints: CheckpointSeries
+    left_out: list[int]
+    probes: ProbeSet | None
+    held_out: Integer[np.ndarray, "n T1"] | None
+    counts: Counts
+    rule: VocabularyRule
+    count: Integer[np.ndarray, " V"]
+    kind: np.ndarray
+
+    @property
+    def entries(self) -> Bool[np.ndarray, " V"]:
+        """Which rows do not pad; twins are trained as others are."""
+        return self.kind != "padding"
+
+    @property
+    def device(self) -> str:
+        """Where the models run."""
+        wanted = self.settings.device
+        return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load(self, checkpoint: Checkpoint) -> LiveModel:
+        """The model of a checkpoint, which fits what is asked.
+
+        Raises:
+            ConfigError: An importance does not fit the model, or contexts or rows its window.
+            CheckpointError: It cannot be loaded.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        model = load_model(checkpoint, device=self.device)
+        check_tokenizer(self.counts, tokenizer_sha256(model.tokenizer), model.name)
+        if self.probes is not None:
+            choose_importances(self.settings.importance, model)
+            longest = model.max_length
+            if longest is not None and self.probes.length > longest:
+                raise ConfigError(
+                    f"contexts of {self.probes.length} ids do not fit the window of {model.name}, "
+                    f"{longest} tokens; give --context-length"
+                )
+        if self.held_out is not None:
+            HeldOut(model, self.held_out, BATCH)
+        return model
+
+    def check(self) -> None:
+        """See that the first model that can be loaded fits what is asked; the others are alike.
+
+        Raises:
+            ConfigError: As `load` does.
+            CheckpointError: None can be loaded.
+            UnreachableError: A hub is out of reach.
+            MismatchError: Its tokenizer is not that of the counts.
+        """
+        problems = []
+        for checkpoint in self.checkpoints:
+            try:
+                self.load(checkpoint)
+            except UnreachableError:
+                raise
+            except CheckpointError as error:
+                problems.append(error)
+            else:
+                return
+        raise problems[0]
+
+    def without(self, steps: Mapping[int, object]) -> "Live":
+        """The same of the checkpoints of other steps."""
+        return replace(self, checkpoints=without(self.checkpoints, steps))
+
+    def describe(self) -> dict[str, Any]:
+        """What makes the results what they are, for `run.json`."""
+        settings, probes = self.settings, self.probes
+        described: dict[str, Any] = {
+            "settings": {
+                "importance": list(settings.importance),
+                "parts": settings.parts,
+                "steps": settings.steps,
+                "device": self.device,
+                "transformers": importlib.metadata.version("transformers"),
+            },
+            "embeddings_only": self.left_out,
+            "probes": None,
+            "held_out_sha256": None,
+        }
+        if probes is not None:
+            described["probes"] = {
+                **asdict(settings.probes),
+                "tokens": list(settings.probes.tokens),
+                "length": probes.length,
+                "probed_tokens": len(np.unique(probes.token_ids)),
+                "probed_contexts": len(probes),
+                "left_out": probes.left_out,
+                "sha256": probes.digest,
+            }
+        if self.held_out is not None:
+            content = self.held_out.astype("<i8").tobytes()
+            described["held_out_sha256"] = sha256(content).hexdigest()
+        return described
+
+
+def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+    assert live.held_out is not None
+    return surgery_rows(
+        model, live.held_out, live.count, tuple(SURGERIES), rng, entries=live.entries
+    )
+
+
+def _agreement(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+    assert live.held_out is not None
+    length = min(live.settings.probes.length, live.held_out.shape[1] - 1)
+    return agreement_rows(model, live.held_out[:, :length], live.count, rng)
+
+
+LIVE: dict[str, Callable[[LiveModel, Live, np.random.Generator], Iterator[Row]]] = {
+    "surgery": _surgery,
+    "agreement": _agreement,
+}
+"""What else a model can be asked, by name; each gives rows of trends."""
+
+
+def prepare_live(
+    settings: LiveSettings,
+    series: CheckpointSeries,
+    counts: Counts | None,
+    tokens: Mapping[str, np.ndarray] | None,
+    rule: VocabularyRule,
+    training: Path | None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Live:
+    """Choose what the models are asked, before anything is measured.
+
+    Args:
+        settings: What is wanted.
+        series: The tracked checkpoints.
+        counts: Token counts of the corpus.
+        tokens: `count` and `kind` of every row of the embedding.
+        rule: Vocabulary rule; contexts are sampled of tokens that it keeps.
+        training: The training that made the series, when it is one of ours.
+        report: Receives a line about what is left out.
+
+    Raises:
+        ConfigError: There are no counts, it is not known what text to probe, or a token that was
+            asked for has no context in it.
+        CheckpointError: No step holds a whole model.
+        CorpusError: The text cannot be read, or is too short.
+        MismatchError: The text is of another tokenizer.
+        StepError: A step does not exist.
+    """
+    if counts is None or tokens is None:
+        raise ConfigError(
+            "what is asked of the model is sampled by frequency, which needs counts; give --counts"
+        )
+    chosen = series.select(settings.steps)
+    left_out = [each.step for each in chosen if _holds_embeddings_only(each)]
+    whole = tuple(each for each in chosen if each.step not in left_out)
+    if not whole:
+        raise CheckpointError(
+            f"no step of {series.name} among {settings.steps!r} holds a whole model, only "
+            "embeddings; choose others with --live-steps"
+        )
+    if left_out:
+        report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
+    text = open_probe_text(
+        settings.text,
+        whole[0],
+        training,
+        counts,
+        settings.probes.length,
+        settings.reading,
+        report,
+    )
+    probes = held_out = None
+    if settings.importance:
+        within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))
+        kept = rule.mask(tokens["count"], tokens["kind"])
+        probes = sample_probes(text.rows, tokens["count"], kept, within, text.name)
+        if probes.left_out:
+            report(f"{probes.left_out} tokens are passed over: they do not occur twice in the text")
+    if settings.parts:
+        if text.held_out is None:
+            raise ConfigError(
+                f"{', '.join(settings.parts)} needs rows that were not trained on, and the "
+                "training kept none (corpus.held_out_rows) in what is probed; give another text "
+                "with --probe"
+            )
+        held_out = _some_rows(text.held_out, np.random.default_rng(settings.probes.seed))
+    return Live(
+        settings,
+        replace(series, checkpoints=whole),
+        left_out,
+        probes,
+        held_out,
+        counts,
+        rule,
+        tokens["count"],
+        tokens["kind"],
+    )
+
+
+def run_live(
+    live: Live,
+    info: dict[str, Any],
+    output: Path,
+    on_checkpoint: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Ask the model of each checkpoint that was not asked yet; a damaged table is made again.
+
+    A model that cannot be loaded or gives what is not finite is left out, with the reason in the
+    run, and the others go on.
+
+    Args:
+        live: What is asked.
+        info: Content of the run's `run.json`, written after each checkpoint; its `live` says what
+            is done.
+        output: The run folder.
+        on_checkpoint: Called before each checkpoint and after the last, with how many are done and
+            how many there are.
+        report: Receives a line for each model that is left out.
+
+    Raises:
+        ConfigError: An importance does not fit the model, or a context its window.
+        CheckpointError: A model that the steps name by number cannot be loaded, or none can be.
+        UnreachableError: A hub is out of reach.
+        MeasureError: What a model that the steps name by number gives is not finite.
+        MismatchError: A tokenizer is not that of the counts.
+    """
+    record, checkpoints = info["live"], live.checkpoints
+    done = {each["step"]: each for each in record["checkpoints"] if _is_done(output, each)}
+    record.pop("left_out", None)
+    for at, checkpoint in enumerate(checkpoints):
+        on_checkpoint(at, len(checkpoints))
+        if checkpoint.step not in done:
+            try:
+                done[checkpoint.step] = _ask(live, checkpoint, output)
+            except UnreachableError:
+                raise
+            except (CheckpointError, MeasureError) as error:
+                if checkpoint.step in parse(live.settings.steps).numbers:
+                    raise
+                report(f"the model of step {checkpoint.step} is left out: {error}")
+                record.setdefault("left_out", {})[str(checkpoint.step)] = str(error)
+        record["checkpoints"] = [done[step] for step in sorted(done)]
+        write_json(output / "run.json", info)
+    on_checkpoint(len(checkpoints), len(checkpoints))
+    if not done:
+        raise CheckpointError(
+            f"no model of {checkpoints.name} could be asked; give other steps with --live-steps"
+        )
+
+
+def _ask(live: Live, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
+    """Ask the model of one checkpoint, and write what it says."""
+    model = live.load(checkpoint)
+    with named_errors(model.network, model.name, "running the model over the contexts"):
+        tables = dict(_tables(model, live, checkpoint.step))
+    return {
+        "step": checkpoint.step,
+        "tables": {
+            folder: write_table(step_path(output, folder, checkpoint.step), columns)
+            for folder, columns in tables.items()
+        },
+    }
+
+
+def _tables(
+    model: LiveModel, live: Live, step: int
+) -> Iterator[tuple[str, Mapping[str, np.ndarray | list[Any]]]]:
+    """Folder and columns of each table of a checkpoint."""
+    if live.probes is not None:
+        yield (
+            IMPORTANCE,
+            measure_importances(
+                model, live.probes, live.settings.importance, live.count, live.entries
+            ),
+        )
+    if live.settings.parts:
+        rows = [
+            {"step": step, "rule": str(live.rule), **row}
+            for name in live.settings.parts
+            for row in LIVE[name](model, live, np.random.default_rng(live.settings.probes.seed))
+        ]
+        yield LIVE_ROWS, {name: [row.get(name, np.nan) for row in rows] for name in TREND_COLUMNS}
+
+
+def _some_rows(
+    rows: Integer[np.ndarray, "R T1"], rng: np.random.Generator
+) -> Integer[np.ndarray, "n T1"]:
+    if len(rows) > HELD_OUT_ROWS:
+        rows = rows[np.sort(rng.choice(len(rows), HELD_OUT_ROWS, replace=False))]
+    return np.asarray(rows, np.int64)
+
+
+def _holds_embeddings_only(checkpoint: Checkpoint) -> bool:
+    return checkpoint.locate("input_embedding").filename == WEIGHTS_FILES[-1]
+
+
+def _is_done(output: Path, entry: Mapping[str, Any]) -> bool:
+    return all(
+        is_whole(step_path(output, folder, entry["step"]), sha256)
+        for folder, sha256 in entry["tables"].items()
+    )
