@@ -257,11 +257,12 @@ def test_killed_at_any_moment_the_run_goes_on(standin, tmp_path, undisturbed):
     kills, takes, runs = 0, None, 0
     while takes is None or kills < 20:
         output, workers = tmp_path / f"run{runs}", 1 + 2 * (runs % 2)
+        last = kills + 5  # then it may end: a start can take longer than the first run took
         while True:
             began = time.monotonic()
             child = context.Process(target=track_in_child, args=(standin.endpoint, output, workers))
             child.start()
-            child.join(60 if takes is None else seeded.uniform(0, takes))
+            child.join(60 if takes is None or kills == last else seeded.uniform(0, takes))
             if not child.is_alive():
                 break
             child.kill()
