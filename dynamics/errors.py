@@ -15,6 +15,7 @@ DynamicsError                what the command line prints on one line, with exit
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DynamicsError(Exception):
@@ -90,6 +91,18 @@ def message_of(error: BaseException, longest: int = 300) -> str:
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def first_problem(error: Any) -> str:
+    """The first problem that pydantic found: the field and what is wrong with it.
+
+    Args:
+        error: A `ValidationError`.
+    """
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def one_line(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.training_folder import read_training, training_of
 from dynamics.checkpoints.weights import ReadableTensor
 from dynamics.corpus.tokenizers.loading import load_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, UnreachableError
@@ -349,13 +350,12 @@ def _sketch(rows: torch.Tensor) -> np.ndarray:
 
 def _expected(series: CheckpointSeries, known: PublicSeries | None) -> tuple[int, ...]:
     """Steps there should be: those of the catalog, or those a training of ours has come to."""
-    path = series.checkpoints[0].path
     if known is not None:
         return known.expected_steps
-    if path is None or not (described := path.parent.parent / "train.json").exists():
+    folder = training_of(series.checkpoints[0].path)
+    if folder is None:
         return ()
-    settings = json.loads(described.read_text("utf-8"))["settings"]
-    planned = parse(settings["checkpoints"]["steps"]).schedule(settings["training"]["steps"])
+    planned = read_training(folder).planned_steps
     return tuple(step for step in planned if step <= series.steps[-1])
 
 

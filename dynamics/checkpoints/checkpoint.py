@@ -29,6 +29,7 @@ from dynamics.checkpoints.model_types import (
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
+from dynamics.checkpoints.training_folder import is_training, read_training, training_of
 from dynamics.checkpoints.weight_files import name_contents
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
@@ -202,10 +203,8 @@ class Checkpoint:
         """Tokens trained on up to this step, None when nothing recorded it."""
         if self.tokens is not None or self.path is None:
             return self.tokens
-        if self.path.parent.name == "checkpoints":
-            training = read_json(LocalFolder(self.path.parent.parent), "train.json") or {}
-            if isinstance(per_step := training.get("tokens_per_step"), int):
-                return per_step * self.step
+        if self.path.parent.name == "checkpoints" and (folder := training_of(self.path)):
+            return read_training(folder).tokens_per_step * self.step
         state = read_json(self.store, "trainer_state.json") or {}
         recorded = state.get("num_input_tokens_seen")
         return int(recorded) if recorded else None
@@ -293,7 +292,7 @@ class _Contents:
         config = read_json(self._store, "config.json")
         if config is None and isinstance(self._store, LocalFolder):
             steps = self._store.path.parent
-            if steps.name == "checkpoints" and (steps.parent / "train.json").exists():
+            if steps.name == "checkpoints" and is_training(steps.parent):
                 for whole in sorted(steps.glob("*/config.json"))[:1]:
                     config = read_json(LocalFolder(whole.parent), "config.json")
         return config or {}

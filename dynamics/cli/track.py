@@ -238,7 +238,7 @@ def track(
             on_live=stages.counter("running the model", lambda: opened.traffic.received),
         )
     result: dict[str, object] = {"run": str(output)}
-    if left_out := run.info["series"]["left_out"]:
+    if left_out := run.record.series.left_out:
         result["left_out"] = left_out
     emit(as_json, result, f"{last_step_table(run)}\nrun: {output}")
 

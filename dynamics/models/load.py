@@ -28,6 +28,7 @@ from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.quantised import FLOATS
 from dynamics.checkpoints.stores import LocalFolder, read_json
+from dynamics.checkpoints.training_folder import is_training
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
     WEIGHTS_FILES,
@@ -232,8 +233,7 @@ def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
     path = Path(place).expanduser()
     if path.exists() or str(place).startswith((".", "~", "/")):
         training = path / "training"
-        is_study = (training / "train.json").is_file()
-        return open_any(str(training if is_study else path), hub).checkpoints[-1]
+        return open_any(str(training if is_training(training) else path), hub).checkpoints[-1]
     name, _, revision = str(place).partition("@")
     known = _known(name)
     if known is not None and known.where == "repository":

@@ -71,7 +71,7 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
         ax.axhspan(-reach, reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
         ax.axhline(0, color="black", lw=0.5)
         step_axis(ax, arm.runs[0].steps)
-        tied = arm.runs[0].info["series"]["tied"]
+        tied = arm.runs[0].record.series.tied
         name = title(arm, 40)
         ax.set(ylim=(-1, 1), title=f"{name} (tied)" if tied else name)
     for ax in axes[-1]:
@@ -101,7 +101,7 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
     for arm, row in zip(arms, axes, strict=True):
         run = arm.runs[0]
         for (measure, label), ax in zip(PANELS.items(), row, strict=True):
-            if measure not in run.info["measures"]:
+            if measure not in run.record.measures:
                 ax.set_visible(False)
                 continue
             table = run.profile[run.profile["measure"] == measure]
@@ -135,7 +135,7 @@ def norm_against_frequency(runs: Sequence[Run]) -> Figure:
     for (measure, label), row in zip(PANELS.items(), axes, strict=True):
         for (arm, step), ax in zip(columns, row, strict=True):
             run = arm.runs[0]
-            if measure not in run.info["measures"]:
+            if measure not in run.record.measures:
                 ax.set_visible(False)
                 continue
             _density(ax, run, measure, step)

@@ -80,7 +80,7 @@ def _steps(run: Run, several: bool) -> list[int]:
 
 
 def _has(run: Run, gauge: str, name: str) -> bool:
-    if gauge not in run.info["measures"]:
+    if gauge not in run.record.measures:
         return False
     return name in run.importances or (name in run.tokens and bool(run.tokens[name].notna().any()))
 

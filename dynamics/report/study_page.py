@@ -86,8 +86,8 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     if varies:
         yield f"Between seeds of an arm differ: {'; '.join(varies)}."
     first = arms[0].runs[0]
-    counts = first.info["counts"]
-    versions = ", ".join(f"{name} {of}" for name, of in first.info["versions"].items())
+    counts = first.record.counts
+    versions = ", ".join(f"{name} {of}" for name, of in first.record.versions.items())
     corpus = f"Corpus {counts['corpus_digest'][:16]}, " if counts else ""
     tokenizer = f"tokenizer {counts['tokenizer_sha256'][:16]}, " if counts else ""
     rule = f"{first.kept.sum():,} tokens by the rule {first.rule}; " if first.rule else ""
@@ -97,9 +97,9 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
 def _facts(arm: Arm) -> list[str]:
     run, training = arm.runs[0], arm.training.get("training")
     seeds = f"{len(arm.runs)} ({', '.join(seed or 'default' for seed in arm.seeds)})"
-    tied = "yes" if run.info["series"]["tied"] else "no"
+    tied = "yes" if run.record.series.tied else "no"
     if training is None:
-        tokens = run.info["checkpoints"][-1]["tokens_seen"]
+        tokens = run.record.checkpoints[-1].tokens_seen
         return [
             *(seeds, f"{run.steps[-1]:,}", NOTHING if tokens is None else f"{tokens:,}"),
             *(NOTHING, NOTHING, NOTHING, tied),

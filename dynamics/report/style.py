@@ -151,7 +151,7 @@ def about(
         f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
         for arm in arms
         for run in arm.runs
-        if (left := run.info["series"].get("left_out"))
+        if (left := run.record.series.left_out)
     ]
     return f"({'; '.join([*parts, kinds, *left_out])}.)"
 

@@ -98,7 +98,7 @@ def changed_tokens(
 
 
 def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
-    known = run.info["measures"]
+    known = run.record.measures
     if measure not in known:
         raise OutputError(f"{run.path} has no measure {measure!r}; {did_you_mean(measure, known)}")
     _check_steps(f"{run.path} has", between, run.steps)
@@ -112,7 +112,7 @@ def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
 
 
 def _importance(run: Run, name: str | None, between: tuple[int, int]) -> _Quantity:
-    importances = read_importances(run.path, run.info, run.tokens)
+    importances = read_importances(run.path, run.record.live_checkpoints, run.tokens)
     measured = [each for each, found in importances.items() if found.steps is not None]
     if name is None and measured:
         name = IMPORTANCE if IMPORTANCE in measured else measured[0]

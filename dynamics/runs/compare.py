@@ -80,7 +80,7 @@ class Arm:
     @property
     def training(self) -> Mapping[str, Any]:
         """Settings of the first seed's training; empty where none of ours made the series."""
-        return self.runs[0].info["series"].get("training") or {}
+        return self.runs[0].record.series.training or {}
 
     def setting(self, key: str) -> Any:
         """One setting of the training, `training.optimizer` for one; None where not known."""
@@ -238,14 +238,15 @@ def check_vocabularies(runs: Sequence[Run]) -> None:
     Raises:
         MismatchError: Two are not; both are named.
     """
-    counted = [run for run in runs if run.info["counts"]]
-    for run in counted[1:]:
-        one, other = (each.info["counts"]["tokenizer_sha256"] for each in (counted[0], run))
-        if one != other:
+    tokenizers = {run: run.record.counts["tokenizer_sha256"] for run in runs if run.record.counts}
+    first = next(iter(tokenizers), None)
+    for run, tokenizer in tokenizers.items():
+        assert first is not None
+        if tokenizer != tokenizers[first]:
             raise MismatchError(
-                f"{counted[0].path} ({counted[0].name}) and {run.path} ({run.name}) are of "
-                f"different tokenizers ({one[:12]} and {other[:12]}), so that their tokens are not "
-                "the same; compare runs of one vocabulary"
+                f"{first.path} ({first.name}) and {run.path} ({run.name}) are of different "
+                f"tokenizers ({tokenizers[first][:12]} and {tokenizer[:12]}), so that their tokens "
+                "are not the same; compare runs of one vocabulary"
             )
 
 
@@ -273,7 +274,7 @@ def _trends(run: Run) -> pd.DataFrame:
 
 def _recipe(run: Run) -> str:
     """What runs of one recipe have in common."""
-    settings = run.info["series"].get("training")
+    settings = run.record.series.training
     if settings is None:
         kind = _SEED.search(run.name)
         return _SEED.sub("", run.name) + ((kind and kind[1]) or "")
@@ -292,7 +293,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _seed(run: Run) -> str:
-    settings = run.info["series"].get("training")
+    settings = run.record.series.training
     if settings is not None:
         return str(settings.get("seed", ""))
     found = _SEED.search(run.name)

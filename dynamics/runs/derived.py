@@ -44,7 +44,7 @@ def unseen_rows(run: Run) -> UnseenRows | None:
         otherwise than AdamW, or has no row that never occurs.
     """
     predicted = untouched_row_factor(run)
-    if predicted is None or run.rule is None or run.info["series"]["tied"] or run.steps[0] != 0:
+    if predicted is None or run.rule is None or run.record.series.tied or run.steps[0] != 0:
         return None
     never = run.never_seen
     if not never.any():
@@ -66,7 +66,7 @@ def untouched_row_factor(run: Run) -> float | None:
         None where nothing is predicted: the run was not made by one of our trainings (or by one
         whose settings this version does not know), or decays otherwise than AdamW.
     """
-    recorded = run.info["series"].get("training")
+    recorded = run.record.series.training
     if recorded is None:
         return None
     try:

@@ -34,7 +34,7 @@ def last_step_table(run: Run) -> str:
 
 
 def _correlations(run: Run) -> list[str]:
-    if reason := run.info.get("without_trends"):
+    if reason := run.record.without_trends:
         return [f"norms at {len(run.steps)} steps; no trends could be computed: {reason}"]
     if run.rule is None:
         return [f"norms at {len(run.steps)} steps; without counts nothing is correlated"]
@@ -69,7 +69,7 @@ def _constant(run: Run) -> dict[str, float]:
     """
     columns = run.measures(run.steps[-1])
     values = {
-        name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.info["measures"]
+        name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.record.measures
     }
     return {
         name: of[0].item() for name, of in values.items() if len(of) > 1 and (of == of[0]).all()
@@ -79,7 +79,7 @@ def _constant(run: Run) -> dict[str, float]:
 def _rows_read(run: Run) -> list[str]:
     if run.rows is None:
         return []
-    left_out = ", ".join(run.info["measures_left_out"])
+    left_out = ", ".join(run.record.measures_left_out)
     return [f"read were rows {run.rows} alone; left out, as they need every row: {left_out}"]
 
 
@@ -91,7 +91,7 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         unused_row_factor: What the schedule predicts for the norm of an input row that never
             occurs, relative to step 0; None where nothing is predicted.
     """
-    if run.rule is None or run.info.get("without_trends"):
+    if run.rule is None or run.record.without_trends:
         return [last_step_table(run), *_stops(run)]
     is_few = int(run.kept.sum()) < FEWEST_FOR_SENTENCES
     if is_few:
@@ -116,8 +116,8 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
 def _stops(run: Run) -> list[str]:
     """Why a training was measured in parts only."""
     return [
-        f"The training was not measured from step {stop['step']:,} on: {stop['reason']}."
-        for stop in run.info.get("stops", ())
+        f"The training was not measured from step {stop.step:,} on: {stop.reason}."
+        for stop in run.record.stops
     ]
 
 
@@ -167,7 +167,7 @@ def _end(run: Run) -> str:
 def _order(run: Run) -> str:
     parts = []
     for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
-        if measure not in run.info["measures"]:
+        if measure not in run.record.measures:
             continue
         step = _first_lasting(run, measure)
         if step is None:

@@ -12,7 +12,6 @@
 V tokens, K steps.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +25,19 @@ from jaxtyping import Bool, Float32, Float64, Integer
 
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
+from dynamics.runs.record import (
+    CALLBACK,
+    RUN_JSON,
+    CheckpointRecord,
+    LiveCheckpointRecord,
+    RunRecord,
+    read_record,
+)
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
 
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
 matrices and from the running model."""
-
-CALLBACK = "NormDynamicsCallback"
-"""`command` of a run that a training wrote while it was under way."""
 
 Row = Mapping[str, Any]
 
@@ -47,7 +51,7 @@ class Run:
 
     Attributes:
         path: The run folder.
-        info: Content of `run.json`.
+        record: Contents of `run.json`.
 
     Raises:
         OutputError: There is no run at `path`, or it is damaged or not finished.
@@ -55,46 +59,51 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / "run.json").exists() and (self.path / "run" / "run.json").exists():
+        if not (self.path / RUN_JSON).exists() and (self.path / "run" / RUN_JSON).exists():
             self.path = self.path / "run"
-        if not (self.path / "run.json").exists():
+        if not (self.path / RUN_JSON).exists():
             raise OutputError(
                 f"{path} holds no run (no run.json); `dynamics track SERIES -o {path}` makes one"
             )
-        self.info = read_info(self.path)
-        if not self.info["finished"]:
-            raise OutputError(_unfinished(self.path, self.info))
+        self.record = read_record(self.path)
+        if not self.record.finished:
+            raise OutputError(_unfinished(self.path, self.record))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Contents of `run.json` as plain values."""
+        return self.record.plain()
 
     @property
     def name(self) -> str:
         """Name of the series that was tracked."""
-        return self.info["series"]["name"]
+        return self.record.series.name
 
     @property
     def steps(self) -> list[int]:
         """Steps that were measured, ascending."""
-        return [checkpoint["step"] for checkpoint in self.info["checkpoints"]]
+        return self.record.steps
 
     @property
     def rule(self) -> VocabularyRule | None:
         """Vocabulary rule of the main statistics; None for a run without counts."""
-        settings = self.info["settings"]
-        return settings["rule"] and parse_rule(settings["rule"], self.rows)
+        rule = self.record.settings.rule
+        return None if rule is None else parse_rule(rule, self.rows)
 
     @property
     def rows(self) -> str | None:
         """Which rows were read, such as `0:1000`; None when all were."""
-        return self.info["settings"].get("rows")
+        return self.record.settings.rows
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
         """One row per token id: surface, kind, counts; only the ids for a run without counts."""
-        return read_table(self.path / "tokens.parquet", self.info["tables"]["tokens.parquet"])
+        return read_table(self.path / "tokens.parquet", self.record.tables["tokens.parquet"])
 
     @cached_property
     def trends(self) -> pd.DataFrame:
         """One row per step and statistic, with interval, band and null where there are."""
-        return read_table(self.path / "trends.parquet", self.info["tables"]["trends.parquet"])
+        return read_table(self.path / "trends.parquet", self.record.tables["trends.parquet"])
 
     def trend(
         self,
@@ -130,7 +139,7 @@ class Run:
     @cached_property
     def profile(self) -> pd.DataFrame:
         """One row per step, measure and frequency bin; empty without counts."""
-        return read_table(self.path / "profile.parquet", self.info["tables"]["profile.parquet"])
+        return read_table(self.path / "profile.parquet", self.record.tables["profile.parquet"])
 
     @property
     def kept(self) -> Bool[np.ndarray, " V"]:
@@ -154,23 +163,20 @@ class Run:
         Raises:
             OutputError: The step was not measured, or its table is damaged.
         """
-        for checkpoint in self.info["checkpoints"]:
-            if checkpoint["step"] == step:
-                return read_table(measures_path(self.path, step), checkpoint["table_sha256"])
+        for checkpoint in self.record.checkpoints:
+            if checkpoint.step == step:
+                return read_measures(self.path, checkpoint)
         raise OutputError(f"{self.path} has no step {step}; it has {self.steps}")
 
     @property
     def live_steps(self) -> list[int]:
         """Steps at which the model was run, ascending."""
-        return [checkpoint["step"] for checkpoint in self._live["checkpoints"]]
+        return [checkpoint.step for checkpoint in self.record.live_checkpoints]
 
     @property
     def importances(self) -> list[str]:
         """Names of the importances that were measured."""
-        if (
-            not self._live["checkpoints"]
-            or IMPORTANCE not in self._live["checkpoints"][0]["tables"]
-        ):
+        if not any(IMPORTANCE in each.tables for each in self.record.live_checkpoints[:1]):
             return []
         columns = self.importance(self.live_steps[0]).columns
         return [name for name in columns if f"{name}_half_1" in columns]
@@ -185,10 +191,9 @@ class Run:
         Raises:
             OutputError: None was measured at the step, or the table is damaged.
         """
-        for checkpoint in self._live["checkpoints"]:
-            if checkpoint["step"] == step and IMPORTANCE in checkpoint["tables"]:
-                path = step_path(self.path, IMPORTANCE, step)
-                return read_table(path, checkpoint["tables"][IMPORTANCE])
+        for checkpoint in self.record.live_checkpoints:
+            if checkpoint.step == step and IMPORTANCE in checkpoint.tables:
+                return read_importance(self.path, checkpoint)
         raise OutputError(
             f"{self.path} has no importance at step {step}; its model was run at "
             f"{self.live_steps or 'no step (dynamics track --importance)'}"
@@ -213,56 +218,54 @@ class Run:
             rows.append(spread(table, name, ids))
         return np.stack(rows) if rows else np.empty((0, len(ids)))
 
-    @property
-    def _live(self) -> dict[str, Any]:
-        return self.info.get("live", {"checkpoints": []})
-
     def array(self, measure: str) -> Float32[np.ndarray, "K V"]:
         """One measure at every step, plain numpy.
 
         Raises:
             OutputError: No such measure; the message lists those there are.
         """
-        known = self.info["measures"]
-        if measure not in known:
-            raise OutputError(f"{self.path} has no measure {measure!r}; it has {', '.join(known)}")
+        measures = self.record.measures
+        if measure not in measures:
+            raise OutputError(
+                f"{self.path} has no measure {measure!r}; it has {', '.join(measures)}"
+            )
         return np.stack([self.measures(step)[measure].to_numpy() for step in self.steps])
 
 
-def _unfinished(run: Path, info: Mapping[str, Any]) -> str:
+def _unfinished(run: Path, record: RunRecord) -> str:
     """Message on a run that cannot be opened yet, with what finishes it."""
-    if info.get("command") != CALLBACK:
-        return f"{run} is not finished; the same `dynamics track` command goes on with it"
-    if not info["checkpoints"]:
-        reason = "".join(f" ({stop['reason']})" for stop in info.get("stops", ())[-1:])
+    if record.command != CALLBACK:
+        return f"{run} is not finished; the same `dynamics track` command resumes it"
+    if not record.checkpoints:
+        reason = "".join(f" ({stop.reason})" for stop in record.stops[-1:])
         return (
             f"{run} is a run of {CALLBACK} in which no step is measured{reason}; train again to "
             "have it measured"
         )
     return (
         f"{run} is not finished: the training that {CALLBACK} measures has not ended, or was cut "
-        f"off after step {info['checkpoints'][-1]['step']}; resume the training, or finish the run "
+        f"off after step {record.steps[-1]}; resume the training, or finish the run "
         f"as it is with {CALLBACK}({str(run)!r}, ...).finish() and the arguments it had"
     )
 
 
-def read_info(run: Path) -> dict[str, Any]:
-    """Content of a run's `run.json`, finished or not.
+def read_measures(run: Path, checkpoint: CheckpointRecord) -> pd.DataFrame:
+    """Read the table of measures of a step.
 
     Raises:
-        OutputError: The file is damaged.
+        OutputError: The table is missing or its bytes have changed.
     """
-    path = run / "run.json"
-    try:
-        info = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        info = None
-    if not isinstance(info, dict) or "finished" not in info:
-        raise OutputError(
-            f"{path} is damaged, or not what `dynamics track` writes; remove the folder {run} to "
-            "have it redone, or give another"
-        )
-    return info
+    return read_table(measures_path(run, checkpoint.step), checkpoint.table_sha256)
+
+
+def read_importance(run: Path, checkpoint: LiveCheckpointRecord) -> pd.DataFrame:
+    """Read the table of importances of a step that has one.
+
+    Raises:
+        OutputError: The table is missing or its bytes have changed.
+    """
+    path = step_path(run, IMPORTANCE, checkpoint.step)
+    return read_table(path, checkpoint.tables[IMPORTANCE])
 
 
 def measures_path(run: Path, step: int) -> Path:

@@ -3,16 +3,16 @@
 V tokens, K steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Integer
 
-from dynamics.runs.run import IMPORTANCE, read_table, spread, step_path
+from dynamics.runs.record import LiveCheckpointRecord
+from dynamics.runs.run import IMPORTANCE, read_importance, spread
 
 CORPUS = {
     "information_gain_right": True,
@@ -53,19 +53,19 @@ class Importance:
 
 
 def read_importances(
-    run: Path, info: Mapping[str, Any], tokens: pd.DataFrame
+    run: Path, live_checkpoints: Sequence[LiveCheckpointRecord], tokens: pd.DataFrame
 ) -> dict[str, Importance]:
     """Every importance of a run by name, those of the corpus first; none gives an empty dictionary.
 
     Args:
         run: The run folder, finished or not.
-        info: Content of its `run.json`.
+        live_checkpoints: The steps whose model was run.
         tokens: Its tokens, one row for each token that is tracked.
 
     Raises:
         OutputError: A table is missing or damaged.
     """
-    return _of_corpus(tokens) | _of_model(run, info, tokens["token_id"].to_numpy())
+    return _of_corpus(tokens) | _of_model(run, live_checkpoints, tokens["token_id"].to_numpy())
 
 
 def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -92,12 +92,14 @@ def _of_corpus(tokens: pd.DataFrame) -> dict[str, Importance]:
 
 
 def _of_model(
-    run: Path, info: Mapping[str, Any], token_ids: Integer[np.ndarray, " V"]
+    run: Path,
+    live_checkpoints: Sequence[LiveCheckpointRecord],
+    token_ids: Integer[np.ndarray, " V"],
 ) -> dict[str, Importance]:
     tables = {
-        entry["step"]: read_table(step_path(run, IMPORTANCE, entry["step"]), digest)
-        for entry in info.get("live", {}).get("checkpoints", ())
-        if (digest := entry["tables"].get(IMPORTANCE))
+        checkpoint.step: read_importance(run, checkpoint)
+        for checkpoint in live_checkpoints
+        if IMPORTANCE in checkpoint.tables
     }
     if not tables:
         return {}

@@ -4,20 +4,20 @@ Each run is an ordinary one, in a folder of its own, and goes on where it was; a
 with figures is written from the tables of all of them.
 """
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamics.checkpoints.training_folder import is_training, read_training
 from dynamics.config import StudySettings
-from dynamics.errors import StudyError
+from dynamics.errors import OutputError, StudyError
+from dynamics.progress import Report
+from dynamics.runs.record import RUN_JSON, read_record
 from dynamics.study.settings import ArmsStudy, SeriesStudy
 from dynamics.study.single import is_tracked, train_and_track
 from dynamics.study.workers import Job, run_jobs
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,17 @@ class TrainedRun:
     @property
     def finished(self) -> bool:
         """Whether a run of just these settings, those of tracking too, is there and whole."""
-        training, run = self.folder / "training" / "train.json", self.folder / "run" / "run.json"
-        if not (training.exists() and run.exists()):
+        training, run = self.folder / "training", self.folder / "run"
+        if not is_training(training) or not (run / RUN_JSON).exists():
             return False
-        made = _read(run)
+        try:
+            settings, record = read_training(training).settings, read_record(run)
+        except OutputError:  # damaged: training or tracking again says so
+            return False
         return (
-            _read(training).get("settings") == self.settings.model_dump(mode="json")
-            and made.get("finished") is True
-            and is_tracked(made, self.settings)
+            settings == self.settings.model_dump(mode="json")
+            and record.finished
+            and is_tracked(record, self.settings)
         )
 
 
@@ -215,11 +218,3 @@ def _run(
         "figures": [str(file) for file in figures],
         "runs": [str(path) for path in runs.values()],
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Content of a file; nothing where it is damaged, of which the job then tells."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return {}

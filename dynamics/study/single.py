@@ -1,18 +1,20 @@
 """A study from its settings: train, count, track and plot into one folder, each stage resumable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamics.checkpoints.training_folder import is_training
 from dynamics.config import StudySettings
 from dynamics.errors import ConfigError, OutputError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
+from dynamics.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from dynamics.runs.run import Run
     from dynamics.tracking.live_stage import LiveSettings
 
 OnStep = Callable[[dict[str, Any]], None]
-OnCheckpoint = Callable[[int, int], None]
 
 
 def run_study(
@@ -20,10 +22,10 @@ def run_study(
     folder: Path,
     *,
     command: str = "",
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = no_report,
     on_step: OnStep = lambda line: None,
-    on_checkpoint: OnCheckpoint = lambda done, total: None,
-    on_live: OnCheckpoint = lambda done, total: None,
+    on_checkpoint: OnProgress = no_progress,
+    on_live: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Do everything a study asks for; what a former call has finished is not done again.
 
@@ -75,10 +77,10 @@ def train_and_track(
     folder: Path,
     *,
     command: str = "",
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = no_report,
     on_step: OnStep = lambda line: None,
-    on_checkpoint: OnCheckpoint = lambda done, total: None,
-    on_live: OnCheckpoint = lambda done, total: None,
+    on_checkpoint: OnProgress = no_progress,
+    on_live: OnProgress = no_progress,
 ) -> "Run":
     """The run of a study, without its figures; what a former call has finished is not done again.
 
@@ -100,7 +102,7 @@ def train_and_track(
     from dynamics.tracking.track import track
     from dynamics.training.train import train
 
-    if (folder / "train.json").exists():
+    if is_training(folder):
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
     live = live_settings(settings)  # what cannot be asked is told before the training
@@ -146,25 +148,25 @@ def live_settings(settings: StudySettings) -> "LiveSettings | None":
     )
 
 
-def is_tracked(made: Mapping[str, Any], settings: StudySettings) -> bool:
+def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
     """Whether a run was tracked as settings of a study want it.
 
     Where nothing is wanted of the running model, it may have been asked something. `auto` is any
     device.
 
     Args:
-        made: Content of the run's `run.json`.
+        record: Contents of the run's `run.json`.
         settings: Of the study.
     """
     wanted = settings.tracking
-    if made["settings"].get("all") != wanted.all:
+    if record.settings.all != wanted.all:
         return False
     parts = [name for name in ("surgery", "agreement") if getattr(wanted, name)]
     if not (wanted.importance or parts):
         return True
-    if "live" not in made:
+    if record.live is None:
         return False
-    asked, probes = made["live"]["settings"], made["live"]["probes"] or {}
+    asked, probes = record.live.settings, record.live.probes or {}
     expected = {
         "tokens_per_stratum": wanted.probe_tokens_per_stratum,
         "contexts": wanted.contexts,

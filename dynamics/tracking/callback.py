@@ -104,7 +104,7 @@ class NormDynamicsCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._measuring, self._finished, self._report_failed = True, False, False
-        self._run.info = {}  # of a training before this one
+        self._run.record = None  # of a training before this one
         with self._unless_it_fails(state.global_step):
             self._due = set(self._steps.schedule(state.max_steps))
             tensors = ModelTensors(model, state.global_step)

@@ -21,7 +21,6 @@ from dynamics.checkpoints.weights import WEIGHTS_FILES
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
-from dynamics.files import write_json
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.held_out import HeldOut
 from dynamics.importance.importances import (
@@ -34,6 +33,8 @@ from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
 from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.named_errors import named_errors
+from dynamics.progress import OnProgress, Report, no_progress, no_report
+from dynamics.runs.record import LiveCheckpointRecord, LiveRecord, RunRecord
 from dynamics.runs.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
 from dynamics.runs.trends import TREND_COLUMNS, Row
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -168,23 +169,12 @@ class Live:
         """The same of the checkpoints of other steps."""
         return replace(self, checkpoints=without(self.checkpoints, steps))
 
-    def describe(self) -> dict[str, Any]:
-        """What makes the results what they are, for `run.json`."""
+    def new_record(self) -> LiveRecord:
+        """What makes the results what they are, for `run.json`; without checkpoints yet."""
         settings, probes = self.settings, self.probes
-        described: dict[str, Any] = {
-            "settings": {
-                "importance": list(settings.importance),
-                "parts": settings.parts,
-                "steps": settings.steps,
-                "device": self.device,
-                "transformers": importlib.metadata.version("transformers"),
-            },
-            "embeddings_only": self.left_out,
-            "probes": None,
-            "held_out_sha256": None,
-        }
+        probe_record = held_out_sha256 = None
         if probes is not None:
-            described["probes"] = {
+            probe_record = {
                 **asdict(settings.probes),
                 "tokens": list(settings.probes.tokens),
                 "length": probes.length,
@@ -194,9 +184,20 @@ class Live:
                 "sha256": probes.digest,
             }
         if self.held_out is not None:
-            content = self.held_out.astype("<i8").tobytes()
-            described["held_out_sha256"] = sha256(content).hexdigest()
-        return described
+            held_out_sha256 = sha256(self.held_out.astype("<i8").tobytes()).hexdigest()
+        return LiveRecord(
+            settings={
+                "importance": list(settings.importance),
+                "parts": settings.parts,
+                "steps": settings.steps,
+                "device": self.device,
+                "transformers": importlib.metadata.version("transformers"),
+            },
+            embeddings_only=self.left_out,
+            probes=probe_record,
+            held_out_sha256=held_out_sha256,
+            checkpoints=[],
+        )
 
 
 def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
@@ -226,7 +227,7 @@ def prepare_live(
     tokens: Mapping[str, np.ndarray] | None,
     rule: VocabularyRule,
     training: Path | None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> Live:
     """Choose what the models are asked, before anything is measured.
 
@@ -300,10 +301,10 @@ def prepare_live(
 
 def run_live(
     live: Live,
-    info: dict[str, Any],
+    record: RunRecord,
     output: Path,
-    on_checkpoint: Callable[[int, int], None] = lambda done, total: None,
-    report: Callable[[str], None] = lambda line: None,
+    on_checkpoint: OnProgress = no_progress,
+    report: Report = no_report,
 ) -> None:
     """Ask the model of each checkpoint that was not asked yet; a damaged table is made again.
 
@@ -312,8 +313,8 @@ def run_live(
 
     Args:
         live: What is asked.
-        info: Content of the run's `run.json`, written after each checkpoint; its `live` says what
-            is done.
+        record: Contents of the run's `run.json`, written after each checkpoint; its `live` says
+            what is done.
         output: The run folder.
         on_checkpoint: Called before each checkpoint and after the last, with how many are done and
             how many there are.
@@ -326,23 +327,24 @@ def run_live(
         MeasureError: What a model that the steps name by number gives is not finite.
         MismatchError: A tokenizer is not that of the counts.
     """
-    record, checkpoints = info["live"], live.checkpoints
-    done = {each["step"]: each for each in record["checkpoints"] if _is_done(output, each)}
-    record.pop("left_out", None)
+    stage, checkpoints = record.live, live.checkpoints
+    assert stage is not None
+    done = {each.step: each for each in stage.checkpoints if _is_done(output, each)}
+    stage.unset("left_out")
     for at, checkpoint in enumerate(checkpoints):
         on_checkpoint(at, len(checkpoints))
         if checkpoint.step not in done:
             try:
-                done[checkpoint.step] = _ask(live, checkpoint, output)
+                done[checkpoint.step] = _run_model(live, checkpoint, output)
             except UnreachableError:
                 raise
             except (CheckpointError, MeasureError) as error:
                 if checkpoint.step in parse(live.settings.steps).numbers:
                     raise
                 report(f"the model of step {checkpoint.step} is left out: {error}")
-                record.setdefault("left_out", {})[str(checkpoint.step)] = str(error)
-        record["checkpoints"] = [done[step] for step in sorted(done)]
-        write_json(output / "run.json", info)
+                stage.left_out = {**stage.left_out, str(checkpoint.step): str(error)}
+        stage.checkpoints = [done[step] for step in sorted(done)]
+        record.write(output)
     on_checkpoint(len(checkpoints), len(checkpoints))
     if not done:
         raise CheckpointError(
@@ -350,18 +352,16 @@ def run_live(
         )
 
 
-def _ask(live: Live, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
-    """Ask the model of one checkpoint, and write what it says."""
+def _run_model(live: Live, checkpoint: Checkpoint, output: Path) -> LiveCheckpointRecord:
+    """Run the model of one checkpoint, and write its tables."""
     model = live.load(checkpoint)
     with named_errors(model.network, model.name, "running the model over the contexts"):
         tables = dict(_tables(model, live, checkpoint.step))
-    return {
-        "step": checkpoint.step,
-        "tables": {
-            folder: write_table(step_path(output, folder, checkpoint.step), columns)
-            for folder, columns in tables.items()
-        },
+    digests = {
+        folder: write_table(step_path(output, folder, checkpoint.step), columns)
+        for folder, columns in tables.items()
     }
+    return LiveCheckpointRecord(step=checkpoint.step, tables=digests)
 
 
 def _tables(
@@ -396,8 +396,8 @@ def _holds_embeddings_only(checkpoint: Checkpoint) -> bool:
     return checkpoint.locate("input_embedding").filename == WEIGHTS_FILES[-1]
 
 
-def _is_done(output: Path, entry: Mapping[str, Any]) -> bool:
+def _is_done(output: Path, checkpoint: LiveCheckpointRecord) -> bool:
     return all(
-        is_whole(step_path(output, folder, entry["step"]), sha256)
-        for folder, sha256 in entry["tables"].items()
+        is_whole(step_path(output, folder, checkpoint.step), sha256)
+        for folder, sha256 in checkpoint.tables.items()
     )

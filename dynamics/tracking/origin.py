@@ -1,27 +1,22 @@
 """Where a series comes from: the training that made it, its token stream and its counts."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.training_folder import described
+from dynamics.checkpoints.training_folder import read_training, training_of
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.public.public_counts import find_public_counts
 from dynamics.corpus.tokenizers.loading import fetch_tokenizer, load_tokenizer, tokenizer_sha256
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import MismatchError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.tracking.exposed import Exposed
-
-OnProgress = Callable[[int, int], None]
 
 
 def training_folder(series: CheckpointSeries) -> Path | None:
     """The folder of the training that made a series, when it is one of ours."""
-    path = series.checkpoints[0].path
-    if path is None or not (path.parent.parent / "train.json").exists():
-        return None
-    return path.parent.parent
+    return training_of(series.checkpoints[0].path)
 
 
 def training_stream(series: CheckpointSeries) -> Exposed | None:
@@ -29,15 +24,15 @@ def training_stream(series: CheckpointSeries) -> Exposed | None:
     folder = training_folder(series)
     if folder is None:
         return None
-    return Exposed(open_stream(folder), described(folder)["settings"]["training"]["batch_size"])
+    return Exposed(open_stream(folder), read_training(folder).batch_size)
 
 
 def find_counts(
     series: CheckpointSeries,
     counts: str,
     *,
-    report: Callable[[str], None] = lambda line: None,
-    on_progress: OnProgress = lambda done, total: None,
+    report: Report = no_report,
+    on_progress: OnProgress = no_progress,
 ) -> Counts | None:
     """The counts that belong to a series.
 
@@ -80,9 +75,9 @@ def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     elif beside is None:
         return
     elif training is not None:
-        record = described(training)
-        check_tokenizer(counts, record["tokenizer_sha256"], str(training))
-        _check_corpus(counts, record.get("corpus_digest"), training)
+        record = read_training(training)
+        check_tokenizer(counts, record.tokenizer_sha256, str(training))
+        _check_corpus(counts, record.corpus_digest, training)
         _check_twins(counts, training)
     elif (beside / "tokenizer.json").exists():
         check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))

@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -16,33 +15,33 @@ from dynamics.checkpoints.stores import LocalFolder
 from dynamics.checkpoints.weights import Weights
 from dynamics.corpus.counts import Counts
 from dynamics.errors import MeasureError, MismatchError, OutputError, one_line
-from dynamics.files import PARTIAL, whole_folder, write_json
+from dynamics.files import PARTIAL, whole_folder
 from dynamics.runs.finish import finish
-from dynamics.runs.run import (
+from dynamics.runs.record import (
     CALLBACK,
-    MATRIX_ROWS,
-    measures_path,
-    read_info,
-    step_path,
-    write_table,
+    RUN_JSON,
+    CheckpointRecord,
+    RunRecord,
+    RunSettings,
+    SeriesRecord,
+    StopRecord,
+    read_record,
 )
+from dynamics.runs.run import MATRIX_ROWS, measures_path, step_path, write_table
 from dynamics.runs.trends import in_columns
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.measuring import Wanted, measure_tensors
 from dynamics.tracking.model_tensors import ModelTensors
+from dynamics.tracking.plan import check_enough, new_record
 from dynamics.tracking.references import StoredRows
-from dynamics.tracking.resume import first_difference, is_whole
+from dynamics.tracking.resume import difference_of_runs, is_whole
 from dynamics.tracking.token_columns import token_columns
-from dynamics.tracking.track import check_enough, describe
 
 FIRST = "first"
 """Folder of the embeddings at the first step, which distances are taken to after a restart too."""
 
 FOLDERS = {"measures": "table_sha256", MATRIX_ROWS: "matrices_sha256"}
 """Folders of the tables of a step, and where `run.json` keeps their digests."""
-
-Info = dict[str, Any]
-"""Content of `run.json`."""
 
 
 class TrainingRun:
@@ -64,13 +63,18 @@ class TrainingRun:
         self.steps = steps
         self.rule = rule
         self.name = name
-        self.info: Info = {}
+        self.record: RunRecord | None = None
         self.tokens: dict[str, np.ndarray] | None = None
 
     @property
     def measured(self) -> list[int]:
         """Steps that are measured, ascending; none before the folder is claimed."""
-        return [entry["step"] for entry in self.info.get("checkpoints", ())]
+        return self.record.steps if self.record else []
+
+    @property
+    def _claimed(self) -> RunRecord:
+        assert self.record is not None  # `begin` or `reopen` came before
+        return self.record
 
     def begin(self, model: ModelTensors) -> None:
         """Claim the folder, or go on with it: what it holds of later steps is dropped.
@@ -82,19 +86,20 @@ class TrainingRun:
             OutputError: It holds something else, or is damaged.
         """
         self._read_counts(model.vocab_size)
-        series = {
-            "name": self.name,
-            "vocab_size": model.vocab_size,
-            "tied": model.tied,
-            "final_norm": model.final_norm,
-        }
-        info = describe(series, self.counts, self.rule, self.steps, CALLBACK)
-        if (self.output / "run.json").exists():
-            self._go_on(read_info(self.output), info, model)
+        record = self._new_record(
+            SeriesRecord(
+                name=self.name,
+                vocab_size=model.vocab_size,
+                tied=model.tied,
+                final_norm=model.final_norm,
+            )
+        )
+        if (self.output / RUN_JSON).exists():
+            self._resume(read_record(self.output), record, model)
         elif self.output.exists() and any(p.suffix != PARTIAL for p in self.output.iterdir()):
             raise OutputError(f"{self.output} exists and holds no run; give another output folder")
         else:
-            self._write(info)
+            self._write(record)
 
     def measure(self, model: ModelTensors, tokens_seen: int | None = None) -> dict[str, np.ndarray]:
         """Measure a step and write its table; a step that was measured is measured again.
@@ -111,7 +116,7 @@ class TrainingRun:
                 step.
             OutputError: The folder is gone.
         """
-        if not (self.output / "run.json").exists():
+        if not (self.output / RUN_JSON).exists():
             raise OutputError(f"{self.output} was removed or renamed during the training")
         if not self.measured:
             self._keep_first(model)
@@ -128,21 +133,22 @@ class TrainingRun:
             first=self._first,
             again=lambda matrix: matrix,
         )
-        entry = {
-            "step": model.step,
-            "name": f"step-{model.step}",
-            "tokens_seen": tokens_seen,
-            "commit": None,
-            "file_sha256": {},
-            "tensor_sha256": taken.tensor_sha256,
-            "table_sha256": write_table(measures_path(self.output, model.step), taken.columns),
-            "matrices_sha256": write_table(
+        checkpoint = CheckpointRecord(
+            step=model.step,
+            name=f"step-{model.step}",
+            tokens_seen=tokens_seen,
+            commit=None,
+            file_sha256={},
+            tensor_sha256=taken.tensor_sha256,
+            table_sha256=write_table(measures_path(self.output, model.step), taken.columns),
+            matrices_sha256=write_table(
                 step_path(self.output, MATRIX_ROWS, model.step), in_columns(taken.matrices)
             ),
-        }
-        earlier = [entry for entry in self.info["checkpoints"] if entry["step"] < model.step]
+        )
+        earlier = [each for each in self._claimed.checkpoints if each.step < model.step]
         names = [name for name in taken.columns if name != "token_id"]
-        self._write({**self.info, "measures": names, "checkpoints": [*earlier, entry]})
+        changes = {"measures": names, "checkpoints": [*earlier, checkpoint]}
+        self._write(self._claimed.model_copy(update=changes))
         return {name: taken.columns[name] for name in names}
 
     def finish(self) -> None:
@@ -154,13 +160,13 @@ class TrainingRun:
             OSError: The disk is full, or the folder cannot be written.
             OutputError: No step is whole.
         """
-        self.info.pop("without_trends", None)
+        self._claimed.unset("without_trends")
         try:
-            finish(self.output, self.info, self.tokens, None)
+            finish(self.output, self._claimed, self.tokens, None)
         except OSError:
             raise
         except Exception as error:  # of whatever kind: the measures of each step can be read
-            if damaged := list(self._damaged_tables(self.info["checkpoints"])):
+            if damaged := list(self._damaged_tables(self._claimed.checkpoints)):
                 self._keep_whole_steps()
                 if not self.measured:
                     raise OutputError(f"{self.output} holds no step that is whole") from error
@@ -168,8 +174,8 @@ class TrainingRun:
                 raise MeasureError(
                     f"{damaged[0]} is damaged or missing; its step is left out of the run"
                 ) from error
-            self.info["without_trends"] = one_line(error)
-            finish(self.output, self.info, self.tokens, None, over_steps=False)
+            self._claimed.without_trends = one_line(error)
+            finish(self.output, self._claimed, self.tokens, None, over_steps=False)
             raise MeasureError(
                 f"no trends over the steps of {self.output} could be computed: {one_line(error)}; "
                 "the measures of each step can be read"
@@ -189,16 +195,16 @@ class TrainingRun:
             OSError: As in `finish`.
         """
         if not self.output.exists():
-            self.info = {}
-        if not self.info:
+            self.record = None
+        if self.record is None:
             return
         if step not in self.measured:
             self._remove_tables(step)
         self._keep_whole_steps()
-        self.info.setdefault("stops", []).append({"step": step, "reason": reason})
+        self.record.stops = [*self.record.stops, StopRecord(step=step, reason=reason)]
         if not self.measured:
             shutil.rmtree(self.output / FIRST, ignore_errors=True)
-        self._write(self.info)
+        self._write(self.record)
         if self.measured:
             self.finish()
 
@@ -209,22 +215,20 @@ class TrainingRun:
             MismatchError: Counts, rule or steps are not those of the run.
             OutputError: The folder holds no run of a training, or no step of one.
         """
-        if not (self.output / "run.json").exists():
+        if not (self.output / RUN_JSON).exists():
             raise OutputError(f"{self.output} holds no run (no run.json); give the folder of one")
-        stored = read_info(self.output)
-        if stored.get("command") != CALLBACK:
+        stored = read_record(self.output)
+        if stored.command != CALLBACK:
             raise OutputError(
                 f"{self.output} was not written by {CALLBACK}; the command that wrote it finishes "
                 "it"
             )
-        series = stored["series"]
-        info = describe(series, self.counts, self.rule, self.steps, CALLBACK)
-        if difference := _difference(stored, info):
+        if difference := _difference(stored, self._new_record(stored.series)):
             raise MismatchError(
                 f"{self.output} was measured with other arguments ({difference}); give those it had"
             )
-        self._read_counts(series["vocab_size"])
-        self.info = stored
+        self._read_counts(stored.series.vocab_size)
+        self.record = stored
         self._keep_whole_steps()
         if not self.measured:
             raise OutputError(f"{self.output} holds no step that is whole; train again")
@@ -237,37 +241,41 @@ class TrainingRun:
             kept_mask = rule.mask(self.tokens["count"], self.tokens["kind"])
             check_enough(self.counts, rule, kept_mask)
 
-    def _write(self, info: Info) -> None:
-        """Write `run.json`; this object describes what was written last."""
-        info["series"]["steps"] = [entry["step"] for entry in info["checkpoints"]]
-        write_json(self.output / "run.json", info)
-        self.info = info
+    def _new_record(self, series: SeriesRecord) -> RunRecord:
+        settings = RunSettings(steps=self.steps, rule=None if self.counts is None else self.rule)
+        return new_record(series, self.counts, settings, CALLBACK)
 
-    def _go_on(self, stored: Info, info: Info, model: ModelTensors) -> None:
+    def _write(self, record: RunRecord) -> None:
+        """Write `run.json`; this object describes what was written last."""
+        record.series.steps = record.steps
+        record.write(self.output)
+        self.record = record
+
+    def _resume(self, stored: RunRecord, record: RunRecord, model: ModelTensors) -> None:
         """Take over the steps up to the model's, and remove those after it."""
-        if difference := _difference(stored, info) or _other_weights(stored, model):
+        if difference := _difference(stored, record) or _other_weights(stored, model):
             raise MismatchError(
                 f"{self.output} holds the run of another training ({difference}); give another "
                 "output folder, or remove that one"
             )
-        earlier = [entry for entry in stored["checkpoints"] if entry["step"] <= model.step]
+        earlier = [each for each in stored.checkpoints if each.step <= model.step]
         self._check_whole(earlier)
-        info["measures"] = stored["measures"]
-        info["checkpoints"] = earlier
-        if stops := [stop for stop in stored.get("stops", ()) if stop["step"] < model.step]:
-            info["stops"] = stops
-        self._write(info)  # before anything is removed: a full disk then leaves the run as it was
-        for entry in stored["checkpoints"][len(earlier) :]:
-            self._remove_tables(entry["step"])
-        for name in stored["tables"]:
+        record.measures = stored.measures
+        record.checkpoints = earlier
+        if stops := [stop for stop in stored.stops if stop.step < model.step]:
+            record.stops = stops
+        self._write(record)  # before anything is removed: a full disk then leaves the run as it was
+        for checkpoint in stored.checkpoints[len(earlier) :]:
+            self._remove_tables(checkpoint.step)
+        for name in stored.tables:
             (self.output / name).unlink(missing_ok=True)
 
-    def _check_whole(self, entries: list[Info]) -> None:
+    def _check_whole(self, checkpoints: list[CheckpointRecord]) -> None:
         """Refuse damage: what is gone by was in memory only, and cannot be measured again."""
-        if not entries:
+        if not checkpoints:
             return
-        damaged = list(self._damaged_tables(entries))
-        if not self._first_is_whole(entries[0]["tensor_sha256"]):
+        damaged = list(self._damaged_tables(checkpoints))
+        if not self._first_is_whole(checkpoints[0].tensor_sha256):
             damaged.append(self.output / FIRST)
         if damaged:
             raise OutputError(
@@ -275,19 +283,20 @@ class TrainingRun:
                 f"cannot be measured again; give another output folder, or remove {self.output}"
             )
 
-    def _damaged_tables(self, entries: Iterable[Info]) -> Iterable[Path]:
-        for entry in entries:
-            for folder, digest_key in FOLDERS.items():
-                path = step_path(self.output, folder, entry["step"])
-                if not is_whole(path, entry[digest_key]):
+    def _damaged_tables(self, checkpoints: Iterable[CheckpointRecord]) -> Iterable[Path]:
+        for checkpoint in checkpoints:
+            for folder, field in FOLDERS.items():
+                path = step_path(self.output, folder, checkpoint.step)
+                if not is_whole(path, getattr(checkpoint, field)):
                     yield path
 
     def _keep_whole_steps(self) -> None:
         """Drop the steps whose tables are not as they were written."""
-        self.info["checkpoints"] = [
-            entry for entry in self.info["checkpoints"] if not list(self._damaged_tables([entry]))
+        record = self._claimed
+        record.checkpoints = [
+            each for each in record.checkpoints if not list(self._damaged_tables([each]))
         ]
-        self.info["series"]["steps"] = self.measured
+        record.series.steps = record.steps
 
     def _remove_tables(self, step: int) -> None:
         for folder in FOLDERS:
@@ -296,7 +305,7 @@ class TrainingRun:
     def _check_shape(self, role: Role, shape: tuple[int, ...], model: ModelTensors) -> None:
         """Refuse embeddings that are not those of the first step, row by row."""
         first_step = self.measured[0] if self.measured else model.step
-        if model.tied != self.info["series"]["tied"]:
+        if model.tied != self._claimed.series.tied:
             tied, untied = (model.step, first_step) if model.tied else (first_step, model.step)
             raise MeasureError(
                 f"the embeddings are one matrix at step {tied} and two at step {untied}"
@@ -326,23 +335,21 @@ class TrainingRun:
         return all(role in held and digest(held[role].read()) == digests[role] for role in held)
 
 
-def _difference(stored: Info, info: Info) -> str | None:
+def _difference(stored: RunRecord, record: RunRecord) -> str | None:
     """First setting, count, property of the embeddings or version that differs, if any."""
-    stored = {**stored, "series": {**stored["series"], "steps": None}}
-    info = {**info, "series": {**info["series"], "steps": None}}
-    for part in ("settings", "counts", "series", "versions"):
-        if difference := first_difference(stored.get(part), info[part]):
-            return f"{part}: {difference}"
-    return None
+    pair = [stored.plain(), record.plain()]
+    for content in pair:
+        content["series"]["steps"] = None
+    return difference_of_runs(*pair)
 
 
-def _other_weights(stored: Info, model: ModelTensors) -> str | None:
+def _other_weights(stored: RunRecord, model: ModelTensors) -> str | None:
     """Reason why a run is not of this model: its first step, or its embeddings at this step."""
-    entries = {entry["step"]: entry for entry in stored["checkpoints"]}
-    if model.step == 0 and entries and 0 not in entries:
-        return f"it begins at step {min(entries)}"
-    digests = entries.get(model.step, {"tensor_sha256": {}})["tensor_sha256"]
+    digests = {checkpoint.step: checkpoint.tensor_sha256 for checkpoint in stored.checkpoints}
+    if model.step == 0 and digests and 0 not in digests:
+        return f"it begins at step {min(digests)}"
     for role in ROLES:
-        if role in digests and digest(model.tensor(role)) != digests[role]:
+        sha256 = digests.get(model.step, {}).get(role)
+        if sha256 is not None and digest(model.tensor(role)) != sha256:
             return f"the {role.replace('_', ' ')} is another one at step {model.step}"
     return None

@@ -37,6 +37,11 @@ class Measured:
     commit: str | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures, in the order of their columns."""
+        return [name for name in self.taken.columns if name != "token_id"]
+
 
 @dataclass(frozen=True)
 class Unmeasurable:

@@ -1,8 +1,7 @@
 """What precedes the first step of a training: its folder, the token stream, the model."""
 
 import importlib.metadata
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
+from dynamics.checkpoints.training_folder import TrainingRecord, is_training, read_training
 from dynamics.config import StudySettings
 from dynamics.corpus.counts import count_stream
 from dynamics.corpus.documents import corpora
@@ -21,12 +21,11 @@ from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, t
 from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
-from dynamics.files import whole_folder, write_json
+from dynamics.files import whole_folder
+from dynamics.progress import Report
 from dynamics.training.data import CausalRows, MaskedRows
 from dynamics.training.model import build_model
 from dynamics.training.trainer import writing
-
-Report = Callable[[str], None]
 
 
 def schedule(settings: StudySettings) -> tuple[list[int], list[int]]:
@@ -53,11 +52,11 @@ def is_claimed(settings: StudySettings, folder: Path) -> bool:
         OutputError: It holds something else, or is damaged.
         MismatchError: It is a training of other settings.
     """
-    if not (folder / "train.json").exists():
+    if not is_training(folder):
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and holds no training; give another output folder")
         return False
-    found, wanted = _completed(described(folder)["settings"]), settings.model_dump(mode="json")
+    found, wanted = _completed(read_training(folder).settings), settings.model_dump(mode="json")
     if found != wanted:
         raise MismatchError(
             f"{folder} holds a training with other settings ({_first_difference(found, wanted)}"
@@ -74,18 +73,6 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
         return settings
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """Content of a training's `train.json`.
-
-    Raises:
-        OutputError: It is damaged.
-    """
-    try:
-        return json.loads((folder / "train.json").read_text("utf-8"))
-    except ValueError as error:
-        raise OutputError(f"{folder / 'train.json'} is damaged ({error}); restore it") from error
-
-
 def claim(settings: StudySettings, folder: Path, processes: int, report: Report) -> None:
     """Make the training folder, with all that precedes the first step.
 
@@ -98,22 +85,20 @@ def claim(settings: StudySettings, folder: Path, processes: int, report: Report)
     with writing(folder), whole_folder(folder) as partial:
         stream, vocab_size = prepare(settings, partial, report)
         training = settings.training
-        write_json(
-            partial / "train.json",
-            {
-                "settings": settings.model_dump(mode="json"),
-                "versions": {
-                    name: importlib.metadata.version(name)
-                    for name in ("dynamics", "torch", "transformers", "accelerate", "tokenizers")
-                },
-                "tokenizer_sha256": stream.info.tokenizer_sha256,
-                "corpus_digest": stream.info.corpus_digest,
-                "vocab_size": vocab_size,
-                "tokens_per_step": training.batch_size * training.sequence_length,
-                "threads": training.threads or torch.get_num_threads(),
-                "processes": processes,
+        assert stream.info.tokenizer_sha256 is not None
+        TrainingRecord(
+            settings=settings.model_dump(mode="json"),
+            versions={
+                name: importlib.metadata.version(name)
+                for name in ("dynamics", "torch", "transformers", "accelerate", "tokenizers")
             },
-        )
+            tokenizer_sha256=stream.info.tokenizer_sha256,
+            corpus_digest=stream.info.corpus_digest,
+            vocab_size=vocab_size,
+            tokens_per_step=training.batch_size * training.sequence_length,
+            threads=training.threads or torch.get_num_threads(),
+            processes=processes,
+        ).write(partial)
 
 
 def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[TokenStream, int]:

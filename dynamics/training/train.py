@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
+from dynamics.checkpoints.training_folder import read_training
 from dynamics.config import StudySettings
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -27,7 +28,6 @@ from dynamics.training.optimization import build_optimizer
 from dynamics.training.prepare import (
     Report,
     claim,
-    described,
     initial_model,
     is_claimed,
     parameter_count,
@@ -90,10 +90,10 @@ def train(
             remove_leftovers(folder)
     if not is_claimed(settings, folder):
         raise OutputError(f"the first process could not make {folder}; its message says why")
-    about = described(folder)
-    if about["processes"] != arguments.world_size:
+    record = read_training(folder)
+    if record.processes != arguments.world_size:
         raise MismatchError(
-            f"{folder} was begun with {about['processes']} processes and cannot go on with "
+            f"{folder} was begun with {record.processes} processes and cannot go on with "
             f"{arguments.world_size}; start it with as many"
         )
     state = latest_state(folder)
@@ -103,7 +103,7 @@ def train(
         return folder / "checkpoints"
     if state:
         check_state(state)
-    torch.set_num_threads(about["threads"])
+    torch.set_num_threads(record.threads or torch.get_num_threads())
 
     stream = open_stream(folder)
     if sha256_file(stream.path) != stream.info.tokens_sha256:
@@ -119,7 +119,7 @@ def train(
         whole=whole,
         embeddings=embeddings,
         state_every=settings.checkpoints.state_every or max(1, training.steps // 10),
-        tokens_per_step=about["tokens_per_step"],
+        tokens_per_step=record.tokens_per_step,
         on_step=on_step,
     )
     trainer = StreamTrainer(

@@ -26,7 +26,8 @@ from dynamics.checkpoints.hub.transport import Patience, Transport
 from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokenizers.loading import load_tokenizer, tokenizer_sha256
 from dynamics.errors import MismatchError, UnreachableError
-from dynamics.runs.run import measures_path, read_info
+from dynamics.runs.record import read_record
+from dynamics.runs.run import measures_path
 from dynamics.tracking.track import track
 from tests.checkpoints.writers import write_checkpoint
 from tests.hub.standin import Repository, StandIn
@@ -112,7 +113,7 @@ def ranges(standin):
 
 
 def measured(run):
-    return [entry["step"] for entry in read_info(run)["checkpoints"]]
+    return read_record(run).steps
 
 
 def test_same_numbers_as_from_a_folder(standin, folder, counts, tmp_path, undisturbed):

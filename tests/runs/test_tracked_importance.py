@@ -11,6 +11,7 @@ from dynamics.importance.probes import ProbeSettings
 from dynamics.runs.changed_tokens import changed_tokens
 from dynamics.runs.findings import findings
 from dynamics.runs.importance_trends import GAUGES
+from dynamics.runs.record import LiveCheckpointRecord
 from dynamics.runs.run import IMPORTANCE, step_path
 from dynamics.runs.tracked_importance import factors_of, read_importances
 from dynamics.tracking.live_stage import LiveSettings
@@ -44,7 +45,7 @@ def run(tmp_path_factory):
 
 
 def test_importances_are_those_in_the_tables(run):
-    found = read_importances(run.path, run.info, run.tokens)
+    found = read_importances(run.path, run.record.live_checkpoints, run.tokens)
     assert list(found) == ["information_gain_right", *run.importances]
     for name in run.importances:
         assert list(found[name].steps) == list(STEPS)
@@ -61,7 +62,7 @@ def test_a_damaged_table_is_told(run):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(OutputError, match=r"importance/step-00000002.parquet is damaged; run the"):
-        read_importances(run.path, run.info, run.tokens)
+        read_importances(run.path, run.record.live_checkpoints, run.tokens)
     path.write_bytes(whole)
 
 
@@ -96,16 +97,16 @@ def test_findings_and_tokens_know_them(run):
 
 def test_a_run_without_any_has_none(run):
     tokens = run.tokens[["token_id", "count"]]
-    assert read_importances(run.path, {}, tokens) == {}
+    assert read_importances(run.path, [], tokens) == {}
     nothing = tokens.assign(entropy_right=np.nan)
-    assert read_importances(run.path, {"live": {"checkpoints": []}}, nothing) == {}
-    asked = {"live": {"checkpoints": [{"step": 0, "tables": {"live": "a"}}]}}
-    assert read_importances(run.path, asked, tokens) == {}
+    assert read_importances(run.path, [], nothing) == {}
+    without = LiveCheckpointRecord(step=0, tables={"live": "a"})
+    assert read_importances(run.path, [without], tokens) == {}
 
 
 def test_importances_of_some_rows_only(run):
     some = run.tokens.iloc[[3, 40, 41]]
-    found = read_importances(run.path, run.info, some)
+    found = read_importances(run.path, run.record.live_checkpoints, some)
     np.testing.assert_array_equal(
         found["occlusion"].values, run.importance_array("occlusion")[:, [3, 40, 41]]
     )
@@ -114,7 +115,7 @@ def test_importances_of_some_rows_only(run):
 def test_columns_of_counts_may_be_missing_values(run):
     missing = pd.array([None] * 5 + [1.5] * (len(run.tokens) - 5), "Float64")
     tokens = run.tokens[["token_id"]].assign(self_information=missing)
-    found = read_importances(run.path, {}, tokens)["self_information"]
+    found = read_importances(run.path, [], tokens)["self_information"]
     assert np.isnan(found.values[0, :5]).all()
     assert (found.values[0, 5:] == 1.5).all()
 

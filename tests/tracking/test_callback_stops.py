@@ -16,6 +16,7 @@ import transformers as hf
 from dynamics import NormDynamicsCallback, Run
 from dynamics.errors import MismatchError, OutputError
 from dynamics.runs.findings import findings, last_step_table
+from dynamics.tracking.track import track
 from tests.tracking.synthetic import VOCABULARY, files_of, make_counts
 from tests.tracking.trainings import STEPS, At, StopAfter, Stopped, build, trainer
 
@@ -457,11 +458,10 @@ class TestTheEnd:
         run = Run(tmp_path / "run")
         assert run.steps == [0, 1, 2, 3] and len(run.trend("input_embedding_norm")) == 4
 
-    def test_folders_that_cannot_be_finished(self, tmp_path):
+    def test_folders_that_cannot_be_finished(self, tmp_path, series):
         with pytest.raises(OutputError, match=r"holds no run \(no run.json\)"):
             NormDynamicsCallback(tmp_path / "run").finish()
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run/run.json").write_text('{"finished": false, "command": "dynamics track"}')
+        track(series, tmp_path / "run")
         with pytest.raises(OutputError, match="was not written by NormDynamicsCallback"):
             NormDynamicsCallback(tmp_path / "run").finish()
 
