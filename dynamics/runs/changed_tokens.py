@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from dynamics.errors import ConfigError, OutputError, StepError, did_you_mean
+from dynamics.runs.measures import is_norm
 from dynamics.runs.run import Run
 from dynamics.runs.tracked_importance import Importance, read_importances
 from dynamics.statistics.correlation import difference, spearman
@@ -104,7 +105,7 @@ def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
     _check_steps(f"{run.path} has", between, run.steps)
     values = np.stack([run.measures(step)[measure].to_numpy(np.float64) for step in between])
     scale = np.full_like(values, np.nan)
-    if "_norm" in measure:
+    if is_norm(measure):
         np.log(values, out=scale, where=values > 0)
     else:
         scale = values

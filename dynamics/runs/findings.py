@@ -9,17 +9,13 @@ from dynamics.runs.importance_findings import (
     in_lines,
     measured_importances,
 )
+from dynamics.runs.measures import is_norm, shown_measures
 from dynamics.runs.run import Run
 from dynamics.runs.slope_trends import AMONG_TWINNED, CAUSAL, OBSERVED
 from dynamics.statistics.vocabulary import VocabularyRule, swept
 
-NAMES = {
-    "input_embedding_norm": "input embedding norms",
-    "output_embedding_norm_centered": "output embedding norms, uniform mean removed",
-    "output_embedding_norm_centered_frequency": "output embedding norms, unigram mean removed",
-    "output_embedding_norm": "output embedding norms, raw",
-}
-"""The measures that a summary speaks of, and what it calls them."""
+NAMES = {name: label.sentence for name, label in shown_measures().items()}
+"""The measures that findings are about, and their labels in sentences."""
 
 IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
 
@@ -122,7 +118,7 @@ def _stops(run: Run) -> list[str]:
 
 
 def _start(run: Run) -> str:
-    rows = [row for row in _at(run, run.steps[0], run.rule) if "_norm" in row["measure"]]
+    rows = [row for row in _at(run, run.steps[0], run.rule) if is_norm(row["measure"])]
     if not rows:
         return f"At step {run.steps[0]:,} every gauge of norm is constant over tokens."
     reach = rows[0]["null_high"]

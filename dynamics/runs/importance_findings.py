@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from dynamics.runs.measures import shown_measures
 from dynamics.runs.run import Run
 from dynamics.runs.tracked_importance import factors_of
 from dynamics.runs.trends import FEWEST_TOKENS
@@ -14,10 +15,9 @@ SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
 """The importances that sentences are about; what else was measured is in the trends."""
 
 GAUGES = {
-    "input_embedding_norm": "input embedding norms",
-    "output_embedding_norm_centered": "output embedding norms, uniform mean removed",
-    "output_embedding_norm_centered_frequency": "output embedding norms, unigram mean removed",
+    name: label.sentence for name, label in shown_measures().items() if label.removed != "raw"
 }
+"""The norms that sentences compare with importance, and their labels."""
 
 
 def importance_findings(run: Run) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
+from dynamics.runs.measures import is_norm, split_name
 from dynamics.runs.trends import FEWEST_TOKENS, LEVEL, Row, TrendInput
 from dynamics.statistics.slopes import Slope, log_slope, twin_log_slope
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -33,7 +34,7 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     originals, twins = twin_pairs(measured.tokens)
     kept = rule.mask(counts, measured.tokens["kind"])
     for measure, norms in measured.measures.items():
-        if "_norm" not in measure:
+        if not is_norm(measure):
             continue
         for against, used in _against(measured, measure, counts).items():
             for at, step in enumerate(measured.steps):
@@ -73,7 +74,7 @@ def _against(
         "log_frequency": [counts] * len(measured.steps)
     }
     if measured.exposures is not None:
-        against["log_exposure"] = measured.exposures["_".join(measure.split("_")[:2])]
+        against["log_exposure"] = measured.exposures[split_name(measure)[0]]
     return against
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from dynamics.runs.measures import split_name
 from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
 from dynamics.statistics.controlled import Controlled, within_bin_spearman
 from dynamics.statistics.correlation import Correlation, spearman
@@ -89,8 +90,8 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
             ranked = [rank(values, measure) for values in array[:, kept]]
             for name, ranks in against:
                 about = {"measure": measure, "against": name, "given": "", "rule": str(each)}
-                trajectory = stack(list(map(spearman, ranked, ranks[_role(measure)])))
-                null = nulls[name].get(_family(measure))
+                trajectory = stack(list(map(spearman, ranked, ranks[split_name(measure)[0]])))
+                null = nulls[name].get(split_name(measure)[1].family)
                 band = simultaneous_band(trajectory) if main else None
                 yield from trajectory_rows(measured.steps, trajectory, about, null=null, band=band)
                 if main and np.isfinite(trajectory.values[0]):
@@ -283,14 +284,14 @@ def _nulls(
     """A band per family of measures, over all its measures and steps together."""
     families: dict[str, list[str]] = {}
     for name in measured.measures:
-        families.setdefault(_family(name), []).append(name)
+        families.setdefault(split_name(name)[1].family, []).append(name)
     return {
         family: null_band(
             (
                 (rank(values, name), against)
                 for name in names
                 for values, against in zip(
-                    measured.measures[name][:, kept], ranks[_role(name)], strict=True
+                    measured.measures[name][:, kept], ranks[split_name(name)[0]], strict=True
                 )
             ),
             LEVEL,
@@ -298,11 +299,3 @@ def _nulls(
         )
         for family, names in families.items()
     }
-
-
-def _family(measure: str) -> str:
-    return next((each for each in ("_norm", "_unused") if each in measure), "displacement")
-
-
-def _role(measure: str) -> str:
-    return "_".join(measure.split("_")[:2])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.errors import MeasureError
+from dynamics.runs.measures import MEASURES
 from dynamics.scores.norms import (
     Rows,
     cosine_between,
@@ -172,7 +173,7 @@ def input_norm_whitened(view: View) -> TokenScores | None:
     return norm_under(view.beside, moment, shift=mean_row(view.beside, view.counts))
 
 
-MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
+FUNCTIONS: dict[str, Callable[[View], TokenScores | None]] = {
     "norm": norm,
     "norm_centered": norm_centered,
     "norm_centered_frequency": norm_centered_frequency,
@@ -187,17 +188,10 @@ MEASURES: dict[str, Callable[[View], TokenScores | None]] = {
     "cosine_to_input": cosine_to_input,
 }
 
+"""The function of each record in `dynamics.runs.measures`, by suffix."""
+
 WHITENED = "input_embedding_norm_whitened"
-"""Measured when the output embedding is at hand, hence by full name and not among `MEASURES`."""
-
-SLOW = ("unused_cosine_distance_without_first", "norm_whitened")
-"""Measures that are taken when everything is asked for."""
-
-NEED_ALL_ROWS = (
-    *("norm_centered", "norm_centered_frequency", "norm_folded", "unused_distance"),
-    *("unused_cosine_distance", "unused_cosine_distance_centered", *SLOW),
-)
-"""Measures that need a mean over rows: there are none of a part of an embedding."""
+"""Measured when the output embedding is at hand, hence by full name and not among `FUNCTIONS`."""
 
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
@@ -226,9 +220,9 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
         )
     results = {"norm": norms} | {
         suffix: scores
-        for suffix, function in MEASURES.items()
+        for suffix, function in FUNCTIONS.items()
         if suffix != "norm"
-        and (view.whole or suffix not in NEED_ALL_ROWS)
+        and (view.whole or not MEASURES[suffix].needs_all_rows)
         and (scores := function(view)) is not None
     }
     named = {f"{role}_{suffix}": scores for suffix, scores in results.items()}

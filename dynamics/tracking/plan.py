@@ -15,13 +15,13 @@ from dynamics.corpus.counts import Counts
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file
 from dynamics.progress import Report, no_report
+from dynamics.runs.measures import MEASURES
 from dynamics.runs.record import RunRecord, RunSettings, SeriesRecord
 from dynamics.runs.trends import FEWEST_TOKENS
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.exposed import Exposed, Exposure, check_exposed
 from dynamics.tracking.faulty_steps import LeftOut, find_faults
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
 from dynamics.tracking.measuring import Wanted
 from dynamics.tracking.origin import check_same_tokenizer, training_folder
 from dynamics.tracking.token_columns import token_columns
@@ -140,7 +140,11 @@ def plan_run(
     record = new_record(_series_record(chosen), counts, settings, command)
     if selection is not None:
         record.settings.rows = str(selection)
-        names = [name for name in NEED_ALL_ROWS if everything or name not in SLOW]
+        names = [
+            suffix
+            for suffix, measure in MEASURES.items()
+            if measure.needs_all_rows and (everything or not measure.slow)
+        ]
         record.measures_left_out = [*names, *MATRICES]
     if exposed is not None:
         record.settings.stream = exposed.describe()

@@ -8,10 +8,10 @@ from scipy.stats import linregress, spearmanr
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import MismatchError
+from dynamics.runs.measures import MEASURES
 from dynamics.runs.run import Run, read_table, step_path, stored_rows
 from dynamics.runs.trends import TREND_COLUMNS
 from dynamics.tracking import matrices
-from dynamics.tracking.measure_functions import SLOW
 from dynamics.tracking.track import track
 from tests.statistics.fold_by_fold import solved_fold_by_fold
 from tests.tracking import independent
@@ -210,7 +210,10 @@ def test_the_whitened_norm_law_is_a_line_through_the_origin(complete):
 
 
 def test_without_all_the_slow_ones_are_left_out(run):
-    assert not any(name.endswith(SLOW) for name in run.info["measures"])
+    assert not any(
+        name.endswith(tuple(s for s in MEASURES if MEASURES[s].slow))
+        for name in run.info["measures"]
+    )
     assert "whitened_slope" not in set(run.trends["statistic"])
 
 

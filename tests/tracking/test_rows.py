@@ -10,11 +10,11 @@ from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.errors import ConfigError, MismatchError
 from dynamics.runs.findings import findings, last_step_table
+from dynamics.runs.measures import MEASURES, split_name
 from dynamics.runs.run import Run
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
 from dynamics.tracking.origin import find_counts
 from dynamics.tracking.track import track
 from tests.tracking.independent import spearman
@@ -31,7 +31,7 @@ def part(series, counts, tmp_path):
 
 def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
     whole = track(series, tmp_path / "whole", counts=counts)
-    left_out = {name for name in whole.info["measures"] if name.endswith(NEED_ALL_ROWS)}
+    left_out = {name for name in whole.info["measures"] if split_name(name)[1].needs_all_rows}
     assert len(left_out) == 5 + 2 * 3
     assert set(part.info["measures"]) == set(whole.info["measures"]) - left_out
     for step in STEPS:
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
 def test_the_run_says_which_rows_and_what_is_left_out(series, part):
     assert part.rows == ROWS
     assert part.info["settings"]["rows"] == ROWS
-    wanted = [name for name in NEED_ALL_ROWS if name not in SLOW]
+    wanted = [name for name, m in MEASURES.items() if m.needs_all_rows and not m.slow]
     assert part.info["measures_left_out"] == [*wanted, *MATRICES]
     assert not (part.path / "matrices").exists()
     assert part.info["series"]["vocab_size"] == 300
