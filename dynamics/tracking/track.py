@@ -5,7 +5,6 @@ where it was. A table whose bytes have changed is measured again. A step that ca
 left out, with the reason in the run; the same call adds it when it can be measured.
 """
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
@@ -20,6 +19,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.step_names import STEP
 from dynamics.checkpoints.training_folder import described
 from dynamics.corpus.counts import Counts
+from dynamics.distribution import versions
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file, write_json
 from dynamics.runs.finish import finish
@@ -271,10 +271,7 @@ def describe(
     return {
         "finished": False,
         "command": command,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("dynamics", "torch", "numpy", "scipy", "pyarrow")
-        },
+        "versions": versions("torch", "numpy", "scipy", "pyarrow"),
         "series": series,
         "settings": {"steps": steps, "rule": None if counts is None else rule},
         "counts": None if counts is None else asdict(counts.info),
