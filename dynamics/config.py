@@ -257,7 +257,7 @@ class StudySettings(_Settings):
             recorded in a training folder, and may change for one that is there.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # no dots alone: it names a folder
     seed: int = Field(default=0, ge=0)
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()

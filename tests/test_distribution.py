@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import yaml
+
 from dynamics.distribution import DISTRIBUTION, VERSION, install_command, versions
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +18,16 @@ def test_the_name_is_that_of_the_project():
     assert PROJECT["name"] == DISTRIBUTION
     assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
     assert PROJECT["scripts"] == {"dynamics": "dynamics.__main__:main"}
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (VERSION, PROJECT["license"])
+    (paper,) = citation["references"]
+    assert paper["identifiers"][0]["value"] == "arXiv:2411.16252"
+    assert [author["family-names"] for author in paper["authors"]] == [
+        *("Abbasi", "Modarres", "Pilehvar")
+    ]
 
 
 def test_every_hint_to_install_an_extra_names_the_distribution_and_an_extra_there_is():

@@ -14,7 +14,7 @@ import pytest
 from dynamics.distribution import DISTRIBUTION, VERSION
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("README.md", "configs", "dynamics", "pyproject.toml")
+SOURCES = ("LICENSE", "README.md", "configs", "dynamics", "pyproject.toml")
 NAME = DISTRIBUTION.replace("-", "_")
 SMALL = [
     *("corpus.max_documents=400", "corpus.held_out_rows=0", "corpus.placebo_rows=0"),
@@ -72,11 +72,12 @@ def environment(wheel, tmp_path_factory):
     return folder
 
 
-def test_the_wheel_holds_the_package_and_its_data(wheel):
+def test_the_wheel_holds_the_package_its_data_and_the_licence(wheel):
     assert wheel.name == f"{NAME}-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = email.message_from_bytes(archive.read(f"{NAME}-{VERSION}.dist-info/METADATA"))
+        licence = archive.read(f"{NAME}-{VERSION}.dist-info/licenses/LICENSE")
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dynamics").rglob("*.py")}
     configurations = {f"dynamics/{path.relative_to(ROOT)}" for path in _configurations()}
     data = {"architecture_facts.json", "catalog/public_series.yaml"}
@@ -84,6 +85,8 @@ def test_the_wheel_holds_the_package_and_its_data(wheel):
         modules | configurations | {f"dynamics/checkpoints/{name}" for name in data}
     )
     assert (metadata["Name"], metadata["Version"]) == (DISTRIBUTION, VERSION)
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert licence == (ROOT / "LICENSE").read_bytes()
 
 
 def _configurations():

@@ -23,7 +23,7 @@ from dynamics.config import (
 from dynamics.configurations import configuration_file
 from dynamics.errors import StepError
 
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Name = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # no dots alone: it names a folder
 
 
 class _Settings(BaseModel):
