@@ -4,8 +4,6 @@ The package is imported as `dynamics` and the command is `dynamics`; on the inde
 to another program.
 """
 
-from importlib.metadata import version
-
 DISTRIBUTION = "pretraining-dynamics"
 
 VERSION = "0.1.0"  # pyproject.toml reads it from here, so that a checkout need not be installed
@@ -23,4 +21,6 @@ def install_command(extra: str) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return the version of this program, under the key `dynamics`, and of installed packages."""
+    from importlib.metadata import version  # takes longer than importing the whole package does
+
     return {"dynamics": VERSION, **{name: version(name) for name in packages}}

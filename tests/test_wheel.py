@@ -99,6 +99,7 @@ def test_a_study_that_is_shipped_runs_outside_the_checkout(environment, tmp_path
     file, *path = run(python, "-c", lines, cwd=tmp_path).splitlines()
     assert Path(file).is_relative_to(environment)
     assert str(ROOT) not in path
+    assert run(command, "--version", cwd=tmp_path) == f"{DISTRIBUTION} {VERSION}\n"
     out = run(command, "study", "demo", "-o", "study", "name=wheel", *SMALL, cwd=tmp_path)
     assert "figures:" in out
     assert sorted(each.name for each in (tmp_path / "study").iterdir()) == [

@@ -111,6 +111,10 @@ class Counts:
     info: CountsInfo
     name: str = "the counts"
 
+    def __repr__(self) -> str:
+        entries, tokens = len(self.table), self.info.tokens_counted
+        return f"<Counts {self.name}: {entries:,} entries, {tokens:,} tokens>"
+
     def write(self, path: Path) -> None:
         """Write a parquet file, whole or not at all; equal counts give equal bytes."""
         import pyarrow as pa

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float32, Float64, Integer
 from dynamics.errors import OutputError
 from dynamics.files import sha256_file, whole_file
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
+from dynamics.steps import summarize_steps
 
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
@@ -64,6 +65,10 @@ class Run:
         self.info = read_info(self.path)
         if not self.info["finished"]:
             raise OutputError(_unfinished(self.path, self.info))
+
+    def __repr__(self) -> str:
+        steps, rule = summarize_steps(self.steps), self.rule or "no counts"
+        return f"<Run {self.path}: {self.name}, {steps}, {rule}>"
 
     @property
     def name(self) -> str:
