@@ -6,6 +6,8 @@ Every command is one function here; nothing heavy is imported before it is used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dynamics.distribution import VERSION
+
 if TYPE_CHECKING:
     from dynamics.attribution.attribute import attribute
     from dynamics.checkpoints.series import CheckpointSeries, open_series
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from dynamics.tracking.callback import NormDynamicsCallback
     from dynamics.tracking.track import track
     from dynamics.training.train import train
+
+__version__ = VERSION
 
 __all__ = [
     "CheckpointSeries",
@@ -73,3 +77,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dynamics' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return what is public, without what has been imported along the way."""
+    return __all__

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dynamics import steps
+from dynamics.configurations import configuration_file
 from dynamics.errors import ConfigError, StepError, did_you_mean
 
 Validated = TypeVar("Validated", bound=BaseModel)
@@ -256,7 +257,7 @@ class StudySettings(_Settings):
             recorded in a training folder, and may change for one that is there.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # no dots alone: it names a folder
     seed: int = Field(default=0, ge=0)
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -303,10 +304,14 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(no
 def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
     """Read the settings in a YAML file, then those given as `key=value`, `model.tied=true` for one.
 
+    Args:
+        path: The file, or the name of a configuration that comes with the program.
+        overrides: Settings that replace those of the file.
+
     Raises:
         ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type.
     """
-    content = read_yaml(path)
+    content = read_yaml(configuration_file(path))
     for key, value in map(parse_override, overrides):
         set_key(content, key, value)
     return validate(StudySettings, content, str(path))

@@ -124,6 +124,28 @@ def parse(expression: str) -> Steps:
     )
 
 
+def summarize_steps(steps: Sequence[int], unit: str = "step") -> str:
+    """Return in a few words how many steps there are, and the first and last of them.
+
+    Args:
+        steps: The steps, ascending.
+        unit: What they count.
+
+    Example:
+        >>> summarize_steps([0, 1, 2, 400])
+        '4 steps, 0 to 400'
+        >>> summarize_steps([7], "epoch")
+        'epoch 7'
+        >>> summarize_steps([])
+        'no steps'
+    """
+    if not steps:
+        return f"no {unit}s"
+    if len(steps) == 1:
+        return f"{unit} {steps[0]}"
+    return f"{len(steps)} {unit}s, {steps[0]} to {steps[-1]}"
+
+
 def _nearest(step: int, steps: Sequence[int]) -> str:
     if not steps:
         return "there are no steps"

@@ -89,6 +89,7 @@ def test_a_word_stays_a_word(read, name):
         ("training.optimizer=adam", r"training.optimizer: input should be 'adamw' or 'sgd' \(got"),
         ("training=5", r"training: input should be a valid dictionary .* \(got 5\)"),
         ("name=a/b", r"name: string should match pattern .* \(got 'a/b'\)"),
+        ("name=..", r"name: string should match pattern .* \(got '\.\.'\)"),
         ("name=3", r"name: input should be a valid string \(got 3\)"),
         ("seed=-1", r"seed: input should be greater than or equal to 0 \(got -1\)"),
         ("training.warmup_steps=11", "training: warmup_steps 11 is more than the 10 steps"),

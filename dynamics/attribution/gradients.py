@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dynamics.attribution.question import Question, Scores
+from dynamics.distribution import install_command
 from dynamics.errors import ConfigError
 
 Rows = Float[Tensor, "B P E"]
@@ -57,7 +58,7 @@ def integrated_gradients(question: Question) -> Scores:
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise ConfigError(
-            "integrated_gradients needs captum: pip install 'dynamics[attribution]'"
+            f"integrated_gradients needs captum: {install_command('attribution')}"
         ) from error
     fixed, asked = question.settings.rules.fixed_steps, question.asked
     first_steps = FIXED_STEPS if fixed else question.settings.steps

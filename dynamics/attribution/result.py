@@ -19,6 +19,10 @@ REGRESSION_ORDER = {
 }
 
 
+_SHOWN = 3  # targets that a repr names
+_TEXT = 60  # characters of the input in it
+
+
 @dataclass(frozen=True)
 class Target:
     """A prediction that is explained.
@@ -92,6 +96,15 @@ class Attribution:
     asked: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        targets = ", ".join(repr(target.token) for target in self.targets[:_SHOWN])
+        more = ", ..." if len(self.targets) > _SHOWN else ""
+        text = self.text if len(self.text) <= _TEXT else f"{self.text[:_TEXT]}..."
+        return (
+            f"<Attribution {self.method} of {text!r}: {len(self.tokens)} positions, "
+            f"targets {targets}{more}>"
+        )
 
     def ranking(self, target: int = 0, order: str = "descending") -> list[int]:
         """Positions from the most important to the least, by signed score; ties in text order.

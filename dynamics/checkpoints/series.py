@@ -31,7 +31,7 @@ from dynamics.checkpoints.weight_files import (
 )
 from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError, StepError
-from dynamics.steps import parse
+from dynamics.steps import parse, summarize_steps
 
 _CHECKPOINTS = "checkpoints"
 _SHOWN = 5  # names a refusal shows
@@ -59,6 +59,9 @@ class CheckpointSeries:
     checkpoints: tuple[Checkpoint, ...]
     unit: str = STEP
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<CheckpointSeries {self.name}: {summarize_steps(self.steps, self.unit)}>"
 
     def __len__(self) -> int:
         return len(self.checkpoints)

@@ -12,6 +12,7 @@ from dynamics.cli.output import DryRun, Json, Stages, emit
 from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
 from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
+from dynamics.distribution import DISTRIBUTION, VERSION
 
 app = typer.Typer(
     name="dynamics",
@@ -30,10 +31,23 @@ app.command()(tokens)
 app.command()(track)
 
 
+def _print_version(wanted: bool) -> None:
+    """Print name and version of the program and stop."""
+    if wanted:
+        print(DISTRIBUTION, VERSION)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print name and version."
+        ),
     ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before this runs."""
@@ -53,14 +67,23 @@ def train(
 
     With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
     """
-    from dynamics.config import load
-    from dynamics.training.train import train as train_model
+    from dynamics.config import StudySettings
+    from dynamics.errors import ConfigError
+    from dynamics.study.settings import load_study
 
-    loaded = load(config, settings or ())
+    # Settings are read before torch is imported, so that a slip is refused at once.
+    loaded = load_study(config, settings or ())
+    if not isinstance(loaded, StudySettings):
+        raise ConfigError(
+            f"{config} is a study of several runs, not one training; `dynamics study {config}` "
+            "does all of them"
+        )
     folder = folder_of(loaded.name, output)
     if dry_run:
         show_preview(loaded, folder, as_json)
         return
+    from dynamics.training.train import train as train_model
+
     with Stages() as stages:
         checkpoints = train_model(
             loaded, folder, report=stages.report, on_step=stages.training(loaded.training.steps)

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.configurations import shipped_configurations
 
 if TYPE_CHECKING:
     from dynamics.config import StudySettings
     from dynamics.study.settings import ArmsStudy, SeriesStudy
 
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
+Config = Annotated[
+    Path,
+    typer.Argument(
+        help="YAML file of the settings, or the name of one that comes with the program: "
+        f"{', '.join(shipped_configurations())}."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),

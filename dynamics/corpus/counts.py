@@ -3,8 +3,7 @@
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from dynamics.corpus.tokenizers.spelling import piece_marks
 from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
 from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
+from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 
@@ -82,7 +82,7 @@ class CountsInfo:
     shuffles: int | None = None
     information_seed: int | None = None
     contiguous: bool | None = None
-    dynamics_version: str = field(default_factory=lambda: version("dynamics"))
+    dynamics_version: str = VERSION
     sampled_from: str | None = None
     stream_tokens: int | None = None
     blocks: int | None = None
@@ -110,6 +110,10 @@ class Counts:
     table: pd.DataFrame
     info: CountsInfo
     name: str = "the counts"
+
+    def __repr__(self) -> str:
+        entries, tokens = len(self.table), self.info.tokens_counted
+        return f"<Counts {self.name}: {entries:,} entries, {tokens:,} tokens>"
 
     def write(self, path: Path) -> None:
         """Write a parquet file, whole or not at all; equal counts give equal bytes."""

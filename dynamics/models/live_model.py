@@ -64,6 +64,9 @@ class LiveModel:
     revision: str | None = None
     checkpoint: Checkpoint | None = None
 
+    def __repr__(self) -> str:
+        return f"<LiveModel {self.name}: {type(self.network).__name__}, {self.task}>"
+
     def __post_init__(self) -> None:
         self.network.eval()  # dropout would give another answer each time
 

@@ -34,6 +34,7 @@ from dynamics.runs.record import (
     read_record,
 )
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
+from dynamics.steps import summarize_steps
 
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
@@ -73,6 +74,10 @@ class Run:
     def info(self) -> dict[str, Any]:
         """Contents of `run.json` as plain values."""
         return self.record.plain()
+
+    def __repr__(self) -> str:
+        steps, rule = summarize_steps(self.steps), self.rule or "no counts"
+        return f"<Run {self.path}: {self.name}, {steps}, {rule}>"
 
     @property
     def name(self) -> str:

@@ -20,9 +20,10 @@ from dynamics.config import (
     set_key,
     validate,
 )
+from dynamics.configurations import configuration_file
 from dynamics.errors import StepError
 
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Name = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # no dots alone: it names a folder
 
 
 class _Settings(BaseModel):
@@ -115,13 +116,18 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
     In a study of arms, `name`, `seeds` and `arms` are its own; any other key changes the base, so
     that what an arm sets stands over it.
 
+    Args:
+        path: The file, or the name of a configuration that comes with the program.
+        overrides: Settings that replace those of the file.
+
     Raises:
         ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type; the
             settings of every arm are looked at.
     """
-    content = read_yaml(path)
+    file = configuration_file(path)
+    content = read_yaml(file)
     kind = next((kind for key, kind in KINDS.items() if key in content), StudySettings)
-    base = _base(content, Path(path)) if kind is ArmsStudy else content
+    base = _base(content, file) if kind is ArmsStudy else content
     for key, value in map(parse_override, overrides):
         own = kind is ArmsStudy and key in ArmsStudy.model_fields
         set_key(content if own else base, key, value)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
+from dynamics.distribution import install_command
 from dynamics.errors import ConfigError
 
 _TIMEOUT = 10  # seconds to wait for a scheduler
@@ -39,7 +40,7 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ConfigError("--dask needs dask; install dynamics[cluster]") from error
+        raise ConfigError(f"--dask needs dask: {install_command('cluster')}") from error
     try:
         client = Client(address, timeout=_TIMEOUT)
     except (OSError, ValueError) as error:

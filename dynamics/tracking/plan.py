@@ -1,6 +1,5 @@
 """The plan of a run: all that is chosen and checked before its folder is claimed."""
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -12,6 +11,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.step_names import STEP
 from dynamics.checkpoints.training_folder import TRAIN_JSON, read_training
 from dynamics.corpus.counts import Counts
+from dynamics.distribution import versions
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file
 from dynamics.progress import Report, no_report
@@ -199,10 +199,7 @@ def new_record(
     return RunRecord(
         finished=False,
         command=command,
-        versions={
-            name: importlib.metadata.version(name)
-            for name in ("dynamics", "torch", "numpy", "scipy", "pyarrow")
-        },
+        versions=versions("torch", "numpy", "scipy", "pyarrow"),
         series=series,
         settings=settings,
         counts=None if counts is None else asdict(counts.info),

@@ -1,6 +1,5 @@
 """What precedes the first step of a training: its folder, the token stream, the model."""
 
-import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dynamics.corpus.information.gain import InformationSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
 from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream
+from dynamics.distribution import versions
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import whole_folder
 from dynamics.progress import Report
@@ -88,10 +88,7 @@ def claim(settings: StudySettings, folder: Path, processes: int, report: Report)
         assert stream.info.tokenizer_sha256 is not None
         TrainingRecord(
             settings=settings.model_dump(mode="json"),
-            versions={
-                name: importlib.metadata.version(name)
-                for name in ("dynamics", "torch", "transformers", "accelerate", "tokenizers")
-            },
+            versions=versions("torch", "transformers", "accelerate", "tokenizers"),
             tokenizer_sha256=stream.info.tokenizer_sha256,
             corpus_digest=stream.info.corpus_digest,
             vocab_size=vocab_size,

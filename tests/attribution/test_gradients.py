@@ -377,7 +377,8 @@ def test_no_steps_are_refused():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(ConfigError, match=r"needs captum: pip install 'dynamics\[attribution\]'"):
+    told = r"needs captum: pip install 'pretraining-dynamics\[attribution\]'"
+    with pytest.raises(ConfigError, match=told):
         integrated_gradients(question("gpt2"))
 
 

@@ -80,6 +80,7 @@ def test_numbered_series_are_written_out(read):
         (ARMS, "seed=3", "base: 'seed' is not shared: arms give the names, 'seeds' the seeds"),
         (ARMS, "arms={}", "arms: dictionary should have at least 1 item"),
         (ARMS.replace("plain", "p/q"), None, "string should match pattern"),
+        (ARMS.replace("plain", ".."), None, "string should match pattern"),
         (ARMS + "colour: red\n", None, "unknown key 'colour'; known are: arms, base, name, seeds"),
         (ARMS.replace("seeds: [0, 3]\n", ""), None, "the key 'seeds' is missing"),
         (ARMS, "base=[1]", "base: input should be a valid dictionary"),

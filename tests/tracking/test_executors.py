@@ -11,7 +11,7 @@ from dynamics.tracking.executors import dask_executor, executor_for
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import INPUT, files_of, grow, write_series
 
-distributed = pytest.importorskip("distributed", reason="the extra dynamics[cluster] is missing")
+distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 
 pytestmark = pytest.mark.slow
 
