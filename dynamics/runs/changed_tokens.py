@@ -1,4 +1,4 @@
-"""Which tokens drive a change between two steps: of a norm, or of an importance. V tokens."""
+"""The tokens that drive a change between two steps, of a norm or of an importance. V tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _NEAREST = 4
 
 @dataclass(frozen=True, eq=False)
 class _Quantity:
-    """Something known of every token at two steps; NaN where it is not."""
+    """A number per token at two steps; NaN where it is not known."""
 
     name: str
     values: Float[np.ndarray, "2 V"]
@@ -40,12 +40,12 @@ def changed_tokens(
     top: int | None = 20,
     lost: bool = False,
 ) -> pd.DataFrame:
-    """The tokens that gained or lost most between two steps, of those the vocabulary rule keeps.
+    """Return the tokens that gained or lost most between two steps, of those the rule keeps.
 
     Args:
         run: A run with counts.
-        gained: What: `norm`, the measure; or `importance`, the importance. Its correlation is that
-            with log frequency, or with the other of the two where that is given as well.
+        gained: `norm` for the measure, or `importance`. The correlation is with log frequency, or
+            with the other of the two where that is given as well.
         between: The two steps.
         measure: A measure of the run, `input_embedding_norm` by default.
         importance: An importance that the model gives at both steps; `occlusion` by default, or the
@@ -68,29 +68,30 @@ def changed_tokens(
     """
     if between[0] == between[1]:
         raise ConfigError(f"nothing changes between step {between[0]} and itself; give two steps")
-    kept = run.kept
+    mask = run.kept
     if gained == "norm":
-        of = _measure(run, measure or MEASURE, between)
-        against = _importance(run, importance, between) if importance else _frequency(run)
+        quantity = _measure(run, measure or MEASURE, between)
+        reference = _importance(run, importance, between) if importance else _frequency(run)
     else:
-        of = _importance(run, importance, between)
-        against = _measure(run, measure, between) if measure else _frequency(run)
-    known = kept & np.isfinite([of.change, *against.values]).all(axis=0)
+        quantity = _importance(run, importance, between)
+        reference = _measure(run, measure, between) if measure else _frequency(run)
+    defined = mask & np.isfinite([quantity.change, *reference.values]).all(axis=0)
     first, second = (
-        spearman(x[known], y[known]) for x, y in zip(of.values, against.values, strict=True)
+        spearman(x[defined], y[defined])
+        for x, y in zip(quantity.values, reference.values, strict=True)
     )
-    tokens = run.tokens.loc[known, ["token_id", "token", "count"]]
-    columns = {"before": of.values[0], "after": of.values[1], "change": of.change}
-    if of.error is not None:
-        columns["error"] = of.error
-    changed = tokens.assign(**{name: column[known] for name, column in columns.items()})
+    tokens = run.tokens.loc[defined, ["token_id", "token", "count"]]
+    columns = {"before": quantity.values[0], "after": quantity.values[1], "change": quantity.change}
+    if quantity.error is not None:
+        columns["error"] = quantity.error
+    changed = tokens.assign(**{name: column[defined] for name, column in columns.items()})
     changed["rho_change"] = difference(second, first).influence / max(len(tokens), 1)
     changed = changed.sort_values("change", ascending=lost, kind="stable").head(
         len(changed) if top is None else top
     )
     changed.attrs = {
-        "of": of.name,
-        "against": against.name,
+        "of": quantity.name,
+        "against": reference.name,
         "steps": list(between),
         "n": len(tokens),
         "rho": [first.statistic, second.statistic],
@@ -99,48 +100,52 @@ def changed_tokens(
 
 
 def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
-    known = run.record.measures
-    if measure not in known:
-        raise OutputError(f"{run.path} has no measure {measure!r}; {did_you_mean(measure, known)}")
+    measures = run.record.measures
+    if measure not in measures:
+        raise OutputError(
+            f"{run.path} has no measure {measure!r}; {did_you_mean(measure, measures)}"
+        )
     _check_steps(f"{run.path} has", between, run.steps)
     values = np.stack([run.measures(step)[measure].to_numpy(np.float64) for step in between])
-    scale = np.full_like(values, np.nan)
+    compared = np.full_like(values, np.nan)
     if is_norm(measure):
-        np.log(values, out=scale, where=values > 0)
+        np.log(values, out=compared, where=values > 0)
     else:
-        scale = values
-    return _Quantity(measure, values, scale[1] - scale[0])
+        compared = values
+    return _Quantity(measure, values, compared[1] - compared[0])
 
 
 def _importance(run: Run, name: str | None, between: tuple[int, int]) -> _Quantity:
     importances = read_importances(run.path, run.record.live_checkpoints, run.tokens)
-    measured = [each for each, found in importances.items() if found.steps is not None]
+    measured = [
+        candidate for candidate, tracked in importances.items() if tracked.steps is not None
+    ]
     if name is None and measured:
         name = IMPORTANCE if IMPORTANCE in measured else measured[0]
     if name is None or name not in importances:
-        has = did_you_mean(name or "", measured) if measured else "nothing in it measures any"
+        hint = did_you_mean(name or "", measured) if measured else "nothing in it measures any"
         raise OutputError(
             f"{run.path} has no importance{f' {name!r}' if name else ''} that changes over steps; "
-            f"{has} (dynamics track --importance)"
+            f"{hint} (dynamics track --importance)"
         )
-    found = importances[name]
-    if found.steps is None:
+    tracked = importances[name]
+    if tracked.steps is None:
         raise ConfigError(
             f"{name} comes from the corpus and is the same at every step: no token gains or loses "
             "any of it"
         )
-    _check_steps(f"{name} in {run.path} was measured at", between, found.steps)
-    at = [list(found.steps).index(step) for step in between]
+    _check_steps(f"{name} in {run.path} was measured at", between, tracked.steps)
+    rows = [list(tracked.steps).index(step) for step in between]
     return _Quantity(
-        name, found.values[at], np.diff(found.values[at], axis=0)[0], _error(found, at)
+        name, tracked.values[rows], np.diff(tracked.values[rows], axis=0)[0], _error(tracked, rows)
     )
 
 
-def _error(found: Importance, at: Sequence[int]) -> Float[np.ndarray, " V"] | None:
+def _error(tracked: Importance, rows: Sequence[int]) -> Float[np.ndarray, " V"] | None:
     """Standard error of a change; both steps have the same contexts, so each half changes."""
-    if found.halves is None:
+    if tracked.halves is None:
         return None
-    first, second = (half[at[1]] - half[at[0]] for half in found.halves)
+    first, second = (half[rows[1]] - half[rows[0]] for half in tracked.halves)
     return np.abs(first - second) / 2
 
 
@@ -149,10 +154,10 @@ def _frequency(run: Run) -> _Quantity:
     return _Quantity("log_frequency", np.stack([frequency] * 2), np.zeros_like(frequency))
 
 
-def _check_steps(what: str, wanted: tuple[int, int], steps: Sequence[int]) -> None:
-    for step in wanted:
+def _check_steps(place: str, requested: tuple[int, int], steps: Sequence[int]) -> None:
+    for step in requested:
         if step not in steps:
-            nearest = sorted(sorted(steps, key=lambda other: abs(other - step))[:_NEAREST])
+            nearest = sorted(sorted(steps, key=lambda near: abs(near - step))[:_NEAREST])
             raise StepError(
-                f"{what} no step {step}; the nearest are {', '.join(map(str, nearest))}"
+                f"{place} no step {step}; the nearest are {', '.join(map(str, nearest))}"
             )

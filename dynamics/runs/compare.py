@@ -27,7 +27,7 @@ CORRELATIONS = ("spearman", "partial_spearman", "within_bin_spearman")
 """Statistics that are averaged on Fisher's z scale; a disattenuated one may leave [-1, 1]."""
 
 ONSET = "_onset"
-"""How names of statistics end whose value is a step."""
+"""Ending of statistics whose value is a step."""
 
 _TRENDS: WeakKeyDictionary[Run, pd.DataFrame] = WeakKeyDictionary()
 
@@ -46,7 +46,7 @@ class Quantity:
         statistic: As in `trends.parquet`.
         given: As in `trends.parquet`; None for whatever the statistic is given, the most covariates
             where it is given several sets.
-        at: Whether at the first or the last step.
+        at: The first or the last step.
     """
 
     measure: str
@@ -61,10 +61,11 @@ class Arm:
     """Runs of one recipe that differ in their seed; a single run is an arm too.
 
     Attributes:
-        name: What the runs are called, without the seed.
+        name: Name of the runs, without the seed.
         runs: S runs.
-        seeds: What tells them apart.
-        varies: What differs by seed: `initialisation and order`, `order`, ...; '' for one run.
+        seeds: The seed of each.
+        varies: Part of a training that differs by seed, such as `initialisation and order`; empty
+            for one run.
     """
 
     name: str
@@ -74,12 +75,12 @@ class Arm:
 
     @property
     def descriptive(self) -> bool:
-        """Whether there are too few seeds to say anything about others."""
+        """Return whether there are too few seeds to say anything about other seeds."""
         return len(self.runs) < FEWEST_SEEDS
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """Settings of the first seed's training; empty where none of ours made the series."""
+        """Settings of the first seed's training; empty unless `dynamics train` made the series."""
         return self.runs[0].record.series.training or {}
 
     def setting(self, key: str) -> Any:
@@ -116,20 +117,20 @@ class Arm:
             statistic: As in `trends.parquet`.
             given: As in `trends.parquet`; None as in `Quantity`.
         """
-        found = self._indexed.get((measure, against, statistic))
-        if found is None:
+        rows = self._indexed.get((measure, against, statistic))
+        if rows is None:
             return self.trends.iloc[:0]
         if given is None:
-            given = max(found["given"].unique(), key=lambda names: (names.count("+"), names))
-        return found[found["given"] == given]
+            given = max(rows["given"].unique(), key=lambda names: (names.count("+"), names))
+        return rows[rows["given"] == given]
 
     def values(self, quantity: Quantity) -> pd.Series:
         """One value per seed, indexed by seed; NaN where a seed has none."""
         rows = self.rows(
             quantity.measure, quantity.against, quantity.statistic, quantity.given
         ).sort_values("step")
-        each = rows.groupby("seed")["value"]
-        value = each.nth(0 if quantity.at == "first" else -1)
+        by_seed = rows.groupby("seed")["value"]
+        value = by_seed.nth(0 if quantity.at == "first" else -1)
         return pd.Series(value.to_numpy(), rows.loc[value.index, "seed"]).reindex(list(self.seeds))
 
     def curve(
@@ -154,9 +155,9 @@ _NOTHING = pd.DataFrame(columns=["step", "value", "low", "high", "n_seeds", "des
 def arms_of(runs: Sequence[Run]) -> list[Arm]:
     """Runs grouped as seeds of one recipe, in the order in which recipes first appear.
 
-    Our trainings are of one recipe when their settings are equal but for name, seed, device,
-    threads and what is tracked; public series when their names are equal but for `-seedN`. Runs
-    that cannot be told apart by their seeds are not seeds of anything: each is an arm of its own.
+    Trainings of `dynamics train` are of one recipe when their settings are equal but for name,
+    seed, device, threads and tracking; public series when their names are equal but for `-seedN`.
+    Runs of one recipe with the same seed are each an arm of its own.
 
     Raises:
         MismatchError: Two runs are of different tokenizers; both are named.
@@ -172,7 +173,7 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
             arms.append(_arm(group, seeds))
         else:
             arms += [_arm([run], [seed]) for run, seed in zip(group, seeds, strict=True)]
-    return _told_apart(arms)
+    return _with_distinct_names(arms)
 
 
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
@@ -199,7 +200,8 @@ def arm_mean(arm: Arm, quantity: Quantity, minus: Quantity | None = None) -> Ove
     """
     values = arm.values(quantity) - (0 if minus is None else arm.values(minus))
     mean = seed_mean(values, fisher=minus is None and quantity.statistic in CORRELATIONS)
-    if not any(each and each.statistic.endswith(ONSET) for each in (quantity, minus)):
+    terms = [term for term in (quantity, minus) if term is not None]
+    if not any(term.statistic.endswith(ONSET) for term in terms):
         return mean
     earliest = seed_mean(values - _grid(arm, quantity))
     latest = seed_mean(values + (0 if minus is None else _grid(arm, minus)))
@@ -218,22 +220,22 @@ def _grid(arm: Arm, quantity: Quantity) -> pd.Series:
     base = quantity.statistic.removesuffix(ONSET)
     rows = arm.rows(quantity.measure, quantity.against, base, quantity.given)
     onset = rows["seed"].map(onsets).astype(float)
-    before = rows["step"][rows["value"].notna() & (rows["step"] < onset)]
-    before = before.groupby(rows["seed"]).max().reindex(onsets.index)
-    return (onsets - before).where(before.notna(), onsets * 0)
+    earlier = rows["step"][rows["value"].notna() & (rows["step"] < onset)]
+    previous = earlier.groupby(rows["seed"]).max().reindex(onsets.index)
+    return (onsets - previous).where(previous.notna(), onsets * 0)
 
 
-def arm_difference(arm: Arm, other: Arm, quantity: Quantity) -> OverSeeds:
+def arm_difference(arm: Arm, baseline: Arm, quantity: Quantity) -> OverSeeds:
     """Difference of two arms in a quantity, seed by seed where both have the same seeds."""
-    paired = set(arm.seeds) == set(other.seeds)
-    values, others = arm.values(quantity), other.values(quantity)
+    paired = set(arm.seeds) == set(baseline.seeds)
+    values, subtracted = arm.values(quantity), baseline.values(quantity)
     return seed_difference(
-        values, others.reindex(values.index) if paired else others, paired=paired
+        values, subtracted.reindex(values.index) if paired else subtracted, paired=paired
     )
 
 
 def check_vocabularies(runs: Sequence[Run]) -> None:
-    """See that all runs are of one tokenizer; runs without counts have none to look at.
+    """Check that all runs are of one tokenizer; runs without counts have none to compare.
 
     Raises:
         MismatchError: Two are not; both are named.
@@ -273,7 +275,7 @@ def _trends(run: Run) -> pd.DataFrame:
 
 
 def _recipe(run: Run) -> str:
-    """What runs of one recipe have in common."""
+    """Text that runs of one recipe share, and no others."""
     settings = run.record.series.training
     if settings is None:
         kind = _SEED.search(run.name)
@@ -296,18 +298,18 @@ def _seed(run: Run) -> str:
     settings = run.record.series.training
     if settings is not None:
         return str(settings.get("seed", ""))
-    found = _SEED.search(run.name)
-    return found[2] if found else ""
+    suffix = _SEED.search(run.name)
+    return suffix[2] if suffix else ""
 
 
 def _arm(runs: Sequence[Run], seeds: Sequence[str]) -> Arm:
-    found = _SEED.search(runs[-1].name)
-    varies = _VARIES[found[1] if found else None] if len(runs) > 1 else ""
+    suffix = _SEED.search(runs[-1].name)
+    varies = _VARIES[suffix[1] if suffix else None] if len(runs) > 1 else ""
     name = _SEED.sub("", runs[0].name) if len(runs) > 1 else runs[0].name
     return Arm(name, tuple(runs), tuple(seeds), varies)
 
 
-def _told_apart(arms: list[Arm]) -> list[Arm]:
+def _with_distinct_names(arms: list[Arm]) -> list[Arm]:
     """Arms of one name get the folder of their first run beside it."""
     names = [arm.name for arm in arms]
     return [

@@ -1,4 +1,4 @@
-"""What follows from the tables of a run and does not stand in them.
+"""Results that follow from the tables of a run and do not stand in them.
 
 Input rows that never occur are held against what learning rates and weight decay predict, and the
 read-out of frequency gets an onset as correlations have one.
@@ -20,7 +20,7 @@ from dynamics.training.rates import unused_row_factor
 
 @dataclass(frozen=True)
 class UnseenRows:
-    """What became of the input rows whose token never occurs.
+    """Change of the input rows whose token never occurs.
 
     Attributes:
         n: How many rows.
@@ -60,7 +60,7 @@ def unseen_rows(run: Run) -> UnseenRows | None:
 
 
 def untouched_row_factor(run: Run) -> float | None:
-    """What weight decay leaves, at the last step, of the norm of a row without a gradient.
+    """Factor that weight decay leaves, at the last step, of the norm of a row without a gradient.
 
     Returns:
         None where nothing is predicted: the run was not made by one of our trainings (or by one

@@ -1,4 +1,4 @@
-"""What a run shows in words, computed from its tables: what is decided, and what is not."""
+"""Findings of a run in sentences, computed from its tables: what is decided, and what is not."""
 
 from typing import Any
 
@@ -68,7 +68,9 @@ def _constant(run: Run) -> dict[str, float]:
         name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.record.measures
     }
     return {
-        name: of[0].item() for name, of in values.items() if len(of) > 1 and (of == of[0]).all()
+        name: column[0].item()
+        for name, column in values.items()
+        if len(column) > 1 and (column == column[0]).all()
     }
 
 
@@ -110,7 +112,7 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
 
 
 def _stops(run: Run) -> list[str]:
-    """Why a training was measured in parts only."""
+    """Sentences on the steps from which a training was no longer measured."""
     return [
         f"The training was not measured from step {stop.step:,} on: {stop.reason}."
         for stop in run.record.stops
@@ -296,8 +298,8 @@ def _first_lasting(run: Run, measure: str) -> int | None:
     side = np.where(np.abs(value) > reach, np.sign(value), 0)
     if side[-1] == 0:
         return None
-    before = np.flatnonzero(side != side[-1])
-    return int(rows["step"].to_numpy()[before[-1] + 1 if len(before) else 0])
+    elsewhere = np.flatnonzero(side != side[-1])
+    return int(rows["step"].to_numpy()[elsewhere[-1] + 1 if len(elsewhere) else 0])
 
 
 def _beyond_null(row: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What a run shows of norms and importance in words, computed from its trends."""
+"""Findings on norms and importance in sentences, computed from the trends of a run."""
 
 from collections.abc import Iterable, Iterator
 
@@ -23,14 +23,14 @@ GAUGES = {
 def importance_findings(run: Run) -> list[str]:
     """Sentences on what a run knows of importance, of surgery and of agreement, if anything."""
     rows = run.trends[run.trends["rule"] == str(run.rule)]
-    known = measured_importances(run)
-    spoken = [name for name in SPOKEN if name in known] or known[:1]
+    measured = measured_importances(run)
+    spoken = [name for name in SPOKEN if name in measured] or measured[:1]
     sentences = [_sentence(name, rows) for name in spoken]
     sentences += [*_surgery(rows), *_agreement(rows)]
-    if others := [name for name in known if name not in spoken]:
-        sentences.append(f"In the trends are also {', '.join(others)}.")
+    if rest := [name for name in measured if name not in spoken]:
+        sentences.append(f"In the trends are also {', '.join(rest)}.")
     factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
-    if few := [name for name in run.importances if name not in {*known, *factors}]:
+    if few := [name for name in run.importances if name not in {*measured, *factors}]:
         sentences.append(
             f"{', '.join(few)}: no trend, for fewer than {FEWEST_TOKENS} of the tokens that "
             f"{run.rule} keeps are known at every step; probe more tokens."
@@ -59,27 +59,27 @@ def _sentence(name: str, rows: pd.DataFrame) -> str:
 def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
     if (raw := _last(rows, gauge, name, "spearman")).empty:
         return None
-    told = f"{called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
+    sentence = f"{called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
     if (partial := _last(rows, gauge, name, "partial_spearman")).empty:
-        return told
+        return sentence
     beyond = abs(partial["value"]) > partial["null_high"]
     return (
-        f"{told}, given frequency and spelling {_value(partial)}"
+        f"{sentence}, given frequency and spelling {_value(partial)}"
         f"{_since_first(rows, gauge, name, 'partial_spearman')}, "
         f"{'beyond' if beyond else 'inside'} its null band of ±{partial['null_high']:.3f}"
     )
 
 
 def _surgery(rows: pd.DataFrame) -> Iterator[str]:
-    """What norms are good for: the loss when they are shuffled over tokens."""
-    found = {
+    """Sentence on the loss when norms are shuffled over tokens."""
+    rows_by_label = {
         called: row
         for gauge, called in GAUGES.items()
         if not (row := _last(rows, gauge, "held_out_loss", "surgery_shuffled")).empty
     }
-    if found:
-        parts = [f"{called} {_interval(row, 4)}" for called, row in found.items()]
-        step = next(iter(found.values()))["step"]
+    if rows_by_label:
+        parts = [f"{called} {_interval(row, 4)}" for called, row in rows_by_label.items()]
+        step = next(iter(rows_by_label.values()))["step"]
         yield in_lines(
             f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
             "are shuffled over tokens and directions kept, by",
@@ -88,9 +88,9 @@ def _surgery(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _agreement(rows: pd.DataFrame) -> Iterator[str]:
-    """Whether scores rank the tokens of an input as occlusion does."""
-    found = rows[rows["statistic"] == "within_input_agreement"]
-    last = found[found["step"] == found["step"].max()]
+    """Sentence on how well scores rank the tokens of an input as occlusion does."""
+    agreement = rows[rows["statistic"] == "within_input_agreement"]
+    last = agreement[agreement["step"] == agreement["step"].max()]
     if len(last):
         step, n = last.iloc[0][["step", "n"]]
         yield in_lines(
@@ -116,18 +116,18 @@ def _since_first(rows: pd.DataFrame, gauge: str, name: str, statistic: str) -> s
 
 
 def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
-    found = _of(rows, name, "", "reliability")
-    if found.empty:
+    reliability = _of(rows, name, "", "reliability")
+    if reliability.empty:
         return
-    last = found.iloc[-1]
+    last = reliability.iloc[-1]
     yield f" Its reliability is {last['value']:.2f} [{last['low']:.2f}, {last['high']:.2f}]"
-    low = found[~(found["value"] >= RELIABLE)]
+    low = reliability[~(reliability["value"] >= RELIABLE)]
     if low.empty:
         yield f" and at least {RELIABLE} at every step."
         return
     yield (
-        f"; it is below {RELIABLE} at {len(low)} of {len(found)} steps (hollow in figures), where "
-        "rho is pulled towards 0 by error alone, so that a trend may be one of the error."
+        f"; it is below {RELIABLE} at {len(low)} of {len(reliability)} steps (hollow in figures), "
+        "where rho is pulled towards 0 by error alone, so that a trend may be one of the error."
     )
 
 
@@ -141,8 +141,8 @@ def _of(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.Da
 
 def _last(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.Series:
     """The row of the last step; an empty series where there is none."""
-    found = _of(rows, measure, against, statistic)
-    return pd.Series() if found.empty else found.iloc[-1]
+    matching = _of(rows, measure, against, statistic)
+    return pd.Series() if matching.empty else matching.iloc[-1]
 
 
 def _value(row: pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""Whether norms come to encode importance: each gauge of norm against each importance, over steps.
+"""Correlation of norms with importance over steps: each norm with each importance.
 
 Tokens are those that the vocabulary rule keeps and whose importance is known at every step. What is
 held fixed, where something is, are frequency and what spelling tells of a token. K steps, n tokens.
@@ -47,10 +47,10 @@ GAUGES = (
     "output_embedding_norm_centered_frequency",
     "output_embedding_norm",
 )
-"""Gauges of norm that are held against importance."""
+"""Norms that are correlated with importance."""
 
 COVARIATES = ("log_frequency", *SURFACE, "merge_rank")
-"""What a partial correlation holds fixed; the merge rank is the token id, the order in which byte
+"""Covariates of the partial correlations; the merge rank is the token id, the order in which byte
 pair encoding made its tokens."""
 
 DRAWS = 5_000
@@ -80,33 +80,33 @@ def importance_rows(
             keeps gives no rows.
         rule: Which tokens enter.
     """
-    kept = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
+    mask = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
     products = factors_of(list(importances))
     factors = {name for pair in products.values() for name in pair}
-    alike: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    names_by_selection: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
     for name, importance in importances.items():
-        known = kept & np.isfinite(importance.values).all(axis=0)
-        if name in factors or known.sum() < FEWEST_TOKENS:
+        defined = mask & np.isfinite(importance.values).all(axis=0)
+        if name in factors or defined.sum() < FEWEST_TOKENS:
             continue
         steps = tuple(measured.steps if importance.steps is None else importance.steps)
-        alike.setdefault((steps, known.tobytes()), []).append(name)
-    for (steps, known), names in alike.items():
-        selection = _Selection(measured, steps, np.frombuffer(known, dtype=bool))
+        names_by_selection.setdefault((steps, defined.tobytes()), []).append(name)
+    for (steps, defined), names in names_by_selection.items():
+        selection = _Selection(measured, steps, np.frombuffer(defined, dtype=bool))
         for name in names:
             yield from _Followed(name, importances[name], selection, str(rule)).rows()
         del selection  # its ranks take gigabytes where tokens and steps are many
     for name, pair in products.items():
-        yield from _shares(name, [importances[each] for each in (name, *pair)], kept, str(rule))
+        yield from _shares(name, [importances[member] for member in (name, *pair)], mask, str(rule))
 
 
 class _Selection:
-    """The steps and tokens of an importance, and everything else that is known of them."""
+    """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens."""
 
     def __init__(
-        self, measured: TrendInput, steps: Sequence[int], known: Bool[np.ndarray, " V"]
+        self, measured: TrendInput, steps: Sequence[int], token_mask: Bool[np.ndarray, " V"]
     ) -> None:
         self.steps = steps
-        self.known = known
+        self.known = token_mask
         self._measured = measured
 
     @cached_property
@@ -115,9 +115,9 @@ class _Selection:
 
     @cached_property
     def gauges(self) -> dict[str, Float[np.ndarray, "K n"]]:
-        at = [list(self._measured.steps).index(step) for step in self.steps]
+        indices = [list(self._measured.steps).index(step) for step in self.steps]
         measures = self._measured.measures
-        return {name: measures[name][at][:, self.known] for name in GAUGES if name in measures}
+        return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
 
     @cached_property
     def ranked(self) -> dict[str, list[Ranked]]:
@@ -177,15 +177,15 @@ class _Followed:
         if self.importance.halves is None:
             return None
         halves = [half[:, self.selection.known] for half in self.importance.halves]
-        both = np.isfinite(halves).all(axis=(0, 1))
-        first, second = (np.where(both, half, np.nan) for half in halves)
+        in_both_halves = np.isfinite(halves).all(axis=(0, 1))
+        first, second = (np.where(in_both_halves, half, np.nan) for half in halves)
         return list(map(split_half_reliability, first, second))
 
     def _reliability_rows(self, reliability: Sequence[Reliability]) -> Iterator[Row]:
-        halves = stack([each.halves for each in reliability])
-        about = self._about(self.name, "reliability") | {"against": ""}
+        halves = stack([estimate.halves for estimate in reliability])
+        keys = self._about(self.name, "reliability") | {"against": ""}
         band = simultaneous_band(halves)
-        for row in trajectory_rows(self.selection.steps, halves, about, band=band):
+        for row in trajectory_rows(self.selection.steps, halves, keys, band=band):
             ends = ("value", "low", "high", "band_low", "band_high")
             yield {**row, **{end: float(spearman_brown(np.array(row[end]))) for end in ends}}
 
@@ -207,22 +207,24 @@ class _Followed:
                 )
 
     def _partial(self) -> Iterator[Row]:
-        given = self.selection.covariates
+        covariates = self.selection.covariates
         pairs = [
             pair
             for rows in self.selection.ranked.values()
             for pair in zip(rows, self._ranked, strict=True)
         ]
         null = partial_null_band(
-            pairs, list(given.values()), LEVEL, np.random.default_rng(0), DRAWS
+            pairs, list(covariates.values()), LEVEL, np.random.default_rng(0), DRAWS
         )
         different = self._ranked[:1] if self.importance.steps is None else self._ranked
-        controlled = [Controlled(values, given) for values in different]
+        controlled = [Controlled(values, covariates) for values in different]
         controlled *= len(self._ranked) // len(different)
         for measure, rows in self.selection.ranked.items():
-            correlations = [each.spearman(row) for each, row in zip(controlled, rows, strict=True)]
+            correlations = [
+                control.spearman(row) for control, row in zip(controlled, rows, strict=True)
+            ]
             yield from self._followed(
-                correlations, measure, "partial_spearman", "+".join(given), null
+                correlations, measure, "partial_spearman", "+".join(covariates), null
             )
 
     def _within_bins(self) -> Iterator[Row]:
@@ -258,24 +260,24 @@ class _Followed:
     ) -> Iterator[Row]:
         """A statistic, and where it can change its difference from the first step and its onset."""
         trajectory, steps = stack(correlations), self.selection.steps
-        about = self._about(measure, statistic, given)
+        keys = self._about(measure, statistic, given)
         yield from trajectory_rows(
-            steps, trajectory, about, null=null, band=simultaneous_band(trajectory)
+            steps, trajectory, keys, null=null, band=simultaneous_band(trajectory)
         )
         if measure == "log_frequency" and self.importance.steps is None:
             return
         change = trajectory.differences()
         band = simultaneous_band(change)
         if np.isfinite(trajectory.values[0]):
-            differs = about | {"statistic": f"{statistic}_minus_first"}
+            differs = keys | {"statistic": f"{statistic}_minus_first"}
             yield from trajectory_rows(steps, change, differs, band=band)
-        yield onset_row(steps, change, band, about)
+        yield onset_row(steps, change, band, keys)
 
 
 def _shares(
-    name: str, product: Sequence[Importance], kept: Bool[np.ndarray, " V"], rule: str
+    name: str, product: Sequence[Importance], mask: Bool[np.ndarray, " V"], rule: str
 ) -> Iterator[Row]:
-    """What each factor of a product has in the change of the product, from the first step.
+    """Share of each factor of a product in the change of the product since the first step.
 
     With A the product's mean over contexts, N and L those of its factors, and d the difference of
     logarithms from the first step,
@@ -286,19 +288,19 @@ def _shares(
     is its covariance over tokens with d log A, divided by the variance of d log A. Tokens with a 0
     anywhere are left out.
     """
-    known = kept & np.all([each.values > 0 for each in product], axis=(0, 1))
+    positive = mask & np.all([factor.values > 0 for factor in product], axis=(0, 1))
     steps = product[0].steps
-    if steps is None or known.sum() < FEWEST_TOKENS:
+    if steps is None or positive.sum() < FEWEST_TOKENS:
         return
-    whole, norm, logit = (np.log(each.values[:, known]) for each in product)
-    parts = {"norm": norm, "logit": logit, "interaction": whole - norm - logit}
+    total, norm, logit = (np.log(factor.values[:, positive]) for factor in product)
+    parts = {"norm": norm, "logit": logit, "interaction": total - norm - logit}
     shares = [
-        covariance_shares([part[at] - part[0] for part in parts.values()])
-        for at in range(len(steps))
+        covariance_shares([part[index] - part[0] for part in parts.values()])
+        for index in range(len(steps))
     ]
-    for at, part in enumerate(parts):
-        trajectory = _stack([each[at] for each in shares])
-        about = {
+    for index, part in enumerate(parts):
+        trajectory = _stack([step_shares[index] for step_shares in shares])
+        keys = {
             "measure": f"{name}_{part}",
             "against": name,
             "statistic": "share_of_change",
@@ -306,13 +308,13 @@ def _shares(
             "rule": rule,
         }
         band = simultaneous_band(trajectory)
-        yield from trajectory_rows(steps, trajectory, about, band=band)
+        yield from trajectory_rows(steps, trajectory, keys, band=band)
 
 
 def _stack(estimates: Sequence[Estimate]) -> Trajectory:
     """The trajectory of estimates that are no correlations: their intervals are symmetric."""
     return Trajectory(
-        np.array([each.statistic for each in estimates]),
-        np.stack([each.influence for each in estimates]),
+        np.array([estimate.statistic for estimate in estimates]),
+        np.stack([estimate.influence for estimate in estimates]),
         fisher=False,
     )

@@ -84,8 +84,9 @@ def split_name(name: str) -> tuple[Role, Measure]:
 
 
 def is_norm(name: str) -> bool:
-    """Return whether a measure, by its full name, is a norm."""
-    return split_name(name)[1].family == "norm"
+    """Return whether a full name is that of a norm; False for names that are no measure's."""
+    measure = MEASURES.get(name.split("_embedding_", 1)[-1])
+    return measure is not None and measure.family == "norm"
 
 
 @dataclass(frozen=True)

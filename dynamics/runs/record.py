@@ -112,7 +112,7 @@ class LiveCheckpointRecord(_Record):
 
 
 class LiveRecord(_Record):
-    """What the models were run for.
+    """The live stage: settings, inputs and tables of running the models.
 
     Attributes:
         settings: Importances, parts, steps, device and version of transformers.

@@ -97,7 +97,7 @@ class Run:
 
     @property
     def rows(self) -> str | None:
-        """Which rows were read, such as `0:1000`; None when all were."""
+        """Rows that were read, such as `0:1000`; None when all were."""
         return self.record.settings.rows
 
     @cached_property
@@ -148,7 +148,7 @@ class Run:
 
     @property
     def kept(self) -> Bool[np.ndarray, " V"]:
-        """Which tokens the main vocabulary rule keeps.
+        """Mask of the tokens that the main vocabulary rule keeps.
 
         Raises:
             OutputError: The run has no counts.
@@ -159,11 +159,11 @@ class Run:
 
     @property
     def never_seen(self) -> Bool[np.ndarray, " V"]:
-        """Which tokens never occur in the training stream, special tokens apart."""
+        """Mask of the tokens that never occur in the training stream, special tokens apart."""
         return placebo_mask(self.tokens["count"].to_numpy(), self.tokens["kind"].to_numpy())
 
     def measures(self, step: int) -> pd.DataFrame:
-        """What was measured at one step, one row per token id.
+        """Measures of one step, one row per token id.
 
         Raises:
             OutputError: The step was not measured, or its table is damaged.
@@ -274,12 +274,12 @@ def read_importance(run: Path, checkpoint: LiveCheckpointRecord) -> pd.DataFrame
 
 
 def measures_path(run: Path, step: int) -> Path:
-    """Where the measures of a step lie in a run folder."""
+    """Path of the table of measures of a step in a run folder."""
     return step_path(run, "measures", step)
 
 
 def step_path(run: Path, folder: str, step: int) -> Path:
-    """Where a table of a step lies in a run folder."""
+    """Path of a table of a step in a run folder."""
     return run / folder / f"step-{step:08d}.parquet"
 
 

@@ -32,24 +32,24 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """
     counts = measured.tokens["count"].to_numpy()
     originals, twins = twin_pairs(measured.tokens)
-    kept = rule.mask(counts, measured.tokens["kind"])
+    mask = rule.mask(counts, measured.tokens["kind"])
     for measure, norms in measured.measures.items():
         if not is_norm(measure):
             continue
-        for against, used in _against(measured, measure, counts).items():
-            for at, step in enumerate(measured.steps):
-                norm, frequency = norms[at].astype(np.float64), used[at]
+        for against, occurrences in _against(measured, measure, counts).items():
+            for index, step in enumerate(measured.steps):
+                norm, frequency = norms[index].astype(np.float64), occurrences[index]
                 slopes: dict[str, Slope] = {}
-                if kept.sum() >= FEWEST_TOKENS:
-                    slopes[OBSERVED] = log_slope(norm[kept], frequency[kept])
+                if mask.sum() >= FEWEST_TOKENS:
+                    slopes[OBSERVED] = log_slope(norm[mask], frequency[mask])
                 if len(twins):
                     slopes[AMONG_TWINNED] = log_slope(norm[originals], frequency[originals])
                     slopes[CAUSAL] = twin_log_slope(
                         norm[originals], norm[twins], frequency[originals], frequency[twins]
                     )
-                about = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
+                keys = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
                 for statistic, slope in slopes.items():
-                    yield _row(slope, **about, statistic=statistic)
+                    yield _row(slope, **keys, statistic=statistic)
 
 
 def twin_pairs(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ def twin_pairs(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def _against(
     measured: TrendInput, measure: str, counts: np.ndarray
 ) -> Mapping[str, list[np.ndarray] | np.ndarray]:
-    """What log norms are regressed on, before the logarithm: counts at each step, by name."""
+    """Counts at each step that log norms are regressed on the logarithm of, by name."""
     against: dict[str, list[np.ndarray] | np.ndarray] = {
         "log_frequency": [counts] * len(measured.steps)
     }

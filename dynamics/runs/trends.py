@@ -32,7 +32,7 @@ FEWEST_TOKENS = 10
 """A rule that keeps fewer tokens than this has no correlations."""
 
 SURFACE = ("characters", "word_start", "ascii_alphabetic")
-"""What is known of a token from its spelling alone; partialled out of norm and frequency."""
+"""Properties of a token's spelling; partialled out of norm and frequency."""
 
 TREND_COLUMNS = (
     *("step", "measure", "against", "statistic", "given", "rule"),
@@ -48,7 +48,7 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class TrendInput:
-    """What the trends are made of.
+    """Measures, exposures and tokens that trends are computed from.
 
     Attributes:
         steps: K steps, ascending.
@@ -78,39 +78,44 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     at the first step and exposure is at step 0. A rule that keeps fewer than 10 tokens gives no
     rows.
     """
-    for each in swept(rule):
-        kept = _mask(measured, each)
-        if kept.sum() < FEWEST_TOKENS:
+    for variant in swept(rule):
+        mask = _mask(measured, variant)
+        if mask.sum() < FEWEST_TOKENS:
             continue
-        against = list(_against(measured, kept))
-        main = each == rule
-        nulls = {name: _nulls(measured, kept, ranks) if main else {} for name, ranks in against}
-        controls = _controls(measured, kept) if main else ()
+        against = list(_against(measured, mask))
+        main = variant == rule
+        nulls = {name: _nulls(measured, mask, ranks) if main else {} for name, ranks in against}
+        controls = _controls(measured, mask) if main else ()
         for measure, array in measured.measures.items():
-            ranked = [rank(values, measure) for values in array[:, kept]]
+            ranked = [rank(values, measure) for values in array[:, mask]]
             for name, ranks in against:
-                about = {"measure": measure, "against": name, "given": "", "rule": str(each)}
+                keys = {
+                    "measure": measure,
+                    "against": name,
+                    "given": "",
+                    "rule": str(variant),
+                }
                 trajectory = stack(list(map(spearman, ranked, ranks[split_name(measure)[0]])))
                 null = nulls[name].get(split_name(measure)[1].family)
                 band = simultaneous_band(trajectory) if main else None
-                yield from trajectory_rows(measured.steps, trajectory, about, null=null, band=band)
+                yield from trajectory_rows(measured.steps, trajectory, keys, null=null, band=band)
                 if main and np.isfinite(trajectory.values[0]):
-                    about |= {"statistic": "spearman_minus_first"}
+                    keys |= {"statistic": "spearman_minus_first"}
                     change = trajectory.differences()
                     band = simultaneous_band(change)
-                    yield from trajectory_rows(measured.steps, change, about, band=band)
-                    about |= {"statistic": "spearman"}
-                    yield onset_row(measured.steps, change, band, about)
-            for about, estimate in controls:
+                    yield from trajectory_rows(measured.steps, change, keys, band=band)
+                    keys |= {"statistic": "spearman"}
+                    yield onset_row(measured.steps, change, band, keys)
+            for keys, estimate in controls:
                 correlations = [
-                    estimate(x, values) for x, values in zip(ranked, array[:, kept], strict=True)
+                    estimate(x, values) for x, values in zip(ranked, array[:, mask], strict=True)
                 ]
-                about = {"measure": measure, "rule": str(each), **about}
+                keys = {"measure": measure, "rule": str(variant), **keys}
                 trajectory = stack(correlations)
                 yield from trajectory_rows(
                     measured.steps,
                     trajectory,
-                    about,
+                    keys,
                     n=correlations[0].n,
                     band=simultaneous_band(trajectory),
                 )
@@ -122,12 +127,12 @@ def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     Bins of the tokens that the rule keeps are equally wide in log count, merged until each has 50;
     rows that never occur come apart, as bin -1.
     """
-    kept = _mask(measured, rule)
+    mask = _mask(measured, rule)
     counts = measured.tokens["count"].to_numpy()
     never = np.flatnonzero(placebo_mask(counts, measured.tokens["kind"]))
     groups = [(never, np.full(len(never), NEVER_SEEN))]
-    if kept.sum() >= FEWEST_TOKENS:
-        groups.append((np.flatnonzero(kept), log_spaced_bins(counts[kept], PROFILE_BINS)))
+    if mask.sum() >= FEWEST_TOKENS:
+        groups.append((np.flatnonzero(mask), log_spaced_bins(counts[mask], PROFILE_BINS)))
     for tokens, labels in groups:
         if len(tokens) == 0:
             continue
@@ -135,7 +140,7 @@ def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
         for name, array in measured.measures.items():
             for step, values in zip(measured.steps, array[:, tokens], strict=True):
                 profile = binned_profile(values, labels, LEVEL)
-                for at, label in enumerate(profile.label):
+                for index, label in enumerate(profile.label):
                     yield {
                         "step": step,
                         "measure": name,
@@ -143,13 +148,13 @@ def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                         "count_low": int(bounds["min"][label]),
                         "count_median": float(bounds["median"][label]),
                         "count_high": int(bounds["max"][label]),
-                        "n": int(profile.n[at]),
-                        "mean": profile.mean[at],
-                        "mean_low": profile.mean_low[at],
-                        "mean_high": profile.mean_high[at],
-                        "median": profile.median[at],
-                        "median_low": profile.median_low[at],
-                        "median_high": profile.median_high[at],
+                        "n": int(profile.n[index]),
+                        "mean": profile.mean[index],
+                        "mean_low": profile.mean_low[index],
+                        "mean_high": profile.mean_high[index],
+                        "median": profile.median[index],
+                        "median_low": profile.median_low[index],
+                        "median_high": profile.median_high[index],
                     }
 
 
@@ -168,7 +173,7 @@ def _against(
         yield (
             "log_exposure",
             {
-                role: [rank(seen) for seen in exposure[:, kept]]
+                role: [rank(used) for used in exposure[:, kept]]
                 for role, exposure in measured.exposures.items()
             },
         )
@@ -221,7 +226,7 @@ def simultaneous_band(trajectory: Trajectory) -> Band:
 def trajectory_rows(
     steps: Sequence[int],
     trajectory: Trajectory,
-    about: Row,
+    keys: Row,
     *,
     n: int | None = None,
     null: NullBand | None = None,
@@ -232,46 +237,46 @@ def trajectory_rows(
     Args:
         steps: Its K steps.
         trajectory: Values and their influence.
-        about: What it is: `measure`, `against`, `given`, `rule`, and `statistic` where it is not
+        keys: What it is: `measure`, `against`, `given`, `rule`, and `statistic` where it is not
             `spearman`.
         n: Tokens that entered, where that is not all of the trajectory's.
         null: Where values stay without an association; none when None.
         band: Its simultaneous band; none when None.
     """
     pointwise = trajectory.confidence_intervals(LEVEL)
-    nothing = np.full(len(steps), np.nan)
-    everywhere = Band(nothing, nothing) if band is None else band
+    undefined = np.full(len(steps), np.nan)
+    everywhere = Band(undefined, undefined) if band is None else band
     reach = np.nan if null is None else null.simultaneous
-    for at, step in enumerate(steps):
+    for index, step in enumerate(steps):
         yield {
             "statistic": "spearman",
-            **about,
+            **keys,
             "step": step,
-            "value": trajectory.values[at],
-            "low": pointwise.low[at],
-            "high": pointwise.high[at],
-            "band_low": everywhere.low[at],
-            "band_high": everywhere.high[at],
+            "value": trajectory.values[index],
+            "low": pointwise.low[index],
+            "high": pointwise.high[index],
+            "band_low": everywhere.low[index],
+            "band_high": everywhere.high[index],
             "n": trajectory.influence.shape[1] if n is None else n,
             "null_low": -reach,
             "null_high": reach,
         }
 
 
-def onset_row(steps: Sequence[int], change: Trajectory, band: Band, about: Row) -> Row:
+def onset_row(steps: Sequence[int], change: Trajectory, band: Band, keys: Row) -> Row:
     """The onset of a statistic as a row: its value is a step, NaN where there is no onset.
 
     Args:
         steps: K steps.
         change: Difference of the statistic from the first step.
         band: Simultaneous band of the difference.
-        about: What the statistic is: `measure`, `against`, `statistic`, `given`, `rule`.
+        keys: What the statistic is: `measure`, `against`, `statistic`, `given`, `rule`.
     """
     step = onset(steps, change.values, band)
     return {
         **dict.fromkeys(TREND_COLUMNS, np.nan),
-        **about,
-        "statistic": f"{about['statistic']}_onset",
+        **keys,
+        "statistic": f"{keys['statistic']}_onset",
         "step": steps[-1],
         "value": np.nan if step is None else float(step),
         "n": change.influence.shape[1],

@@ -63,7 +63,10 @@ def test_fields_of_wrong_types_are_named(copy, place, value, message):
 @pytest.mark.parametrize("command", ["plot", "tokens"])
 def test_commands_print_one_line(copy, command, capsys):
     (copy / "run.json").write_text('{"finished": true}')
-    arguments = {"plot": ["-o", str(copy.parent / "figures")], "tokens": ["--gained", "norm", "--between", "0", "8"]}[command]
+    arguments = {
+        "plot": ["-o", str(copy.parent / "figures")],
+        "tokens": ["--gained", "norm", "--between", "0", "8"],
+    }[command]
     with pytest.raises(SystemExit, match="2"):
         main([command, str(copy), *arguments])
     printed = capsys.readouterr().err
