@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cog
+from source_index import ROOT, Module, contracts, find, layers, modules
 
 
 def show_help(*command: str) -> None:
@@ -152,3 +154,78 @@ def show_attribution_classes() -> None:
             for method, said in why.items():
                 reason = said.removeprefix(f"{kind}: ").replace("|", " ")
                 cog.outl(f"| {each['task']} | {each['class']} | {method} | {reason} |")
+
+
+def show_layers() -> None:
+    """Write the layers of the package into the page, from the contract that `make check` tests."""
+    summaries = {module.name: module.summary for module in modules()}
+    rows: list[str] = []
+    cog.outl("| level | package or module | |\n|---|---|---|")
+    for level, layer in enumerate(reversed(layers())):
+        for name in layer:
+            row = f"| {level} | `{name}` | {_cell(summaries[f'dynamics.{name}'])} |"
+            rows.insert(0, row)
+    cog.outl("\n".join(rows))
+    cog.outl("\nFurther contracts:\n")
+    for contract in contracts():
+        if contract["type"] == "layers":
+            continue
+        above, below = (
+            ", ".join(f"`{name.removeprefix('dynamics.')}`" for name in contract[key])
+            for key in ("source_modules", "forbidden_modules")
+        )
+        cog.outl(f"- {contract['name']}: {above} never import {below}, not even indirectly.")
+
+
+def show_architecture() -> None:
+    """Write one line per module into the page, by package, in the order of the layers."""
+    order = [name for layer in layers() for name in layer]
+    packages: dict[str, list[Module]] = {}
+    for module in modules():
+        packages.setdefault(module.package, []).append(module)
+
+    def place(package: str) -> tuple[int, str]:
+        first = package.split(".")[1:2]
+        return (order.index(first[0]) if first else -1), package
+
+    for package in sorted(packages, key=place):
+        (root,) = (module for module in packages[package] if module.is_package)
+        cog.outl(f"\n### {package}\n\n{root.summary}\n")
+        rows = [module for module in packages[package] if not module.is_package]
+        if rows:
+            cog.outl("| module | |\n|---|---|")
+        for module in rows:
+            name = module.name.rpartition(".")[2]
+            cog.outl(f"| [`{name}`]({_from_page(module.path)}) | {_cell(module.summary)} |")
+
+
+def show_extensions(*extensions: tuple[str, str, str, str]) -> None:
+    """Write a table of what can be added, with the file of each table of entries.
+
+    Args:
+        extensions: What is added, what its function gets and returns, what an entry is, and the
+            label of the table that holds the entries.
+    """
+    cog.outl("| to add | write | enter it as | in |\n|---|---|---|---|")
+    for title, function, entry, label in extensions:
+        path, name = find(label), label.rpartition(".")[2]
+        cog.outl(f"| {title} | {function} | {entry} | `{name}` in [`{path}`]({_from_page(path)}) |")
+
+
+def show_links() -> None:
+    """Write the targets of the page's links to source, `[`NAME`]` and `[text][package.NAME]`."""
+    text = Path(cog.inFile).read_text("utf-8")
+    labels = {f"`{name}`" for name in re.findall(r"\[`([\w.]+)`\](?![\[(:])", text)}
+    labels |= set(re.findall(r"\]\[([\w.]+)\]", text))
+    for label in sorted(labels, key=lambda label: label.strip("`").lower()):
+        cog.outl(f"[{label}]: {_from_page(find(label.strip('`')))}")
+
+
+def _from_page(path: Path) -> str:
+    """Path of a file of the project as a link from the page that is written."""
+    page = Path(cog.inFile).resolve().parent
+    return Path(os.path.relpath(ROOT / path, page)).as_posix()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
