@@ -217,8 +217,14 @@ def show_links() -> None:
     text = Path(cog.inFile).read_text("utf-8")
     labels = {f"`{name}`" for name in re.findall(r"\[`([\w.]+)`\](?![\[(:])", text)}
     labels |= set(re.findall(r"\]\[([\w.]+)\]", text))
+    problems = []
     for label in sorted(labels, key=lambda label: label.strip("`").lower()):
-        cog.outl(f"[{label}]: {_from_page(find(label.strip('`')))}")
+        try:
+            cog.outl(f"[{label}]: {_from_page(find(label.strip('`')))}")
+        except LookupError as error:
+            problems.append(f"{cog.inFile}: {error}")
+    if problems:
+        cog.error("\n".join(problems))
 
 
 def _from_page(path: Path) -> str:
