@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cog
-from source_index import ROOT, Module, contracts, find, layers, modules
+from source_index import ROOT, Module, contracts, find, layers, modules, tests_of
 
 
 def show_help(*command: str) -> None:
@@ -199,17 +199,65 @@ def show_architecture() -> None:
             cog.outl(f"| [`{name}`]({_from_page(module.path)}) | {_cell(module.summary)} |")
 
 
-def show_extensions(*extensions: tuple[str, str, str, str]) -> None:
-    """Write a table of what can be added, with the file of each table of entries.
+EXTENSIONS = (
+    ("a measure per token", "`View` to `TokenScores`", "the function", "MEASURES"),
+    ("a statistic of a matrix", "`MatrixView` to several `Scalar`", "the function", "MATRICES"),
+    ("an attribution method", "`Question` to `Scores`", "`Method`", "METHODS"),
+    (
+        "an importance from the model",
+        "`Passes` to a value per context",
+        "`Importance`",
+        "importance.IMPORTANCES",
+    ),
+    ("an importance from the corpus", "a column of the counts", "the name of it", "CORPUS"),
+    ("a family of checkpoints", "", "`Family`", "checkpoints.FAMILIES"),
+    ("a format of checkpoints that is only named", "", "`NamedFormat`", "NAMED_FORMATS"),
+    (
+        "a format of corpus files",
+        "path and column to documents",
+        "`FileFormat`",
+        "corpus.FORMATS",
+    ),
+    ("a figure", "runs to a `Figure`", "the function", "FIGURES"),
+    ("a question on the page of a study", "", "`Section`", "SECTIONS"),
+    ("a claim", "", "`Claim`", "CLAIMS"),
+)
+"""What can be added: the function to write, the entry to make, and the label of the table that it
+is made in."""
 
-    Args:
-        extensions: What is added, what its function gets and returns, what an entry is, and the
-            label of the table that holds the entries.
-    """
-    cog.outl("| to add | write | enter it as | in |\n|---|---|---|---|")
-    for title, function, entry, label in extensions:
+
+def show_extensions() -> None:
+    """Write a table of what can be added into the page, with the file of each table of entries."""
+    cog.outl("| to add | function to write | entry | table |\n|---|---|---|---|")
+    for title, function, entry, label in EXTENSIONS:
         path, name = find(label), label.rpartition(".")[2]
-        cog.outl(f"| {title} | {function} | {entry} | `{name}` in [`{path}`]({_from_page(path)}) |")
+        place = f"`{name}` in [`{path}`]({_from_page(path)})"
+        cog.outl(f"| {title} | {function} | {entry} | {place} |")
+
+
+def show_test_helpers() -> None:
+    """Write a table of the modules that tests share, and one of the fixtures."""
+    cog.outl("| module | |\n|---|---|")
+    for module in modules("tests"):
+        name = module.path.name
+        if module.summary and not name.startswith(("test_", "conftest")):
+            cog.outl(f"| [`{module.name}`]({_from_page(module.path)}) | {_cell(module.summary)} |")
+    cog.outl("\n| fixtures of | are |\n|---|---|")
+    for module in modules("tests"):
+        if module.fixtures and not module.path.name.startswith("test_"):
+            names = ", ".join(f"`{name}`" for name in module.fixtures)
+            cog.outl(f"| [`{module.path}`]({_from_page(module.path)}) | {names} |")
+
+
+def show_tests_elsewhere() -> None:
+    """Write a table of the modules whose tests are not in a file of their name."""
+    cog.outl("| module | tested in |\n|---|---|")
+    for module in modules():
+        tests = tests_of(module)
+        if module.is_package or [test.name for test in tests] == [f"test_{module.path.name}"]:
+            continue
+        shown = ", ".join(f"[`{test.stem}`]({_from_page(test)})" for test in tests[:3])
+        cog.outl(f"| `{module.name.removeprefix('dynamics.')}` | {shown} |")
 
 
 def show_links() -> None:

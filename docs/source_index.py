@@ -23,13 +23,17 @@ class Module:
         name: Its dotted name; that of the package for an `__init__.py`.
         path: Its path, relative to the root of the project.
         summary: First line of its docstring; empty without one.
-        names: Names it defines at the top level, and methods as `Class.method`.
+        names: Names it defines at the top level, methods as `Class.method`, and tests in classes.
+        imports: What it imports, as dotted names: modules, and what is imported from them.
+        fixtures: Names of the fixtures of pytest that it defines.
     """
 
     name: str
     path: Path
     summary: str
     names: frozenset[str]
+    imports: frozenset[str]
+    fixtures: tuple[str, ...]
 
     @property
     def is_package(self) -> bool:
@@ -51,15 +55,18 @@ def modules(folder: str = "dynamics") -> tuple[Module, ...]:
 def find(label: str) -> Path:
     """Return the file that a label means, relative to the root of the project.
 
-    A label is a name (`METHODS`, `Run.trend`), a name with its package in front where several
-    packages define it (`report.GAUGES`), or a module (`runs.record`). The package comes first, then
-    tests, then scripts.
+    A label is a module (`runs.record`), a name (`METHODS`, `Run.trend`), or a name with its package
+    or module in front where several define it (`runs.Run`). A module comes before a name, the
+    package before tests and scripts.
 
     Raises:
         LookupError: Nothing has that name, or several modules define it.
     """
     for folder in ("dynamics", "tests", "scripts"):
-        if files := sorted(set(_matches(label, folder))):
+        files = [
+            module.path for module in modules(folder) if label in (module.name, _place(module))
+        ]
+        if files := files or sorted(set(_matches(label, folder))):
             break
     else:
         raise LookupError(f"no module defines {label}; correct the page, or the name")
@@ -72,12 +79,30 @@ def find(label: str) -> Path:
 def _matches(label: str, folder: str) -> Iterator[Path]:
     prefix, _, name = label.rpartition(".")
     for module in modules(folder):
-        place = module.name.removeprefix("dynamics.")
-        inside = f"{place}.".startswith(f"{prefix}.")
-        is_module = label in (module.name, place)
-        in_package = bool(prefix) and inside and name in module.names
-        if is_module or in_package or label in module.names:
+        inside = bool(prefix) and f"{_place(module)}.".startswith(f"{prefix}.")
+        if label in module.names or (inside and name in module.names):
             yield module.path
+
+
+def _place(module: Module) -> str:
+    return module.name.removeprefix("dynamics.")
+
+
+def tests_of(module: Module) -> list[Path]:
+    """Return the test files of a module, those of its own package first.
+
+    The file that is named after it; else those that import it; else those of the modules that
+    import it.
+    """
+    named = Path("tests", *module.path.parts[1:-1], f"test_{module.path.name}")
+    tests = [test for test in modules("tests") if test.path.name.startswith("test_")]
+    if any(test.path == named for test in tests):
+        return [named]
+    files = {test.path for test in tests if module.name in test.imports}
+    if not files:
+        users = [user for user in modules() if module.name in user.imports and user != module]
+        files = {path for user in users for path in tests_of(user)}
+    return sorted(files, key=lambda path: (path.parent != named.parent, path))
 
 
 def layers() -> list[list[str]]:
@@ -98,22 +123,40 @@ def _module(path: Path) -> Module:
     parts = relative.with_suffix("").parts
     summary = (ast.get_docstring(tree) or "").partition("\n")[0]
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    return Module(name, relative, summary, frozenset(_names(tree)))
+    names, imports = frozenset(_names(tree)), frozenset(_imports(tree))
+    return Module(name, relative, summary, names, imports, tuple(_fixtures(tree)))
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
-        if isinstance(node, ast.ClassDef):
-            yield from (
-                f"{node.name}.{item.name}"
-                for item in node.body
-                if isinstance(item, ast.FunctionDef)
-            )
+        methods = node.body if isinstance(node, ast.ClassDef) else []
+        for method in methods:
+            if isinstance(method, ast.FunctionDef):
+                yield f"{node.name}.{method.name}"
+                if method.name.startswith("test_"):
+                    yield method.name
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AnnAssign):
             targets = [node.target]
         for target in targets:
             names = target.elts if isinstance(target, ast.Tuple) else [target]
             yield from (name.id for name in names if isinstance(name, ast.Name))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _fixtures(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            decorators = (ast.unparse(decorator) for decorator in node.decorator_list)
+            if any(text.startswith("pytest.fixture") for text in decorators):
+                yield node.name
