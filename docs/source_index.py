@@ -37,7 +37,7 @@ class Module:
 
     @property
     def is_package(self) -> bool:
-        """Whether the file is the `__init__.py` of a package."""
+        """True for the `__init__.py` of a package."""
         return self.path.name == "__init__.py"
 
     @property
