@@ -263,7 +263,8 @@ def show_tests_elsewhere() -> None:
 def show_links() -> None:
     """Write the targets of the page's links to source, `[`NAME`]` and `[text][package.NAME]`."""
     text = Path(cog.inFile).read_text("utf-8")
-    labels = {f"`{name}`" for name in re.findall(r"\[`([\w.]+)`\](?![\[(:])", text)}
+    text = re.sub(r"^\[[^\]]+\]: \S+$", "", text, flags=re.MULTILINE)  # targets from before
+    labels = {f"`{name}`" for name in re.findall(r"\[`([\w.]+)`\](?![\[(])", text)}
     labels |= set(re.findall(r"\]\[([\w.]+)\]", text))
     problems = []
     for label in sorted(labels, key=lambda label: label.strip("`").lower()):

@@ -17,7 +17,7 @@ FOLDERS = ("benchmarks", "configs", "docs", "dynamics", "scripts", "tests")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 DEFINITION = re.compile(r"^\[([^\]]+)\]: (\S+)$", re.MULTILINE)
-NAMES = re.compile(r"\[(`[\w.]+`)\](?![\[(:])")
+NAMES = re.compile(r"\[(`[\w.]+`)\](?![\[(])")
 LABELS = re.compile(r"\]\[([\w.]+)\]")
 FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)`")
 MODULE = re.compile(rf"\b((?:{'|'.join(name for level in layers() for name in level)})\.[a-z_.]+)")
@@ -59,9 +59,9 @@ def test_relative_links_lead_somewhere(page):
 def test_names_in_brackets_are_defined_where_their_links_lead(page):
     text = read(page)
     definitions = dict(DEFINITION.findall(text))
-    if not definitions:
-        return
-    assert {*NAMES.findall(text), *LABELS.findall(text)} == definitions.keys(), "run `make docs`"
+    prose = DEFINITION.sub("", text)
+    named = {*NAMES.findall(prose), *LABELS.findall(prose)}
+    assert named == definitions.keys(), f"{name_of(page)}: run `make docs`"
     for label, target in definitions.items():
         expected = Path(os.path.relpath(ROOT / find(label.strip("`")), page.parent)).as_posix()
         assert target == expected, f"{name_of(page)}: run `make docs`"
