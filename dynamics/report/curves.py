@@ -14,9 +14,6 @@ from dynamics.errors import NothingToDrawError
 from dynamics.report.style import panels, step_axis
 from dynamics.runs.compare import Arm
 
-RELIABLE = 0.7
-"""Below this reliability of an importance, points are hollow."""
-
 
 @dataclass(frozen=True, eq=False)
 class Curve:

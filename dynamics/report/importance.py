@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from dynamics.report.curves import RELIABLE, Curve, Panel, draw_panels
+from dynamics.report.curves import Curve, Panel, draw_panels
 from dynamics.report.style import (
     arms_note,
     bands_note,
@@ -16,6 +16,7 @@ from dynamics.report.style import (
 )
 from dynamics.runs.compare import Arm, arms_of
 from dynamics.runs.run import Run
+from dynamics.statistics.reliability import RELIABLE
 
 GAUGES = {
     "input_embedding_norm": "norm of input rows",
@@ -168,7 +169,7 @@ def _first_step(arm: Arm) -> str:
 
 
 def _probed(arm: Arm, names: Sequence[str]) -> str:
-    """Number of tokens in the correlations with importances, as a caption says it."""
+    """Number of tokens in the correlations with importances, as text for the caption."""
     rows = arm.trends
     about_importance = rows["against"].isin(names) & rows["measure"].isin(GAUGES)
     counts = rows["n"][about_importance & (rows["statistic"] == "spearman")].dropna()
@@ -179,7 +180,7 @@ def _probed(arm: Arm, names: Sequence[str]) -> str:
 
 
 def _covariates(arms: Sequence[Arm]) -> str:
-    """The covariates of the partial correlations, as a caption says them."""
+    """Covariates of the partial correlations, as text for the caption."""
     for arm in arms:
         trends = arm.trends
         covariates = trends["given"][

@@ -65,8 +65,8 @@ class Section:
 
     Attributes:
         title: The question.
-        text: How to read the answer.
-        tables: The answer.
+        text: Explanation of the tables.
+        tables: Tables that answer the question.
         figures: Names out of `FIGURES` that show it.
         signs: Meaning of the sign of output norms, where both centrings agree on it.
     """

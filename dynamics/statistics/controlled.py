@@ -31,7 +31,7 @@ def partial_spearman(
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         covariates: k times as many, as rows or by name. Constant ones are left out, collinear ones
             share what they explain (pseudo-inverse); with none this is `spearman`.
 
@@ -128,7 +128,7 @@ def within_bin_spearman(x: ArrayLike, y: ArrayLike, bins: Integer[np.ndarray, " 
 
     Args:
         x: n values; they are ranked anew inside each bin.
-        y: As many.
+        y: n values of the same tokens.
         bins: Label of each token's bin.
 
     Returns:

@@ -92,7 +92,7 @@ def spearman(x: Values, y: Values) -> Correlation:
 
     Args:
         x: n values, or their `Ranked` order when it is used more than once.
-        y: As many, of the same tokens.
+        y: n values of the same tokens.
 
     Returns:
         The correlation. If x or y is constant or empty, statistic and influence are NaN, without

@@ -19,7 +19,7 @@ def least_squares_line(
 
     Args:
         x: n values.
-        y: As many, of the same tokens.
+        y: n values of the same tokens.
         through_origin: Fit y proportional to x. R2 is then below 0 where the line is worse than
             the mean of y.
 

@@ -69,7 +69,7 @@ def permutation_test(
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         rng: Draws the permutations.
         permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
 
@@ -100,7 +100,7 @@ def within_bin_permutation_test(
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         bins: Label of each token's bin.
         rng: Draws the permutations.
         permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).

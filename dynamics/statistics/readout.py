@@ -93,7 +93,7 @@ def change_from_first(
 
     Args:
         low: Lower ends of the intervals of `Readout.confidence_interval`.
-        high: Their upper ends.
+        high: Upper ends of these intervals.
         level: Coverage of these intervals, and of the band.
 
     Returns:

@@ -71,7 +71,7 @@ def seed_difference(a: ArrayLike, b: ArrayLike, *, paired: bool, level: float = 
 
     Args:
         a: One value per seed along the first axis; NaN where a seed has none.
-        b: The same of the other arm; of the same seeds in the same order when `paired`.
+        b: Values of the other arm; of the same seeds in the same order when `paired`.
         paired: If True, both arms share their seeds: the difference is taken seed by seed, and a
             seed without a value in either arm is left out. If False, the interval is Welch's
             (1947), whose variances need not be equal.

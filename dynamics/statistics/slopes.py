@@ -56,7 +56,7 @@ def log_slope(norm: ArrayLike, frequency: ArrayLike) -> Slope:
 
     Args:
         norm: n norms, in the units of the weights.
-        frequency: As many counts or frequencies; their unit does not matter.
+        frequency: n counts or frequencies of the same tokens, in any unit.
 
     Returns:
         The slope. Tokens whose norm or frequency is not positive have no logarithm and do not
@@ -91,7 +91,7 @@ def twin_log_slope(
         norm_original: n norms of tokens.
         norm_twin: Norms of their twins.
         frequency_original: Counts or frequencies of the tokens.
-        frequency_twin: Those of their twins, in the same unit.
+        frequency_twin: Counts or frequencies of their twins, in the same unit.
 
     Returns:
         The slope. Pairs of which a norm or a frequency is not positive do not enter; NaN if none

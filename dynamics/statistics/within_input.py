@@ -43,8 +43,8 @@ def within_input_agreement(
     Student's. Ties have their mean rank; positions that are NaN in either are left out.
 
     Args:
-        scores: Of the positions of each input; several draws of scores in columns, whose
-            correlations are averaged inside the input.
+        scores: Scores of the positions of each input; several draws in columns, whose correlations
+            are averaged inside the input.
         reference: Scores of the same positions by a trusted method, such as occlusion.
         level: Coverage of the interval.
 
