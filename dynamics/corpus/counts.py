@@ -349,13 +349,14 @@ def _in_source_order(
     there, and left out; running text ends at them, and in a shuffled third-party stream at every
     row.
     """
-    torn = stream.info.row_order != ROW_ORDER and not contiguous
-    ended = torn_off = 0
+    rows_are_torn = stream.info.row_order != ROW_ORDER and not contiguous
+    document_count = piece_count = 0
     for rows, trained in _source_rows(stream):
         ends = rows == end if end is not None else np.zeros(rows.shape, bool)
-        owners = ended + np.cumsum(ends).reshape(rows.shape) - ends
-        pieces = torn_off + np.cumsum(np.ones(len(rows), bool) if torn else ~trained)
-        ended, torn_off = ended + int(ends.sum()), int(pieces[-1])
+        # The end-of-text token belongs to the document that it ends.
+        owners = document_count + np.cumsum(ends).reshape(rows.shape) - ends
+        pieces = piece_count + np.cumsum(np.ones(len(rows), bool) if rows_are_torn else ~trained)
+        document_count, piece_count = document_count + int(ends.sum()), int(pieces[-1])
         ids = rows[trained].reshape(-1)
         if len(ids):
             width = rows.shape[1]
@@ -372,6 +373,7 @@ def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]
         return
     held_out = open_held_out(stream.path.parent)
     rows = stream.rows + stream.info.held_out_rows
+    # Position in the permuted stream of each row of the source.
     stream_rows = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
     for start in range(0, rows, rows_per_chunk):
         indices = stream_rows[start : start + rows_per_chunk]

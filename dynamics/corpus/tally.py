@@ -45,6 +45,7 @@ class Tally:
         pairs.sort()
         distinct = pairs[np.diff(pairs, prepend=-1) > 0]
         document, token = np.divmod(distinct, len(self._count))
+        # The open document began in an earlier chunk, where some of its tokens were counted.
         counted = (document == self._open_document) & self._in_open_document[token]
         self._document_count += np.bincount(token[~counted], minlength=len(self._count))
         if document[-1] != self._open_document:

@@ -231,10 +231,11 @@ def write_stream(
     table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
     rng = np.random.default_rng(seed)
     twin_ids = None
-    if twins is not None:
+    if twins is not None:  # before the permutation, so that held-out rows have twins as well
         count = count_table(table, vocab_size)
         twin_ids = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, twin_ids, twins.share, rng.spawn(1)[0])
+    # Without its description a stream counts as unfinished: it goes first and is written last.
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     order = rng.permutation(rows)

@@ -58,6 +58,7 @@ class Curve:
         color = self.look["color"]
         if len(self.arm.runs) == 1:
             (mean,) = seeds
+            # The band over the whole curve; the pointwise interval where there is no band.
             low, high = (mean[f"band_{end}"].fillna(mean[end]) for end in ("low", "high"))
         else:
             mean = self.arm.curve(self.measure, self.against, self.statistic, self.given)

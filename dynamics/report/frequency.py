@@ -67,6 +67,7 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
     for arm, ax in zip(arms, axes.flat, strict=False):
         for measure, (label, look) in LINES.items():
             Curve(arm, measure, "log_frequency", "spearman", "", label, look).draw(ax)
+        # The null band is one for all curves of a run; of several seeds the widest is drawn.
         reach = max(run.trend("input_embedding_norm")["null_high"].max() for run in arm.runs)
         ax.axhspan(-reach, reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
         ax.axhline(0, color="black", lw=0.5)

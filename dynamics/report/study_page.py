@@ -167,6 +167,7 @@ def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
         ]
         if not any(mean.n > 0 for mean in means):
             continue
+        # 1 or -1, or 0 where the interval covers 0 or is missing
         signs = {int(mean.low > 0) - int(mean.high < 0) for mean in means}
         verdict = {
             frozenset({1}): f"{meaning.positive} under both centrings",
@@ -198,13 +199,14 @@ def _cell(arm: Arm, column: Column) -> str:
     text = cell(mean, column.format)
     if text != NOTHING:
         return f"{text} ({few})" if few else text
-    sought = column.quantity.statistic.endswith(ONSET) and len(
+    # An onset that was looked for but that no seed has is not a missing measurement.
+    has_rows = column.quantity.statistic.endswith(ONSET) and len(
         arm.rows(
             *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
             column.quantity.given,
         )
     )
-    return f"{few} have one" if sought else text
+    return f"{few} have one" if has_rows else text
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:

@@ -63,6 +63,7 @@ def equal_count_bins(values: Values, bins: int, minimum: int = 50) -> Labels:
     """
     _check(bins, minimum)
     ranked = rank(values)
+    # F in (0, 1), cut into equal parts
     return _merged(((ranked.centered + 0.5) * bins).astype(np.int64), minimum)
 
 

@@ -95,7 +95,7 @@ def find_jumps(steps: Sequence[int], points: Float[np.ndarray, "K n"]) -> list[J
 def best_fit(
     steps: Sequence[int], points: Float[np.ndarray, "K n"], candidates: Sequence[int]
 ) -> int | None:
-    """Find the step that a vector belongs to which several steps hold.
+    """Find the step to which a vector belongs that several steps hold.
 
     Args:
         steps: Steps, ascending.
@@ -136,7 +136,7 @@ def _excess(steps: Sequence[int], points: Float[np.ndarray, "K n"]) -> Float[np.
     reach = np.zeros(len(lengths))
     for shift in (1, -1):
         stretch = np.maximum(1, gaps / np.roll(gaps, shift))
-        neighbour = np.roll(lengths, shift) * stretch
+        neighbour = np.roll(lengths, shift) * stretch  # its speed over the gap of this interval
         neighbour[0 if shift == 1 else -1] = 0
         reach = np.maximum(reach, neighbour)
     return lengths / np.maximum(allowed * reach, np.finfo(float).tiny)

@@ -38,7 +38,7 @@ class Ranked:
     @cached_property
     def centered(self) -> Float[np.ndarray, " n"]:
         """F - 1/2 at each value: 0 in the middle, antisymmetric under reversal."""
-        below = np.cumsum(self.sizes) - self.sizes / 2
+        below = np.cumsum(self.sizes) - self.sizes / 2  # n F, a tie counts half
         return ((below - self.n / 2) / self.n)[self.group]
 
     @cached_property

@@ -210,6 +210,7 @@ class _System:
         mean = ((folds.x.sum(axis=0) - excluded @ folds.x) / n[:, np.newaxis]).T
         mean_y = (folds.y.sum() - excluded @ folds.y) / n
         xy = (folds.xy.sum(axis=0) - excluded @ folds.xy).T - mean * (n * mean_y)
+        # Centred normal equations (X'X - n mean mean' + ridge) w = X'y - n mean mean_y
         ridge = n[:, np.newaxis] * self._scale * penalties
         diagonal = n[:, np.newaxis] * self._variances[:, np.newaxis, np.newaxis] + ridge
 

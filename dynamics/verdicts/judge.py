@@ -47,7 +47,7 @@ def judge(arms: Sequence[Arm], claims: Sequence[Claim] = CLAIMS) -> Iterator[Ver
             estimates = _estimates(claim, arm, arms)
             if not estimates or not all(estimate.n > 0 for estimate in estimates):
                 continue
-            numbers = _numbers(estimates)
+            numbers = _numbers(estimates)  # arms with the same numbers are judged once
             if numbers in verdicts:
                 same = verdicts[numbers]
                 verdicts[numbers] = replace(same, arms=(*same.arms, arm))

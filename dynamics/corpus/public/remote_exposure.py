@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamics.corpus.exposure import Exposure, count_uses
-from dynamics.corpus.public.kept_arrays import load_arrays, store_arrays
+from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
 from dynamics.corpus.public.sample_blocks import OnProgress
 from dynamics.errors import CorpusError

@@ -103,6 +103,7 @@ def draw_sample(stream: RemoteStream, *, tokens: int, seed: int, block_rows: int
             f"{block_rows * stream.row_length:,} tokens"
         )
     rng = np.random.default_rng(seed)
+    # One block of each stratum; the same random shift for all gives every block equal probability.
     borders = np.arange(sampled_blocks + 1) * blocks // sampled_blocks
     drawn = (rng.integers(borders[:-1], borders[1:]) + rng.integers(blocks)) % blocks
     starts = (np.sort(drawn) * block_rows).tolist()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.corpus.exposure import count_ids
-from dynamics.corpus.public.kept_arrays import load_arrays, store_arrays
+from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
 from dynamics.errors import CorpusError
 

@@ -100,11 +100,11 @@ def _split(documents: Iterable[Document], separator: str) -> Iterator[str]:
     Raises:
         CorpusError: The separator does not occur.
     """
-    met = False
+    has_separator = False
     for document in documents:
         behind_separator = False
         for part, before_separator in _cut(document, separator):
-            met = met or before_separator
+            has_separator = has_separator or before_separator
             if behind_separator:
                 part = part.lstrip(_LINE_ENDS)
             if before_separator:
@@ -112,7 +112,7 @@ def _split(documents: Iterable[Document], separator: str) -> Iterator[str]:
             behind_separator = True
             if part.strip():
                 yield part
-    if not met:
+    if not has_separator:
         raise CorpusError(
             f"the separator {separator!r} does not occur in the text; check its spelling, or leave "
             "it out"
