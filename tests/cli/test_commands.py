@@ -176,7 +176,7 @@ def test_counting_a_cloned_data_set_counts_its_split_and_says_what_it_passes_ove
     for more in ([], ["--split", "train"]):
         assert counted(tmp_path / "cloned", *more) == (
             expected,
-            f"reading 1 .parquet file of split train in {tmp_path}/cloned; passed over: "
+            f"reading 1 .parquet file of split train in {tmp_path}/cloned; skipped: "
             "data/test-00000-of-00001.parquet (split test), README.md\n",
         )
     test, _ = counted(tmp_path / "cloned", "--split", "test")
@@ -217,14 +217,14 @@ def test_counting_documents_between_separators(dynamics, fails, text, tmp_path):
     stories.write_text(f"the cat\n{special}\nthe mat\n{special}\nthe cat\n")
     command = ["count", stories, "--tokenizer", text / "tokenizer", "-o", tmp_path / "c.parquet"]
     status, out, err = dynamics(*command)
-    assert status == 0 and f"'{special}', a special token, stands as text 2 times" in err
+    assert status == 0 and f"'{special}', a special token, occurs as text 2 times" in err
     assert f"give --separator '{special}'" in err
     status, out, err = dynamics(*command, "--separator", special, "--json")
     assert (status, err) == (0, "")
     table = read_counts(tmp_path / "c.parquet").table
     assert table["document_count"].max() == 3 and not table["count"][table["token"] == "|"].any()
     assert json.loads(out)["lost_share"] == 0
-    assert "'<eot>' is nowhere in the text" in fails(*command, "--separator", "<eot>")
+    assert "'<eot>' does not occur in the text" in fails(*command, "--separator", "<eot>")
     assert "is read as a token stream" in fails(
         "count", stories, "--sequence-length", 2, *command[2:], "--separator", special
     )
@@ -357,7 +357,7 @@ def test_plotting_lists_its_files(dynamics, shared, tmp_path):
         ),
         ("track {}/series -o {}/series", "series exists and holds no run; give another output"),
         ("track {}/series -o {}/new --counts {}/gone.parquet", "gone.parquet; make them with `dyn"),
-        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "holds no counts of ours"),
+        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "is not a file of counts"),
         ("track {}/series -o {}/new --steps 7", "step 7 does not exist; the nearest are 2 and 8"),
         ("track {}/series -o {}/new --steps soon", "cannot read 'soon' in the steps 'soon'; a st"),
         ("track {}/training -o {}/new --rule most", "cannot read the vocabulary rule 'most'; it"),

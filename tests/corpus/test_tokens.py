@@ -226,7 +226,7 @@ def test_a_stream_half_written_is_not_opened(stream, story, tokenizer, monkeypat
     monkeypatch.setattr("dynamics.corpus.tokens.sha256_file", killed)
     with pytest.raises(KeyboardInterrupt):
         write_stream(stream.path.parent, story, tokenizer, sequence_length=31, seed=0)
-    with pytest.raises(CorpusError, match="or write ours again if writing was interrupted"):
+    with pytest.raises(CorpusError, match="or write the stream again if writing was interrupted"):
         open_stream(stream.path.parent)
 
 
@@ -281,5 +281,5 @@ def test_dtype_of_others(tmp_path):
     with pytest.raises(CorpusError, match=r"has no tokens\.json beside it; give sequence_length"):
         open_stream(path)
     (tmp_path / "empty.bin").touch()
-    with pytest.raises(CorpusError, match=r"empty.bin holds nothing, expected integers"):
+    with pytest.raises(CorpusError, match=r"empty.bin is empty; expected integers"):
         open_stream(tmp_path / "empty.bin", sequence_length=2)

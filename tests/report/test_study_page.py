@@ -126,7 +126,7 @@ def test_claims_are_counted_and_not_their_cells(page, runs):
     n = len(by_claim)
     assert (
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {n} can be "
-        f"held against these runs. Of {n} claims {every} were confirmed in every arm they are "
+        f"judged on these runs. Of {n} claims {every} were confirmed in every arm they are "
         f"about, {some} in some of them and {n - every - some} in none; contradicted in at "
         f"least one: {contradicted}."
     ) in page

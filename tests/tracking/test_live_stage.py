@@ -310,7 +310,7 @@ def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_pa
     )
     assert read.rows.tolist() == plain.rows.tolist()
     (note,) = [note for note in notes if note.startswith("reading ")]
-    assert "passed over: train.jsonl (split train)" in note
+    assert "skipped: train.jsonl (split train)" in note
 
 
 def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):

@@ -47,8 +47,8 @@ def test_text_is_read_with_the_settings_of_the_corpus(tmp_path):
         stream, _ = prepare(small(source, corpus=corpus), tmp_path / name, notes.append)
         streams.append(stream.ids.tolist())
     assert all(stream == streams[0] for stream in streams)
-    passed_over = [note for note in notes if "passed over: test.jsonl (split test)" in note]
-    assert len(passed_over) == 2  # once for each, though the text is read twice
+    skipped = [note for note in notes if "skipped: test.jsonl (split test)" in note]
+    assert len(skipped) == 2  # once for each, though the text is read twice
     settings = small(tmp_path / "rows.txt", corpus={"split": "test", "format": "csv"})
     with pytest.raises(CorpusError, match="is one file and has no splits, but --split test"):
         prepare(settings, tmp_path / "table", notes.append)

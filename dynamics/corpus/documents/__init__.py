@@ -1,1 +1,1 @@
-"""Files and data sets of any format: from bytes to documents of text."""
+"""Documents of text from files and data sets of many formats."""

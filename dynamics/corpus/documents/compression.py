@@ -1,4 +1,4 @@
-"""Compressed files: the suffix has to agree with the first bytes, and is opened by them."""
+"""Compressed files: their suffix has to agree with their first bytes."""
 
 import bz2
 import gzip
@@ -26,7 +26,7 @@ class Compression:
     """A compression that files are read through.
 
     Attributes:
-        name: The name of its signature.
+        name: Name of the signature of such files.
         suffixes: Suffixes of such files; the first is the usual one.
         open: Opens a file of several frames or members, for reading decompressed bytes.
     """
@@ -65,7 +65,7 @@ def suffixes_of(path: Path) -> tuple[str, Compression | None]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Stem and suffix of a name, as `Path` tells them, ten times as fast."""
+    """Stem and suffix of a name, as in `Path`, but ten times as fast."""
     stem, _, last = name.rpartition(".")
     return (stem, f".{last.lower()}") if stem and last else (name, "")
 
@@ -74,9 +74,9 @@ def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, decompressed.
 
     Raises:
-        CorpusError: They contradict the suffix of a compression, or that there is none; an empty
-            file contradicts every compression.
-        OSError: The file cannot be read, or one of `DECOMPRESSION_ERRORS`.
+        CorpusError: The first bytes contradict the suffix, or the lack of one; an empty file
+            contradicts every compression.
+        OSError: The file cannot be read; or one of `DECOMPRESSION_ERRORS`.
     """
     _, compression = suffixes_of(path)
     with path.open("rb") as file:
@@ -88,14 +88,14 @@ def read_head(path: Path) -> bytes:
     if actual is not None and actual is not compression:
         stem = path.name if compression is None else path.with_suffix("").name
         raise CorpusError(
-            f"{path} is compressed with {actual.name}, which its name does not tell; rename it to "
+            f"{path} is compressed with {actual.name}, but its name does not show it; rename it to "
             f"{stem}{actual.suffixes[0]}"
         )
     assert compression is not None
     if actual is None:
         raise CorpusError(
-            f"{path} cannot be read: it is named {path.suffix} but begins with {head[:8]!r}, not "
-            f"as {compression.name} does; check or fetch it again, or rename it to "
+            f"{path} cannot be read: it is named {path.suffix} but begins with {head[:8]!r}, "
+            f"unlike {compression.name}; check or fetch it again, or rename it to "
             f"{path.with_suffix('').name} if it is not compressed"
         )
     with compression.open(path) as file:
@@ -103,7 +103,7 @@ def read_head(path: Path) -> bytes:
 
 
 def open_decompressed(path: Path) -> BinaryIO:
-    """Open a file for reading its bytes, decompressed where its suffix says so.
+    """Open a file for reading its bytes, decompressed according to its suffix.
 
     Raises:
         OSError: The file cannot be opened; while reading, one of `DECOMPRESSION_ERRORS`.

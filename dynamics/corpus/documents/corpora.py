@@ -1,4 +1,4 @@
-"""Text, wherever it is, as a stream of documents.
+"""Documents of a source: a built-in corpus, files, or a data set.
 
 A source is a name in `NAMED_SOURCES`, a file, a folder or a pattern of files (their formats are
 those of `file_formats.FORMATS`), or else a data set that `datasets` can load, as `name` or
@@ -33,24 +33,25 @@ def documents(
 ) -> Iterator[Document]:
     """Return the documents of a source, in its own order.
 
-    Documents of nothing but white space are left out. Text is passed on as it stands, whatever its
-    line ends; only a byte order mark is removed.
+    Documents of nothing but white space are left out. Text is not changed, whatever its line ends;
+    only a byte order mark is removed.
 
     Args:
-        source: `python-docs`; a file, whose name and content together tell its format; a folder,
+        source: `python-docs`; a file, whose name and content determine its format; a folder,
             read recursively and sorted, or a pattern of files such as `data/*.jsonl`, of which
             files of one suffix are read; or the name of a data set, which is streamed. Data sets
             and folders with a card may have configurations, as `name:configuration`.
         text_column: Column of a table that holds the text.
         split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
-        max_documents: Stop after so many documents.
-        format_name: Read files in this one of `file_formats.FORMATS`, whatever they seem to hold.
-        report: Receives lines that name what is passed over, and what is read other than as its
-            name says.
+        max_documents: Stop after this number of documents.
+        format_name: Read files in this one of `file_formats.FORMATS`, whatever their names and
+            contents suggest.
+        report: Receives lines on skipped files, and on files that are not read as their names
+            suggest.
 
     Returns:
-        Each as `str`, that of a text file of 8 MiB or more as `LargeText`, which is read in parts;
-        nothing where there is no text: whoever needs some says so.
+        Each document as `str`, or as `LargeText`, which is read in parts, for a text file of 8 MiB
+        or more; nothing where there is no text, which the caller has to check.
 
     Raises:
         CorpusError: The source does not exist, has no such split, or (while iterating) cannot be
@@ -83,7 +84,9 @@ def _documents(
         _refuse_settings(f"{source} is one file and has", split)
         paths = [path]
     elif path.exists():
-        raise CorpusError(f"{source} is no regular file, and is read more than once; save its text")
+        raise CorpusError(
+            f"{source} is not a regular file and cannot be read twice; save its text to a file"
+        )
     elif glob.has_magic(source):
         paths = files_of_pattern(source, split, report)
     elif folder and Path(folder).expanduser().is_dir():

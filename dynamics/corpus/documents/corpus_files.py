@@ -1,6 +1,6 @@
 """Files of a corpus: those of one kind and one split, in a folder or matching a pattern.
 
-What is passed over is named in one line, and what could be meant in several ways is refused.
+Skipped files are named in one line, and an ambiguous selection is refused.
 """
 
 import glob
@@ -24,7 +24,7 @@ from dynamics.errors import CorpusError
 Report = Callable[[str], None]
 
 ALL_SPLITS = "all"
-"""Split that is every file."""
+"""Name of the split that has every file."""
 
 _NAMED = 4  # files that a line names before it counts the rest
 _DOCUMENTATION = re.compile(
@@ -41,19 +41,19 @@ def files_of_folder(
 ) -> list[Path]:
     """Return the files of text in a folder, sorted, of one suffix and one split.
 
-    Folders are followed, links to them too; hidden files and those of `__pycache__`-like folders
-    are left out. Documentation (README, LICENSE, ...) and unknown suffixes are passed over.
+    Subfolders are included, through links too; hidden files and those of `__pycache__`-like folders
+    are left out. Documentation (README, LICENSE, ...) and unknown suffixes are skipped.
 
     Args:
         folder: The folder.
         split: The split; None takes `train` where all files name their split, and all files where
             none does. `all` takes every file.
-        report: Receives a line that names what is passed over.
+        report: Receives a line that names the skipped files.
         configuration: One of the configurations that the folder's README.md describes.
 
     Raises:
-        CorpusError: There is no text, or text of several suffixes, or not the split, or it is not
-            clear which files are meant.
+        CorpusError: There is no text, or text of several suffixes, or no such split, or the
+            selection is ambiguous.
     """
     folder = _snapshot(folder)
     described = choose_configuration(folder, configuration)
@@ -74,7 +74,7 @@ def files_of_folder(
 def files_of_pattern(pattern: str, split: str | None, report: Report) -> list[Path]:
     """Return the files that match a pattern such as `data/**/*.jsonl`, sorted.
 
-    Chosen as in a folder, but that they may have any one suffix.
+    Files are selected as in a folder, but may have any one suffix.
 
     Raises:
         CorpusError: No file matches, or as `files_of_folder` does.
@@ -102,7 +102,7 @@ def _of_one_kind(
     report: Report,
     configuration: Configuration | None,
 ) -> list[Path]:
-    """Those of the files that are of the split, if they are of one suffix."""
+    """Select the files of the split, which must have one suffix."""
     splits = splits_of_files(folder, texts, configuration)
     if configuration is not None:
         if not splits:
@@ -136,17 +136,17 @@ def _of_one_kind(
     if skipped:
         of_split = f" of split {selected_split}" if selected_split else ""
         files = f"{len(paths)} {next(iter(suffixes))} file{'s' if len(paths) > 1 else ''}"
-        report(f"reading {files}{of_split} in {name}; passed over: {_some(folder, skipped)}")
+        report(f"reading {files}{of_split} in {name}; skipped: {_some(folder, skipped)}")
     return paths
 
 
 def _chosen_split(
     name: str, splits: Mapping[Path, str | None], requested: str | None
 ) -> str | None:
-    """The split to read; None for all files.
+    """Select the split to read; None for all files.
 
     Raises:
-        CorpusError: It is not there, or none was requested and only some files name theirs.
+        CorpusError: There is no such split, or none was requested and only some files name theirs.
     """
     labels = sorted({label for label in splits.values() if label is not None})
     listed = ", ".join(labels)
@@ -178,14 +178,14 @@ def _chosen_split(
 
 
 def _walk(folder: Path, visited: dict[str, Path]) -> Iterator[Path]:
-    """Files in a folder and below it, through links too, none that is hidden.
+    """Files in a folder and below it, through links too, without hidden ones.
 
     Args:
         folder: The folder.
         visited: Folders walked so far, by their real paths; this one and those below are added.
 
     Raises:
-        CorpusError: A link leads nowhere or to a folder that is walked anyway, or a folder cannot
+        CorpusError: A link is broken or leads to a folder that is walked anyway, or a folder cannot
             be listed.
     """
     real = os.path.realpath(folder)
@@ -211,7 +211,7 @@ def _walk(folder: Path, visited: dict[str, Path]) -> Iterator[Path]:
 
 
 def _snapshot(folder: Path) -> Path:
-    """The one snapshot in a hub's cache of a data set, or the folder itself."""
+    """The only snapshot in a hub's cache of a data set, or the folder itself."""
     snapshots = folder / "snapshots"
     if not (snapshots.is_dir() and (folder / "refs").is_dir()):
         return folder
@@ -238,7 +238,7 @@ def _unlisted_arrow_files(files: list[Path]) -> Iterator[Path]:
 
 
 def _listed_in_state(state: Path) -> set[str] | None:
-    """Names of the files that a saved data set consists of; None where it does not tell."""
+    """Names of the files of a saved data set; None without its list of files."""
     if not state.is_file():
         return None
     try:
@@ -248,7 +248,7 @@ def _listed_in_state(state: Path) -> set[str] | None:
 
 
 def _refuse_copies(paths: list[Path]) -> None:
-    """Refuse one file in two compressions."""
+    """Refuse the same file in two compressions."""
     by_content: dict[Path, Path] = {}
     for path in paths:
         plain = path.with_suffix("") if suffixes_of(path)[1] else path
@@ -261,7 +261,7 @@ def _refuse_copies(paths: list[Path]) -> None:
 
 
 def _some(folder: Path, skipped: Mapping[Path, str]) -> str:
-    """The first few files, with the reason of each where there is one, and how many more."""
+    """Names of the first few files, with their reasons if any, and the number of further files."""
     named = [
         f"{path.relative_to(folder)}{f' ({reason})' if reason else ''}"
         for path, reason in sorted(skipped.items(), key=lambda item: not item[1])[:_NAMED]

@@ -4,13 +4,13 @@ A place is directly before a space or a line break that stands between two words
 known to be safe when
 
 1. all steps of the normalizer and the pre-tokenizer are of kinds whose effect on a character
-   depends on the text near it, and no match of their patterns holds the character before the place
-   together with the separator (`split_patterns`); and
-2. the pre-tokenizer splits there, so that the model sees each side alone; or the model is a BPE
-   with no entry that runs across, so that no merge does.
+   depends on nearby text only, and no match of their patterns contains both the character before
+   the place and the separator (`split_patterns`); and
+2. the pre-tokenizer splits there, so that the model gets each side separately; or the model is a
+   BPE without an entry across the place, so that no merge crosses it.
 
-Both are read from the tokenizer (`find_separators`); at each place, what normalizer and
-pre-tokenizer make of the text around it is compared with what they make of its sides (`is_safe`).
+Both are read from the tokenizer (`find_separators`); at each place, the output of
+normalizer and pre-tokenizer for the text around it is compared with that for its sides (`is_safe`).
 """
 
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SEPARATORS = " \n"
 _GROUPS = ("LN", "PS")
 """First letters of Unicode's categories: letters and numbers; punctuation and symbols. Marks belong
-to the character before them, and others may be removed by a normalizer: no cuts beside them."""
+to the character before them, and other categories may be removed by a normalizer: no cuts there."""
 
 _LOCAL_STEPS = {
     *("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Lowercase", "StripAccents"),
@@ -44,13 +44,13 @@ _BUILT_IN_PATTERNS = {
 
 
 class Separator(NamedTuple):
-    """A character that documents can be cut before.
+    """A character before which documents can be cut.
 
     Attributes:
         follows: Groups of Unicode categories, joined, of the characters that it may follow.
-        skipped: Characters, 0 or 1, that are left out where the right side is tokenised alone: 1
-            where the tokenizer puts a space before every text by itself.
-        is_split: Whether the pre-tokenizer splits there; if not, no entry of a BPE runs across.
+        skipped: Number of characters, 0 or 1, that are left out where the right side is tokenised
+            alone: 1 if the tokenizer puts a space before every text.
+        is_split: True if the pre-tokenizer splits there; if False, no entry of a BPE crosses it.
     """
 
     follows: str
@@ -59,7 +59,7 @@ class Separator(NamedTuple):
 
 
 def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
-    """Find the characters that documents can be cut before; none where no cut is known to be safe.
+    """Find the characters before which documents can be cut; empty if no cut is known to be safe.
 
     Args:
         backend: A tokenizer that neither truncates nor pads.
@@ -98,21 +98,21 @@ def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
 
 
 def is_safe(backend: "Tokenizer", separator: Separator, left: str, right: str) -> bool:
-    """Tell whether the text around a place is spelt as its two sides are.
+    """Return whether the text around a place is spelt like its two sides.
 
     Args:
         backend: The tokenizer.
-        separator: What `right` begins with.
+        separator: The separator that `right` begins with.
         left: Text before the place, not empty.
         right: Text from the place on, at least two characters.
     """
     groups = "".join(_GROUPS)
     if _category(left[-1]) not in separator.follows or _category(right[1]) not in groups:
         return False
-    both = _spell(backend, left + right)
-    before, after = _spell(backend, left), _spell(backend, right[separator.skipped :])
-    fused = [*before[:-1], "".join(before[-1:] + after[:1]), *after[1:]]
-    return both == before + after or (both == fused and not separator.is_split)
+    joined = _spell(backend, left + right)
+    left_words, right_words = _spell(backend, left), _spell(backend, right[separator.skipped :])
+    fused = [*left_words[:-1], "".join(left_words[-1:] + right_words[:1]), *right_words[1:]]
+    return joined == left_words + right_words or (joined == fused and not separator.is_split)
 
 
 def _category(character: str) -> str:
@@ -124,7 +124,7 @@ def _normalize(backend: "Tokenizer", text: str) -> str:
 
 
 def _spell(backend: "Tokenizer", text: str) -> list[str]:
-    """The text as the model gets it: the strings that it makes tokens of, one by one."""
+    """Strings that the model gets for a text, each of which is tokenised separately."""
     text = _normalize(backend, text)
     if backend.pre_tokenizer is None:
         return [text]
@@ -132,7 +132,7 @@ def _spell(backend: "Tokenizer", text: str) -> list[str]:
 
 
 def _between_words(spelling: str) -> str | None:
-    """What stands between "ab" and "cd"."""
+    """Text between "ab" and "cd"."""
     match = re.search(r"ab(.*)cd", spelling, re.DOTALL)
     return match and match[1]
 
@@ -143,14 +143,14 @@ def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
         return []
     if step["type"] == "Sequence":
         inner = step["normalizers"] if "normalizers" in step else step["pretokenizers"]
-        return [simple for each in inner for simple in _steps(each)]
+        return [simple for inner_step in inner for simple in _steps(inner_step)]
     return [step]
 
 
 def _patterns(
     steps: Sequence[dict[str, Any]], spelling: str, respelling: str
 ) -> Iterator[tuple[str, str, bool]]:
-    """Patterns of steps, the separator as they meet it, and whether letters are still letters."""
+    """Patterns of steps, the separator as it is spelt there, and whether letters are unchanged."""
     are_letters = True
     for step in steps:
         pattern = step.get("pattern", {})
@@ -169,13 +169,13 @@ def _literal(text: str) -> str:
 
 
 def _not_joined(patterns: Sequence[tuple[str, str, bool]]) -> str:
-    """The groups of characters that no pattern can join with the separator after them."""
-    everything = "".join(map(_characters, _GROUPS))
+    """Groups of characters that no pattern can join with a separator after them."""
+    all_characters = "".join(map(_characters, _GROUPS))
     return "".join(
         group
         for group in _GROUPS
         if not any(
-            can_join(pattern, _characters(group) if are_letters else everything, spelling)
+            can_join(pattern, _characters(group) if are_letters else all_characters, spelling)
             for pattern, spelling, are_letters in patterns
         )
     )
@@ -183,9 +183,9 @@ def _not_joined(patterns: Sequence[tuple[str, str, bool]]) -> str:
 
 @cache
 def _characters(group: str) -> str:
-    """Characters of a group: all of the first scripts, every 97th of the large ones behind.
+    """Characters of a group: all of the first scripts, every 97th of the large later scripts.
 
-    Only those that were there in Unicode 3.2 and still are, which every engine knows alike.
+    Only characters whose category is the same since Unicode 3.2, on which all engines agree.
     """
     return "".join(
         character
@@ -195,9 +195,9 @@ def _characters(group: str) -> str:
 
 
 def _has_no_entry_across(model: dict[str, Any], spelling: str) -> bool:
-    """Tell whether a model is a BPE in which no entry holds anything before the separator.
+    """Return whether a model is a BPE without an entry that has text before the separator.
 
-    Then no merge does, and what is merged on one side does not depend on the other.
+    Then no merge crosses it, and merges on one side do not depend on the other side.
     """
     if model["type"] != "BPE" or not spelling or spelling not in model["vocab"]:
         return False

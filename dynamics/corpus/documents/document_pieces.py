@@ -1,11 +1,11 @@
 """Encode a document of any length piece by piece, with exactly the ids that the whole one has.
 
-Pieces end at places that are known to be safe (`cut_places`), which is verified once more: each is
-encoded together with the first characters of the next, and gives the ids that remain when those of
-the next, encoded alone, are taken off. Where they are not what the two end with (an added token may
-run across), the cut is given up and both are one piece. So every token is made with all that is
-left of it in its piece, and `_AHEAD` characters to its right; where a document has no safe place,
-the piece grows to the whole of it.
+Pieces end at places that are known to be safe (`cut_places`), which is verified once more: each
+piece is encoded together with the first characters of the next, and the ids of these characters,
+encoded alone, are removed from the end. If the ids do not end with them (an added token may cross
+the cut), the cut is given up and the two pieces are joined. So every token is made with all text to
+the left of it in its piece, and `_AHEAD` characters to its right; a document without a safe place
+becomes a single piece.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PIECE_CHARACTERS = 50_000
 _PIECES_AT_ONCE = 32
 _AHEAD = 512
-_WORTH_SAYING = 2_500_000
+_WORTH_REPORTING = 2_500_000  # characters
 _BYTES_PER_CHARACTER = 105
 """Peak of encoding English text in one piece: 102 with a BPE of 600 entries, 115 with NeoX's."""
 
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
     """A part of a document.
 
     Attributes:
-        text: The part; all but the first begin with a separator.
+        text: Text of the part; all but the first begin with a separator.
         ahead: The first characters of the next piece; empty in the last.
         skipped: Characters at the beginning that are not encoded (see `Separator`).
     """
@@ -42,7 +42,7 @@ class Piece(NamedTuple):
 
 
 class DocumentCutter:
-    """Cuts documents for one tokenizer.
+    """Cuts documents into pieces for one tokenizer.
 
     Args:
         backend: The tokenizer; it neither truncates nor pads.
@@ -62,7 +62,7 @@ class DocumentCutter:
 
     @cached_property
     def _ahead(self) -> int:
-        """Characters of the next piece: more than any added token has, which the model sees not."""
+        """Characters of the next piece, longer than any added token, which bypasses the model."""
         added = self._backend.get_added_tokens_decoder().values()
         return max([_AHEAD, *(2 * len(token.content) for token in added)])
 
@@ -70,7 +70,7 @@ class DocumentCutter:
         """Cut a document that comes in parts of any length.
 
         Returns:
-            Pieces, which put together are the document; one where it cannot be cut.
+            Pieces whose concatenation is the document; a single one if it cannot be cut.
         """
         if not self._separators:
             yield Piece("".join(parts))
@@ -102,7 +102,7 @@ class DocumentCutter:
                 waiting = [_join(waiting[:joined]), *waiting[joined:]]
 
     def _encode_exactly(self, pieces: list[Piece]) -> list[list[int]]:
-        """Encode pieces up to the first whose end is no place for a cut after all."""
+        """Encode pieces up to the first whose end turns out not to be a place for a cut."""
         self._report_memory(max(len(piece.text) for piece in pieces))
         texts = [piece.text[piece.skipped :] + piece.ahead for piece in pieces]
         starts = [
@@ -124,7 +124,7 @@ class DocumentCutter:
         return exact
 
     def _next_place(self, text: str, start: int) -> int | None:
-        """Find the first safe place from `start` on; of many that are not, ever fewer are tried."""
+        """Find a safe place from `start` on; after each unsafe place the search step doubles."""
         separator = re.compile(rf"(?<=\S)[{''.join(self._separators)}](?=\S)")
         step = 1
         while match := separator.search(text, start, len(text) - self._ahead):
@@ -140,17 +140,17 @@ class DocumentCutter:
         return None
 
     def _report_memory(self, characters: int) -> None:
-        if characters < _WORTH_SAYING or self._has_reported:
+        if characters < _WORTH_REPORTING or self._has_reported:
             return
         self._has_reported = True
-        why = (
+        reason = (
             "no space or line break in them is known to be a safe place to cut"
             if self._separators
             else "this tokenizer may join text across spaces, so they are not cut"
         )
         self._report(
             f"{characters:,} characters of one document are tokenised at once, which takes about "
-            f"{characters * _BYTES_PER_CHARACTER / 1e9:.1f} GB of memory: {why}"
+            f"{characters * _BYTES_PER_CHARACTER / 1e9:.1f} GB of memory: {reason}"
         )
 
 

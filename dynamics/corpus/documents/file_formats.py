@@ -1,4 +1,4 @@
-"""Formats of text files: which one a file has, told by its name and its content together."""
+"""Formats of text files, determined by name and content together."""
 
 import codecs
 import csv
@@ -31,12 +31,12 @@ _LARGE_FILE = 8 << 20  # bytes, decompressed
 
 
 def read_text(path: Path, text_column: str) -> Iterator[Document]:
-    """Yield the text of a file as one document, as it stands but for a byte order mark.
+    """Yield the text of a file as one document, unchanged but for a byte order mark.
 
-    A file of 8 MiB or more is read in parts, again and again.
+    A file of 8 MiB or more is read in parts, at each iteration.
 
     Raises:
-        CorpusError: It is not UTF-8.
+        CorpusError: The file is not UTF-8.
     """
     with open_decompressed(path) as file:
         content = file.read(_LARGE_FILE)
@@ -52,11 +52,11 @@ class FileFormat:
     """A format that text is read from.
 
     Attributes:
-        name: As `--format` names it.
-        suffixes: Of files in this format; those of a compression may follow.
-        document: What one document is.
+        name: Name for `--format`.
+        suffixes: Suffixes of files in this format; that of a compression may follow.
+        document: Description of one document, for the help.
         read: Yields the documents of a file in this format, given the column of the text.
-        compressible: Whether a compressed file is read; parquet and arrow compress themselves.
+        compressible: True if compressed files are read; parquet and arrow compress themselves.
     """
 
     name: str
@@ -97,7 +97,7 @@ _LINE_OF_NAMES = re.compile(r'"?[^\W\d][\w.-]*"?([,;|\t]"?[^\W\d][\w.-]*"?)+\s*$
 
 
 def known_suffix(path: Path) -> str | None:
-    """Return the suffix that tells a file's format, None where it is unknown."""
+    """Return the suffix that determines a file's format, None where it is unknown."""
     suffix, compression = suffixes_of(path)
     file_format = BY_SUFFIX.get(suffix)
     readable = file_format and (compression is None or file_format.compressible)
@@ -105,10 +105,10 @@ def known_suffix(path: Path) -> str | None:
 
 
 def check_format(name: str | None) -> None:
-    """Refuse a name that is no format's.
+    """Refuse a name that is not one of a format.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: There is no such format.
     """
     if name is not None and name not in FORMATS:
         raise ConfigError(f"there is no format {name!r}; {did_you_mean(name, FORMATS)}")
@@ -125,9 +125,9 @@ def read_files(
     Args:
         paths: The files.
         text_column: Column of a table that holds the text.
-        format_name: Read all of them in this format, whatever their names and contents say.
-        report: Receives a line about the first file that is not read as its name says, and about
-            each empty one.
+        format_name: Read all files in this format, whatever their names and contents suggest.
+        report: Receives a line about the first file that is not read as its name suggests, and
+            about each empty file.
 
     Raises:
         CorpusError: A file cannot be read, or its content contradicts its name.
@@ -154,7 +154,7 @@ def read_files(
 
 
 def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFormat, str | None]:
-    """The format of a file, and a line to report where its name does not tell it."""
+    """Format of a file, and a line to report where its name does not determine it."""
     suffix, compression = suffixes_of(path)
     named = BY_SUFFIX.get(suffix) if format_name is None else FORMATS[format_name]
     if named is not None and compression is not None and not named.compressible:
@@ -165,7 +165,7 @@ def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFo
         return FORMATS["text"], f"{path} is empty"
     content_format = _format_held(path, suffix, head, named)
     if content_format is None and named is not None and named.name != "text":
-        return named, None  # whose reader refuses what is none
+        return named, None  # whose reader refuses other content
     if content_format is None:
         columns = [] if suffix in _MARKDOWN_SUFFIXES else _columns_of_table(head)
         if columns:
@@ -173,7 +173,7 @@ def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFo
                 f"{path} looks like a table with the columns {', '.join(columns)}; give --format "
                 "csv to read one of them, or --format text to count the file as it stands"
             )
-        unknown = f"{path} is read as one document of text; its suffix is none that is known"
+        unknown = f"{path} is read as one document of text; its suffix is unknown"
         return FORMATS["text"], None if named else unknown
     if named is None or named.name == "text":
         as_text = (
@@ -191,10 +191,10 @@ def _format_of(path: Path, head: bytes, format_name: str | None) -> tuple[FileFo
 def _format_held(
     path: Path, suffix: str, head: bytes, named: FileFormat | None
 ) -> FileFormat | None:
-    """The format that the content shows; None where it is text, and so may be any other.
+    """Format that the content shows; None for text, which may be of any format.
 
     Raises:
-        CorpusError: The content is nothing that text is read from.
+        CorpusError: Text cannot be read from such content.
     """
     signature = signature_of(head)
     if signature is not None and signature.name in _BY_SIGNATURE:
@@ -221,10 +221,10 @@ def _format_held(
 
 
 def _columns_of_table(head: bytes) -> list[str]:
-    """Columns of a table without its suffix: names in the first line, equal rows after it; or none.
+    """Column names of a table whose suffix is not that of a table; empty if it is not a table.
 
-    At least two names, each one word, then at least two rows of as many fields, in what is there of
-    the file's first bytes. Prose has no such first line.
+    A table has a line of at least two names, each one word, then at least two rows of as many
+    fields, within the file's first bytes. Prose has no such first line.
     """
     lines = head.decode("utf-8", "replace").removeprefix("\ufeff").split("\n")
     if not _LINE_OF_NAMES.match(lines[0]):
@@ -244,7 +244,7 @@ def _columns_of_table(head: bytes) -> list[str]:
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Tell whether bytes are UTF-8, but for a last character that is cut."""
+    """Return whether bytes are UTF-8, apart from a last character that is cut."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -253,5 +253,5 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def compression_suffixes() -> str:
-    """Return the suffixes of compressions, for people."""
+    """Return the suffixes of compressions as text."""
     return ", ".join(compression.suffixes[0] for compression in COMPRESSIONS)

@@ -1,4 +1,4 @@
-"""Rows of JSON: one a line, or the objects of an array, or objects printed over several lines."""
+"""Rows of JSON: one per line, or the objects of an array, or objects over several lines."""
 
 import codecs
 import json
@@ -26,21 +26,21 @@ def read_json(path: Path, text_column: str) -> Iterator[str]:
         text_column: The key of the text.
 
     Raises:
-        CorpusError: A row is not JSON, no object, or holds no text under the key.
+        CorpusError: A row is not JSON, not an object, or holds no text under the key.
     """
     with open_decompressed(path) as file:
         head = file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
     with open_decompressed(path) as file:
         if head.startswith(b"["):
             yield from _read_array(file, text_column, str(path))
-        elif _goes_on(head):
+        elif _is_indented(head):
             yield from _read_objects(file, text_column, str(path))
         else:
             yield from _read_lines(file, text_column, str(path))
 
 
-def _goes_on(head: bytes) -> bool:
-    """Tell whether the first value goes on in the second line, as in indented JSON."""
+def _is_indented(head: bytes) -> bool:
+    """Return whether the first value continues in the second line, as in indented JSON."""
     line, end, _ = head.partition(b"\n")
     if not end or not line.startswith(b"{"):
         return False
@@ -49,7 +49,7 @@ def _goes_on(head: bytes) -> bool:
         json.loads(text)
     except json.JSONDecodeError as error:
         return error.pos >= len(text)
-    except RecursionError:  # told by whoever reads the line
+    except RecursionError:  # reported when the line is read
         return False
     return False
 
@@ -87,8 +87,8 @@ def _read_array(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
     values.skip("]")
     if values.next_character():
         raise CorpusError(
-            f"{name} goes on after its array of {number} entries; keep one array, or one object a "
-            "line"
+            f"{name} has content after its array of {number} entries; keep one array, or one "
+            "object per line"
         )
 
 
@@ -114,7 +114,7 @@ def _text(row: Any, text_column: str, where: str) -> str:
 
 
 def _key_of_rows(row: dict[str, Any], text_column: str) -> str | None:
-    """The key of an object under which a list of rows with the text column stands."""
+    """Key of an object whose value is a list of rows with the text column."""
     for key, value in row.items():
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, dict) and text_column in first:
@@ -126,8 +126,8 @@ class _Values:
     """JSON values of a file, decoded one after another.
 
     Args:
-        file: The bytes.
-        name: What messages call them.
+        file: The file, opened for bytes.
+        name: Name of the file in messages.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -137,7 +137,7 @@ class _Values:
         self._text, self._start, self._bytes_read = "", 0, 0
 
     def next_character(self) -> str:
-        """Return the next character that is no white space, without taking it; "" at the end."""
+        """Return the next character that is not white space, without taking it; "" at the end."""
         while True:
             while self._start < len(self._text):
                 if (character := self._text[self._start]) not in _BLANK:
@@ -150,7 +150,7 @@ class _Values:
         """Take the next character.
 
         Raises:
-            CorpusError: It is another than the expected one.
+            CorpusError: It is not the expected one.
         """
         if (character := self.next_character()) != expected:
             raise CorpusError(
@@ -183,7 +183,7 @@ class _Values:
         return unterminated or error.pos >= len(self._text) - _LONGEST_LITERAL
 
     def _read_more(self) -> bool:
-        """Read on, at least as much as is held, so that a long value is scanned few times."""
+        """Read at least as much as is unread, so that a long value is scanned few times."""
         unread = self._text[self._start :]
         chunk = self._file.read(max(_READ_BYTES, len(unread)))
         pending = len(self._decoder.getstate()[0])

@@ -1,4 +1,4 @@
-"""Text of a file that is too large to hold: a document that is read in parts, again and again."""
+"""Documents in files too large for memory, which are read in parts at each iteration."""
 
 import codecs
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class LargeText:
         path: The file, for messages.
         open_bytes: Opens the file for reading, decompressed.
         byte_count: Length of the text in UTF-8, without a byte order mark.
-        is_blank: Whether it is nothing but white space.
+        is_blank: True if the text is nothing but white space.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class LargeText:
         """Read the text again.
 
         Raises:
-            CorpusError: The file cannot be read, or is not what it was.
+            CorpusError: The file cannot be read, or has changed.
         """
         byte_count = 0
         for part in read_parts(self.path, self.open_bytes):
@@ -47,7 +47,7 @@ class LargeText:
 
 
 def open_large_text(path: Path, open_bytes: Callable[[], BinaryIO]) -> LargeText:
-    """Read a file once, to know that it is text and how long.
+    """Read a file once, to check that it is text and determine its length.
 
     Raises:
         CorpusError: It cannot be read, or is not UTF-8.
@@ -88,7 +88,7 @@ Document = str | LargeText
 
 
 def parts_of(document: Document) -> Iterator[str]:
-    """The text of a document, part by part."""
+    """Yield the text of a document part by part."""
     if not isinstance(document, str):
         yield from document
         return

@@ -1,4 +1,4 @@
-"""The documentation of the Python installation this runs on, as a corpus that needs no network.
+"""The documentation of the running Python installation, as a corpus that needs no network.
 
 Docstrings of the standard library are read from its source files, which are parsed and never
 imported (importing `antigravity` opens a browser). Modules compiled into the interpreter have no
@@ -23,10 +23,10 @@ def python_docs() -> Iterator[str]:
     The order is that of module names and, within a module, of the source. The same interpreter
     gives the same documents in every process; another version or build gives others.
     """
-    seen: set[str] = set()
+    yielded: set[str] = set()
     for document in map(inspect.cleandoc, _all_documents()):
-        if document not in seen:
-            seen.add(document)
+        if document not in yielded:
+            yielded.add(document)
             yield document
 
 
@@ -44,8 +44,8 @@ def _all_documents() -> Iterator[str]:
 def _source_files() -> list[Path]:
     library = Path(sysconfig.get_path("stdlib"))
     paths = [path.relative_to(library) for path in library.rglob("*.py")]
-    kept = [path for path in paths if _LEFT_OUT.isdisjoint(path.parts)]
-    return [library / path for path in sorted(kept, key=lambda path: path.with_suffix("").parts)]
+    sources = [path for path in paths if _LEFT_OUT.isdisjoint(path.parts)]
+    return [library / path for path in sorted(sources, key=lambda path: path.with_suffix("").parts)]
 
 
 def _source_docstrings(path: Path) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _node_docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _compiled_docstrings(name: str) -> Iterator[str]:
-    """Only of what is compiled: sessions hang Python functions into `sys` and `builtins`."""
+    """Docstrings of compiled members: sessions add Python functions to `sys` and `builtins`."""
     module = importlib.import_module(name)
     yield module.__doc__ or ""
     for _, member in sorted(vars(module).items()):

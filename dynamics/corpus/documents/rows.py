@@ -1,4 +1,4 @@
-"""The text of a row: checked to be Unicode, and told by its columns where it is not there."""
+"""The text of a row, checked to be Unicode; errors list the columns that the row has."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
@@ -16,8 +16,8 @@ def text_of_row(
     Args:
         row: Values by column.
         text_column: The column that holds the text.
-        where: What messages call the row.
-        columns: All columns there are; None for those of the row.
+        where: Name of the row in messages.
+        columns: Names of all columns; None for those of the row.
 
     Raises:
         CorpusError: The row has no such column, or it holds anything but Unicode text.
@@ -33,12 +33,14 @@ def text_of_row(
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(f"{where}: column {text_column!r} is no Unicode text: {error}") from error
+        raise CorpusError(
+            f"{where}: column {text_column!r} is not Unicode text: {error}"
+        ) from error
     return text or ""
 
 
 def refuse_missing_column(text_column: str, columns: Iterable[str], where: str) -> NoReturn:
-    """Refuse rows without the text column, naming those they have.
+    """Refuse rows without the text column, naming the columns they have.
 
     Raises:
         CorpusError: Always.
@@ -49,7 +51,7 @@ def refuse_missing_column(text_column: str, columns: Iterable[str], where: str) 
 
 
 def column_list(columns: Iterable[str]) -> str:
-    """Names of columns on one line, long names and long lists cut."""
+    """Join the names of columns on one line, with long names and long lists cut."""
     names = [" ".join(str(name).split())[:60] for name in columns]
     more = f" and {len(names) - _COLUMNS_SHOWN} more" if len(names) > _COLUMNS_SHOWN else ""
     return (", ".join(names[:_COLUMNS_SHOWN]) or "none") + more
@@ -60,11 +62,11 @@ def decode(content: bytes, where: str, start: int) -> str:
 
     Args:
         content: The bytes.
-        where: What messages call them.
-        start: Their offset in the file.
+        where: Name of the bytes in messages.
+        start: Offset of the bytes in the file.
 
     Raises:
-        CorpusError: They are not UTF-8; the message tells the first byte that is not.
+        CorpusError: They are not UTF-8; the message names the first byte that is not.
     """
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
@@ -84,7 +86,7 @@ def refuse_byte(where: str, byte: int, offset: int) -> NoReturn:
 
 
 def _type_of(value: Any) -> str:
-    """The type of a value that is no text, with the keys of objects, which chats are made of."""
+    """Type of a value that is not text, with the keys of objects, as in chats."""
     if isinstance(value, dict):
         return f"an object with the keys {column_list(value)}"
     if isinstance(value, list) and value and isinstance(value[0], dict):

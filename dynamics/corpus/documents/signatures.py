@@ -1,21 +1,21 @@
-"""Kinds of files by their first bytes: compressions, containers, and text that is no plain text."""
+"""Kinds of files by their first bytes: compressions, containers, and text that is not plain."""
 
 import re
 from dataclasses import dataclass
 
 HEAD_BYTES = 1 << 16
-"""Bytes of a file, decompressed, from which its kind is told."""
+"""Bytes of a file, decompressed, from which its kind is determined."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A kind of file that its first bytes give away.
+    """A kind of file that its first bytes identify.
 
     Attributes:
-        name: The kind, as messages name it after "is" or "holds".
+        name: The kind, in messages after "is" or "holds".
         pattern: Matches at the beginning of such a file.
-        remedy: What to do where plain text, rows or ids are expected.
-        is_markup: It is text with tags, which could be counted as well.
+        remedy: Instruction where plain text, rows or ids are expected.
+        is_markup: True for text with tags, which could be counted as text.
     """
 
     name: str
@@ -81,7 +81,7 @@ _ANY_SIGNATURE = re.compile(
 )
 
 MARKUP = Signature("markup", re.compile(rb"\s*<"), "extract its text first", is_markup=True)
-"""The kind of files whose suffix alone says that they hold tags."""
+"""The kind of files that hold tags according to their suffix alone."""
 
 
 def signature_of(head: bytes) -> Signature | None:
@@ -92,14 +92,15 @@ def signature_of(head: bytes) -> Signature | None:
 
 
 def is_binary(head: bytes) -> bool:
-    """Tell binary from text as git does: by a NUL among the first 8,000 bytes."""
+    """Return whether a file is binary, as git does: by a NUL among the first 8,000 bytes."""
     return b"\x00" in head[:8000]
 
 
 def is_utf16_without_mark(head: bytes) -> bool:
-    """Tell UTF-16: four in five of every second byte are NULs, and no character is a control.
+    """Return whether bytes are UTF-16: every second is mostly NUL, and no character is a control.
 
-    Text in scripts beyond Latin has few NULs, and is told as binary instead.
+    At least four in five of every second byte. Text in scripts beyond Latin has few NULs, and
+    counts as binary instead.
     """
     if not is_binary(head):
         return False

@@ -1,10 +1,10 @@
-r"""Patterns that text is split by, read for which characters one match can hold side by side.
+r"""Split patterns of tokenizers, analysed for the characters that a match can hold side by side.
 
-A pattern is read as atoms that match one character each (`\p{L}`, `[^\s]`, `a`) and as what can
-follow what (Glushkov 1961, "The abstract theory of automata"): in `\s+|x?[a-z]*` an `[a-z]` can
-follow `x` and `[a-z]`, `\s` can follow `\s`, and no match holds a letter before white space. Which
-characters an atom matches is asked of the engine that will run the pattern. Where a pattern is not
-understood, it may join anything.
+A pattern is read as atoms that match one character each (`\p{L}`, `[^\s]`, `a`) and as the pairs of
+atoms that can follow each other (Glushkov 1961, "The abstract theory of automata"): in
+`\s+|x?[a-z]*` an `[a-z]` can follow `x` and `[a-z]`, `\s` can follow `\s`, and no match holds a
+letter before white space. The characters that an atom matches are found with the engine that runs
+the pattern. A pattern that is not understood is assumed to join everything.
 """
 
 import re
@@ -30,7 +30,7 @@ _OPTIONAL = ("?", "??")
 
 
 class _Span(NamedTuple):
-    """The atoms that a part of a pattern can begin and end with, and whether it can be empty."""
+    """Atoms that a part of a pattern can begin and end with, and whether it can be empty."""
 
     first: frozenset[str] = frozenset()
     last: frozenset[str] = frozenset()
@@ -38,11 +38,11 @@ class _Span(NamedTuple):
 
 
 class _UnknownSyntaxError(Exception):
-    """A pattern has syntax that is not read here."""
+    """A pattern has syntax that is not supported."""
 
 
 class _Reader:
-    """Reads a pattern once; `followers` are its pairs of atoms of which the second can follow."""
+    """Parses a pattern; `followers` are pairs of atoms of which the second can follow the first."""
 
     def __init__(self, pattern: str) -> None:
         self.followers: set[tuple[str, str]] = set()
@@ -107,16 +107,16 @@ class _Reader:
         return span
 
 
-def can_join(pattern: str, before: str, after: str) -> bool:
-    r"""Tell whether a match can hold one character directly before another.
+def can_join(pattern: str, left: str, right: str) -> bool:
+    r"""Return whether a match can hold one character directly before another.
 
     Args:
-        pattern: In the syntax that `tokenizers` takes (Oniguruma's).
-        before: Characters, any of which may be the first of the two.
-        after: Characters, any of which may be the second.
+        pattern: Pattern in the syntax of `tokenizers` (Oniguruma's).
+        left: Characters, any of which may be the first of the two.
+        right: Characters, any of which may be the second.
 
     Returns:
-        False only where no match can: True as well where the pattern is not understood, or looks
+        False only if no match can; True as well for a pattern that is not understood, or that looks
         around without bounds.
 
     >>> can_join(r" ?\p{L}+|\s+", "a", " "), can_join(r"[^\d]+", "a", " ")
@@ -126,17 +126,17 @@ def can_join(pattern: str, before: str, after: str) -> bool:
         followers = _Reader(pattern).followers
     except _UnknownSyntaxError:
         return True
-    return any(_matches(first, before) and _matches(second, after) for first, second in followers)
+    return any(_matches(first, left) and _matches(second, right) for first, second in followers)
 
 
 @cache
 def _matches(atom: str, characters: str) -> bool:
-    """Tell whether an atom matches any of the characters."""
+    """Return whether an atom matches any of the characters."""
     from tokenizers import Regex, pre_tokenizers
 
     try:
         removing = pre_tokenizers.Split(Regex(atom), "removed")
-    except Exception:  # the Rust side raises bare `Exception` for what it does not understand
+    except Exception:  # the Rust side raises bare `Exception` for unknown syntax
         return True
     left = removing.pre_tokenize_str(characters)
     return sum(len(text) for text, _ in left) < len(characters)

@@ -1,4 +1,4 @@
-"""Splits of a data set in a folder, by the conventions of the hub: from its card, or from names."""
+"""Splits of a data set in a folder, by the conventions of the hub: its card, or file names."""
 
 import glob
 import json
@@ -60,8 +60,8 @@ class Configuration:
     """A configuration of a data set, as its card describes it.
 
     Attributes:
-        name: Of the configuration.
-        is_default: Whether it is taken where none is named.
+        name: Name of the configuration.
+        is_default: True if it is taken where none is named.
         patterns: Patterns of its files, relative to the card, by split; empty where the card leaves
             them to the names of the files.
         folder: Folder of its files, relative to the card.
@@ -137,9 +137,9 @@ def choose_configuration(folder: Path, name: str | None) -> Configuration | None
 def splits_of_files(
     folder: Path, paths: Iterable[Path], configuration: Configuration | None
 ) -> dict[Path, str | None]:
-    """Return the split of each file: as the card says, as `save_to_disk` wrote it, or by its name.
+    """Return the split of each file: by the card, by `dataset_dict.json`, or by its name.
 
-    Files that the card gives to no split of the configuration are left out.
+    Files that the card assigns to no split of the configuration are left out.
     """
     paths = list(paths)
     if configuration is not None:

@@ -16,7 +16,7 @@ _LONGEST_FIELD = (1 << 31) - 1  # the largest that every platform's csv takes
 def read_csv(path: Path, text_column: str) -> Iterator[str]:
     """Yield the text of each row of a table whose first line names its columns.
 
-    Fields are parted by the one delimiter (comma, tab, semicolon, bar) under which the first line
+    Fields are separated by the delimiter (comma, tab, semicolon, bar) under which the first line
     has the text column and every row as many fields as the first; quoted fields may hold line
     breaks, and quotes in them are doubled.
 
@@ -43,18 +43,18 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
                 elif row:
                     raise CorpusError(
                         f"{path}, line {rows.line_num}: a row has {len(row)} fields, the first "
-                        f"line {len(header)}, parted by {DELIMITERS[dialect['delimiter']]}; quote "
-                        "fields that hold the delimiter, or write JSON lines"
+                        f"line {len(header)}, separated by {DELIMITERS[dialect['delimiter']]}; "
+                        "quote fields that hold the delimiter, or write JSON lines"
                     )
         except csv.Error as error:
             raise CorpusError(
-                f"{path}, line {rows.line_num} is no CSV ({error}); double the quotes within "
+                f"{path}, line {rows.line_num} is not CSV ({error}); double the quotes within "
                 "quoted fields, or write JSON lines"
             ) from error
 
 
 def _dialect(header: str, text_column: str, path: Path) -> dict[str, Any]:
-    """The delimiter under which the first line has the text column, and whether blanks follow it.
+    """Find the delimiter under which the first line has the text column, and blanks after it.
 
     Raises:
         CorpusError: There is no such delimiter, or no first line.
@@ -92,7 +92,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
     """Yield the text of each row of a parquet file.
 
     Raises:
-        CorpusError: It is no such file, or has no such column of text.
+        CorpusError: The file is not parquet, or has no such column of text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -108,7 +108,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
     except pa.ArrowInvalid as error:
         reason = message_of(error).rstrip(".")
         raise CorpusError(
-            f"{path} is no parquet file that can be read: {reason}; check or fetch it again"
+            f"{path} is not a readable parquet file: {reason}; check or fetch it again"
         ) from error
 
 
@@ -116,7 +116,7 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
     """Yield the text of each row of an arrow file or stream, as feather and datasets write.
 
     Raises:
-        CorpusError: It is no such file, or has no such column of text.
+        CorpusError: The file is not arrow, or has no such column of text.
     """
     import pyarrow as pa
 
@@ -135,5 +135,5 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
     except pa.ArrowInvalid as error:
         reason = message_of(error).rstrip(".")
         raise CorpusError(
-            f"{path} is no arrow file that can be read: {reason}; check or fetch it again"
+            f"{path} is not a readable arrow file: {reason}; check or fetch it again"
         ) from error

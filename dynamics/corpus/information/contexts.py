@@ -1,6 +1,6 @@
-"""What the contexts of each token come to: sums over pair counts, and entropy and gain from them.
+"""Sums over the pair counts of each token's contexts, and entropy and information gain from them.
 
-Everything is per token and in nats; see `information` for what it is used for. V tokens.
+Everything is per token and in nats; used by `information.gain`. V tokens.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from dynamics.statistics.rarefaction import rarefied_x_log_x
 
 @dataclass(frozen=True, eq=False)
 class ContextSums:
-    """What pair counts of V tokens come to; entropies and gains are made of these.
+    """Sums over the pair counts of V tokens, from which entropies and gains follow.
 
     Attributes:
         pairs: n_w, pairs of each token.
@@ -36,16 +36,18 @@ class ContextSums:
     @cached_property
     def entropy(self) -> Float[np.ndarray, " V"]:
         """H(w) = -sum p(w'|w) ln p(w'|w); NaN without pairs."""
+        # p(w'|w) = n_ww' / n_w gives ln n_w - (sum n_ww' ln n_ww') / n_w
         return np.log(self._pairs) - self.x_log_x / self._pairs
 
     @cached_property
     def gain(self) -> Float[np.ndarray, " V"]:
         """KL(w) of all pairs; NaN without pairs."""
+        # Oyama et al. 2023, sec. 3.2: sum p(w'|w) ln(p(w'|w) / p(w')) = cross-entropy - entropy
         return self.surprise / self._pairs - self.entropy
 
     @cached_property
     def equal_count_gain(self) -> Float[np.ndarray, " V"]:
-        """KL(w) of m pairs, on average over which; NaN with fewer."""
+        """KL(w) of m pairs, on average over all choices of m; NaN with fewer pairs."""
         assert self.draws is not None
         entropy = np.log(self.draws) - self.rarefied_x_log_x / self.draws
         return self.surprise / self._pairs - entropy
@@ -63,23 +65,23 @@ def self_information(text: RunningText) -> Float[np.ndarray, " V"]:
 def context_sums(
     text: RunningText, sides: tuple[Reach, ...], draws: int | None = None
 ) -> ContextSums:
-    """Count the pairs of a text and sum them up; the same bits however they are divided.
+    """Count the pairs of a text and sum over contexts; ranges of tokens do not change the bits.
 
     Args:
         text: The corpus.
-        sides: Where contexts are; those of several sides are added up.
+        sides: Reach of the contexts to each side; several sides are added up.
         draws: m of the rarefied sum; None leaves it out.
     """
     surprise = self_information(text)
     parts = [_sums(cells, surprise, draws) for cells in pair_cells(text, sides)]
     pairs, x_log_x, surprises, rarefied = (
-        np.concatenate(each) for each in zip(*parts, strict=True)
+        np.concatenate(values) for values in zip(*parts, strict=True)
     )
     return ContextSums(pairs, x_log_x, surprises, rarefied, draws)
 
 
 def _sums(cells: Cells, surprise: np.ndarray, draws: int | None) -> Iterator[np.ndarray]:
-    """The sums over contexts of `ContextSums`, of the tokens of the cells."""
+    """Sums over contexts as in `ContextSums`, for the tokens of the cells."""
     tokens = cells.stop - cells.first
 
     def per_token(token: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -87,7 +89,7 @@ def _sums(cells: Cells, surprise: np.ndarray, draws: int | None) -> Iterator[np.
 
     pairs = per_token(cells.token, cells.times).astype(np.int64)
     yield pairs
-    # What follows depends on a cell's count alone: taken once for each count that a token has.
+    # x ln x depends on a cell's count alone: computed once for each count that a token has.
     largest = int(cells.times.max(initial=0)) + 1
     keys, cells_alike = np.unique(
         cells.token.astype(np.int64) * largest + cells.times, return_counts=True
@@ -98,7 +100,8 @@ def _sums(cells: Cells, surprise: np.ndarray, draws: int | None) -> Iterator[np.
     rarefied = np.full(tokens, np.nan)
     if draws is not None:
         enough = pairs >= draws
-        kept = enough[token]
-        expected = rarefied_x_log_x(times[kept], pairs[token[kept]], draws)
-        rarefied[enough] = per_token(token[kept], cells_alike[kept] * expected)[enough]
+        in_enough = enough[token]
+        expected = rarefied_x_log_x(times[in_enough], pairs[token[in_enough]], draws)
+        sums = per_token(token[in_enough], cells_alike[in_enough] * expected)
+        rarefied[enough] = sums[enough]
     yield rarefied

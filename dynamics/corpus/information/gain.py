@@ -1,17 +1,17 @@
-"""How much a token tells about the tokens near it: information gain from pair counts, in nats.
+"""Information gain of a token about the tokens near it, from pair counts, in nats.
 
 For a token w whose contexts w' occur n_ww' times, n_w in all,
 
     information gain   KL(w) = sum_w' p(w'|w) ln( p(w'|w) / p(w') )   with p(w'|w) = n_ww' / n_w
 
 (Oyama et al. 2023, sec. 3.2), p(w') being the share of w' in the corpus. Counted from few pairs it
-comes out too large, more so for rare tokens, which frequency would mimic. So what is compared
-across frequency is of equally many pairs m for every token: the mean over all ways to take m of
-its n_w pairs (only the entropy depends on that, see `statistics.rarefaction`), less what m tokens
-drawn from the corpus at random would have. Contexts that do not depend on w then give 0 on average.
+is too large, most for rare tokens, which looks like an effect of frequency. For comparisons across
+frequency every token therefore gets equally many pairs m: the mean over all ways to take m of its
+n_w pairs (only the entropy depends on that, see `statistics.rarefaction`), minus the value for m
+tokens drawn from the corpus at random. Contexts that do not depend on w then give 0 on average.
 
-The right and the left context are apart, and pairs inside one word are left out: how a word is
-spelt is no information about its context.
+The right and the left context are separate, and pairs inside one word are left out: the spelling of
+a word is no information about its context.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ from dynamics.statistics.rarefaction import rarefied_x_log_x
 WINDOW = 10
 SHUFFLES = 10
 _PAIRS_PER_WINDOW = 8
-"""Of the 10 windows of a token that occurs ten times, the rarest that correlations keep by default,
-nearly all tokens have so many left beside the ends of words and documents."""
+"""Pairs that nearly all tokens have left of 10 windows, after losses at the ends of words and
+documents; tokens that occur ten times are the rarest in correlations by default."""
 
 WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
 OnPass = Callable[[int, int], None]
@@ -38,15 +38,15 @@ OnPass = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class InformationSettings:
-    """How information gain is counted.
+    """Settings of information gain.
 
     Attributes:
         window: Tokens to each side.
-        pairs: m, the pairs of every token in what is compared across frequency; a token with fewer
-            is NaN there. None takes 8 windows.
+        pairs: m, pairs of every token in the columns that are compared across frequency; a token
+            with fewer is NaN there. None takes 8 windows.
         oyama: Count the symmetric window of Oyama et al. as well, with both of its corrections.
-        shuffles: R, shuffled corpora that the symmetric window is corrected by.
-        seed: Of the shuffles; nothing else is random.
+        shuffles: R, number of shuffled corpora that correct the symmetric window.
+        seed: Seed of the shuffles; nothing else is random.
 
     Raises:
         ConfigError: A number is too small.
@@ -68,7 +68,7 @@ class InformationSettings:
 
     @property
     def equal_pairs(self) -> int:
-        """m, whether given or not."""
+        """m: `pairs`, or its default of 8 windows."""
         return _PAIRS_PER_WINDOW * self.window if self.pairs is None else self.pairs
 
 
@@ -81,26 +81,26 @@ def information_columns(
 ) -> Mapping[str, Float[np.ndarray, " V"]]:
     """Columns of a counts table, in nats: information gain to the right and to the left.
 
-    `information_gain_right` and `_left` are of equally many pairs and corrected, see above; with
-    `_all` after it, of all pairs and as counted. `entropy_right` is that of the right contexts, all
-    of them, `self_information` is -ln p(w). A token that has no pairs, or too few, or that does not
+    `information_gain_right` and `_left` are of equally many pairs and corrected (see the module);
+    with the suffix `_all`, of all pairs and uncorrected. `entropy_right` is that of all right
+    contexts, `self_information` is -ln p(w). A token with no or too few pairs, or that does not
     occur, is NaN.
 
     Args:
         text: The corpus.
         word_edges: See `kinds.word_edges`.
-        settings: What to count.
-        on_pass: Called with how many passes over the corpus are done, and how many there are.
+        settings: Window, pairs and corrections.
+        on_pass: Called with the number of passes over the corpus that are done, and of all.
     """
     passes = 2 + (1 + settings.shuffles if settings.oyama else 0)
-    random = _of_random_contexts(text, settings.equal_pairs)
+    random_gain = _random_context_gain(text, settings.equal_pairs)
     columns: dict[str, np.ndarray] = {}
     sides: dict[str, ContextSums] = {}
     directions = zip(("right", "left"), reaches(text, settings.window, word_edges), strict=True)
     for done, (name, side) in enumerate(directions):
         on_pass(done, passes)
         sums = sides[name] = context_sums(text, (side,), settings.equal_pairs)
-        columns[f"information_gain_{name}"] = sums.equal_count_gain - random
+        columns[f"information_gain_{name}"] = sums.equal_count_gain - random_gain
         columns[f"information_gain_{name}_all"] = sums.gain
     columns["entropy_right"] = sides["right"].entropy
     columns["self_information"] = self_information(text)
@@ -116,13 +116,13 @@ def information_columns(
     return columns
 
 
-def _of_random_contexts(text: RunningText, draws: int) -> float:
-    """KL of m tokens drawn from the corpus, on average; NaN where it has fewer."""
+def _random_context_gain(text: RunningText, draws: int) -> float:
+    """Mean KL of m tokens drawn from the corpus; NaN where it has fewer."""
     n = len(text.ids)
     if n < draws:
         return np.nan
-    count, alike = np.unique(text.count[text.count > 0], return_counts=True)
+    count, tokens = np.unique(text.count[text.count > 0], return_counts=True)
     share = count / n
-    surprise = -float(np.sum(alike * share * np.log(share)))
-    entropy = np.log(draws) - np.sum(alike * rarefied_x_log_x(count, n, draws)) / draws
+    surprise = -float(np.sum(tokens * share * np.log(share)))
+    entropy = np.log(draws) - np.sum(tokens * rarefied_x_log_x(count, n, draws)) / draws
     return surprise - float(entropy)

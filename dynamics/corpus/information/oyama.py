@@ -20,19 +20,19 @@ def symmetric_columns(
     seed: int,
     on_pass: Callable[[int], None] = lambda done: None,
 ) -> Mapping[str, Float[np.ndarray, " V"]]:
-    """Information gain of all tokens within the window to both sides, in nats, and its corrections.
+    """Information gain within the window to both sides, in nats, raw and with both corrections.
 
     Pairs inside one word count, those across pieces of the text do not. NaN for tokens with no
     pairs. The shuffled corpora are permutations of all tokens of the text over its positions, drawn
-    one after another from `seed`; their mean is subtracted (sec. 6.1 and 6.2), where a
-    token has no pairs in one of them, that of the others.
+    one after another from `seed`; their mean is subtracted (sec. 6.1 and 6.2), over those corpora
+    in which the token has pairs.
 
     Args:
         text: The corpus.
         window: Tokens to each side.
-        shuffles: R.
-        seed: Of the shuffles.
-        on_pass: Called with how many passes are done.
+        shuffles: R, number of shuffled corpora.
+        seed: Seed of the shuffles.
+        on_pass: Called with the number of passes that are done.
     """
     sides = reaches(text, window)
     on_pass(0)
@@ -43,9 +43,10 @@ def symmetric_columns(
     for done in range(1, shuffles + 1):
         on_pass(done)
         shuffled = RunningText(rng.permutation(text.ids), text.starts, text.vocab_size)
-        of_shuffled = context_sums(shuffled, sides).gain
-        total += np.nan_to_num(of_shuffled)
-        shuffled_times += ~np.isnan(of_shuffled)
+        shuffled_gain = context_sums(shuffled, sides).gain
+        total += np.nan_to_num(shuffled_gain)
+        shuffled_times += ~np.isnan(shuffled_gain)
+    # Oyama et al. 2023, sec. 6.1 and 6.2: subtract the mean over shuffled corpora
     mean = total / np.where(shuffled_times > 0, shuffled_times, np.nan)
     return {
         "information_gain_symmetric": gain,
@@ -57,18 +58,19 @@ def symmetric_columns(
 def percentile_corrected(
     values: Float[np.ndarray, " V"], counts: Integer[np.ndarray, " V"]
 ) -> Float[np.ndarray, " V"]:
-    """Less the third percentile among tokens of about the same count.
+    """Subtract the third percentile among tokens of about the same count.
 
     Bins of count are `statistics.bins.log_spaced_bins`: 200, merged from the top until each has 50
     tokens (sec. 6.1 of the paper). Quantiles are linear between order statistics.
 
     Args:
-        values: A quantity of each token; NaN stays and is no part of its bin.
+        values: A quantity of each token; NaN stays NaN and is left out of its bin.
         counts: Occurrences, at least one where the value is not NaN.
     """
     corrected = np.full(len(values), np.nan)
-    known = np.flatnonzero(~np.isnan(values))
-    for tokens in tokens_by_bin(log_spaced_bins(counts[known], bins=200, minimum=50)):
-        chosen = known[tokens]
-        corrected[chosen] = values[chosen] - np.percentile(values[chosen], PERCENTILE)
+    measured = np.flatnonzero(~np.isnan(values))
+    # Oyama et al. 2023, sec. 6.1: 200 bins of log count, merged until each has 50 tokens
+    for bin_tokens in tokens_by_bin(log_spaced_bins(counts[measured], bins=200, minimum=50)):
+        tokens = measured[bin_tokens]
+        corrected[tokens] = values[tokens] - np.percentile(values[tokens], PERCENTILE)
     return corrected

@@ -1,8 +1,8 @@
-"""Pairs of tokens that stand near each other, counted exactly and a few tokens' pairs at a time.
+"""Exact counts of pairs of tokens that are near each other, for ranges of tokens at a time.
 
 A text of N tokens is held in memory. Positions are sorted by token, so that the pairs of a range of
-tokens are gathered together; a range is chosen to have some millions of pairs, whose keys (token,
-context) are sorted or, where they are dense, counted in a table. V tokens, N positions.
+tokens are gathered together; a range has some millions of pairs, whose keys (token, context) are
+sorted or, where they are dense, counted in a table. V tokens, N positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _KEYS = 1 << 32  # keys are uint32
 
 @dataclass(frozen=True, eq=False)
 class RunningText:
-    """Ids in the order of the text, in pieces that have nothing to do with each other.
+    """Ids in the order of the text, in pieces without context across their ends.
 
     Attributes:
         ids: N ids, below `vocab_size`.
@@ -38,7 +38,7 @@ class RunningText:
 
 
 class TextCollector:
-    """Puts a running text together; `add` takes it chunk by chunk, in order."""
+    """Collects a running text; `add` takes it chunk by chunk, in order."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -48,7 +48,7 @@ class TextCollector:
         self._owner = -1
 
     def add(self, ids: np.ndarray, owners: np.ndarray) -> None:
-        """Take in the next chunk, not empty, with the number of the piece of each id."""
+        """Add the next chunk, not empty, with the number of the piece of each id."""
         new = np.diff(owners, prepend=self._owner) != 0
         self._starts.append(self._tokens + np.flatnonzero(new))
         self._chunks.append(ids.astype(np.min_scalar_type(self._vocab_size - 1)))
@@ -56,7 +56,7 @@ class TextCollector:
         self._owner = owners[-1]
 
     def text(self) -> RunningText:
-        """What was added."""
+        """Return the text of all chunks."""
         return RunningText(
             np.concatenate(self._chunks), np.concatenate(self._starts), self._vocab_size
         )
@@ -64,11 +64,11 @@ class TextCollector:
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """How far each position of a text looks to one side: contexts at `nearest` to `furthest`.
+    """Distances of the contexts of each position to one side, from `nearest` to `furthest`.
 
     Attributes:
-        side: +1 for what follows, -1 for what precedes.
-        window: The furthest any position looks.
+        side: +1 for following contexts, -1 for preceding ones.
+        window: Largest distance of any context.
         nearest: Distance of the first context, at least 1; beyond `furthest` where there is none.
         furthest: Distance of the last.
     """
@@ -87,8 +87,8 @@ class Cells:
         first: The first token.
         stop: One beyond the last token.
         token: Token of each cell, counted from `first`.
-        context: The id it was found near.
-        times: How often, at least once.
+        context: Id of the context of each cell.
+        times: Number of pairs of each cell, at least one.
     """
 
     first: int
@@ -101,15 +101,15 @@ class Cells:
 def reaches(
     text: RunningText,
     window: int,
-    goes_on: tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]] | None = None,
+    word_edges: tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]] | None = None,
 ) -> tuple[Reach, Reach]:
-    """What each position sees to its right and to its left within a window.
+    """Reach of each position to its right and to its left within a window.
 
     Args:
-        text: A running text; nothing is seen beyond the piece.
+        text: A running text; contexts end with the piece.
         window: Tokens to either side, at least 1.
-        goes_on: For each token whether a word may go on after it, and whether it may go on with it
-            (`kinds.word_edges`); then nothing is seen inside the word. None sees all.
+        word_edges: For each token whether a word may continue after it, and whether it may continue
+            a word (`kinds.word_edges`); pairs inside one word are then left out. None keeps them.
     """
     n = len(text.ids)
     index_type = np.int32 if n < 1 << 31 else np.int64  # half the memory of a text
@@ -117,9 +117,9 @@ def reaches(
     is_start = np.zeros(n, bool)
     is_start[text.starts] = True
     word_starts = np.arange(n, dtype=index_type)
-    if goes_on is not None:
-        after, before = goes_on
-        is_start[1:] |= ~(after[text.ids[:-1]] & before[text.ids[1:]])
+    if word_edges is not None:
+        joins_next, joins_previous = word_edges
+        is_start[1:] |= ~(joins_next[text.ids[:-1]] & joins_previous[text.ids[1:]])
         word_starts = np.flatnonzero(is_start).astype(index_type)
     sides = []
     for side in (1, -1):
@@ -134,7 +134,7 @@ def reaches(
 
 
 def _distance_past(starts: np.ndarray, n: int, side: int) -> Integer[np.ndarray, " N"]:
-    """Steps from each position to the first one outside its stretch; stretches fill the text."""
+    """Distance of each position to the first one outside its stretch; stretches fill the text."""
     lengths = np.diff(starts, append=starts.dtype.type(n))
     positions = np.arange(n, dtype=starts.dtype)
     if side > 0:
@@ -143,13 +143,13 @@ def _distance_past(starts: np.ndarray, n: int, side: int) -> Integer[np.ndarray,
 
 
 def pair_cells(text: RunningText, sides: Sequence[Reach]) -> Iterator[Cells]:
-    """How often each token has each context, for ranges of tokens from id 0 to V - 1.
+    """Count how often each token has each context, for ranges of tokens from id 0 to V - 1.
 
-    What comes out, put together, does not depend on how the tokens are divided.
+    The concatenated result does not depend on the division into ranges.
 
     Args:
         text: A running text.
-        sides: Where contexts are; those of several sides are added up.
+        sides: Reach of the contexts to each side; several sides are added up.
     """
     order = np.argsort(text.ids, kind="stable")
     ends = np.cumsum(text.count)
@@ -169,22 +169,22 @@ def _cells(
     size = text.vocab_size
     keys = (stop - first) * size
     are_dense = keys <= len(positions) * sum(side.window for side in sides)
-    found = _keys(text, sides, positions, first)
+    key_arrays = _keys(text, sides, positions, first)
     if stop - first > 1 or not are_dense:  # a single token can have more pairs than there is room
-        found = [np.concatenate([np.zeros(0, np.uint32), *found])]
+        key_arrays = [np.concatenate([np.zeros(0, np.uint32), *key_arrays])]
     if are_dense:
         table = np.zeros(keys, np.int64)
-        for each in found:
-            table += np.bincount(each, minlength=keys)
+        for key_array in key_arrays:
+            table += np.bincount(key_array, minlength=keys)
         distinct = np.flatnonzero(table)
         times = table[distinct]
     else:
-        (ordered,) = found
+        (ordered,) = key_arrays
         ordered.sort()
         is_new = np.ones(len(ordered), bool)
         np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
-        at = np.flatnonzero(is_new)
-        distinct, times = ordered[at], np.diff(at, append=len(ordered))
+        starts = np.flatnonzero(is_new)
+        distinct, times = ordered[starts], np.diff(starts, append=len(ordered))
     token = distinct // size
     return Cells(first, stop, token, distinct - token * size, times)
 
@@ -197,6 +197,6 @@ def _keys(
     for side in sides:
         nearest, furthest = side.nearest[positions], side.furthest[positions]
         for distance in range(1, side.window + 1):
-            seen = (nearest <= distance) & (distance <= furthest)
-            contexts = text.ids[positions[seen] + side.side * distance]
-            yield rows[seen] + contexts
+            in_reach = (nearest <= distance) & (distance <= furthest)
+            contexts = text.ids[positions[in_reach] + side.side * distance]
+            yield rows[in_reach] + contexts

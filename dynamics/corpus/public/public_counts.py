@@ -1,4 +1,4 @@
-"""Counts and exposures of public series, from the token stream that the catalog knows."""
+"""Counts and exposures of public series, from the token streams in the catalog."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -25,22 +25,22 @@ _SHARD_BYTES = 30_000_000_000  # of a file of the published streams, for estimat
 
 @dataclass(frozen=True)
 class Cost:
-    """What reading from a hub costs when nothing is kept yet.
+    """Cost of reading from a hub when the cache is empty.
 
     Attributes:
-        bytes: Bytes to be received.
-        requests: Requests to be sent, about.
+        bytes: Bytes to receive.
+        requests: Approximate number of requests to send.
     """
 
     bytes: int
     requests: int
 
     def seconds(self, mbit_per_second: float, latency_s: float = 0.1) -> float:
-        """Time it takes, about, at a bandwidth and with a delay before each answer."""
+        """Approximate time at a bandwidth and with a latency for each request."""
         return self.bytes * 8e-6 / mbit_per_second + self.requests * latency_s / WORKERS
 
     def describe(self, mbit_per_second: float = 100) -> str:
-        """The cost in words."""
+        """Return the cost as text."""
         seconds = self.seconds(mbit_per_second)
         time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
         return (
@@ -50,34 +50,34 @@ class Cost:
 
 
 def cache_folder() -> Path:
-    """Where counts of remote streams are kept: under DYNAMICS_CACHE, else the user's cache."""
-    chosen = os.environ.get(FOLDER)
+    """Folder of the counts of remote streams: under DYNAMICS_CACHE, else in the user's cache."""
+    dynamics_cache = os.environ.get(FOLDER)
     general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(chosen or Path(general) / "dynamics").expanduser() / "token-streams"
+    return Path(dynamics_cache or Path(general) / "dynamics").expanduser() / "token-streams"
 
 
 def sample_cost(
     name: str, *, tokens: int = SAMPLE_TOKENS, block_rows: int = BLOCK_ROWS
 ) -> Cost | None:
-    """What `find_public_counts` costs the first time, beside the tokenizer; asks nobody.
+    """Cost of the first `find_public_counts`, without the tokenizer; sends no request.
 
     Returns:
         None where the catalog knows no token stream of the name.
     """
-    known = _known(name)
-    return None if known is None else _sample_cost(*known, tokens, block_rows)
+    entry = _find_stream(name)
+    return None if entry is None else _sample_cost(*entry, tokens, block_rows)
 
 
 def exposure_cost(name: str, steps: Iterable[int]) -> Cost | None:
-    """What `public_exposures` costs the first time; asks nobody.
+    """Cost of the first `public_exposures`; sends no request.
 
     Returns:
         None where the catalog knows no token stream in the order of the series.
     """
-    known = _known(name)
-    if known is None or not known[1].same_order:
+    entry = _find_stream(name)
+    if entry is None or not entry[1].same_order:
         return None
-    series, stream = known
+    series, stream = entry
     last = max(steps, default=0)
     size = last * stream.rows_per_step * _row_bytes(stream)
     return Cost(size, last + size // _SHARD_BYTES + _opening(series, stream))
@@ -98,8 +98,8 @@ def find_public_counts(
 ) -> Counts | None:
     """Counts of a public series, from a sample of the stream that it was trained on.
 
-    The first time ranges of the stream are read from the hub; see `sample_cost`. Their counts are
-    kept, so that later the hub is not asked, or only for what was missing.
+    The first call reads ranges of the stream from the hub; see `sample_cost`. Their counts are
+    cached, so that later calls send no requests, or only for missing ranges.
 
     Args:
         name: Name of the series in the catalog, or its repository.
@@ -108,25 +108,25 @@ def find_public_counts(
         block_rows: Rows of a block, see `sample`.
         tokenizer: Folder, `tokenizer.json` or hub name, None for the repository of the series.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
-        folder: Where counts are kept, `cache_folder()` when None.
-        hub: The hub, as the environment says when None.
-        report: Called with a line that says what is read, before and after.
-        on_progress: Called with how many blocks are done, and how many there are.
+        folder: Folder of the cached counts, `cache_folder()` when None.
+        hub: The hub; the one of the environment when None.
+        report: Called with a line on the data to be read, and one on the data read.
+        on_progress: Called with the number of blocks that are done, and of all blocks.
 
     Returns:
         None where the catalog knows no token stream of the name.
 
     Raises:
-        CorpusError: The stream is not what the catalog says, the tokenizer cannot be loaded or
+        CorpusError: The stream does not match the catalog, the tokenizer cannot be loaded or
             lacks an id of the stream, or the sample would be too small.
         CheckpointError: The stream cannot be read.
         MismatchError: `vocab_size` is too small.
         OutputError: The folder cannot be written to.
     """
-    known = _known(name)
-    if known is None:
+    catalog_entry = _find_stream(name)
+    if catalog_entry is None:
         return None
-    series, entry = known
+    series, entry = catalog_entry
     loaded = load_tokenizer(tokenizer or series.repositories[0], hub)
     rows = _training_rows(series, entry)
     folder = _folder(folder, entry)
@@ -162,33 +162,33 @@ def public_exposures(
     hub: Hub | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Iterator[Exposure]:
-    """Exact exposure of a public series: all of its stream is read, up to the last step.
+    """Exact exposure of a public series; reads all of its stream up to the last step.
 
-    There is no exposure from a sample: a share times the tokens seen ranks tokens as their
-    frequency does, and would tell nothing new.
+    There is no exposure from a sample: a share times the number of tokens ranks tokens as their
+    frequency does, and would add no information.
 
     Args:
         name: Name of the series in the catalog, or its repository.
         steps: Steps, ascending; see `exposure_cost`.
         vocab_size: V, rows of the model.
-        folder: Where counts are kept, `cache_folder()` when None.
-        hub: The hub, as the environment says when None.
-        on_progress: Called with how many steps are read, and how many will be.
+        folder: Folder of the cached counts, `cache_folder()` when None.
+        hub: The hub; the one of the environment when None.
+        on_progress: Called with the number of steps that are read, and of all steps.
 
     Returns:
         As `exposure.exposures`: for each step two int64 arrays, inputs and targets.
 
     Raises:
-        CorpusError: There is no stream in the order of the series, it is not what the catalog
-            says, ends before a step, or holds an id that is not in 0 to `vocab_size` - 1.
+        CorpusError: There is no stream in the order of the series, it does not match the
+            catalog, ends before a step, or holds an id that is not in 0 to `vocab_size` - 1.
         CheckpointError: It cannot be read.
         OutputError: The folder cannot be written to.
     """
-    known = _known(name)
-    if known is None or not known[1].same_order:
-        what = "no token stream" if known is None else "a token stream only in another order"
-        raise CorpusError(f"there is {what} of {name}, so its exact exposure cannot be counted")
-    series, entry = known
+    catalog_entry = _find_stream(name)
+    if catalog_entry is None or not catalog_entry[1].same_order:
+        stream = "a token stream only in another order" if catalog_entry else "no token stream"
+        raise CorpusError(f"there is {stream} of {name}, so its exact exposure cannot be counted")
+    series, entry = catalog_entry
     return remote_exposures(
         _open(series, entry, hub),
         steps,
@@ -199,7 +199,7 @@ def public_exposures(
     )
 
 
-def _known(name: str) -> tuple[PublicSeries, TokenStream] | None:
+def _find_stream(name: str) -> tuple[PublicSeries, TokenStream] | None:
     try:
         series = find(name)
     except CheckpointError:
@@ -232,6 +232,6 @@ def _row_bytes(entry: TokenStream) -> int:
 
 
 def _opening(series: PublicSeries, entry: TokenStream) -> int:
-    """Requests before the first range: the list of the files, and where each is."""
+    """Number of requests before the first range: the list of files, and the address of each."""
     rows = _training_rows(series, entry) or 0
     return 1 + ceil(rows * _row_bytes(entry) / _SHARD_BYTES)

@@ -1,4 +1,4 @@
-"""A token stream that is elsewhere: files on a hub, read as one array by ranges of bytes."""
+"""A remote token stream: files on a hub, read as one array by ranges of bytes."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.stores import Traffic
 from dynamics.errors import CorpusError
 
-WORKERS = 8  # ranges under way at the same time
+WORKERS = 8  # ranges that are read simultaneously
 
 _NUMBERED = re.compile(r"(?P<stem>.*\D)(?P<number>\d+)-of-(?P<last>\d+)\.bin")
 
@@ -31,14 +31,14 @@ class RemoteStream:
     """A token stream in files that are read range by range.
 
     Attributes:
-        name: What messages call it.
-        shards: Its files. One after the other their bytes are the array; a row, or even an id, may
-            lie across two of them.
+        name: Name in messages.
+        shards: Files whose concatenated bytes are the array; a row, or even an id, may cross from
+            one file into the next.
         dtype: Type of an id on disk, `uint16` or `uint32`, little-endian.
         row_length: Ids of a row: T inputs and one more.
-        digest: SHA-256 that tells its content from any other.
-        max_rows: Rows that training consumed, None for all; those after them are left alone.
-        traffic: What was transferred so far.
+        digest: SHA-256 that identifies the content.
+        max_rows: Rows that training consumed, None for all; later rows are not read.
+        traffic: Requests and bytes transferred so far.
     """
 
     name: str
@@ -51,7 +51,7 @@ class RemoteStream:
 
     @property
     def rows(self) -> int:
-        """Number of rows; what is left over after the last whole one is dropped."""
+        """Number of whole rows; a remainder is dropped."""
         rows = self._ends[-1] // self.row_bytes
         return rows if self.max_rows is None else min(rows, self.max_rows)
 
@@ -65,15 +65,15 @@ class RemoteStream:
         return list(accumulate((shard.size for shard in self.shards), initial=0))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The ids of rows `start` to `stop` - 1, of shape (rows, row_length).
+        """Read the ids of rows `start` to `stop` - 1, of shape (rows, row_length).
 
         Raises:
             CorpusError: There are no such rows.
-            CheckpointError: They cannot be read.
+            CheckpointError: The rows cannot be read.
         """
         if not 0 <= start <= stop <= self.rows:
             raise CorpusError(
-                f"{self.name} has {self.rows:,} rows; rows {start:,} to {stop:,} were asked for"
+                f"{self.name} has {self.rows:,} rows; rows {start:,} to {stop:,} are not in it"
             )
         begin, end = start * self.row_bytes, stop * self.row_bytes
         parts = []
@@ -97,15 +97,15 @@ def open_remote_stream(
 ) -> RemoteStream:
     """Open the token stream in a data set on a hub, without reading any of it.
 
-    Costs one request for the list of the files, and one for each file.
+    Sends one request for the list of files, and one for each file.
 
     Args:
         dataset: The data set, as namespace/name.
         dtype: Type of an id on disk, `uint16` or `uint32`, little-endian.
         row_length: Ids of a row.
-        training_rows: Rows that training consumed, None for all; those after them are left alone.
+        training_rows: Rows that training consumed, None for all; later rows are not read.
         revision: Branch, tag or hash of a commit.
-        hub: The hub, as the environment says when None.
+        hub: The hub; the one of the environment when None.
 
     Raises:
         CorpusError: The data set holds no such files, lacks one, or has too few rows.
@@ -113,7 +113,7 @@ def open_remote_stream(
     """
     hub = hub or Hub()
     traffic = Traffic(whole=hub.transport.traffic)
-    # Each worker reads with one connection, and what it counted is kept in place of what it read.
+    # Each worker reads with one connection, and counts are stored instead of the ranges read.
     transport = replace(hub.transport, connections=1, cache=None, traffic=traffic)
     hub = replace(hub, kind="dataset", transport=transport)
     commit, names = hub.files(dataset, revision)
@@ -121,8 +121,8 @@ def open_remote_stream(
     files = [(name, store.open(name)) for name in shard_names(names, dataset)]
     shards = [shard for _, shard in files if shard is not None]
     sha256 = [store.sha256(name) for name, _ in files]
-    known = commit if None in sha256 else [[shard.size for shard in shards], sha256]
-    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    identity = commit if None in sha256 else [[shard.size for shard in shards], sha256]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     name = f"{dataset}@{commit}"
     stream = RemoteStream(name, shards, dtype, row_length, digest, training_rows, traffic)
     if stream.rows < (training_rows or 1):
@@ -134,11 +134,11 @@ def open_remote_stream(
 
 
 def shard_names(names: Iterable[str], dataset: str) -> list[str]:
-    """Those of a data set's files that hold the stream, in order.
+    """Select the files of a data set that hold the stream, in order.
 
     Args:
-        names: Files that exist.
-        dataset: What messages call the data set.
+        names: Names of all files.
+        dataset: Name of the data set in messages.
 
     Raises:
         CorpusError: There is no `.bin` file, or the numbers in the names have a gap, or there are
@@ -148,14 +148,14 @@ def shard_names(names: Iterable[str], dataset: str) -> list[str]:
         >>> shard_names(["a-00001-of-00001.bin", "a.idx", "a-00000-of-00001.bin"], "x")
         ['a-00000-of-00001.bin', 'a-00001-of-00001.bin']
     """
-    found = sorted(name for name in names if name.endswith(".bin"))
-    if len(found) == 1 and not _NUMBERED.fullmatch(found[0]):
-        return found
-    matches = [match for name in found if (match := _NUMBERED.fullmatch(name))]
+    bin_names = sorted(name for name in names if name.endswith(".bin"))
+    if len(bin_names) == 1 and not _NUMBERED.fullmatch(bin_names[0]):
+        return bin_names
+    matches = [match for name in bin_names if (match := _NUMBERED.fullmatch(name))]
     if not matches or len({(match["stem"], match["last"]) for match in matches}) > 1:
         raise CorpusError(
-            f"{dataset} holds {len(found)} files of ids that are not one stream; expected one .bin "
-            "file, or one series of them numbered like document-00000-of-00020.bin"
+            f"{dataset} holds {len(bin_names)} files of ids that are not one stream; expected one "
+            ".bin file, or one series of them numbered like document-00000-of-00020.bin"
         )
     by_number = {int(match["number"]): match.string for match in matches}
     last = int(matches[0]["last"])  # of files counted from 0 or from 1, as some count them
@@ -171,9 +171,9 @@ def shard_names(names: Iterable[str], dataset: str) -> list[str]:
 def in_parallel(
     read: Callable[[Rows], Result], blocks: Iterable[Rows], workers: int = WORKERS
 ) -> Iterator[Result]:
-    """Results of reading blocks, in order, some of them under way at the same time.
+    """Read blocks in several threads; yield the results in the order of the blocks.
 
-    When one fails, or nobody wants the rest, those that were not begun are not read.
+    When a block fails, or the iterator is closed, blocks that were not begun are not read.
     """
     blocks = iter(blocks)
     with ThreadPoolExecutor(workers) as pool:

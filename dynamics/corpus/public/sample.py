@@ -1,10 +1,10 @@
-"""Counts of a sample of a stream too large to read, and how far they may be off.
+"""Counts of a sample of a stream that is too large to read, with their sampling errors.
 
-The stream is cut into blocks of rows, and as many strata of neighbouring blocks as the sample has
-blocks; one block of each is read at random. Where the strata begin is random as well, so that
-every block is read with the same probability and the share of a token in the sample is without
-bias. Blocks, not tokens, are the independent draws: a token comes in bursts within a document, so
-the standard error is that between blocks.
+The stream is cut into blocks of rows, and into as many strata of neighbouring blocks as the sample
+has blocks; one block of each stratum is read at random. The start of the strata is random as well,
+so that every block is read with the same probability and the share of a token in the sample is
+unbiased. Blocks, not tokens, are the independent draws: a token comes in bursts within a document,
+so the standard error is that between blocks.
 """
 
 import json
@@ -34,7 +34,7 @@ smaller blocks, because rows of one step come from all over a shuffled corpus.""
 
 @dataclass(frozen=True)
 class Sample:
-    """Which part of a stream is read.
+    """The blocks of a stream that are read.
 
     Attributes:
         stream: Name of the stream, with its commit.
@@ -65,12 +65,12 @@ class Sample:
         return self.block_rows * self.row_length
 
     def save(self, path: Path) -> None:
-        """Write it down, whole or not at all."""
+        """Write the sample as JSON, whole or not at all."""
         write_json(path, asdict(self))
 
 
 def load_sample(path: Path) -> Sample | None:
-    """A sample that was saved, None when there is none or it is damaged."""
+    """Read a saved sample; None if the file is missing or damaged."""
     try:
         return Sample(**json.loads(path.read_text("utf-8")))
     except (OSError, TypeError, ValueError):
@@ -78,31 +78,35 @@ def load_sample(path: Path) -> Sample | None:
 
 
 def draw_sample(stream: RemoteStream, *, tokens: int, seed: int, block_rows: int) -> Sample:
-    """Choose blocks at random, spread over the stream; no block twice.
+    """Draw blocks at random, spread over the stream, without repetition.
 
     Args:
-        stream: The stream. Rows that do not fill a last block are never chosen.
-        tokens: Least number of tokens wanted; the whole stream is taken where it has fewer.
-        seed: Seed of the choice.
+        stream: The stream. Rows that do not fill a last block are never drawn.
+        tokens: Least number of tokens; the whole stream is taken if it has fewer.
+        seed: Seed of the draw.
         block_rows: Rows of a block, all of the stream where it has fewer.
 
     Raises:
-        CorpusError: `tokens` or `block_rows` is below 1, or so few that there is one block of many.
+        CorpusError: `tokens` or `block_rows` is below 1, or the sample is a single block of many.
     """
     if tokens < 1 or block_rows < 1:
-        raise CorpusError(f"a sample of {tokens} tokens in blocks of {block_rows} rows has nothing")
+        raise CorpusError(
+            f"tokens and block_rows must be at least 1; got {tokens} and {block_rows}"
+        )
     block_rows = min(block_rows, stream.rows)
     blocks = stream.rows // block_rows
-    wanted = min(blocks, -(-tokens // (block_rows * stream.row_length)))
-    if wanted == 1 < blocks:
+    sampled_blocks = min(blocks, -(-tokens // (block_rows * stream.row_length)))
+    if sampled_blocks == 1 < blocks:
         raise CorpusError(
             f"a sample of {tokens:,} tokens is one block of {block_rows:,} rows of "
-            f"{stream.row_length:,}, and one has no sampling error; ask for more tokens"
+            f"{stream.row_length:,}, and one block has no sampling error; give more than "
+            f"{block_rows * stream.row_length:,} tokens"
         )
     rng = np.random.default_rng(seed)
-    borders = np.arange(wanted + 1) * blocks // wanted
-    chosen = (rng.integers(borders[:-1], borders[1:]) + rng.integers(blocks)) % blocks
-    starts = (np.sort(chosen) * block_rows).tolist()
+    # One block of each stratum; the same random shift for all gives every block equal probability.
+    borders = np.arange(sampled_blocks + 1) * blocks // sampled_blocks
+    drawn = (rng.integers(borders[:-1], borders[1:]) + rng.integers(blocks)) % blocks
+    starts = (np.sort(drawn) * block_rows).tolist()
     return Sample(
         stream.name, stream.digest, stream.rows, stream.row_length, block_rows, seed, starts
     )
@@ -120,21 +124,21 @@ def sample_counts(
     workers: int = WORKERS,
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[Counts, Sample]:
-    """Count a sample of a stream; memory stays constant, and what was read is not read again.
+    """Count a sample of a stream in constant memory; no block is read twice.
 
     Args:
         stream: The stream.
-        tokenizer: The one that made the ids.
-        folder: Keeps the counts of each block, about 0.1 MB for 2 M tokens.
-        tokens: Least number of tokens wanted.
-        seed: Seed of the choice.
+        tokenizer: The tokenizer that made the ids.
+        folder: Folder of the counts of each block, about 0.1 MB for 2 M tokens.
+        tokens: Least number of tokens.
+        seed: Seed of the draw.
         block_rows: Rows of a block.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
-        workers: Blocks under way at the same time.
-        on_progress: Called with how many blocks are done, and how many there are.
+        workers: Number of blocks that are read simultaneously.
+        on_progress: Called with the number of blocks that are done, and of all blocks.
 
     Returns:
-        The counts, and what they are a sample of.
+        The counts, and the sample that they are of.
 
     Raises:
         CorpusError: The sample would be too small, or holds an id beyond the vocabulary.
@@ -158,8 +162,8 @@ def counts_of(
 ) -> Counts:
     """Counts of a sample all of whose blocks were counted, with their sampling errors.
 
-    The columns are those of any counts; `count` is that of the sample, so that the rule
-    `count>=10` asks for ten occurrences in the sample.
+    The columns are those of all counts; `count` is that of the sample, so that the rule
+    `count>=10` requires ten occurrences in the sample.
 
     Raises:
         CorpusError: A block is missing, or holds an id beyond the vocabulary.

@@ -1,4 +1,4 @@
-"""Counts of the blocks of a sample, kept on disk until all of them are there."""
+"""Counts of the blocks of a sample, stored on disk block by block."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.corpus.exposure import count_ids
-from dynamics.corpus.public.kept_arrays import load_arrays, store_arrays
+from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
 from dynamics.errors import CorpusError
 
@@ -21,8 +21,8 @@ class BlockCounts:
     """Counts of blocks on disk, a small file for each, so that no block is read twice.
 
     Args:
-        folder: Where they are; blocks of streams of other content go elsewhere in it.
-        sample: The sample.
+        folder: Folder of the counts, with a subfolder for each content of a stream.
+        sample: The sample whose blocks are counted.
     """
 
     def __init__(self, folder: Path, sample: "Sample") -> None:
@@ -30,7 +30,7 @@ class BlockCounts:
         self._sample = sample
 
     def missing(self) -> list[Rows]:
-        """Blocks that are not there yet, or damaged."""
+        """Blocks whose counts are not stored yet, or damaged."""
         return [block for block in self._sample.blocks if self._load(block) is None]
 
     def fetch(
@@ -41,13 +41,13 @@ class BlockCounts:
         workers: int = WORKERS,
         on_progress: OnProgress = lambda done, total: None,
     ) -> None:
-        """Read and count what is missing; after an error or a kill the next call goes on.
+        """Read and count missing blocks; after an error or a kill the next call resumes.
 
         Args:
             stream: The stream the sample was drawn from.
             vocab_size: V, more than the largest id.
-            workers: Blocks under way at the same time, each with one request.
-            on_progress: Called with how many blocks are done, and how many there are.
+            workers: Number of blocks that are read simultaneously, each with one request.
+            on_progress: Called with the number of blocks that are done, and of all blocks.
 
         Raises:
             CorpusError: The stream holds an id that is not in 0 to `vocab_size` - 1.
@@ -60,9 +60,9 @@ class BlockCounts:
             self._store(block, count_ids(ids, vocab_size, stream.name))
 
         missing, total = self.missing(), len(self._sample.starts)
-        kept = total - len(missing)
-        on_progress(kept, total)
-        for done, _ in enumerate(in_parallel(read, missing, workers), kept + 1):
+        stored = total - len(missing)
+        on_progress(stored, total)
+        for done, _ in enumerate(in_parallel(read, missing, workers), stored + 1):
             on_progress(done, total)
 
     def totals(self, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,28 +71,30 @@ class BlockCounts:
         Returns:
             int64 counts, and float64 standard errors of the relative frequency: the standard
             deviation between blocks over the root of their number, times the root of the share of
-            the stream that was not read. Strata make the truth smaller, if anything. Not a number
-            where the sample does not have the token, and so tells nothing about its spread.
+            the stream that was not read. Stratification makes the true error smaller, if anything.
+            NaN where the token is not in the sample, which has no information on its spread.
 
         Raises:
             CorpusError: A block is missing, or holds an id beyond the vocabulary.
         """
         count = np.zeros(vocab_size, np.int64)
         mean, squares = np.zeros(vocab_size), np.zeros(vocab_size)
-        for at, block in enumerate(self._sample.blocks, 1):
-            found = self._load(block)
-            if found is None:
-                raise CorpusError(f"{self._path(block)} is not there; sample again")
-            ids, times = found
-            here = count_ids(ids, vocab_size, self._sample.stream)  # once each, none beyond V
-            here[ids] = times
-            count += here
-            share = here / self._sample.block_tokens
-            past = share - mean
-            mean += past / at
-            squares += past * (share - mean)
+        for number, block in enumerate(self._sample.blocks, 1):
+            stored = self._load(block)
+            if stored is None:
+                raise CorpusError(f"{self._path(block)} is missing or damaged; sample again")
+            ids, times = stored
+            block_count = count_ids(ids, vocab_size, self._sample.stream)  # checks that ids are < V
+            block_count[ids] = times
+            count += block_count
+            # Welford 1962: running mean and sum of squared deviations
+            share = block_count / self._sample.block_tokens
+            deviation = share - mean
+            mean += deviation / number
+            squares += deviation * (share - mean)
         n = len(self._sample.starts)
         unread = 1 - n / (self._sample.stream_rows // self._sample.block_rows)
+        # Cochran 1977, ch. 2: s / sqrt(n) sqrt(1 - f), f the share of blocks that was read
         error = np.sqrt(squares / max(n - 1, 1) / n * unread)
         return count, np.where((count > 0) | (unread == 0), error, np.nan)
 
@@ -100,10 +102,10 @@ class BlockCounts:
         return self._folder / f"rows-{block[0]:012d}-{block[1]:012d}.npz"
 
     def _load(self, block: Rows) -> tuple[np.ndarray, np.ndarray] | None:
-        found = load_arrays(self._path(block), "ids", "times")
-        if found is None or found[1].sum() != self._sample.block_tokens:
+        arrays = load_arrays(self._path(block), "ids", "times")
+        if arrays is None or arrays[1].sum() != self._sample.block_tokens:
             return None
-        return found[0], found[1]
+        return arrays[0], arrays[1]
 
     def _store(self, block: Rows, count: np.ndarray) -> None:
         ids = np.flatnonzero(count)

@@ -1,1 +1,1 @@
-"""Tokenizers: loaded, checked for text they lose, and what each entry is."""
+"""Tokenizers: loading, checks for lost text, and kinds of vocabulary entries."""

@@ -40,7 +40,7 @@ _WHITE_SPACE[[code for code in range(0x3001) if chr(code).isspace()]] = True  # 
 
 @dataclass
 class CharacterTally:
-    """Code points of a part of a text; `length` is all that was measured, `characters` is solid."""
+    """Code points of a part of a text: `length` with white space, `characters` without it."""
 
     length: int = 0
     characters: int = 0
@@ -49,15 +49,15 @@ class CharacterTally:
 
 
 def keeps_all_text(backend: "Tokenizer") -> bool:
-    """Whether it is certain of a tokenizer that it makes tokens, none of them unknown, of any text.
+    """Return whether a tokenizer is proven to make tokens, none of them unknown, of any text.
 
-    Certain it is where no component removes text and the model has an entry for each byte.
+    The proof is that no component removes text and the model has an entry for each byte.
     """
     return all(map(_drops_no_text, components(backend))) and _has_all_bytes(backend)
 
 
 def _drops_no_text(component: dict[str, Any]) -> bool:
-    """Whether a normalizer or pre-tokenizer is known to remove nothing but white space."""
+    """Return whether a normalizer or pre-tokenizer is known to remove only white space."""
     match component["type"]:
         case "Replace":
             pattern = component["pattern"]
@@ -82,16 +82,18 @@ def _has_all_bytes(backend: "Tokenizer") -> bool:
     if kind != "BPE" or not is_byte_level(backend):
         return False
     spelled = [character for character, byte in BYTE_OF.items() if _in_utf8(byte)]
-    return all(entry(form) is not None for each in spelled for form in _forms(backend, each))
+    return all(
+        entry(form) is not None for character in spelled for form in _forms(backend, character)
+    )
 
 
 def _in_utf8(byte: int) -> bool:
-    """Whether UTF-8 has the byte: 13 are in no text, and GPT-NeoX has no entry for them."""
+    """Return whether UTF-8 has the byte: 13 are in no text, and GPT-NeoX has no entry for them."""
     return byte < 0xF5 and byte not in (0xC0, 0xC1)
 
 
 def _forms(backend: "Tokenizer", character: str) -> set[str]:
-    """How a BPE looks a character up: first or later in a word, the last or not."""
+    """Forms in which a BPE looks up a character: first or later in a word, last or not."""
     marks = piece_marks(backend)
     return {
         prefix + character + suffix
@@ -101,11 +103,11 @@ def _forms(backend: "Tokenizer", character: str) -> set[str]:
 
 
 class PieceLoss:
-    """Measures pieces of text.
+    """Measures lost and unknown characters of pieces of text.
 
-    The model is replaced by one that spells its words as bytes, so that each byte tells which
-    character of the text it comes from; what the model makes of a word is then looked up per word.
-    (Offsets of the model's own tokens do not tell: a token spans what was removed inside it, and
+    The model is replaced by one that spells its words as bytes, so that each byte shows which
+    character of the text it comes from; the model's tokens are then looked up per word. (Offsets of
+    the model's own tokens do not show this: a token spans text that was removed inside it, and
     behind a character that BPE dropped they are shifted.)
     """
 
@@ -118,7 +120,7 @@ class PieceLoss:
         self._fates = _WordFates(backend)
 
     def measure(self, text: str, tally: CharacterTally) -> None:
-        """Add what a piece of text loses to a tally."""
+        """Add the lost and unknown characters of a piece of text to a tally."""
         with backend_errors("the text cannot be tokenised", "give another tokenizer"):
             ids, spans, word_starts = _spell(self._words, text)
             codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -127,8 +129,8 @@ class PieceLoss:
             fates = self._fates_of(ids, word_starts)
             if self._normalized is not None and removed.any():
                 _, spans_normalized, _ = _spell(self._normalized, text)
-                gone = removed & ~_covered(spans_normalized, len(text))
-                for index in np.flatnonzero(gone).tolist():
+                unspelled = removed & ~_covered(spans_normalized, len(text))
+                for index in np.flatnonzero(unspelled).tolist():
                     removed[index] = not self._absorbed(text, index)
         lost = removed | (solid & _covered(spans[fates == _LOST], len(text)))
         unknown = solid & ~lost & _covered(spans[fates == _UNKNOWN], len(text))
@@ -148,11 +150,11 @@ class PieceLoss:
         return fates
 
     def _absorbed(self, text: str, index: int) -> bool:
-        """Whether a character that no byte comes from is in the text all the same.
+        """Return whether a character from which no byte comes is part of another one after all.
 
-        It is where the normalizer made one character of it and others (composition, two quotation
-        marks into one): without it the normalized text would be another. An accent that is removed
-        from its letter is no character of its own, as in the composed spelling.
+        This is so where the normalizer made one character of several (composition, two quotation
+        marks into one): without it the normalized text would differ. An accent that is removed
+        from its letter does not count as a character, as in the composed spelling.
         """
         start, stop = max(0, index - _WINDOW), index + 1 + _WINDOW
         window, without = text[start:stop], text[start:index] + text[index + 1 : stop]
@@ -165,9 +167,9 @@ class PieceLoss:
 
 
 class _WordFates(dict[bytes, np.ndarray | None]):
-    """Fate of each byte of a word that the model sees, None where all are kept; filled on demand.
+    """Fates of the bytes of each word that the model sees, None if all are kept; filled on demand.
 
-    What stands for a space is kept: it is no character of the text, or white space.
+    The mark of a space counts as kept: it is white space, or not part of the text at all.
     """
 
     def __init__(self, backend: "Tokenizer") -> None:
@@ -186,20 +188,20 @@ class _WordFates(dict[bytes, np.ndarray | None]):
         for index, character in enumerate(word):
             if character in self._space_mark:
                 fates[index] = _KEPT
-        found = np.repeat(fates, [len(character.encode()) for character in word])
-        self[spelled] = found if found.any() else None
+        byte_fates = np.repeat(fates, [len(character.encode()) for character in word])
+        self[spelled] = byte_fates if byte_fates.any() else None
         return self[spelled]
 
     def _fates_in_bpe(self, word: str) -> np.ndarray:
-        """Fate of each character: BPE looks them up one by one before it merges any."""
+        """Fate of each character in BPE, which looks up single characters before it merges any."""
         fates = np.full(len(word), _KEPT, np.uint8)
         if self._model.ignore_merges and self._model.token_to_id(word) is not None:
             return fates
         missing = _LOST if self._unknown_id is None else _UNKNOWN
         for index, character in enumerate(word):
-            before = (self._marks.prefix or "") if index else ""
-            after = (self._marks.suffix or "") if index == len(word) - 1 else ""
-            if not self._has(before + character + after):
+            prefix = (self._marks.prefix or "") if index else ""
+            suffix = (self._marks.suffix or "") if index == len(word) - 1 else ""
+            if not self._has(prefix + character + suffix):
                 fates[index] = missing
         return fates
 
@@ -211,8 +213,9 @@ class _WordFates(dict[bytes, np.ndarray | None]):
         )
 
     def _fates_elsewhere(self, word: str) -> np.ndarray:
-        """Fate of each character: the other models make tokens of all of a word, or fail."""
-        character_of = np.repeat(np.arange(len(word)), [len(each.encode()) for each in word])
+        """Fate of each character in other models, which make tokens of a whole word, or fail."""
+        sizes = [len(character.encode()) for character in word]
+        character_of = np.repeat(np.arange(len(word)), sizes)
         fates = np.full(len(word), _KEPT, np.uint8)
         for token in self._model.tokenize(word):
             if token.id == self._unknown_id:
@@ -238,7 +241,7 @@ def _spell(backend: "Tokenizer", text: str) -> tuple[np.ndarray, np.ndarray, np.
     """Ids of the bytes (added tokens have larger ones), their characters, and where words start.
 
     Returns:
-        n ids; (n, 2) first and behind the last character of the text that each comes from; the
+        n ids; (n, 2) start and end of the characters of the text that each comes from; the
         indices of ids that begin a word.
     """
     encoding = backend.encode(text, add_special_tokens=False)
@@ -249,7 +252,7 @@ def _spell(backend: "Tokenizer", text: str) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _covered(spans: Integer[np.ndarray, "n 2"], length: int) -> Bool[np.ndarray, " length"]:
-    """Which characters of a text are in one of the spans."""
+    """Mask of the characters of a text that are in one of the spans."""
     opened = np.bincount(spans[:, 0], minlength=length + 1)
     closed = np.bincount(spans[:, 1], minlength=length + 1)
     return np.cumsum(opened - closed)[:length] > 0

@@ -1,17 +1,17 @@
-"""Kinds of vocabulary entries: a word's beginning, a piece, a broken byte, or never used at all.
+"""Kinds of vocabulary entries: beginning of a word, piece, broken byte, unreachable, and others.
 
 The kind of a row is the first of these that holds:
 
-    twin          the tokenizer has no entry for the row; by `corpus.twins` it stands for another
+    twin          the tokenizer has no entry for the row; by `corpus.twins` it replaces another
                   token in a random share of its occurrences
     padding       the tokenizer has no entry for the row
     special       a token of the tokenizer's own: end of text, mask, padding, unknown
-    added         put beside the vocabulary by hand (runs of spaces in GPT-NeoX)
+    added         added to the vocabulary by hand (runs of spaces in GPT-NeoX)
     byte          a single byte of 0x80 or more
     fragment      several bytes that are not valid UTF-8
     unreachable   the tokenizer emits it neither for a text that was counted nor for its own text,
                   alone or beside a few characters
-    word_start    begins with a space and goes on with something else; where a prefix marks pieces
+    word_start    begins with a space, followed by other text; where a prefix marks pieces
                   (`##`: WordPiece, some BPE), has none
     continuation  any other: inside or at the end of a word, punctuation, white space; in byte-level
                   and SentencePiece vocabularies also a word at the beginning of a line; where only
@@ -46,7 +46,7 @@ KINDS = (
     "word_start",
 )
 
-_BEFORE = ("", "«", "a", "1", "x", "q", "z")  # what an entry's text is tried after
+_PREFIXES = ("", "«", "a", "1", "x", "q", "z")  # texts that an entry is tried after
 _NEIGHBOURS = 8  # letters, and longer entries, that an entry is tried beside
 
 
@@ -63,8 +63,8 @@ def token_kinds(
     Args:
         tokenizer: Any backed by `tokenizers`, whatever its model and however it spells spaces.
         vocab_size: V, rows of the model; the tokenizer's own number when None.
-        occurring: Rows whose token occurs in a text, and is therefore not unreachable; the others
-            are tried.
+        occurring: Mask of tokens that occur in a text, and are therefore reachable; the others are
+            tried.
 
     Raises:
         MismatchError: The tokenizer has more entries than `vocab_size`.
@@ -72,11 +72,11 @@ def token_kinds(
     """
     backend = plain_backend(tokenizer)
     kinds = ["padding"] * row_count(tokenizer, vocab_size)
-    own = own_tokens(tokenizer)
+    named_kinds = own_tokens(tokenizer)
     ordinary: dict[int, Entry] = {}
     for token_id, entry in _entries(backend).items():
-        if token_id in own:
-            kinds[token_id] = own[token_id]
+        if token_id in named_kinds:
+            kinds[token_id] = named_kinds[token_id]
         elif len(entry.raw) == 1 and entry.raw[0] >= 0x80:
             kinds[token_id] = "byte"
         elif entry.text is None:
@@ -91,7 +91,7 @@ def token_kinds(
 
 
 def own_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[int, str]:
-    """Kind of each token that is no piece of text by itself: `special` or `added`."""
+    """Kinds, `special` or `added`, of the tokens that are not part of the learned vocabulary."""
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
@@ -120,34 +120,33 @@ def token_surfaces(
 def word_edges(
     tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None = None
 ) -> tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]:
-    """Tell whether a word may go on after each row's token, and whether with it.
+    """Return masks of tokens after which a word may continue, and of those that may continue one.
 
-    Two neighbours are in one word when a word goes on after the first and with the second. Where a
-    prefix marks pieces (`##`) a token with it goes on, whatever it follows; where a suffix marks
-    the ends of words (`</w>`) a word goes on after each token without it. Elsewhere letters,
-    digits, marks and underscores that touch are one word: it goes on where the one token ends and
-    the other begins with such a character, or with a byte of a character that was split. So a
-    `word_start` begins a word (with its space), punctuation and white space are words of their own,
-    and a `continuation` goes on after a letter only. In a script without spaces a word reaches from
-    one punctuation mark to the next. Special, added and padding tokens are in no word; and where no
-    token has a space or a mark, as with one token a word, nothing tells words apart and each token
-    is one.
+    Two neighbours are in one word if the first is in the first mask and the second in the second.
+    Where a prefix marks pieces (`##`), every token with it continues a word; where a suffix marks
+    the ends of words (`</w>`), a word continues after every token without it. Elsewhere letters,
+    digits, marks and underscores that touch are one word: it continues where one token ends and
+    the next begins with such a character, or with a byte of a character that was split. So a
+    `word_start` begins a word (with its space), punctuation and white space are separate words, and
+    a `continuation` continues a word after a letter only. In a script without spaces a word reaches
+    from one punctuation mark to the next. Special, added and padding tokens are in no word; and if
+    no token has a space or a mark, as with one token a word, each token is a word.
 
     Raises:
         MismatchError: The tokenizer has more entries than `vocab_size`.
     """
     backend = plain_backend(tokenizer)
-    after, before = np.zeros((2, row_count(tokenizer, vocab_size)), bool)
-    own = own_tokens(tokenizer)
-    entries = {i: entry for i, entry in _entries(backend).items() if i not in own}
+    joins_next, joins_previous = np.zeros((2, row_count(tokenizer, vocab_size)), bool)
+    excluded = own_tokens(tokenizer)
+    entries = {i: entry for i, entry in _entries(backend).items() if i not in excluded}
     if any(entry.continues or entry.ends or b" " in entry.raw for entry in entries.values()):
         for token_id, entry in entries.items():
-            before[token_id], after[token_id] = entry.joins
-    return after, before
+            joins_previous[token_id], joins_next[token_id] = entry.joins
+    return joins_next, joins_previous
 
 
 def row_count(tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None) -> int:
-    """V: rows of a model, one for each entry of its tokenizer where no other number is given.
+    """V, the rows of a model: `vocab_size`, or the number of the tokenizer's entries when None.
 
     Raises:
         MismatchError: The tokenizer has more entries.
@@ -169,10 +168,10 @@ def _entries(backend: "Tokenizer") -> dict[int, Entry]:
 def _unreachable(
     backend: "Tokenizer", entries: dict[int, Entry], token_ids: list[int]
 ) -> list[int]:
-    """Those of some ids that are emitted for their entry's own text in none of several contexts."""
+    """Select ids that are not emitted for their entry's text in any of several contexts."""
     remaining = token_ids
-    for before in _BEFORE:
-        texts = [before + (entries[i].text or "") for i in remaining]
+    for prefix in _PREFIXES:
+        texts = [prefix + (entries[i].text or "") for i in remaining]
         remaining = _not_emitted(backend, remaining, texts)
     marked = [i for i in remaining if entries[i].continues or entries[i].ends is False]
     unmarked = sorted({*remaining} - {*marked})
@@ -182,23 +181,23 @@ def _unreachable(
 
 
 def _not_emitted(backend: "Tokenizer", token_ids: list[int], texts: list[str]) -> list[int]:
-    """Those of some ids that are not emitted for their text."""
+    """Select ids that are not emitted for their text."""
     emitted = _encoded(backend, texts)
     return [i for i, ids in zip(token_ids, emitted, strict=True) if i not in ids]
 
 
 def _inside(entry: Entry, neighbour: str | None) -> str:
-    """An entry's text with a neighbour where its mark says that the word goes on.
+    """Text of an entry, with a neighbour on each side where its mark says that the word continues.
 
-    It is emitted only beside what the vocabulary has, and what merges with nothing of it.
+    An entry is emitted only beside text that the vocabulary has and that does not merge with it.
 
     Args:
         entry: Has a mark.
-        neighbour: Text before and after it; its own first and last letter when None.
+        neighbour: Text before and after the entry; its first and last letter when None.
     """
     text = entry.text or ""
-    before, after = (text[:1], text[-1:]) if neighbour is None else (neighbour, neighbour)
-    return (before if entry.continues else "") + text + (after if entry.ends is False else "")
+    left, right = (text[:1], text[-1:]) if neighbour is None else (neighbour, neighbour)
+    return (left if entry.continues else "") + text + (right if entry.ends is False else "")
 
 
 def _neighbours(entries: dict[int, Entry]) -> Iterator[str | None]:
@@ -215,7 +214,7 @@ def _some(texts: list[str]) -> list[str]:
 
 
 def _encoded(backend: "Tokenizer", texts: list[str]) -> list[list[int]]:
-    """Ids of each text, none of a text that the backend cannot tokenise."""
+    """Ids of each text; empty for a text that the backend cannot tokenise."""
     try:
         with backend_errors("a text cannot be tokenised", "leave it out"):
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)

@@ -1,8 +1,8 @@
-"""Tokenizers: trained on the spot or loaded, told apart by a digest, and applied to documents.
+"""Tokenizers: trained or loaded, identified by a digest, and applied to documents.
 
-Documents get the ids that they have as a whole, without the special tokens of any template. A
-special token that stands in a document as text is text: it is split like any other, so no document
-can end itself.
+Documents get the ids that they have as a whole, without the special tokens of any template. The
+text of a special token in a document is split like any other text, so that no document can end
+itself.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _BATCH_CHARACTERS = 4_000_000
 _LARGE_DOCUMENT = 1_000_000  # characters from which on a document is tokenised in pieces
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _OLD_FILES = ("vocab.json", "merges.txt", "vocab.txt")  # where there is no tokenizer.json
-_MOST_ROWS = 1 << 24  # more than any model's; arrays of a row per id would not fit the memory
+_MOST_ROWS = 1 << 24  # more than any model has; arrays with a row per id would not fit in memory
 _SHOWN = 40  # characters of a word in a message
 
 
@@ -40,12 +40,12 @@ def backend_errors(
 ) -> Iterator[None]:
     """Turn a failure of `tokenizers` into one line.
 
-    Its Rust side raises bare `Exception`, and its panics are no `Exception` at all.
+    Its Rust side raises bare `Exception`, and its panics do not derive from `Exception`.
 
     Args:
-        failure: What failed, a clause that begins the message.
-        remedy: What to do about it, which ends the message.
-        shown: A string of the backend's reason, and what the message has in its place.
+        failure: Clause on the failed operation, which begins the message.
+        remedy: Clause on the remedy, which ends the message.
+        shown: A string of the backend's reason, and its replacement in the message.
 
     Raises:
         CorpusError: The backend failed.
@@ -71,8 +71,8 @@ def train_tokenizer(
 
     Args:
         documents: Text, in any order.
-        vocab_size: Number of entries wanted, special tokens included.
-        masked: Whether a mask token is needed.
+        vocab_size: Number of entries, special tokens included.
+        masked: Add a mask token.
 
     Raises:
         CorpusError: There is no text, or too little of it for `vocab_size` entries.
@@ -84,7 +84,7 @@ def train_tokenizer(
     if vocab_size < (least := len(special) + 256):
         raise CorpusError(
             f"a vocabulary of {vocab_size} has no room for 256 bytes and {len(special)} special "
-            f"tokens; ask for {least} or more"
+            f"tokens; give a vocab_size of {least} or more"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,7 +103,7 @@ def train_tokenizer(
     if (reached := tokenizer.get_vocab_size()) < vocab_size:
         raise CorpusError(
             f"the corpus is too small for a vocabulary of {vocab_size}: it reaches {reached}; "
-            "give more text or ask for fewer tokens"
+            "give more text or a smaller vocab_size"
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -120,9 +120,9 @@ def load_tokenizer(
     """Load a tokenizer from a folder, a `tokenizer.json` or a hub repository.
 
     Args:
-        path_or_name: Which one.
-        hub: The hub, as the environment says when None.
-        trust_remote_code: Run the code that a folder may bring along.
+        path_or_name: Path or repository of the tokenizer.
+        hub: The hub; the one of the environment when None.
+        trust_remote_code: Run code that is in the folder.
 
     Raises:
         CorpusError: Nothing is there, it is damaged, or it is not backed by `tokenizers`.
@@ -139,29 +139,29 @@ def load_tokenizer(
 
 
 def fetch_tokenizer(revision: HubRevision) -> "PreTrainedTokenizerFast":
-    """Load the tokenizer of a revision on a hub, which is asked for its small files alone.
+    """Load the tokenizer of a revision on a hub; only its small files are downloaded.
 
     Raises:
         CorpusError: There is none, it is damaged, or it is not backed by `tokenizers`.
         CheckpointError: The hub cannot be reached, or has no such revision.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = _copied(revision, _FILES, folder)
-        if _FILES[0] not in found:
-            _copied(revision, _OLD_FILES, folder)
-        if b'"tokenizer_class"' not in found.get("tokenizer_config.json", b""):
-            _copied(revision, ("config.json",), folder)
+        contents = _copy(revision, _FILES, folder)
+        if _FILES[0] not in contents:
+            _copy(revision, _OLD_FILES, folder)
+        if b'"tokenizer_class"' not in contents.get("tokenizer_config.json", b""):
+            _copy(revision, ("config.json",), folder)
         return _load(Path(folder), revision.repo)
 
 
-def _copied(revision: HubRevision, filenames: Iterable[str], folder: str) -> dict[str, bytes]:
-    """Those of the files that there are, also written into the folder."""
-    found = {}
+def _copy(revision: HubRevision, filenames: Iterable[str], folder: str) -> dict[str, bytes]:
+    """Copy the files that exist into the folder; return their contents by name."""
+    contents = {}
     for filename in filenames:
         if (content := revision.read_bytes(filename)) is not None:
             Path(folder, filename).write_bytes(content)
-            found[filename] = content
-    return found
+            contents[filename] = content
+    return contents
 
 
 def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
@@ -200,7 +200,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
 
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
-    """A private copy of the backend that neither truncates, nor pads, nor finds special tokens."""
+    """Return a copy of the backend that does not truncate, pad, or recognise special tokens."""
     from tokenizers import Tokenizer
 
     with backend_errors("the tokenizer cannot be copied", "give one without code of its own"):
@@ -220,7 +220,7 @@ def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerFast") -> int:
-    """One more than the largest id the tokenizer has an entry for, added tokens included."""
+    """Largest id of the tokenizer's entries, added tokens included, plus one."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -235,8 +235,8 @@ class TokenizedPiece(NamedTuple):
 
     Attributes:
         document: The whole document that the ids belong to.
-        ids: Ids of this piece; those of all its pieces are the document's.
-        ends_document: Whether it is the last piece of the document; it may have no ids then.
+        ids: Ids of this piece; those of all pieces together are the document's.
+        ends_document: True for the last piece of a document, which may have no ids.
     """
 
     document: Document
@@ -252,8 +252,8 @@ def tokenize(
     """Tokenise documents in batches on all cores, large ones in pieces (`document_pieces`).
 
     Args:
-        documents: Text.
-        tokenizer: Applied to each document as a whole.
+        documents: Documents of text.
+        tokenizer: Tokenizer, applied to each document as a whole.
         report: Called with a line when a large document cannot be cut, which takes memory.
 
     Returns:
@@ -283,11 +283,11 @@ def _encoded(backend: "Tokenizer", texts: list[str]) -> "list[Encoding]":
 
 
 def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
-    """The first word, as the model sees it, that the model itself fails on; None where none is."""
+    """First word, as the model gets it, on which the model fails; None if there is none."""
     for text in texts:
         try:
             words = _model_words(backend, text)
-        except CorpusError:  # no word comes to the model
+        except CorpusError:  # the text does not get to the model
             return None
         for word in words:
             try:
@@ -299,7 +299,7 @@ def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
 
 
 def _model_words(backend: "Tokenizer", text: str) -> list[str]:
-    """The words of a text as the model sees them, added tokens among them."""
+    """Words of a text as the model gets them, added tokens included."""
     with backend_errors("the text cannot be split", "leave it out"):
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
@@ -319,7 +319,7 @@ def _remedy(backend: "Tokenizer") -> str:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[str] | Document]:
-    """Documents in batches; each large one stands alone, not in a list."""
+    """Group documents into batches; a large document is yielded alone, not in a list."""
     batch: list[str] = []
     characters = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""Special tokens that stand in a text as text, and documents that are separated by such a text."""
+"""Texts of special tokens in documents, and documents that are separated by such a text."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +16,16 @@ _PREFIX = 2  # characters of a special token that are looked for first
 
 
 class SpecialTexts:
-    """Counts occurrences of the special tokens' own text in documents.
+    """Counts occurrences of the texts of special tokens in documents.
 
     Args:
-        tokenizer: Has the special tokens; in a document they are text like any other.
+        tokenizer: Tokenizer with the special tokens, whose texts are tokenised like any other text.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-        texts = {*tokenizer.all_special_tokens, *(each.content for each in added if each.special)}
+        special = (token.content for token in added if token.special)
+        texts = {*tokenizer.all_special_tokens, *special}
         # Some tokenizers have hundreds, most of which begin alike: beginnings are searched first.
         self._by_prefix: dict[str, list[str]] = {}
         for text in sorted(texts - {""}):
@@ -33,7 +34,7 @@ class SpecialTexts:
         self._documents: Counter[str] = Counter()
         self._searched = 0
         self._longest = max(map(len, texts), default=0)
-        self._tail = ""  # of the part before: an occurrence may lie across the cut
+        self._tail = ""  # of the previous part: an occurrence may cross the cut
         self._met: set[str] = set()  # in this document
 
     def begin_document(self) -> None:
@@ -48,7 +49,7 @@ class SpecialTexts:
             if prefix not in searched:
                 continue
             for text in texts:
-                # An occurrence that ended in the part before was counted there.
+                # An occurrence that ended in the previous part was counted there.
                 start = max(0, len(self._tail) - len(text) + 1)
                 if occurrences := searched.count(text, start):
                     self._occurrences[text] += occurrences
@@ -57,11 +58,11 @@ class SpecialTexts:
         self._tail = searched[-self._longest :]
 
     def notes(self) -> Iterator[str]:
-        """A line for each special token whose text was met, the most frequent first."""
+        """A line for each special token whose text occurred, the most frequent first."""
         by_frequency = sorted(self._occurrences.items(), key=lambda item: (-item[1], item[0]))
         for text, occurrences in by_frequency:
             yield (
-                f"{text!r}, a special token, stands as text {occurrences:,} times, in "
+                f"{text!r}, a special token, occurs as text {occurrences:,} times, in "
                 f"{self._documents[text]:,} of {self._searched:,} documents, and is tokenised as "
                 f"text; if it separates documents, give --separator {text!r} (corpus.separator in "
                 "a configuration)"
@@ -73,18 +74,18 @@ def split_documents(
     separator: str | None,
     max_documents: int | None,
 ) -> Iterator[Document]:
-    """Documents of a source, each split where a separator stands.
+    """Documents of a source, each split at every separator.
 
     Neither the separator nor the line ends that touch it are part of a document; parts of nothing
     but white space are left out.
 
     Args:
-        read: Reads no more than so many documents of the source, all for None.
+        read: Reads at most the given number of documents of the source, all for None.
         separator: Text between documents, as `<|endoftext|>` in TinyStories; None splits nothing.
-        max_documents: Stop after so many documents, as they are after splitting.
+        max_documents: Stop after this number of documents, counted after splitting.
 
     Raises:
-        CorpusError: The separator is empty, or (behind the last document) was in none of them.
+        CorpusError: The separator is empty, or (after the last document) did not occur.
     """
     if separator == "":
         raise CorpusError("the separator is empty; give the text that stands between documents")
@@ -94,16 +95,16 @@ def split_documents(
 
 
 def _split(documents: Iterable[Document], separator: str) -> Iterator[str]:
-    """Parts of all documents.
+    """Split all documents into parts.
 
     Raises:
-        CorpusError: The separator is in none of them.
+        CorpusError: The separator does not occur.
     """
-    met = False
+    has_separator = False
     for document in documents:
         behind_separator = False
         for part, before_separator in _cut(document, separator):
-            met = met or before_separator
+            has_separator = has_separator or before_separator
             if behind_separator:
                 part = part.lstrip(_LINE_ENDS)
             if before_separator:
@@ -111,22 +112,22 @@ def _split(documents: Iterable[Document], separator: str) -> Iterator[str]:
             behind_separator = True
             if part.strip():
                 yield part
-    if not met:
+    if not has_separator:
         raise CorpusError(
-            f"the separator {separator!r} is nowhere in the text; check its spelling, or leave it "
-            "out"
+            f"the separator {separator!r} does not occur in the text; check its spelling, or leave "
+            "it out"
         )
 
 
 def _cut(document: Document, separator: str) -> Iterator[tuple[str, bool]]:
-    """What stands between separators, and whether one follows; a large document is read once."""
+    """Texts between separators, and whether a separator follows; a large document is read once."""
     pending: list[str] = []
     tail = ""  # the separator may lie across two parts of the document
     for part in [document] if isinstance(document, str) else document:
         if separator in tail + part:
-            *whole, rest = "".join([*pending, part]).split(separator)
-            yield from ((text, True) for text in whole)
-            pending = [rest]
+            *finished, last = "".join([*pending, part]).split(separator)
+            yield from ((text, True) for text in finished)
+            pending = [last]
         else:
             pending.append(part)
         tail = (tail + part)[-len(separator) + 1 :] if len(separator) > 1 else ""

@@ -1,8 +1,8 @@
-"""How the entries of a vocabulary spell text: their bytes, and their marks of spaces and word ends.
+"""Spelling of vocabulary entries: their bytes, and their marks of spaces and word ends.
 
 A vocabulary writes a space in one of three ways: as a byte in GPT-2's alphabet (ByteLevel), as a
 mark (Metaspace's `▁`), or not at all, because the pre-tokenizer drops white space. The last kind
-often marks pieces instead: those that go on with a word (`##ing`: WordPiece, and BPE with a
+often marks pieces instead: those that continue a word (`##ing`: WordPiece, and BPE with a
 continuing subword prefix) or those that end one (`low</w>`: BPE with an end-of-word suffix, as in
 GPT-1, CLIP and XLM).
 """
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one entry of a vocabulary spells.
+    """Spelling of one entry of a vocabulary.
 
     Attributes:
-        raw: UTF-8 bytes of its text, spaces as spaces, without the marks of pieces.
+        raw: UTF-8 bytes of the text, spaces as spaces, without the marks of pieces.
         surface: Readable text, which keeps the marks of pieces.
-        continues: Whether its mark says that it goes on with a word; None where no entry is so
-            marked.
-        ends: Whether its mark says that it ends a word; None where no entry is so marked.
+        continues: True if the entry is marked as continuing a word; None where the vocabulary has
+            no such mark.
+        ends: True if the entry is marked as ending a word; None where the vocabulary has no such
+            mark.
     """
 
     raw: bytes
@@ -37,14 +38,14 @@ class Entry:
 
     @property
     def starts_word(self) -> bool:
-        """Whether it begins a word: its mark says so, or it has a space before other text."""
+        """Return whether the entry begins a word: by its mark, or by a space before other text."""
         if self.continues is not None:
             return not self.continues
         return self.raw.startswith(b" ") and not self.raw.isspace()
 
     @property
     def text(self) -> str | None:
-        """Its text; None where the bytes are not valid UTF-8."""
+        """Text of the entry; None where the bytes are not valid UTF-8."""
         try:
             return self.raw.decode()
         except UnicodeDecodeError:
@@ -52,9 +53,9 @@ class Entry:
 
     @property
     def joins(self) -> tuple[bool, bool]:
-        """Whether it may go on with a word, and whether a word may go on after it.
+        """Return whether the entry may continue a word, and whether a word may continue after it.
 
-        Marks decide where there are any; then the side that has none follows the other token.
+        Marks decide where the vocabulary has any; a side without a mark follows the other token.
         """
         if self.continues is not None or self.ends is not None:
             return self.continues is not False, not self.ends
@@ -63,18 +64,18 @@ class Entry:
 
 
 class PieceMarks(NamedTuple):
-    """How a vocabulary marks pieces of words.
+    """Marks of pieces of words in a vocabulary.
 
     Attributes:
-        prefix: Begins entries that go on with a word (`##`); None where nothing does.
-        suffix: Ends entries that end a word (`</w>`); None where nothing does.
+        prefix: Prefix of entries that continue a word (`##`), None for no such mark.
+        suffix: Suffix of entries that end a word (`</w>`), None for no such mark.
     """
 
     prefix: str | None
     suffix: str | None
 
     def unmarked(self, token: str) -> tuple[str, bool | None, bool | None]:
-        """The entry without its marks, whether it had the prefix, and whether the suffix."""
+        """Return the entry without its marks, whether it had the prefix, and whether the suffix."""
         continues = ends = None
         if self.prefix is not None:
             continues = token.startswith(self.prefix)
@@ -93,7 +94,7 @@ def piece_marks(backend: "Tokenizer") -> PieceMarks:
 
 
 def unknown_id(backend: "Tokenizer") -> int | None:
-    """Id that the model gives to text it has no entry for; None where it has none."""
+    """Id of the model's unknown token; None where it has none."""
     if type(backend.model).__name__ == "Unigram":  # whose binding has no such attribute
         return json.loads(backend.model.__getstate__())["unk_id"]
     token = getattr(backend.model, "unk_token", None)
@@ -101,9 +102,9 @@ def unknown_id(backend: "Tokenizer") -> int | None:
 
 
 def components(backend: "Tokenizer") -> list[dict[str, Any]]:
-    """Settings of the normalizers, then of the pre-tokenizers, those inside sequences one by one.
+    """Settings of the normalizers, then of the pre-tokenizers, sequences unrolled.
 
-    Each has its class as `type`.
+    The class of a component is its `type`.
     """
     parts = (backend.normalizer, backend.pre_tokenizer)
     return [
@@ -123,7 +124,7 @@ def _flat(component: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def vocabulary_entries(backend: "Tokenizer") -> dict[int, Entry]:
-    """What each id's entry spells, added tokens included."""
+    """Spelling of the entry of each id, added tokens included."""
     read = _reader(backend)
     vocabulary = backend.get_vocab(with_added_tokens=False)
     entries = {token_id: read(token) for token, token_id in vocabulary.items()}
@@ -133,22 +134,22 @@ def vocabulary_entries(backend: "Tokenizer") -> dict[int, Entry]:
 
 
 def _reader(backend: "Tokenizer") -> Callable[[str], Entry]:
-    """A function that reads one entry of the model's vocabulary."""
+    """Return a function that reads one entry of the model's vocabulary."""
     marks, spelled_bytes = piece_marks(backend), _byte_speller(backend)
 
     def read(token: str) -> Entry:
         text, continues, ends = marks.unmarked(token)
         raw = spelled_bytes(text)
-        before = marks.prefix if continues else ""
-        after = marks.suffix if ends else ""
-        surface = f"{before}{raw.decode(errors='backslashreplace')}{after}"
+        prefix = marks.prefix if continues else ""
+        suffix = marks.suffix if ends else ""
+        surface = f"{prefix}{raw.decode(errors='backslashreplace')}{suffix}"
         return Entry(raw, surface, continues, ends)
 
     return read
 
 
 def _byte_speller(backend: "Tokenizer") -> Callable[[str], bytes]:
-    """A function from an entry without marks to the bytes of text that it stands for."""
+    """Return a function from an entry without marks to the bytes of its text."""
     if is_byte_level(backend):
         return _byte_level
     mark = space_mark(backend)
@@ -163,12 +164,12 @@ def _byte_speller(backend: "Tokenizer") -> Callable[[str], bytes]:
 
 
 def is_byte_level(backend: "Tokenizer") -> bool:
-    """Whether the model sees bytes in GPT-2's alphabet."""
+    """Return whether the model gets bytes in GPT-2's alphabet."""
     return any(component["type"] == "ByteLevel" for component in components(backend))
 
 
 def has_byte_fallback(backend: "Tokenizer") -> bool:
-    """Whether the model may spell a character as bytes (`<0xE6>`)."""
+    """Return whether the model may spell a character as bytes (`<0xE6>`)."""
     model = backend.model
     if type(model).__name__ == "Unigram":
         return json.loads(model.__getstate__())["byte_fallback"]
@@ -183,21 +184,22 @@ def _byte_level(token: str) -> bytes:
 
 
 def space_mark(backend: "Tokenizer") -> str | None:
-    """What the model sees in place of a space between two letters; None for nothing or a space.
+    """Mark that replaces a space between two letters for the model; None for nothing or a space.
 
-    It is tried, because many components can write it: Metaspace, Prepend and Replace, a regex.
+    It is found by trial, because many components can write it: Metaspace, Prepend and Replace, a
+    regex.
     """
-    seen = "x y"
+    text = "x y"
     if backend.normalizer is not None:
-        seen = backend.normalizer.normalize_str(seen)
+        text = backend.normalizer.normalize_str(text)
     if backend.pre_tokenizer is not None:
-        seen = "".join(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(seen))
-    between = re.search(r"x(\S+)y", seen)
-    return between and between[1]
+        text = "".join(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
+    match = re.search(r"x(\S+)y", text)
+    return match and match[1]
 
 
 def _in_word(character: str) -> bool:
-    """A letter, mark, digit, underscore or what stands for a broken one; no empty string."""
+    """Return whether a character is a letter, mark, digit, underscore or part of a broken one."""
     if character in ("", "\N{REPLACEMENT CHARACTER}"):
         return bool(character)
     category = unicodedata.category(character)
@@ -207,9 +209,9 @@ def _in_word(character: str) -> bool:
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's spelling of bytes: printable ones stand for themselves, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
+    unprintable = [byte for byte in range(256) if byte not in printable]
     spelled = {chr(byte): byte for byte in printable}
-    return spelled | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+    return spelled | {chr(0x100 + index): byte for index, byte in enumerate(unprintable)}
 
 
 BYTE_OF = _byte_alphabet()

@@ -1,4 +1,4 @@
-"""What is checked of every text that is tokenised: that it is kept, and what in it is special."""
+"""Checks of every text that is tokenised: for lost characters, and for texts of special tokens."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ class TextChecks:
     """Checks of the documents of a corpus, in order.
 
     Args:
-        tokenizer: The one that they are tokenised with.
+        tokenizer: The tokenizer of the documents.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
@@ -36,14 +36,14 @@ class TextChecks:
     def finish(
         self, *, allow_loss: bool = False, report: Callable[[str], None] = lambda line: None
     ) -> TextLoss:
-        """Report what was found in all of them.
+        """Report the findings in all documents.
 
         Args:
-            allow_loss: Whether more than `text_loss.MOST_LOST` of the text may become no token.
+            allow_loss: Accept that more than `text_loss.MOST_LOST` of the text becomes no token.
             report: Receives a line for each finding.
 
         Raises:
-            CorpusError: More of the text became no token than may.
+            CorpusError: Too much of the text became no token.
         """
         for line in self._special_texts.notes():
             report(line)

@@ -1,16 +1,16 @@
 """The share of a text that becomes no token, and the share that becomes the unknown token.
 
-Counted are the characters (code points) of a text that are not white space: many pre-tokenizers
-drop white space by design. Such a character is
+Characters (code points) of a text are counted that are not white space, which many pre-tokenizers
+drop by design. Such a character is
 
-    lost      when it, or one of the bytes that the model sees of it, is in no token: a normalizer
+    lost      when it, or one of the bytes that the model gets of it, is in no token: a normalizer
               or a pre-tokenizer removed it, or the model has neither an entry for it nor an unknown
               token
     unknown   when the model gave it its unknown token
     kept      otherwise, also where it was changed (lower case, accents, other quotation marks)
 
-Most byte-level tokenizers are proven to keep every text, and nothing is measured. Of others the
-first characters are measured, and of what follows a block in each of many, at a random place.
+Most byte-level tokenizers are proven to keep every text, and nothing is measured. For others the
+first characters of the corpus are measured, and then a random sample of blocks.
 """
 
 import random
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MOST_LOST = 0.01
-"""Share of lost characters up to which a text is counted without being asked to."""
+"""Largest share of lost characters that is accepted by default."""
 
 _MEASURED_WHOLE = 1 << 17  # characters; they take a tenth of a second
 _BLOCK = 2048
@@ -36,11 +36,11 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class TextLoss:
-    """What a tokenizer does not keep of a text.
+    """Characters of a text that a tokenizer loses or does not know.
 
     Attributes:
         length: Characters of the text, white space included.
-        measured_length: Those of them that were measured; all where nothing can be lost.
+        measured_length: Number of measured characters; all where nothing can be lost.
         lost_share: Share of the characters that are not white space which became no token.
         unknown_share: Share of them that became the unknown token.
         lost_examples: The most frequent lost characters, most frequent first.
@@ -97,7 +97,7 @@ class LossMeter:
 
     @property
     def loss(self) -> TextLoss:
-        """Loss of the texts so far: of the first part, and of the sample for what followed it."""
+        """Loss of the texts so far: of the first part, and of the sample for the remainder."""
         head, sample = self._head, self._sample
         if self._pieces is None:
             return TextLoss(self._length, self._length)
@@ -116,15 +116,15 @@ class LossMeter:
 def check_loss(
     loss: TextLoss, *, allow: bool = False, report: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Report what of a text was lost or unknown, and refuse a text of which too much was lost.
+    """Report lost and unknown characters, and refuse a text of which too much was lost.
 
     Args:
-        loss: Of the text.
-        allow: Whether more than `MOST_LOST` may be lost.
-        report: Receives a line for each kind.
+        loss: Loss of the text.
+        allow: Accept that more than `MOST_LOST` is lost.
+        report: Receives a line for lost, and one for unknown characters.
 
     Raises:
-        CorpusError: More is lost than may be.
+        CorpusError: Too much is lost.
     """
     sample = ""
     if loss.measured_length < loss.length:
@@ -136,7 +136,7 @@ def check_loss(
         )
         if loss.lost_share > MOST_LOST and not allow:
             raise CorpusError(
-                f"{line}; give a tokenizer that has tokens for them, or count what is left with "
+                f"{line}; give a tokenizer that has tokens for them, or accept the loss with "
                 "--allow-loss (tokenizer.allow_loss=true in a configuration)"
             )
         report(line)
@@ -148,7 +148,7 @@ def check_loss(
 
 
 def _word_start(text: str, start: int) -> int:
-    """The first place from `start` on that is behind white space, or a block's length further."""
+    """First position from `start` on that follows white space, at most a block's length further."""
     stop = min(len(text), start + _BLOCK)
     while start < stop and start and not text[start - 1].isspace():
         start += 1
@@ -156,13 +156,13 @@ def _word_start(text: str, start: int) -> int:
 
 
 def _word_stop(text: str, start: int, stop: int) -> int:
-    """The last line end before `stop`, else the last space; `stop` where there is none."""
+    """Position after the last line end before `stop`, else the last space; `stop` if none."""
     if stop >= len(text):
         return len(text)
     half = (start + stop) // 2
     for boundary in ("\n", " "):
-        if (found := text.rfind(boundary, half, stop)) >= 0:
-            return found + 1
+        if (index := text.rfind(boundary, half, stop)) >= 0:
+            return index + 1
     return stop
 
 

@@ -1,8 +1,9 @@
-"""Counts and matrices of different heights: entries at the end of a tokenizer that have no row.
+"""Counts and matrices of different heights: a tokenizer's last entries that have no row.
 
-People add a padding or chat token to a tokenizer and never enlarge the matrix. Where such entries
-are the tokenizer's last, special or added, and never occur, the counts are cut to the matrix; any
-other difference means that the two do not belong together. (Rows without an entry are padding.)
+A padding or chat token is often added to a tokenizer without enlarging the matrix. Where such
+entries are the tokenizer's last, special or added, and never occur, the counts are cut to the
+matrix; any other difference means that the two do not belong together. (Rows without an entry are
+padding.)
 """
 
 from collections.abc import Callable
@@ -20,15 +21,16 @@ _SHOWN = 3
 
 
 def check_rows(tokenizer: "PreTrainedTokenizerFast", rows: int | None) -> None:
-    """Refuse a tokenizer of which entries that are neither special nor added have no row.
+    """Refuse a tokenizer with entries without a row that are neither special nor added.
 
     Raises:
         MismatchError: There are such entries.
     """
     if rows is None or (entries := vocabulary_size(tokenizer)) <= rows:
         return
-    own = own_tokens(tokenizer)
-    beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows and i not in own}
+    allowed = own_tokens(tokenizer)
+    vocabulary = tokenizer.get_vocab().items()
+    beyond = {i: token for token, i in vocabulary if i >= rows and i not in allowed}
     if beyond:
         difference = f"the tokenizer has {entries} entries, the vocabulary only {rows} rows"
         raise MismatchError(_refusal(difference, [], [beyond[i] for i in sorted(beyond)]))
@@ -45,27 +47,28 @@ def cut_to_rows(
     Args:
         table: `token`, `count` and `kind` of each entry.
         rows: V, rows of the matrix.
-        difference: How many the two have: the clause that begins a message.
-        report: Receives a line that says what is left out.
+        difference: Clause on the two heights, which begins a message.
+        report: Receives a line on the entries that are left out.
 
     Returns:
         The table itself where it has no more than V rows.
 
     Raises:
-        MismatchError: One that would be left out occurs, or is neither special nor added.
+        MismatchError: A row that would be left out occurs, or is neither special nor added.
     """
     beyond = table[rows:]
     if not len(beyond):
         return table
-    own = beyond["kind"].isin(["special", "added"])
-    skipped = (beyond["kind"] == "padding") & own[::-1].cummax()[::-1]  # ids without an entry
+    is_extra = beyond["kind"].isin(["special", "added"])
+    # ids without an entry
+    skipped = (beyond["kind"] == "padding") & is_extra[::-1].cummax()[::-1]
     occurring = beyond["token"][beyond["count"] > 0].tolist()
-    ordinary = beyond["token"][~own & ~skipped].tolist()
+    ordinary = beyond["token"][~is_extra & ~skipped].tolist()
     if occurring or ordinary:
         raise MismatchError(_refusal(difference, occurring, ordinary))
     report(
-        f"{difference}; the last {_listed(beyond['token'][own].tolist())}, special or added, never "
-        "occur and are left out"
+        f"{difference}; the last {_listed(beyond['token'][is_extra].tolist())}, special or added, "
+        "never occur and are left out"
     )
     return table[:rows]
 

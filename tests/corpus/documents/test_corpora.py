@@ -84,14 +84,14 @@ def test_no_text_gives_no_documents(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n\n{"text"\n', r"a\.jsonl, line 3 is not JSON \(.*repair"),
         ("a.jsonl", b"[1]\n", r"line 1 is a JSON list, not an object with a 'text' entry"),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: column 'text' holds int, expected text"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1: column 'text' is no Unicode text"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"line 1: column 'text' is not Unicode text"),
         ("a.jsonl.xz", b"not xz", r"a\.jsonl\.xz cannot be read: .*; check or fetch it again"),
         (
             "a.jsonl.gz",
             gzip.compress(b'{"text": "a"}\n', mtime=0)[:-9],
             r"a\.jsonl\.gz cannot be read",
         ),
-        ("a.parquet", b"PAR1 not", r"a\.parquet is no parquet file that can be read"),
+        ("a.parquet", b"PAR1 not", r"a\.parquet is not a readable parquet file"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content, message):
@@ -164,7 +164,9 @@ def test_a_split_is_refused_where_there_is_none(tmp_path):
 
 
 def test_what_can_be_read_only_once_is_refused():
-    with pytest.raises(CorpusError, match="/dev/null is no regular file, and is read more than"):
+    with pytest.raises(
+        CorpusError, match="/dev/null is not a regular file and cannot be read twice"
+    ):
         documents("/dev/null")
 
 

@@ -1,4 +1,4 @@
-"""Folders and patterns: files of one kind and one split, what is passed over named."""
+"""Folders and patterns: files of one kind and one split, skipped files named."""
 
 import gzip
 import json
@@ -59,7 +59,7 @@ def test_a_cloned_data_set_is_read_by_split(tmp_path):
         assert read(folder, split=split) == (
             CLONED[:2],
             [
-                f"reading 2 .parquet files of split train in {folder}; passed over: "
+                f"reading 2 .parquet files of split train in {folder}; skipped: "
                 "data/test-00000-of-00001.parquet (split test), LICENSE, README.md"
             ],
         )
@@ -162,7 +162,7 @@ def test_documentation_is_never_counted(tmp_path):
     texts, (note,) = read(tmp_path)
     assert texts == ["a.md"]
     assert note == (
-        f"reading 1 .md file in {tmp_path}; passed over: CITATION.cff, LICENSE.txt, README.md, "
+        f"reading 1 .md file in {tmp_path}; skipped: CITATION.cff, LICENSE.txt, README.md, "
         "dataset_infos.json"
     )
     assert read(tmp_path / "*.md")[0] == ["a.md"]
@@ -259,7 +259,7 @@ def test_data_sets_that_datasets_saved_are_read_without_its_caches(tmp_path):
     (tmp_path / "saved" / "cache-1.arrow").write_bytes(shard.read_bytes())
     texts, (note,) = read(tmp_path / "saved")
     assert texts == rows["text"]
-    assert "passed over: cache-1.arrow (not in state.json)" in note
+    assert "skipped: cache-1.arrow (not in state.json)" in note
     splits = datasets.DatasetDict({"train": rows, "extra": rows.select([2])})
     splits.save_to_disk(str(tmp_path / "splits"))
     assert read(tmp_path / "splits")[0] == rows["text"]
@@ -276,4 +276,4 @@ def test_a_cache_of_the_hub_has_one_snapshot(tmp_path):
 def test_notes_do_not_grow_with_the_files(tmp_path):
     write(tmp_path, *(f"{number}.csv1" for number in range(300)), "a.txt")
     (note,) = read(tmp_path)[1]
-    assert note.endswith("passed over: 0.csv1, 1.csv1, 10.csv1, 100.csv1 and 296 more")
+    assert note.endswith("skipped: 0.csv1, 1.csv1, 10.csv1, 100.csv1 and 296 more")

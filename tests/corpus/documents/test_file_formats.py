@@ -139,7 +139,7 @@ def test_text_under_an_unknown_suffix_is_one_document_and_said(tmp_path):
     (tmp_path / "a.rst").write_bytes(TEXT)
     assert read(tmp_path / "a.rst") == (
         [TEXT.decode()],
-        [f"{tmp_path}/a.rst is read as one document of text; its suffix is none that is known"],
+        [f"{tmp_path}/a.rst is read as one document of text; its suffix is unknown"],
     )
 
 
@@ -187,7 +187,7 @@ def tar():
         (
             "a.jsonl",
             gzip.compress(LINES),
-            "is compressed with gzip, which its name does not tell; ",
+            "is compressed with gzip, but its name does not show it; ",
         ),
         ("a.jsonl.gz", zstd(LINES), "is compressed with zstd, .*; rename it to a.jsonl.zst$"),
         (
@@ -247,8 +247,12 @@ def tar():
             "looks like a table with the columns id, text; give --format csv to rea",
         ),
         ("a.txt", table("\t"), "looks like a table with the columns id, text; give --format csv"),
-        ("a.parquet", parquet()[:-20], "is no parquet file that can be read: .*; check or fetch"),
-        ("a.arrow", arrow(pa.ipc.new_file)[:-400], "a.arrow (is no arrow file|cannot be read)"),
+        ("a.parquet", parquet()[:-20], "is not a readable parquet file: .*; check or fetch"),
+        (
+            "a.arrow",
+            arrow(pa.ipc.new_file)[:-400],
+            "a.arrow (is not a readable arrow file|cannot be read)",
+        ),
     ],
     ids=named,
 )

@@ -164,7 +164,7 @@ def test_documents_around_a_large_one_keep_their_order(tokenizer, monkeypatch):
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_said_once(text, said, tokenizer, all_is_large, monkeypatch):
-    monkeypatch.setattr(document_pieces, "_WORTH_SAYING", 100)
+    monkeypatch.setattr(document_pieces, "_WORTH_REPORTING", 100)
     lines = []
     counts = count_documents([text, text], tokenizer, report=lines.append)
     assert lines == said
@@ -175,21 +175,24 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import transformers, tokenizers, scipy.special
-from dynamics.corpus import counts, information, sources, text_checks, tokens
+from dynamics.corpus import counts, tokens
+from dynamics.corpus.documents import corpora
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.loading import load_tokenizer, train_tokenizer
 from dynamics.tracking import probe_text
 what, path, folder = sys.argv[1:]
 tokenizer = load_tokenizer(folder)
-documents = sources.documents(path)
+documents = corpora.documents(path)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if what == "count":
     counts.count_documents(documents, tokenizer)
 elif what == "information gain":
-    counts.count_documents(documents, tokenizer, information=information.InformationSettings())
+    counts.count_documents(documents, tokenizer, information=InformationSettings())
 elif what == "stream":
     tokens.write_stream(Path(folder), documents, tokenizer, sequence_length=128, seed=0)
 elif what == "probe":
-    probe_text._joined(documents, tokenizer, text_checks.TextChecks(tokenizer), print)
+    probe_text._joined(documents, tokenizer, TextChecks(tokenizer), print)
 else:
     train_tokenizer(documents, 600)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

@@ -36,7 +36,7 @@ def test_a_remainder_and_what_training_left_are_no_rows():
 
 
 def test_rows_that_are_not_there():
-    with pytest.raises(CorpusError, match=r"org/stream@c0 has 5 rows; rows 4 to 6 were asked for"):
+    with pytest.raises(CorpusError, match=r"org/stream@c0 has 5 rows; rows 4 to 6 are not in it"):
         in_shards(np.zeros((5, 4))).read(4, 6)
 
 

@@ -55,7 +55,8 @@ def test_enough_tokens_and_whole_blocks():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"), [(0, "has nothing"), (14, "is one block of 2 rows of 7, and one has no")]
+    ("tokens", "message"),
+    [(0, "must be at least 1"), (14, "is one block of 2 rows of 7, and one block has")],
 )
 def test_too_small_a_sample(tokens, message):
     with pytest.raises(CorpusError, match=message):

@@ -100,7 +100,7 @@ def test_too_little_text_says_what_it_reaches():
     ):
         train_tokenizer(["aa"], 400)
     with pytest.raises(
-        CorpusError, match=r"a vocabulary of 257 has no room .* ask for 258 or more"
+        CorpusError, match=r"a vocabulary of 257 has no room .* give a vocab_size of 258 or more"
     ):
         train_tokenizer(["aa"], 257, masked=True)
 

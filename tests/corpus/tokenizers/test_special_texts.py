@@ -52,7 +52,7 @@ def test_nothing_but_separators_and_line_ends_is_left_out(texts):
 
 def test_a_separator_that_is_nowhere_or_empty_is_refused():
     with pytest.raises(
-        CorpusError, match=r"the separator '<\|end\|>' is nowhere in the text; check"
+        CorpusError, match=r"the separator '<\|end\|>' does not occur in the text; check"
     ):
         parts(STORIES, separator="<|end|>")
     with pytest.raises(CorpusError, match="the separator is empty"):
@@ -68,7 +68,7 @@ def test_the_text_of_special_tokens_is_counted_by_token_and_document():
     said = notes(tokenizer, *documents)
     assert len(said) == 4
     assert said[0] == (
-        f"{END!r}, a special token, stands as text 6 times, in 2 of 4 documents, and is tokenised "
+        f"{END!r}, a special token, occurs as text 6 times, in 2 of 4 documents, and is tokenised "
         f"as text; if it separates documents, give --separator {END!r} (corpus.separator in a "
         "configuration)"
     )

@@ -1,4 +1,4 @@
-"""Arrays on disk that are whole, or count as absent."""
+"""Arrays on disk that are written whole; a damaged file counts as absent."""
 
 import zlib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _ABSENT_OR_DAMAGED = (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.
 
 
 def load_arrays(path: Path, *names: str) -> list[np.ndarray] | None:
-    """Arrays of an `.npz` by name, None when it is not there or not whole."""
+    """Read arrays of an `.npz` by name; None if the file is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file) as content:
             return [content[name] for name in names]
@@ -31,7 +31,7 @@ def store_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
         OutputError: The folder cannot be written to.
     """
     try:
-        # Another process that keeps the same thing may be the one to finish it.
+        # Another process that writes the same file may finish it first.
         with suppress(FileNotFoundError), whole_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
     except OSError as error:
