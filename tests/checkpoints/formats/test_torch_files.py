@@ -195,7 +195,7 @@ def test_a_trap_in_the_place_of_weights_is_refused_by_name(tmp_path, wrap):
     trap = tmp_path / "created"
     write_zip(tmp_path / "ckpt.pt", wrap(Trap(trap.mkdir)))
     with pytest.raises(
-        CheckpointError, match=r"refused: the pickle asks for '__builtin__\.getattr'"
+        CheckpointError, match=r"refused: the pickle refers to '__builtin__\.getattr'"
     ):
         Checkpoint(tmp_path, 0).tensor("input_embedding")
     assert not trap.exists()
@@ -332,7 +332,7 @@ def test_files_whose_names_tell_steps_are_a_series(tmp_path, names):
     write_zip(tmp_path / "optim_000010.pt", {"state": {"exp_avg": torch.zeros(9, 4)}})
     series = open_series(tmp_path)
     assert series.steps == [2, 10]
-    assert series.notes == ("last.ckpt: passed over, because the name tells no step",)
+    assert series.notes == ("last.ckpt: skipped because the name has no step",)
     for checkpoint in series:
         expected = models[checkpoint.step]["transformer.wte.weight"]
         assert_same(checkpoint.tensor("input_embedding"), expected)
