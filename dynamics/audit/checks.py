@@ -178,6 +178,7 @@ def jumps(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
         previous = None
         for checkpoint in facts.checkpoints:
             block = checkpoint.block(role)
+            # Consecutive equal blocks are one point: `find_jumps` needs points that differ.
             if block is not None and checkpoint.step not in doubtful and block.digest != previous:
                 course[checkpoint.step], previous = block, block.digest
         if course:
@@ -250,10 +251,12 @@ def regular_gaps(steps: Sequence[int]) -> list[int]:
     """
     gaps: list[int] = []
     distances = np.diff(steps).tolist()
+    # A gap is a multiple of the interval that holds on both sides of it.
     for i in range(1, len(distances) - 1):
         interval = distances[i - 1]
         if interval == distances[i + 1] and distances[i] % interval == 0:
             gaps += range(steps[i] + interval, steps[i + 1], interval)
+    # Powers of 2 count as a schedule when fewer than one is missing per three present.
     powers = {step for step in steps if step > 0 and step & (step - 1) == 0}
     lengths = range(min(powers, default=1).bit_length(), max(powers, default=1).bit_length())
     absent = {1 << length for length in lengths} - powers

@@ -87,6 +87,7 @@ class ScaledRows:
         if (scale := parts.get("scale")) is not None:
             scale = self._of_rows(scale, ids).float()
             if self.exponents:
+                # OCP Microscaling Formats (MX) v1.0: E8M0, an exponent of 2 with bias 127.
                 scale = torch.exp2(scale - 127)
             values *= self._of_columns(scale, parts.get("g_idx"))
         if self.divisor != 1:
@@ -137,6 +138,7 @@ class Lookup:
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
         """Compute rows in float32."""
         pairs = parts["codes"]
+        # The first code of a byte is in its high bits.
         codes = torch.stack([pairs >> 4, pairs & 15], dim=-1).view(len(ids), self.width)
         starts = torch.from_numpy(ids).long()[:, None] * self.width
         first_blocks = starts // self.block
@@ -146,6 +148,8 @@ class Lookup:
         blocks.clamp_(max=len(absmax) - 1)  # the last row may have fewer
         magnitudes = absmax[blocks]
         if self.nested_block:
+            # Double dequantisation, Dettmers et al. 2023 (QLoRA), eq. 6; bitsandbytes subtracts an
+            # offset beforehand.
             outer = parts["nested_absmax"].flatten()[blocks // self.nested_block]
             magnitudes = parts["nested_quant_map"][magnitudes.int()] * outer + self.nested_offset
         return parts["quant_map"].float()[codes.int()] * magnitudes.float().gather(1, places)
@@ -199,7 +203,7 @@ def unpack_bits(words: Int[Tensor, "n words"], bits: int, width: int) -> Int[Ten
         width: Codes in a row; bits beyond them are padding.
     """
     stream = words.contiguous().view(torch.uint8)
-    if _BYTE % bits:
+    if _BYTE % bits:  # codes cross the borders of bytes: go through single bits
         flags = np.unpackbits(stream.numpy(), axis=1, bitorder="little")
         flags = flags[:, : width * bits].reshape(len(flags), width, bits)
         return torch.from_numpy(np.packbits(flags, axis=2, bitorder="little")[..., 0]).int()

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from dynamics.checkpoints.formats.entries import contiguous_stride
+from dynamics.checkpoints.formats.tensor_entries import contiguous_stride
 from dynamics.checkpoints.packed_layouts import (
     WORD,
     Layout,
@@ -293,10 +293,12 @@ def _float8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
 def _int8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
     if (row_magnitudes := weight.module("SCB")) is not None:
         written_as = weight.module("weight_format")
+        # Format 0 is row-major; the others are orders of tiles for single GPU generations.
         if written_as is not None and written_as.read().flatten().tolist() != [0]:
             weight.refuse("are int8 codes of bitsandbytes in another order than row by row")
         if row_magnitudes.shape != codes.shape[:1]:
             weight.refuse(f"are {codes.shape} codes, but SCB beside them is {row_magnitudes.shape}")
+        # Row-wise absmax quantisation, Dettmers et al. 2022 (LLM.int8()): code * max|row| / 127.
         layout = ScaledRows(
             "int8 codes with SCB (bitsandbytes)", codes.shape[1], divisor=_INT8_LARGEST
         )

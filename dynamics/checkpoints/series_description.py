@@ -13,7 +13,7 @@ _REQUESTS_SAFETENSORS = 4
 _REQUESTS_TORCH = 9
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe_series(name: str) -> dict[str, Any]:
     """Describe a public series from the catalog alone.
 
     Args:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.containers import index_container
 from dynamics.checkpoints.formats.dcp_files import METADATA, DistributedEntries
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.headers import index_tensors
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.tensors import read_tensor
 from dynamics.checkpoints.formats.torch_files import StoredEntries
 from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
@@ -227,7 +227,7 @@ class Weights(Mapping[str, ReadableTensor]):
 
     def _index(self, filename: str) -> Mapping[str, TensorEntry]:
         if filename not in self._indexes:
-            self._indexes[filename] = index_container(_open(self._store, filename))
+            self._indexes[filename] = index_tensors(_open(self._store, filename))
         return self._indexes[filename]
 
     def __contains__(self, key: object) -> bool:
@@ -279,7 +279,7 @@ class Weights(Mapping[str, ReadableTensor]):
         return dict.fromkeys(self._distributed, name)
 
     def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
-        self._indexes[name] = index = index_container(source)
+        self._indexes[name] = index = index_tensors(source)
         if isinstance(index, StoredEntries) and index.path:
             note = f"the state dict is read from {'.'.join(index.path)!r}"
             unread = ", ".join(index.unread)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import Bytes, ByteSource, check_range
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.torch_files import index_single_tensor
 from dynamics.checkpoints.formats.unpickling import Record, is_unlisted, refuse, unpickle
 from dynamics.errors import CheckpointError

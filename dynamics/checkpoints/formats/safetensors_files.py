@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.entries import TensorEntry, contiguous_stride
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
 from dynamics.errors import CheckpointError
 
 _LENGTH = 8  # bytes of the first number, the length of the header

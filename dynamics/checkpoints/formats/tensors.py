@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 
 _ROWS = 1024  # rows copied at a time where the elements are not contiguous
 

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource, SourceStream
-from dynamics.checkpoints.formats.entries import TensorEntry
 from dynamics.checkpoints.formats.supported import find_named_format
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.unpickling import (
     Global,
     Storage,

@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from dynamics.checkpoints.formats.entries import span
+from dynamics.checkpoints.formats.tensor_entries import span
 from dynamics.errors import CheckpointError, message_of
 
 _LARGEST_STRING = 1 << 26  # bytes; a damaged length must not read the tensors behind a pickle

@@ -96,6 +96,7 @@ class HttpFile:
 
     def _window(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range to fetch for a small read; larger where further reads are likely."""
+        # Headers are read in steps from the start of a file, a zip directory at its end.
         if start == 0 or any(start == offset + len(content) for offset, content in self._windows):
             return start, min(start + WINDOW, self.size)
         if start >= self.size - WINDOW:

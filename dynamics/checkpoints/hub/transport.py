@@ -52,6 +52,7 @@ class Patience:
         seconds = _requested_wait(error)
         if seconds is not None:
             return min(seconds, self.longest_wait)
+        # Exponential, and random so that parallel connections do not retry in the same moment.
         return self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1)
 
 

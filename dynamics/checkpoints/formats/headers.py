@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.entries import TensorEntry
 from dynamics.checkpoints.formats.safetensors_files import index_safetensors
 from dynamics.checkpoints.formats.supported import find_format_of_bytes
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.torch_files import index_legacy, index_zip
 from dynamics.errors import CheckpointError
 
 _HEAD = 16  # bytes from which the format is recognised
 
 
-def index_container(source: ByteSource) -> Mapping[str, TensorEntry]:
+def index_tensors(source: ByteSource) -> Mapping[str, TensorEntry]:
     """Index the tensors of a file by key; the first bytes decide the format, not the name.
 
     Only headers are read, and not a byte of the tensors.
