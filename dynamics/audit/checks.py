@@ -87,11 +87,12 @@ def main_branch(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Fin
         yield Finding("main", "note", (), f"main cannot be compared: {main.problem}")
         return
     last = (facts.catalog_entry and facts.catalog_entry.main) or facts.last.step
-    by_step = {checkpoint.step: checkpoint for checkpoint in facts.read}
+    by_step = {checkpoint.step: checkpoint for checkpoint in facts.with_last}
     if last not in by_step:
         return
     for role in facts.roles:
-        if main.payload(role) in (None, by_step[last].payload(role)) or by_step[last].broken(role):
+        comparable = main.payload(role) is not None and not by_step[last].not_finite(role)
+        if not comparable or main.payload(role) == by_step[last].payload(role):
             continue
         equal = [step for step in by_step if by_step[step].payload(role) == main.payload(role)]
         if equal:

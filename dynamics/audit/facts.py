@@ -114,7 +114,7 @@ class CheckpointFacts:
         facts = self.tensors.get(role)
         return None if facts is None or facts.not_finite else facts.block
 
-    def broken(self, role: Role) -> tuple[int, ...]:
+    def not_finite(self, role: Role) -> tuple[int, ...]:
         """Return the rows with NaN or infinity, among those that were read."""
         facts = self.tensors.get(role)
         return () if facts is None else facts.not_finite
@@ -160,7 +160,7 @@ class SeriesFacts:
         """The rows of the embeddings that were read, in words."""
         matrices = [
             checkpoint.tensors[role]
-            for checkpoint in self.read
+            for checkpoint in self.with_last
             for role in self.roles
             if role in checkpoint.tensors
         ]
@@ -183,7 +183,7 @@ class SeriesFacts:
         )
 
     @property
-    def read(self) -> list[CheckpointFacts]:
+    def with_last(self) -> list[CheckpointFacts]:
         """The selected checkpoints, and the last one where it is not among them."""
         return list(dict.fromkeys([*self.checkpoints, self.last]))
 
@@ -330,8 +330,8 @@ class _Reader:
         located = checkpoint.locate(role)
         if self._level == "none":
             return TensorFacts(_dtype(located), located.shape)
-        broken = rows_not_finite(located.read().reshape(-1, 1))
-        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(broken))
+        non_finite = rows_not_finite(located.read().reshape(-1, 1))
+        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(non_finite))
 
 
 def _dtype(located: ReadableTensor) -> str:

@@ -16,7 +16,7 @@ def repeated_tensors(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterato
     """Groups of steps that hold the same tensor."""
     for role in facts.roles:
         groups: dict[str, set[int]] = defaultdict(set)
-        for checkpoint in facts.read:
+        for checkpoint in facts.with_last:
             if (payload := checkpoint.payload(role)) is not None:
                 groups[payload].add(checkpoint.step)
         for payload, steps in groups.items():
@@ -57,7 +57,7 @@ def _genuine(facts: SeriesFacts, role: Role, steps: set[int]) -> tuple[set[int],
     """Return the step whose neighbours are closest to what all of `steps` hold, and the reason."""
     blocks = {
         checkpoint.step: block
-        for checkpoint in facts.read
+        for checkpoint in facts.with_last
         if (block := checkpoint.block(role)) is not None
     }
     shared = blocks.get(min(steps))

@@ -28,8 +28,8 @@ from dynamics.checkpoints.model_types import (
 )
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
-from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
-from dynamics.checkpoints.weight_files import name_contents
+from dynamics.checkpoints.ties import Tie, expected_tie, find_tie
+from dynamics.checkpoints.weight_files import unsupported_format
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
@@ -232,7 +232,7 @@ class _Contents:
         key = self.roles["input_embedding"]
         if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
             # DeepSpeed ZeRO-3 leaves empty tensors in the file of the model.
-            contents = name_contents(store.path) if isinstance(store, LocalFolder) else None
+            contents = unsupported_format(store.path) if isinstance(store, LocalFolder) else None
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
                 + (f"; {contents}" if contents else "")
@@ -258,7 +258,7 @@ class _Contents:
         if (name := find_headed_family(self._tensors)) is None:
             return None
         roles = find_roles(FAMILIES[name], self._tensors)
-        if not stated_tie(self.config):
+        if not expected_tie(self.config):
             raise CheckpointError(
                 f"{self._store.name}: holds an output embedding, {roles['output_embedding']!r}, "
                 "but no input embedding, and its config.json does not say that they are tied"

@@ -238,8 +238,8 @@ class _StoredWeight:
         inner = self.config.get("text_config")
         for config in (self.config, inner if isinstance(inner, Mapping) else {}):
             for field in ("quantization_config", "quantization", "compression_config"):
-                if isinstance(stated := config.get(field), Mapping):
-                    return stated
+                if isinstance(settings := config.get(field), Mapping):
+                    return settings
         return {}
 
     @property
@@ -250,8 +250,8 @@ class _StoredWeight:
     @property
     def formats(self) -> list[str]:
         """Formats of compressed-tensors that config.json names, overall and group by group."""
-        settings = [self.quantisation, *self._groups]
-        return sorted({str(stated["format"]) for stated in settings if stated.get("format")})
+        groups = [self.quantisation, *self._groups]
+        return sorted({str(group["format"]) for group in groups if group.get("format")})
 
     @property
     def weight_schemes(self) -> list[Mapping[str, Any]]:
@@ -267,9 +267,9 @@ class _StoredWeight:
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise an error that the numbers of the key cannot be read, with a remedy."""
-        stated = f" (config.json: quant_method {self.method!r})" if self.method else ""
+        method = f" (config.json: quant_method {self.method!r})" if self.method else ""
         raise CheckpointError(
-            f"{self.name}: the numbers of {self.key!r} {reason}{stated}; save the weights as "
+            f"{self.name}: the numbers of {self.key!r} {reason}{method}; save the weights as "
             "float16, bfloat16 or float32 (transformers: model.dequantize(), then "
             "model.save_pretrained) and give that folder"
         )
@@ -342,16 +342,16 @@ def _packed(weight: _StoredWeight) -> QuantisedTensor:
     )
     schemes = weight.weight_schemes
     rows, width = (int(size) for size in shape.read().flatten().tolist()[:2])
-    stated_bits = {scheme.get("num_bits") for scheme in schemes if scheme.get("type") != "float"}
+    num_bits = {scheme.get("num_bits") for scheme in schemes if scheme.get("type") != "float"}
     bits = [
         count
-        for count in stated_bits
+        for count in num_bits
         if isinstance(count, int) and codes.shape == (rows, math.ceil(width * count / WORD))
     ]
     if codes.dtype != torch.int32 or "pack-quantized" not in weight.formats or len(bits) != 1:
         weight.refuse(
             f"are codes in {_type(codes)} {codes.shape} for a matrix of shape {(rows, width)}; "
-            f"config.json names the formats {weight.formats} and num_bits {[*stated_bits]}, and "
+            f"config.json names the formats {weight.formats} and num_bits {[*num_bits]}, and "
             "int32 in the format pack-quantized of compressed-tensors with num_bits is read"
         )
     if WORD % bits[0] and math.ceil(width / (WORD // bits[0])) == codes.shape[1]:
@@ -386,9 +386,9 @@ def _mlx(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
     """Locate codes of MLX: dense bits in uint32, a scale and a bias per group of columns."""
     scales = weight.require("scales")
     biases = weight.module("biases") or weight.module("qbiases")
-    stated = weight.quantisation
-    module = stated.get(weight.key.removesuffix(_WEIGHT))
-    settings = {**stated, **module} if isinstance(module, Mapping) else stated
+    general = weight.quantisation
+    of_module = general.get(weight.key.removesuffix(_WEIGHT))
+    settings = {**general, **of_module} if isinstance(of_module, Mapping) else general
     mode, bits, group = (settings.get(name) for name in ("mode", "bits", "group_size"))
     if biases is None or mode not in (None, "affine"):
         weight.refuse(f"are codes of MLX in the mode {mode}; affine is read, with biases")
@@ -454,9 +454,9 @@ def _bitsandbytes_4bit(
 
 def _packed_columns(weight: _StoredWeight) -> QuantisedTensor:
     """Locate codes of GPTQ or AWQ: int32 words of the transposed matrix."""
-    stated = weight.quantisation
-    method, bits = weight.method.lower(), stated.get("bits", stated.get("w_bit"))
-    version = str(stated.get("checkpoint_format", stated.get("format", stated.get("version", ""))))
+    config = weight.quantisation
+    method, bits = weight.method.lower(), config.get("bits", config.get("w_bit"))
+    version = str(config.get("checkpoint_format", config.get("format", config.get("version", ""))))
     version = version.lower() or {"gptq": "gptq", "awq": "gemm"}.get(method, "")
     names = ("qweight", "qzeros", "scales")
     qweight, qzeros, scales = (weight.require(name) for name in names)
@@ -524,13 +524,13 @@ def _scale_grid(
 ) -> ScaledRows:
     """Add the rows and columns per scale to a layout, derived from shapes and config.json."""
     count_rows, count_columns = _grid(scale)
-    stated = weight.quantisation.get("weight_block_size") or next(
+    block_shape = weight.quantisation.get("weight_block_size") or next(
         (s["block_structure"] for s in weight.weight_schemes if s.get("block_structure")), None
     )
-    stated = stated if isinstance(stated, list) and len(stated) == 2 else None
+    block_shape = block_shape if isinstance(block_shape, list) and len(block_shape) == 2 else None
     sizes = []
     for axis, count in enumerate((count_rows, count_columns)):
-        size, block = shape[axis], stated[axis] if stated else _BLOCK
+        size, block = shape[axis], block_shape[axis] if block_shape else _BLOCK
         if count in (1, size):
             sizes.append(size // count)
         elif math.ceil(size / block) == count and (axis == 0 or count_rows != shape[0]):
@@ -540,7 +540,7 @@ def _scale_grid(
         else:
             weight.refuse(
                 f"are codes of shape {shape} with scales of shape {scale.shape}, which are one per "
-                f"tensor, row, group of columns or block of {stated or [_BLOCK, _BLOCK]}"
+                f"tensor, row, group of columns or block of {block_shape or [_BLOCK, _BLOCK]}"
             )
     return replace(layout, block_rows=sizes[0], block_columns=sizes[1])
 

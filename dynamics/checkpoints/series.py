@@ -21,13 +21,13 @@ from dynamics.checkpoints.step_names import STEP, parse_step_name, select_names
 from dynamics.checkpoints.stores import Traffic
 from dynamics.checkpoints.weight_files import (
     WEIGHTS_FILES,
-    check_is_whole,
     has_standard_file,
     has_weights,
-    name_contents,
     no_weights,
     other_weights_files,
+    refuse_parts,
     step_in_name,
+    unsupported_format,
 )
 from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError, StepError
@@ -123,7 +123,7 @@ def open_series(path: Path | str) -> CheckpointSeries:
     if not folder.exists() and any(mark in folder.name for mark in "*?["):
         folder, pattern = folder.parent, folder.name
     if folder.is_file() and folder.suffix:  # its format is recognised when it is read
-        check_is_whole(folder)
+        refuse_parts(folder)
         step = step_in_name(folder) or _recorded_step(Checkpoint(folder, 0)) or 0
         return CheckpointSeries(folder.stem, (Checkpoint(folder, step),))
     if not folder.is_dir():
@@ -144,7 +144,7 @@ def open_series(path: Path | str) -> CheckpointSeries:
             return series
     if pattern is None and has_weights(folder):
         return _open_model(folder)
-    if pattern is None and (contents := name_contents(folder)):
+    if pattern is None and (contents := unsupported_format(folder)):
         raise CheckpointError(contents)
     if notes:
         raise CheckpointError(f"{folder}: no checkpoint inside; {'; '.join(notes)}")

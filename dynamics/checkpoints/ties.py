@@ -49,26 +49,26 @@ def find_tie(
         tensors: The tensors by key, including those that an index leaves out.
         config: Contents of config.json, empty when there is none.
     """
-    mentioned = mentioned_tie(config)
+    configured = configured_tie(config)
     if "output_embedding" in roles:
         first, second = tensors[roles["input_embedding"]], tensors[roles["output_embedding"]]
         if first == second:
             return Tie(tied=True)
-        if mentioned is False:
+        if configured is False:
             return Tie(tied=False)
         if _equal(first, second):
-            return Tie(tied=stated_tie(config) is not False)
+            return Tie(tied=expected_tie(config) is not False)
         return Tie(
             tied=False,
             note="config.json says that the embeddings are tied, but the files hold two different "
             "matrices; both are measured, as transformers 5 loads them"
-            if mentioned
+            if configured
             else None,
         )
     if family.head_shows and not {"final_norm_weight", "output_bias"} & roles.keys():
         return Tie(tied=False)
-    stated = stated_tie(config)
-    if stated is None:
+    expected = expected_tie(config)
+    if expected is None:
         if tensors[roles["input_embedding"]].filename == EMBEDDINGS_FILE:
             return Tie(tied=True)  # `dynamics train` leaves out no matrix in this file
         note = (
@@ -81,27 +81,27 @@ def find_tie(
     absent = (
         "no output embedding in the files, and it is not tied: only the input embedding is read"
     )
-    return Tie(tied=stated, note=absent if headed and not stated else None)
+    return Tie(tied=expected, note=absent if headed and not expected else None)
 
 
-def stated_tie(config: Mapping[str, Any]) -> bool | None:
+def expected_tie(config: Mapping[str, Any]) -> bool | None:
     """Return whether a config.json, or else the default of its model type, ties; None if unknown.
 
     Some classes of transformers tie although config.json says no (T5).
     """
-    if mentioned := mentioned_tie(config):
+    if configured := configured_tie(config):
         return True
     default = default_tie(config)
-    return mentioned if default is None else default
+    return configured if default is None else default
 
 
-def mentioned_tie(config: Mapping[str, Any]) -> bool | None:
+def configured_tie(config: Mapping[str, Any]) -> bool | None:
     """Return the tie stated in config.json, for the model or else for its text part."""
-    inner = (config.get(name) for name in _INNER_CONFIGS)
-    for part in (config, *(inner for inner in inner if isinstance(inner, Mapping))):
+    parts = (config, *(config.get(name) for name in _INNER_CONFIGS))
+    for part in (part for part in parts if isinstance(part, Mapping)):
         for field in _TIE_FIELDS:
-            if isinstance(stated := part.get(field), bool):
-                return stated
+            if isinstance(tied := part.get(field), bool):
+                return tied
     return None
 
 
@@ -114,10 +114,10 @@ def default_tie(config: Mapping[str, Any]) -> bool | None:
         return None
     config_class = CONFIG_MAPPING[model_type]
     try:
-        built = config_class.from_dict(dict(config))
+        parsed = config_class.from_dict(dict(config))
     except Exception:  # a class may refuse a config.json with any error; its default stays
-        built = config_class
-    return bool(getattr(built, "tie_word_embeddings", False))  # as PreTrainedModel reads it
+        parsed = config_class
+    return bool(getattr(parsed, "tie_word_embeddings", False))  # as PreTrainedModel reads it
 
 
 def _equal(first: ReadableTensor, second: ReadableTensor) -> bool:

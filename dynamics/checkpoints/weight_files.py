@@ -67,7 +67,7 @@ def step_in_name(path: Path) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
-def check_is_whole(path: Path) -> None:
+def refuse_parts(path: Path) -> None:
     """Refuse a file that is only a part of a checkpoint, or of an unsupported format.
 
     Raises:
@@ -138,7 +138,7 @@ def other_weights_files(folder: Path) -> list[Path]:
 
 def no_weights(store: FileStore) -> str:
     """Return the message for a checkpoint without readable weights: its content and a remedy."""
-    if isinstance(store, LocalFolder) and (named := name_contents(store.path)):
+    if isinstance(store, LocalFolder) and (named := unsupported_format(store.path)):
         return named
     if not isinstance(store, LocalFolder) and store.open("adapter_config.json") is not None:
         named, filename = find_named_format(["adapter_config.json"]) or (None, "")
@@ -147,7 +147,7 @@ def no_weights(store: FileStore) -> str:
     return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
 
 
-def name_contents(folder: Path) -> str | None:
+def unsupported_format(folder: Path) -> str | None:
     """Return the message for a folder of an unsupported format: its name and a remedy.
 
     Returns:
