@@ -1,10 +1,10 @@
-"""The `train.json` in the folder of a training."""
+"""The folder that a training wrote: its `train.json`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 
-def read_train_json(training: Path) -> dict[str, Any]:
-    """Read the `train.json` of a training folder."""
+def described(training: Path) -> dict[str, Any]:
+    """Content of the `train.json` of a training folder."""
     return json.loads((training / "train.json").read_text("utf-8"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.training_folder import read_train_json
+from dynamics.checkpoints.training_folder import described
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.public.public_counts import find_public_counts
 from dynamics.corpus.tokenizers.loading import fetch_tokenizer, load_tokenizer, tokenizer_sha256
@@ -29,9 +29,7 @@ def training_stream(series: CheckpointSeries) -> Exposed | None:
     folder = training_folder(series)
     if folder is None:
         return None
-    return Exposed(
-        open_stream(folder), read_train_json(folder)["settings"]["training"]["batch_size"]
-    )
+    return Exposed(open_stream(folder), described(folder)["settings"]["training"]["batch_size"])
 
 
 def find_counts(
@@ -82,7 +80,7 @@ def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     elif beside is None:
         return
     elif training is not None:
-        record = read_train_json(training)
+        record = described(training)
         check_tokenizer(counts, record["tokenizer_sha256"], str(training))
         _check_corpus(counts, record.get("corpus_digest"), training)
         _check_twins(counts, training)

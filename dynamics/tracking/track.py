@@ -18,7 +18,7 @@ import numpy as np
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.step_names import STEP
-from dynamics.checkpoints.training_folder import read_train_json
+from dynamics.checkpoints.training_folder import described
 from dynamics.corpus.counts import Counts
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file, write_json
@@ -244,12 +244,12 @@ def _describe(
     first = chosen.checkpoints[0]
     training = training_folder(chosen)
     series = {
-        "name": read_train_json(training)["settings"]["name"] if training else chosen.name,
+        "name": described(training)["settings"]["name"] if training else chosen.name,
         "steps": chosen.steps,
         "vocab_size": first.vocab_size,
         "tied": first.tied,
         "final_norm": first.final_norm,
-        "training": training and read_train_json(training)["settings"],
+        "training": training and described(training)["settings"],
         "training_sha256": training and sha256_file(training / "train.json"),
     }
     return describe(series, counts, rule, steps, command)
