@@ -29,10 +29,10 @@ def show_help(*command: str) -> None:
 
 def show_step_names() -> None:
     """Write a table of names of checkpoints into the page: the step and tokens each tells."""
-    from dynamics.checkpoints.step_names import described_names
+    from dynamics.checkpoints.step_names import example_names
 
     cog.outl("| name | step | tokens | written by |\n|---|---|---|---|")
-    for name, said, writer in described_names():
+    for name, said, writer in example_names():
         unit = "" if said.unit == "step" else f" (a step is one {said.unit})"
         tokens = "" if said.tokens_seen is None else f"{said.tokens_seen:,}"
         cog.outl(f"| `{name}` | {said.step:,}{unit} | {tokens} | {writer} |")

@@ -1,1 +1,1 @@
-"""Is a checkpoint series sound: facts read from it, and checks made on them."""
+"""Audit of a checkpoint series: facts read from it, and checks on these facts."""

@@ -1,8 +1,8 @@
-"""What an audit needs to know of each checkpoint, gathered with as few bytes as the level allows.
+"""Facts about each checkpoint that an audit needs, read with as few bytes as the level allows.
 
-A hub tells the hash of a file without sending it; the header tells shapes. Beyond that a block of
-rows of each embedding is enough to tell payloads apart and to place them on the trajectory. Whether
-every number is finite is known of the rows that were read, which are all of a small matrix.
+A hub gives the hash of a file without sending it; the header gives shapes. Beyond that, a block of
+rows of each embedding is enough to tell payloads apart and to place them on the trajectory. Values
+are checked for NaN and infinity in the rows that were read; a small matrix is read whole.
 """
 
 import json
@@ -33,9 +33,9 @@ OnCheckpoint = Callable[[int, int], None]
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 VECTORS: tuple[Role, ...] = ("final_norm_weight", "final_norm_bias", "output_bias")
 BLOCK_ROWS = 1024  # consecutive rows that stand for a tensor
-_SMALL, _SMALL_REMOTE = 1 << 22, 1 << 20  # bytes of a matrix that is read whole at any level
-_SKETCH = 16_384  # numbers kept of them, to measure distances between steps
-_WORKERS = 8  # checkpoints asked at a time, half as many as are remembered
+_SMALL, _SMALL_REMOTE = 1 << 22, 1 << 20  # bytes up to which a matrix is read whole
+_SKETCH = 16_384  # numbers kept of a block, to measure distances between steps
+_WORKERS = 8  # checkpoints read at a time: half as many as checkpoint.py keeps in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class Block:
     """Some rows of an embedding.
 
     Attributes:
-        digest: SHA-256 of them.
-        mean_norm: Their mean norm.
-        sketch: Some of their numbers, the same ones at every step.
+        digest: SHA-256 of the rows.
+        mean_norm: Mean norm of the rows.
+        sketch: A sample of their numbers, from the same positions at every step.
     """
 
     digest: str
@@ -60,7 +60,7 @@ class TensorFacts:
     Attributes:
         dtype: Type on disk.
         shape: Rows and columns; the length of a vector.
-        file_sha256: SHA-256 of the file that holds it, None when it is not told.
+        file_sha256: SHA-256 of the file that holds it, None when unknown.
         digest: SHA-256 of all its values, where they were read.
         block: Some of its rows, where they were read.
         rows_read: First row that was read and the one after the last; None where none was.
@@ -77,9 +77,9 @@ class TensorFacts:
 
     @property
     def payload(self) -> str | None:
-        """What equal tensors share: the digest of what was read, else that of the file.
+        """Digest that equal tensors share: of the values read, else of the file.
 
-        None of what is not finite: that all is NaN at two steps does not make one of the other.
+        None for a tensor that is not finite: two steps full of NaN are no copies of each other.
         """
         if self.not_finite:
             return None
@@ -88,7 +88,7 @@ class TensorFacts:
 
 @dataclass(frozen=True, eq=False)
 class CheckpointFacts:
-    """One checkpoint.
+    """Facts about one checkpoint.
 
     Attributes:
         step: Its step.
@@ -96,9 +96,9 @@ class CheckpointFacts:
         commit: Its commit on a hub.
         tensors: Its embeddings and vectors by role; a tied output embedding is left out.
         problem: Why it cannot be read, None when it can.
-        notes: What a reader of its numbers should know of its files.
-        unreachable: Whether the problem is one of the hub or the way there, not of its files.
-        model_type: What its config.json calls its architecture, None where nothing does.
+        notes: Remarks on its files that matter for the numbers read from them.
+        unreachable: Whether the problem lies with the hub or the connection, not with its files.
+        model_type: Architecture that its config.json names, None where it names none.
     """
 
     step: int
@@ -111,56 +111,59 @@ class CheckpointFacts:
     model_type: str | None = None
 
     def block(self, role: Role) -> Block | None:
-        """Rows of an embedding, None where they were not read or are not finite."""
+        """Return the block of an embedding, None where none was read or it is not finite."""
         facts = self.tensors.get(role)
         return None if facts is None or facts.not_finite else facts.block
 
-    def broken(self, role: Role) -> tuple[int, ...]:
-        """Rows that are not finite, of those read."""
+    def not_finite(self, role: Role) -> tuple[int, ...]:
+        """Return the rows with NaN or infinity, among those that were read."""
         facts = self.tensors.get(role)
         return () if facts is None else facts.not_finite
 
     def payload(self, role: Role) -> str | None:
-        """What equal tensors share, None when it is not known."""
+        """Return the digest that equal tensors share, None when it is unknown."""
         facts = self.tensors.get(role)
         return facts and facts.payload
 
 
 @dataclass(frozen=True, eq=False)
 class SeriesFacts:
-    """A series as an audit sees it.
+    """Facts about a series.
 
     Attributes:
         name: Its name.
-        level: What was read of tensors.
-        wanted: Steps that should be there, ascending.
-        existing: Steps that are there, ascending.
-        checkpoints: Those that are wanted and there, by step.
-        last: The last one there is, wanted or not.
+        level: How much of the tensors was read.
+        selected_steps: Steps to audit, ascending; some may not exist.
+        existing_steps: Steps that exist, ascending.
+        checkpoints: The checkpoints of selected steps that exist, by step.
+        last: The last checkpoint that exists, selected or not.
         main: The branch main, where there is one to compare.
-        known: Entry of the catalog.
-        tokenizer_size: Entries of the tokenizer, where it is known.
+        catalog_entry: Entry of the catalog, None for a series it does not list.
+        tokenizer_size: Entries of the tokenizer, None when unknown.
         first_learning_rate: Learning rate of the first update, where a trainer recorded it.
-        notes: What was passed over in the place of the series, one line each.
+        notes: One line for each group of names that were skipped as no steps.
     """
 
     name: str
     level: Level
-    wanted: tuple[int, ...]
-    existing: tuple[int, ...]
+    selected_steps: tuple[int, ...]
+    existing_steps: tuple[int, ...]
     checkpoints: tuple[CheckpointFacts, ...]
     last: CheckpointFacts
     main: CheckpointFacts | None = None
-    known: PublicSeries | None = None
+    catalog_entry: PublicSeries | None = None
     tokenizer_size: int | None = None
     first_learning_rate: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def rows_read(self) -> str:
-        """What was read of the embeddings, in words."""
+        """The rows of the embeddings that were read, in words."""
         matrices = [
-            each.tensors[role] for each in self.read for role in self.roles if role in each.tensors
+            checkpoint.tensors[role]
+            for checkpoint in self.with_last
+            for role in self.roles
+            if role in checkpoint.tensors
         ]
         if self.level == "none" or not matrices:
             return "no weights"
@@ -181,8 +184,8 @@ class SeriesFacts:
         )
 
     @property
-    def read(self) -> list[CheckpointFacts]:
-        """The checkpoints, and the last one where it is none of them."""
+    def with_last(self) -> list[CheckpointFacts]:
+        """The selected checkpoints, and the last one where it is not among them."""
         return list(dict.fromkeys([*self.checkpoints, self.last]))
 
     @property
@@ -195,16 +198,16 @@ def gather(
     series: CheckpointSeries,
     steps: str,
     level: Level,
-    known: PublicSeries | None,
+    catalog_entry: PublicSeries | None,
     on_checkpoint: OnCheckpoint,
 ) -> SeriesFacts:
-    """Ask every selected checkpoint what it holds, several at a time.
+    """Gather the facts of every selected checkpoint, several at a time.
 
     Args:
         series: The series.
         steps: Which steps, in the step language; numbers need not exist.
         level: `none` of the tensors is read, a block of `rows`, or `all`.
-        known: Entry of the catalog.
+        catalog_entry: Entry of the catalog.
         on_checkpoint: Called with how many are done and how many there are.
 
     Raises:
@@ -212,41 +215,41 @@ def gather(
         StepError: The expression is malformed or selects nothing.
     """
     parsed = parse(steps)
-    expected = _expected(series, known)
-    wanted = parsed.select({*series.steps, *expected, *parsed.numbers})
-    chosen = [each for each in series if each.step in wanted]
-    asked = list(dict.fromkeys([*chosen, series.checkpoints[-1]]))
-    if (main := _main(series, known)) is not None:
-        asked.append(main)
-    found = read_checkpoints(asked, level, on_checkpoint)
-    if chosen and all(each.problem for each in found):
-        raise CheckpointError(f"no checkpoint can be read: {found[0].problem}")
+    expected = _expected_steps(series, catalog_entry)
+    selected_steps = parsed.select({*series.steps, *expected, *parsed.numbers})
+    selected = [checkpoint for checkpoint in series if checkpoint.step in selected_steps]
+    to_read = list(dict.fromkeys([*selected, series.checkpoints[-1]]))
+    if (main := _main_branch(series, catalog_entry)) is not None:
+        to_read.append(main)
+    checkpoint_facts = read_checkpoints(to_read, level, on_checkpoint)
+    if selected and all(checkpoint.problem for checkpoint in checkpoint_facts):
+        raise CheckpointError(f"no checkpoint can be read: {checkpoint_facts[0].problem}")
     facts = SeriesFacts(
         name=series.name,
         level=level,
-        wanted=tuple(wanted),
-        existing=tuple(series.steps),
-        checkpoints=tuple(found[: len(chosen)]),
-        last=found[asked.index(series.checkpoints[-1])],
-        main=found[-1] if main is not None else None,
-        known=known,
-        tokenizer_size=_tokenizer_size(series, known),
+        selected_steps=tuple(selected_steps),
+        existing_steps=tuple(series.steps),
+        checkpoints=tuple(checkpoint_facts[: len(selected)]),
+        last=checkpoint_facts[to_read.index(series.checkpoints[-1])],
+        main=checkpoint_facts[-1] if main is not None else None,
+        catalog_entry=catalog_entry,
+        tokenizer_size=_tokenizer_size(series, catalog_entry),
         notes=series.notes,
     )
     if len(facts.checkpoints) > 1 and _starts_equal(facts):
-        facts = replace(facts, first_learning_rate=_first_learning_rate(chosen[-1]))
+        facts = replace(facts, first_learning_rate=_first_learning_rate(selected[-1]))
     return facts
 
 
 def gather_headers(series: CheckpointSeries) -> SeriesFacts:
-    """Gather what the headers of a folder's checkpoints tell, and nothing of what should be there.
+    """Gather facts from the headers of a folder's checkpoints; every existing step is selected.
 
     Args:
         series: The series.
     """
-    found = tuple(read_checkpoints(series.checkpoints, "none"))
+    checkpoints = tuple(read_checkpoints(series.checkpoints, "none"))
     steps = tuple(series.steps)
-    return SeriesFacts(series.name, "none", steps, steps, found, found[-1])
+    return SeriesFacts(series.name, "none", steps, steps, checkpoints, checkpoints[-1])
 
 
 def read_checkpoints(
@@ -254,20 +257,20 @@ def read_checkpoints(
     level: Level,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
 ) -> list[CheckpointFacts]:
-    """Read checkpoints, several at a time; one that cannot be read says why.
+    """Gather facts of checkpoints, several at a time; one that cannot be read has a `problem`.
 
     Args:
         checkpoints: The checkpoints.
         level: `none` of the tensors is read, a block of `rows`, or `all`.
         on_checkpoint: Called with how many are done and how many there are.
     """
-    found: list[CheckpointFacts] = []
+    gathered: list[CheckpointFacts] = []
     on_checkpoint(0, len(checkpoints))
     with ThreadPoolExecutor(_WORKERS) as pool:
         for facts in pool.map(_Reader(level), checkpoints):
-            found.append(facts)
-            on_checkpoint(len(found), len(checkpoints))
-    return found
+            gathered.append(facts)
+            on_checkpoint(len(gathered), len(checkpoints))
+    return gathered
 
 
 class _Reader:
@@ -278,19 +281,19 @@ class _Reader:
         self._read: dict[tuple[Role, str], TensorFacts] = {}
 
     def __call__(self, checkpoint: Checkpoint) -> CheckpointFacts:
-        about = CheckpointFacts(checkpoint.step, checkpoint.name)
+        empty = CheckpointFacts(checkpoint.step, checkpoint.name)
         try:
-            tensors = {role: self._matrix(checkpoint, role) for role in _untied(checkpoint)}
+            tensors = {role: self._matrix(checkpoint, role) for role in _untied_roles(checkpoint)}
             tensors |= {
                 role: self._vector(checkpoint, role) for role in VECTORS if checkpoint.has(role)
             }
         except CheckpointError as error:
             unreachable = isinstance(error, UnreachableError)
             return replace(
-                about, commit=checkpoint.commit, problem=str(error), unreachable=unreachable
+                empty, commit=checkpoint.commit, problem=str(error), unreachable=unreachable
             )
         return replace(
-            about,
+            empty,
             commit=checkpoint.commit,
             tensors=tensors,
             notes=checkpoint.notes,
@@ -299,44 +302,45 @@ class _Reader:
 
     def _matrix(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
         located = checkpoint.locate(role)
-        sha = None if checkpoint.path else checkpoint.store.sha256(located.filename)
-        if sha is not None and (role, sha) in self._read:
-            return self._read[role, sha]
-        facts = TensorFacts(_dtype(located), located.shape, sha)
+        file_sha256 = None if checkpoint.path else checkpoint.store.sha256(located.filename)
+        if file_sha256 is not None and (role, file_sha256) in self._read:
+            return self._read[role, file_sha256]
+        facts = TensorFacts(_dtype(located), located.shape, file_sha256)
         if self._level != "none":
-            # Past special tokens, among the frequent ones; but no fewer rows than there are.
+            # An eighth into the matrix lie frequent tokens, behind the special ones; a small matrix
+            # has its block moved up so that it holds BLOCK_ROWS rows, or all there are.
             start = max(0, min(located.shape[0] // 8, located.shape[0] - BLOCK_ROWS))
             block = slice(start, min(start + BLOCK_ROWS, located.shape[0]))
             small = _SMALL if checkpoint.path is not None else _SMALL_REMOTE
-            whole = self._level == "all" or located.nbytes <= small
-            read = slice(0, located.shape[0]) if whole else block
-            rows = located.read(None if whole else block)
-            sample = rows[block.start - read.start : block.stop - read.start]
+            read_all = self._level == "all" or located.nbytes <= small
+            read_range = slice(0, located.shape[0]) if read_all else block
+            rows = located.read(None if read_all else block)
+            sample = rows[block.start - read_range.start : block.stop - read_range.start]
             facts = replace(
                 facts,
-                digest=digest(rows) if whole else None,
+                digest=digest(rows) if read_all else None,
                 block=Block(digest(sample), embedding_norm(sample).mean().item(), _sketch(sample)),
-                rows_read=(read.start, read.stop),
-                not_finite=tuple(row + read.start for row in rows_not_finite(rows)),
+                rows_read=(read_range.start, read_range.stop),
+                not_finite=tuple(row + read_range.start for row in rows_not_finite(rows)),
             )
-        if sha is not None:
-            self._read[role, sha] = facts
+        if file_sha256 is not None:
+            self._read[role, file_sha256] = facts
         return facts
 
     def _vector(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
         located = checkpoint.locate(role)
         if self._level == "none":
             return TensorFacts(_dtype(located), located.shape)
-        broken = rows_not_finite(located.read().reshape(-1, 1))
-        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(broken))
+        non_finite = rows_not_finite(located.read().reshape(-1, 1))
+        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(non_finite))
 
 
 def _dtype(located: ReadableTensor) -> str:
     return str(located.dtype).removeprefix("torch.")
 
 
-def _untied(checkpoint: Checkpoint) -> list[Role]:
-    """The roles of embeddings that are tensors of their own."""
+def _untied_roles(checkpoint: Checkpoint) -> list[Role]:
+    """Return the roles of embeddings that are tensors of their own."""
     if not checkpoint.has("output_embedding"):
         return ["input_embedding"]
     places = {role: checkpoint.locate(role) for role in ROLES}
@@ -344,14 +348,16 @@ def _untied(checkpoint: Checkpoint) -> list[Role]:
 
 
 def _sketch(rows: torch.Tensor) -> np.ndarray:
-    every = max(1, rows.numel() // _SKETCH)
-    return rows[::every].float().flatten()[:_SKETCH].numpy().copy()
+    interval = max(1, rows.numel() // _SKETCH)
+    return rows[::interval].float().flatten()[:_SKETCH].numpy().copy()
 
 
-def _expected(series: CheckpointSeries, known: PublicSeries | None) -> tuple[int, ...]:
-    """Steps there should be: those of the catalog, or those a training of ours has come to."""
-    if known is not None:
-        return known.expected_steps
+def _expected_steps(
+    series: CheckpointSeries, catalog_entry: PublicSeries | None
+) -> tuple[int, ...]:
+    """Return the steps that the catalog or, for a run of `dynamics train`, its settings expect."""
+    if catalog_entry is not None:
+        return catalog_entry.expected_steps
     folder = training_of(series.checkpoints[0].path)
     if folder is None:
         return ()
@@ -359,19 +365,19 @@ def _expected(series: CheckpointSeries, known: PublicSeries | None) -> tuple[int
     return tuple(step for step in planned if step <= series.steps[-1])
 
 
-def _tokenizer_size(series: CheckpointSeries, known: PublicSeries | None) -> int | None:
-    """Entries of the tokenizer, from the catalog or from a tokenizer beside the checkpoints."""
+def _tokenizer_size(series: CheckpointSeries, catalog_entry: PublicSeries | None) -> int | None:
+    """Return the tokenizer's number of entries, from the catalog or a tokenizer in the folder."""
     path = series.checkpoints[-1].path
-    if known is not None or path is None:
-        return known and known.tokenizer_size
+    if catalog_entry is not None or path is None:
+        return catalog_entry and catalog_entry.tokenizer_size
     for folder in (path, path.parent.parent / "tokenizer"):
         if (folder / "tokenizer.json").exists():
             return vocabulary_size(load_tokenizer(folder))
     return None
 
 
-def _main(series: CheckpointSeries, known: PublicSeries | None) -> Checkpoint | None:
-    """The branch main of the repository that holds the whole series, where it is none of it."""
+def _main_branch(series: CheckpointSeries, catalog_entry: PublicSeries | None) -> Checkpoint | None:
+    """Return the branch main of the repository of the series, None where it is one of its steps."""
     stores = [checkpoint.store for checkpoint in series]
     repositories = {store.repo for store in stores if isinstance(store, HubRevision)}
     last = stores[-1]
@@ -379,9 +385,9 @@ def _main(series: CheckpointSeries, known: PublicSeries | None) -> Checkpoint | 
         return None
     if any(store.revision == "main" for store in stores):
         return None
-    if known is not None and known.main is None:
+    if catalog_entry is not None and catalog_entry.main is None:
         return None
-    return Checkpoint(last.beside("main"), series.steps[-1])
+    return Checkpoint(last.sibling("main"), series.steps[-1])
 
 
 def _starts_equal(facts: SeriesFacts) -> bool:
@@ -393,7 +399,7 @@ def _starts_equal(facts: SeriesFacts) -> bool:
 
 
 def _first_learning_rate(checkpoint: Checkpoint) -> float | None:
-    """Learning rate of the first update, from what transformers' Trainer leaves."""
+    """Return the learning rate of the first update from the log of transformers' Trainer."""
     try:
         state = json.loads(checkpoint.store.read_bytes("trainer_state.json") or b"{}")
         logged = {line["step"]: line for line in state.get("log_history", ())}

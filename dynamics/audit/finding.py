@@ -1,4 +1,4 @@
-"""What an audit finds: one finding, and how it names steps."""
+"""Finding of an audit, and short names for many rows or steps."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ Severity = Literal["wrong", "explained", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is worth telling about a series.
+    """One result of a check of a series.
 
     Attributes:
         kind: Name of the check.
         severity: `wrong`; `explained` for what looks wrong and is not; `note` for the rest.
         steps: Steps it is about.
-        message: What was found, in one line.
+        message: The finding in one line.
         role: Tensor it is about, None for all of them.
         flagged: Steps that should be left out because of it.
         link: Address of an issue about it.
-        rows: Rows of the tensor that it is about, ascending; of many the first.
+        rows: Rows of the tensor that it is about, ascending; the first ones of many.
     """
 
     kind: str
@@ -34,39 +34,40 @@ class Finding:
     rows: tuple[int, ...] = ()
 
 
-def name_rows(rows: Sequence[int], most: int = 5) -> str:
-    """The first few rows in words.
+def name_rows(rows: Sequence[int], max_rows: int = 5) -> str:
+    """Return the first few rows as text.
 
     Example:
-        >>> name_rows([5, 7, 9], most=2)
+        >>> name_rows([5, 7, 9], max_rows=2)
         '5, 7, ...'
     """
-    return ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
+    return ", ".join(map(str, rows[:max_rows])) + (", ..." if len(rows) > max_rows else "")
 
 
-def name_steps(steps: Iterable[int], most: int = 5) -> str:
-    """Steps in a few words; what goes on at one interval becomes `FIRST..LAST/INTERVAL`.
+def name_steps(steps: Iterable[int], max_parts: int = 5) -> str:
+    """Return steps as short text; more than three at one interval become `FIRST..LAST/INTERVAL`.
 
     Args:
         steps: The steps.
-        most: How many parts there may be; of more, those in the middle become an ellipsis.
+        max_parts: Largest number of parts; beyond it the middle ones become an ellipsis.
 
     Example:
         >>> name_steps([0, 1, 2, 4, 1000, 2000, 3000, 4000])
         '0, 1, 2, 4, 1000..4000/1000'
     """
-    left = sorted(steps)
+    remaining = sorted(steps)
     parts: list[str] = []
-    while left:
-        interval = left[1] - left[0] if len(left) > 1 else 0
-        run = next(
-            (at for at in range(2, len(left)) if left[at] - left[at - 1] != interval), len(left)
+    while remaining:
+        interval = remaining[1] - remaining[0] if len(remaining) > 1 else 0
+        length = next(
+            (i for i in range(2, len(remaining)) if remaining[i] - remaining[i - 1] != interval),
+            len(remaining),
         )
-        if run > 3:
-            parts.append(f"{left[0]}..{left[run - 1]}/{interval}")
-            left = left[run:]
+        if length > 3:
+            parts.append(f"{remaining[0]}..{remaining[length - 1]}/{interval}")
+            remaining = remaining[length:]
         else:
-            parts.append(str(left.pop(0)))
-    if len(parts) <= most:
+            parts.append(str(remaining.pop(0)))
+    if len(parts) <= max_parts:
         return ", ".join(parts)
-    return ", ".join([*parts[: most - 2], "...", parts[-1]])
+    return ", ".join([*parts[: max_parts - 2], "...", parts[-1]])

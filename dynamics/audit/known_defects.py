@@ -1,4 +1,4 @@
-"""Known defects of a public series, held against what an audit found."""
+"""Known defects of a public series, compared with the findings of an audit."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,63 +15,71 @@ _SHOWN_BY = {
     "discontinuous": ("jump",),
     "wrong_run": ("jump", "repeated"),
 }
-"""Kinds of findings in which a kind of defect shows."""
+"""Kinds of findings that show a kind of defect."""
 
 _NEED_TENSORS = ("discontinuous", "wrong_run")
 
 
-def known_defects(facts: SeriesFacts, found: Sequence[Finding]) -> Iterator[Finding]:
-    """Each defect of the catalog at the steps looked at: still there, gone, or not to be seen."""
-    if facts.known is None:
+def known_defects(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Verdicts on the defects that the catalog lists: confirmed, gone or not checkable."""
+    if facts.catalog_entry is None:
         return
-    for defect in facts.known.defects:
+    for defect in facts.catalog_entry.defects:
         if defect.steps is None:
-            yield _told(defect, "note", (), "not checkable: the catalog does not say which steps")
+            yield _report(defect, "note", (), "not checkable: the catalog does not say which steps")
             continue
-        steps = {*expand_steps(defect.steps, facts.known.last)} & _looked_at(facts, defect)
+        steps = {*expand_steps(defect.steps, facts.catalog_entry.last)} & _possible_steps(
+            facts, defect
+        )
         if steps:
-            yield _check(facts, found, defect, tuple(sorted(steps)))
+            yield _check_defect(facts, findings, defect, tuple(sorted(steps)))
 
 
-def _looked_at(facts: SeriesFacts, defect: Defect) -> set[int]:
-    """Steps at which a defect could show: of those missing also the ones nobody expects."""
+def _possible_steps(facts: SeriesFacts, defect: Defect) -> set[int]:
+    """Return the steps at which a defect could show; a missing step need not be a selected one."""
     if defect.kind != "missing":
-        return {*facts.wanted}
-    first, last = min(facts.wanted), max(facts.wanted)
-    return {*range(first, last + 1)} - ({*facts.existing} - {*facts.wanted})
+        return {*facts.selected_steps}
+    first, last = min(facts.selected_steps), max(facts.selected_steps)
+    return {*range(first, last + 1)} - ({*facts.existing_steps} - {*facts.selected_steps})
 
 
-def _check(
-    facts: SeriesFacts, found: Sequence[Finding], defect: Defect, steps: tuple[int, ...]
+def _check_defect(
+    facts: SeriesFacts, findings: Sequence[Finding], defect: Defect, steps: tuple[int, ...]
 ) -> Finding:
     if defect.kind == "explained":
-        alike = [{*each.steps} for each in found if each.severity == "explained"]
-        if len(steps) > 1 and any({*steps} <= each for each in alike):
-            return _told(defect, "explained", steps, "confirmed")
-        if len(steps) == 1 or {*steps} & {step for each in found for step in each.flagged}:
-            return _told(defect, "note", steps, "not checkable")
-        return _told(defect, "note", steps, "not seen")
+        explained = [finding for finding in findings if finding.severity == "explained"]
+        if len(steps) > 1 and any({*steps} <= {*finding.steps} for finding in explained):
+            return _report(defect, "explained", steps, "confirmed")
+        if len(steps) == 1 or {*steps} & {step for finding in findings for step in finding.flagged}:
+            return _report(defect, "note", steps, "not checkable")
+        return _report(defect, "note", steps, "not seen")
     if defect.kind == "missing":
-        seen = {*steps} - {*facts.existing} | _seen(found, defect, steps)
+        seen_steps = {*steps} - {*facts.existing_steps} | _seen_steps(findings, defect, steps)
     else:
-        seen = _seen(found, defect, steps)
-    if seen:
-        share = "" if len(seen) == len(steps) else f" at {len(seen)} of {len(steps)} steps"
-        severity: Severity = "wrong" if seen & {*facts.wanted} else "note"
-        again = "seen again" if defect.repaired else "confirmed"
-        return _told(defect, severity, tuple(sorted(seen)), f"{again}{share}")
+        seen_steps = _seen_steps(findings, defect, steps)
+    if seen_steps:
+        share = (
+            "" if len(seen_steps) == len(steps) else f" at {len(seen_steps)} of {len(steps)} steps"
+        )
+        severity: Severity = "wrong" if seen_steps & {*facts.selected_steps} else "note"
+        verdict = "seen again" if defect.repaired else "confirmed"
+        return _report(defect, severity, tuple(sorted(seen_steps)), f"{verdict}{share}")
     if facts.level == "none" and defect.kind in _NEED_TENSORS and not defect.repaired:
-        return _told(defect, "note", steps, "not checkable without reading; `--tensors rows` can")
-    if any(finding.kind == "not compared" for finding in found):
-        return _told(defect, "note", steps, "not checkable: no hash is told")
-    return _told(defect, "note", steps, "repaired, and not seen" if defect.repaired else "not seen")
+        return _report(
+            defect, "note", steps, "not checkable without reading rows; run with `--tensors rows`"
+        )
+    if any(finding.kind == "not compared" for finding in findings):
+        return _report(defect, "note", steps, "not checkable: no hash is known")
+    return _report(
+        defect, "note", steps, "repaired, and not seen" if defect.repaired else "not seen"
+    )
 
 
-def _seen(found: Sequence[Finding], defect: Defect, steps: tuple[int, ...]) -> set[int]:
-    """The steps at which findings show the defect, in the tensors it is said to concern."""
+def _seen_steps(findings: Sequence[Finding], defect: Defect, steps: tuple[int, ...]) -> set[int]:
+    """Return the steps at which findings show the defect, in the tensors that it concerns."""
     return {
         step
-        for finding in found
+        for finding in findings
         if finding.kind in _SHOWN_BY[defect.kind] and finding.severity == "wrong"
         if finding.role is None or not defect.tensors or finding.role in defect.tensors
         for step in finding.steps
@@ -79,6 +87,6 @@ def _seen(found: Sequence[Finding], defect: Defect, steps: tuple[int, ...]) -> s
     }
 
 
-def _told(defect: Defect, severity: Severity, steps: tuple[int, ...], verdict: str) -> Finding:
-    where = f" (steps {name_steps(steps)})" if steps else ""
-    return Finding(_KIND, severity, steps, f"{verdict}{where}: {defect.what}", link=defect.url)
+def _report(defect: Defect, severity: Severity, steps: tuple[int, ...], verdict: str) -> Finding:
+    place = f" (steps {name_steps(steps)})" if steps else ""
+    return Finding(_KIND, severity, steps, f"{verdict}{place}: {defect.what}", link=defect.url)

@@ -1,4 +1,4 @@
-"""Whether a series holds what its steps say: gather facts, check them, say what it cost."""
+"""Audit of a series: gather facts, run the checks, count the requests and bytes."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from dynamics.errors import CheckpointError, UnreachableError
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit of a series found.
+    """Result of auditing a series.
 
     Attributes:
         series: Name of the series.
-        level: What was to be read of the tensors: `none`, a block of `rows`, or `all`.
-        rows_read: Which rows were read, in words.
-        steps: Steps that were looked at.
-        findings: Everything that is worth telling.
+        level: How much of the tensors was to be read: `none`, a block of `rows`, or `all`.
+        rows_read: The rows that were read, in words.
+        steps: Steps that were audited.
+        findings: All findings.
         requests: Requests made since the series was opened.
         received: Bytes received since then.
     """
@@ -34,14 +34,14 @@ class Audit:
 
     @property
     def wrong(self) -> list[Finding]:
-        """What is neither explained nor a mere note."""
+        """Findings of severity `wrong`."""
         return [finding for finding in self.findings if finding.severity == "wrong"]
 
     def check_reached(self) -> None:
-        """Refuse a series of which the hub did not let a step be looked at.
+        """Refuse a series of which a step could not be fetched from the hub.
 
         Raises:
-            UnreachableError: There is such a step.
+            UnreachableError: A step could not be fetched.
         """
         for finding in self.findings:
             if finding.kind == "unreachable":
@@ -49,7 +49,7 @@ class Audit:
 
     @property
     def flagged_steps(self) -> dict[int, str]:
-        """Steps that should be left out, ascending, and why, in one line."""
+        """Steps that should be left out, ascending, each with a reason in one line."""
         reasons: dict[int, str] = {}
         for finding in self.wrong:
             about = "" if finding.role is None else f"{finding.role.replace('_', ' ')}: "
@@ -63,7 +63,7 @@ def audit_series(
     *,
     steps: str = "all",
     tensors: Level | None = None,
-    known: PublicSeries | None = None,
+    catalog_entry: PublicSeries | None = None,
     on_checkpoint: OnCheckpoint = lambda done, total: None,
 ) -> Audit:
     """Check that every step is there, holds what it should, and lies on one trajectory.
@@ -71,10 +71,10 @@ def audit_series(
     Args:
         series: The series.
         steps: Which steps, in the step language; numbers that do not exist are findings.
-        tensors: What to read of embeddings: `none` (files are told apart by the hashes that a hub
+        tensors: Rows of embeddings to read: `none` (files are compared by the hashes that a hub
             gives), a block of 1,024 `rows` (every row of a matrix of at most 4 MiB), or `all`.
-            When None, the cheapest that tells repetitions: `none` on a hub, `rows` in a folder.
-        known: Entry of the catalog; that of the repository when None.
+            When None, the cheapest that finds repetitions: `none` on a hub, `rows` in a folder.
+        catalog_entry: Entry of the catalog; that of the repository when None.
         on_checkpoint: Called with how many checkpoints are done and how many there are.
 
     Raises:
@@ -83,15 +83,15 @@ def audit_series(
     """
     remote = series.checkpoints[0].path is None
     level: Level = tensors or ("none" if remote else "rows")
-    known = known or _known(series)
-    facts = gather(series, steps, level, known, on_checkpoint)
+    catalog_entry = catalog_entry or _find_catalog_entry(series)
+    facts = gather(series, steps, level, catalog_entry, on_checkpoint)
     traffic = series.checkpoints[0].traffic
-    traffic = traffic.whole or traffic
+    traffic = traffic.total or traffic
     return Audit(
         series=series.name,
         level=level,
         rows_read=facts.rows_read,
-        steps=tuple(each.step for each in facts.checkpoints),
+        steps=tuple(checkpoint.step for checkpoint in facts.checkpoints),
         findings=tuple(run_checks(facts)),
         requests=traffic.requests,
         received=traffic.received,
@@ -99,7 +99,7 @@ def audit_series(
 
 
 def audit_headers(series: CheckpointSeries) -> Audit:
-    """Check that every checkpoint can be opened and has tensors of one shape; nothing more is read.
+    """Check that every checkpoint opens and that shapes agree; only headers are read.
 
     Args:
         series: The checkpoints to compare, those of a folder.
@@ -115,7 +115,7 @@ def cheap_audit(
     steps: str = "all",
     on_checkpoint: OnCheckpoint = lambda done, total: None,
 ) -> Audit:
-    """The audit that reads next to nothing, to be run before anything else is made of a series.
+    """Audit a series with the cheapest level, to be run before anything else is computed from it.
 
     Args:
         series: The series.
@@ -132,8 +132,8 @@ def cheap_audit(
     return audit_series(series, steps=steps, on_checkpoint=on_checkpoint)
 
 
-def _known(series: CheckpointSeries) -> PublicSeries | None:
-    """The entry of the catalog for a series on a hub; a folder may be called anything."""
+def _find_catalog_entry(series: CheckpointSeries) -> PublicSeries | None:
+    """Return the catalog entry of a series on a hub; the name of a folder proves nothing."""
     if series.checkpoints[0].path is not None:
         return None
     try:

@@ -57,10 +57,10 @@ def show(
     The hub is asked which steps exist and for the index of the last one; no weights are read.
     """
     from dynamics.checkpoints.catalog.public_series import find
-    from dynamics.checkpoints.series_description import describe
+    from dynamics.checkpoints.series_description import describe_series
 
     known = find(name)
-    facts = describe(name)
+    facts = describe_series(name)
     if not offline and known.readable:
         facts["hub"] = _asked(known)
     lines = [

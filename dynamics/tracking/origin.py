@@ -70,7 +70,7 @@ def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
     training, beside = training_folder(chosen), chosen.checkpoints[0].path
     store = chosen.checkpoints[0].store
     if isinstance(store, HubRevision):
-        tokenizer = fetch_tokenizer(store.beside("main"))
+        tokenizer = fetch_tokenizer(store.sibling("main"))
         check_tokenizer(counts, tokenizer_sha256(tokenizer), chosen.name)
     elif beside is None:
         return

@@ -199,7 +199,7 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
     if training is not None:
         return load_tokenizer(training / "tokenizer")
     if isinstance(checkpoint.store, HubRevision):
-        return fetch_tokenizer(checkpoint.store.beside("main"))
+        return fetch_tokenizer(checkpoint.store.sibling("main"))
     return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 

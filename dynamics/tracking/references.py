@@ -20,7 +20,7 @@ from torch import Tensor
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats.byte_sources import check_range
-from dynamics.checkpoints.formats.entries import TensorEntry, contiguous_stride
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
 from dynamics.checkpoints.formats.tensors import read_tensor, row_bytes
 from dynamics.errors import OutputError
 

@@ -84,7 +84,7 @@ def test_one_tensor_of_two_is_named():
 PYTHIA_160M = catalog()["pythia-160m"]
 
 
-@pytest.mark.parametrize("more", [{"known": PYTHIA_160M}, {"first_learning_rate": 0.0}])
+@pytest.mark.parametrize("more", [{"catalog_entry": PYTHIA_160M}, {"first_learning_rate": 0.0}])
 def test_equal_first_steps_are_explained_by_a_first_update_without_effect(more):
     found = run_checks(facts_of(clean(PYTHIA) | {0: "a", 1: "a"}, **more))
     assert ("repeated", "explained", (0, 1)) in of(found)
@@ -98,7 +98,9 @@ def test_equal_first_steps_are_wrong_without_an_explanation(more):
 
 
 def test_explained_steps_are_kept_when_another_repeats_them():
-    found = run_checks(facts_of(clean(PYTHIA) | {0: "a", 1: "a", 5000: "a"}, known=PYTHIA_160M))
+    found = run_checks(
+        facts_of(clean(PYTHIA) | {0: "a", 1: "a", 5000: "a"}, catalog_entry=PYTHIA_160M)
+    )
     assert flagged(found) == [5000]
     assert ("repeated", "explained", (0, 1)) in of(found)
 
@@ -107,7 +109,7 @@ def test_first_steps_that_hold_late_weights_are_not_explained():
     late = of_files(143000, **dict.fromkeys(BOTH, "a"))
     for files in ({143000: None}, {143000: "a"}):
         files = clean(PYTHIA) | {0: "a", 1: "a"} | files
-        found = run_checks(facts_of(files, known=PYTHIA_160M, main=late, wanted=(0, 1)))
+        found = run_checks(facts_of(files, catalog_entry=PYTHIA_160M, main=late, wanted=(0, 1)))
         assert flagged(found) == [0, 1]
 
 
@@ -118,7 +120,7 @@ def test_repetitions_of_pythia_2_8b_are_found_and_known():
     files |= dict.fromkeys(expand_steps(first.steps, known.last), "a")
     files |= dict.fromkeys(expand_steps(second.steps, known.last), "b")
     found = run_checks(
-        facts_of(files, known=known, main=of_files(143000, **dict.fromkeys(BOTH, "a")))
+        facts_of(files, catalog_entry=known, main=of_files(143000, **dict.fromkeys(BOTH, "a")))
     )
     assert len(flagged(found)) == 85  # all 86 but the last
     told = [each for each in found if each.kind == "known defect" and each.severity == "wrong"]
@@ -126,19 +128,19 @@ def test_repetitions_of_pythia_2_8b_are_found_and_known():
 
 
 def test_known_defects_that_are_gone_or_cannot_be_seen():
-    found = run_checks(facts_of(clean(PYTHIA), known=catalog()["pythia-2.8b"]))
+    found = run_checks(facts_of(clean(PYTHIA), catalog_entry=catalog()["pythia-2.8b"]))
     assert not any(each.severity == "wrong" for each in found)
     said = [each.message for each in found if each.kind == "known defect"]
     assert sum("not seen" in each for each in said) == 4
-    found = run_checks(facts_of(clean(PYTHIA), known=catalog()["pythia-410m-seed3"]))
+    found = run_checks(facts_of(clean(PYTHIA), catalog_entry=catalog()["pythia-410m-seed3"]))
     assert any("not checkable without reading" in each.message for each in found)
-    found = run_checks(facts_of(clean(PYTHIA), known=catalog()["pythia-6.9b-deduped"]))
+    found = run_checks(facts_of(clean(PYTHIA), catalog_entry=catalog()["pythia-6.9b-deduped"]))
     assert any("the catalog does not say which steps" in each.message for each in found)
 
 
 def test_known_defect_of_one_shard():
     known = catalog()["pythia-12b"]
-    facts = facts_of(clean(PYTHIA), known=known)
+    facts = facts_of(clean(PYTHIA), catalog_entry=known)
     wrong = {s: of_files(s, input_embedding="input_embedding 143000") for s in (50000, 58000)}
     chosen = tuple(wrong.get(each.step, each) for each in facts.checkpoints)
     found = run_checks(SeriesFacts(**(vars(facts) | {"checkpoints": chosen})))
@@ -149,7 +151,7 @@ def test_known_defect_of_one_shard():
 def test_missing_steps():
     known = catalog()["pythia-410m-seed9"]
     steps = [step for step in PYTHIA if step not in (16, 40000)]
-    found = run_checks(facts_of(clean(steps), known=known, wanted=tuple(PYTHIA)))
+    found = run_checks(facts_of(clean(steps), catalog_entry=known, wanted=tuple(PYTHIA)))
     assert of(found, "missing") == [("missing", "wrong", (16, 40000))]
     assert ("known defect", "wrong", (40000,)) in of(found)
     assert flagged(found) == []
@@ -180,7 +182,7 @@ def test_main():
     assert said("other", "rows") == [("main", "note", (13000,))]
     steps = dict.fromkeys(PYTHIA)
     main = of_files(143000, **dict.fromkeys(BOTH, "other"))
-    found = run_checks(facts_of(steps, level="rows", main=main, known=PYTHIA_160M))
+    found = run_checks(facts_of(steps, level="rows", main=main, catalog_entry=PYTHIA_160M))
     assert ("main", "wrong", (143000,)) in of(found)
 
 
@@ -259,9 +261,9 @@ def test_a_hub_out_of_reach_flags_no_step():
 
 
 def test_what_was_passed_over_is_noted():
-    found = run_checks(facts_of(clean(), notes=("passed over: best",)))
+    found = run_checks(facts_of(clean(), notes=("skipped: best",)))
     assert [(each.kind, each.severity, each.message) for each in found] == [
-        ("names", "note", "passed over: best")
+        ("names", "note", "skipped: best")
     ]
 
 

@@ -355,7 +355,8 @@ def test_unknown_layout_lists_what_was_found(tmp_path):
     }
     checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors), 0)
     found = (
-        r"found are 'net.words.weight' \(40, 8\), 'net.mix.weight' \(8, 8\); known families.* opt"
+        r"matrices are 'net.words.weight' \(40, 8\), 'net.mix.weight' \(8, 8\); "
+        r"known families.* opt"
     )
     with pytest.raises(CheckpointError, match=found) as error:
         checkpoint.tensor("input_embedding")

@@ -270,7 +270,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         assert not end.value.code
         told = shown.out + shown.err
         assert "step 8 is left out: " in told
-        assert "passed over, as the name tells no step: checkpoint-last" in told
+        assert "skipped because the name has no step: checkpoint-last" in told
     assert list(json.loads(shown.out)["left_out"]) == ["8"]
     assert Run(tmp_path / "run").steps == [0, 2, 32]
 

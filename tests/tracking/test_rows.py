@@ -119,7 +119,7 @@ def test_other_weights_in_these_rows_are_refused(series, counts, part):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ("0:301", "--rows asks for row 300, but the embedding of series has 300 rows"),
+        ("0:301", "--rows selects row 300, but the embedding of series has 300 rows"),
         ("", "cannot read ''"),
         ("9:3", "holds no row"),
     ],

@@ -1,6 +1,6 @@
-"""Public checkpoint series as data: what is published, where, under which names, and its defects.
+"""Catalog of public checkpoint series: repositories, names of checkpoints, shapes and defects.
 
-The data is `public_series.yaml` beside this module. Nothing here asks a hub for anything.
+The data is in `public_series.yaml` beside this module; no request is sent to a hub.
 """
 
 import difflib
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from dynamics.checkpoints.catalog.revision_names import (
     RevisionName,
     expand_steps,
-    is_chosen,
-    one_per_step,
+    index_by_step,
+    is_selected,
     parse_name,
     tokens_at,
     with_tokens,
@@ -44,8 +44,8 @@ class TokenStream(_Entry):
         dtype: Type of a token id.
         row: Token ids in a row: inputs and one more, for the last target.
         rows_per_step: Rows that a training step consumes.
-        same_order: Whether this series consumed them in this order; if not, counts of the whole
-            hold, exposure up to a step does not.
+        same_order: Whether this series consumed them in this order; if not, counts over the whole
+            stream hold, but exposure up to a step does not.
     """
 
     dataset: str
@@ -56,11 +56,11 @@ class TokenStream(_Entry):
 
 
 class Corpus(_Entry):
-    """What a series was trained on.
+    """Training corpus of a series.
 
     Attributes:
         name: Name of the corpus.
-        where: Where its text, tokens or counts are.
+        where: Address of its text, tokens or counts.
         stream: The tokens in the order of training, where they are published.
     """
 
@@ -70,16 +70,16 @@ class Corpus(_Entry):
 
 
 class Defect(_Entry):
-    """Something known about a series that a reader of its numbers must know.
+    """Known defect of a series that affects the numbers measured on it.
 
     Attributes:
-        what: What is the matter.
-        kind: `explained` is what looks like a defect and is none.
-        steps: Which steps, as a rule for `expand_steps`; None when not known or all of them.
+        what: Description of the defect.
+        kind: Kind of defect; `explained` for a peculiarity that is none.
+        steps: Steps concerned, as a rule for `expand_steps`; None when not known or all of them.
         tensors: Roles of the tensors concerned; empty when all are.
-        repaired: Whether it is reported to have been put right since.
+        repaired: Whether a repair has been reported.
         link: Issue, as `owner/repository#number`.
-        source: Evidence mark, and what is left open.
+        source: Evidence mark, and open questions.
     """
 
     what: str
@@ -97,27 +97,27 @@ class Defect(_Entry):
 
 
 class PublicSeries(_Entry):
-    """One training whose checkpoints are published.
+    """Training run with published checkpoints.
 
     Attributes:
         name: Name in the catalog: the repository's in lower case, without the organisation.
         family: Family it belongs to.
         aliases: Shorter names.
-        where: What a checkpoint is in its repository, or a repository of its own.
+        where: Form of a checkpoint: a branch, tag, commit or directory, or a repository of its own.
         repositories: Repository ids; with `where: repository` one for each checkpoint, or
             a pattern with `*`.
         branch: The branch whose commits are the checkpoints, with `where: commit`.
         revisions: Regular expressions for `parse_name`.
         default_stages: Stages whose steps are the series; every stage when None. Names without a
             stage always belong to it.
-        default_seed: Seed meant when none is chosen.
-        step_unit: What a step in a name stands for.
-        tokens_per_step: Tokens a step sees; by the step from which they hold, where they change.
+        default_seed: Seed used when none is requested.
+        step_unit: Training steps per step in a name.
+        tokens_per_step: Tokens per step; where they change, by the step from which they hold.
         first_tokens: Tokens seen at step 0.
-        expected: Rule for the steps to be expected, see `expand_steps`.
-        expected_count: How many checkpoints are said to exist.
+        expected: Rule for the expected steps, see `expand_steps`.
+        expected_count: Published number of checkpoints.
         last: Last step.
-        main: Step that the branch main is at, None when it is none of the series.
+        main: Step that the branch main holds, None when it is no step of the series.
         warmup_from_zero: Whether the first update has learning rate 0, so that steps 0 and 1 agree.
         architecture: Family of tensor names, see `architectures.FAMILIES`.
         dtype: Type on disk, None when not known.
@@ -127,13 +127,13 @@ class PublicSeries(_Entry):
         hidden_size: Width D.
         parameters: Parameters of the full model.
         format: File formats.
-        corpus: What it was trained on.
+        corpus: Training corpus.
         licence: Licence of the weights.
-        evidence: Marks, as told at the head of the data.
-        unverified: What in this entry is not checked against a primary source.
-        notes: What else to know.
+        evidence: Evidence marks, explained at the head of the data.
+        unverified: Fields of this entry that were not checked against a primary source.
+        notes: Further remarks.
         readable: Whether its tensors can be read one by one.
-        unreadable_because: Why not.
+        unreadable_because: Reason why its tensors cannot be read.
         defects: Known defects.
     """
 
@@ -173,7 +173,7 @@ class PublicSeries(_Entry):
 
     @cached_property
     def expected_steps(self) -> tuple[int, ...]:
-        """Steps there should be, ascending; empty when no rule is known."""
+        """Expected steps, ascending; empty when no rule is known."""
         if self.expected is None:
             return ()
         steps = expand_steps(self.expected, self.last)
@@ -181,11 +181,11 @@ class PublicSeries(_Entry):
 
     @property
     def count(self) -> int | None:
-        """How many checkpoints there should be, None when not known."""
+        """Expected number of checkpoints, None when not known."""
         return self.expected_count or len(self.expected_steps) or None
 
     def tokens_seen(self, step: int) -> int | None:
-        """Tokens trained on up to a step, None when it is not known how many a step sees."""
+        """Return the tokens seen up to a step, None when the tokens per step are not known."""
         if self.tokens_per_step is None:
             return None
         return tokens_at(step, self.tokens_per_step, self.first_tokens)
@@ -193,33 +193,33 @@ class PublicSeries(_Entry):
     def parse(
         self, names: Iterable[str], stage: str | None = None, seed: str | None = None
     ) -> dict[int, RevisionName]:
-        """The checkpoints among names that exist, by ascending step; other names are ignored.
+        """Return the names that are checkpoints of the series, by ascending step.
 
         Args:
-            names: Branches, tags, titles of commits, or ids of repositories, whichever `where`
-                says. A name given twice counts once.
-            stage: Take names of this stage. By default those without a stage and those of
-                `default_stages`. A stage outside of these counts its own steps, so that tokens
-                seen are not known.
-            seed: Take names of this seed; by default those without one and `default_seed`.
+            names: Existing branches, tags, titles of commits or ids of repositories, depending on
+                `where`. Duplicates count once; names of other things are ignored.
+            stage: Stage to select. By default names without a stage and those of
+                `default_stages`. Any other stage counts its own steps, so that tokens seen are
+                not known.
+            seed: Seed to select; by default names without one and those of `default_seed`.
 
         Raises:
             StepError: Two names are of one step.
         """
         default_seeds = None if self.default_seed is None else (self.default_seed,)
         existing = dict.fromkeys(names)
-        found: list[RevisionName] = []
+        selected: list[RevisionName] = []
         for name in existing:
-            said = parse_name(name, self.revisions, self.step_unit)
-            if said is None or not is_chosen(said.seed, seed, default_seeds):
+            parsed = parse_name(name, self.revisions, self.step_unit)
+            if parsed is None or not is_selected(parsed.seed, seed, default_seeds):
                 continue
-            if is_chosen(said.stage, None, self.default_stages):
-                said = with_tokens(said, self.tokens_per_step, self.first_tokens)
-            elif said.stage == stage:
-                said = RevisionName(name, said.step, stage=said.stage, seed=said.seed)
-            if is_chosen(said.stage, stage, self.default_stages):
-                found.append(said)
-        steps = one_per_step(found)
+            if is_selected(parsed.stage, None, self.default_stages):
+                parsed = with_tokens(parsed, self.tokens_per_step, self.first_tokens)
+            elif parsed.stage == stage:
+                parsed = RevisionName(name, parsed.step, stage=parsed.stage, seed=parsed.seed)
+            if is_selected(parsed.stage, stage, self.default_stages):
+                selected.append(parsed)
+        steps = index_by_step(selected)
         if stage is None and seed is None and "main" in existing and self.main is not None:
             steps.setdefault(
                 self.main, RevisionName("main", self.main, self.tokens_seen(self.main))
@@ -229,7 +229,7 @@ class PublicSeries(_Entry):
 
 @cache
 def catalog() -> Mapping[str, PublicSeries]:
-    """The public series by name, read once from the data of the package."""
+    """Return the public series by name, read once from the data of the package."""
     text = (
         files("dynamics.checkpoints.catalog")
         .joinpath("public_series.yaml")
@@ -239,34 +239,37 @@ def catalog() -> Mapping[str, PublicSeries]:
     series = [
         PublicSeries(**entry) for family in data["families"] for entry in expand_family(family)
     ]
-    assert len({each.name for each in series}) == len(series), "names of the catalog are unique"
-    return MappingProxyType({each.name: each for each in series})
+    assert len({entry.name for entry in series}) == len(series), "names of the catalog are unique"
+    return MappingProxyType({entry.name: entry for entry in series})
 
 
 def families() -> list[str]:
-    """Names of the families, in the order of the catalog."""
+    """Return the names of the families, in the order of the catalog."""
     return list(dict.fromkeys(series.family for series in catalog().values()))
 
 
 def find(name: str) -> PublicSeries:
-    """The public series of a name, in any case, of an alias or of a full repository id.
+    """Find a public series by its name in any case, an alias, or a full repository id.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no such series.
 
     Example:
         >>> find("EleutherAI/pythia-160m").name
         'pythia-160m'
     """
-    wanted = name.lower()
-    known = catalog()
-    if wanted in known:
-        return known[wanted]
-    for series in known.values():
+    lower = name.lower()
+    entries = catalog()
+    if lower in entries:
+        return entries[lower]
+    for series in entries.values():
         repositories = (repository.lower() for repository in series.repositories)
-        if wanted in series.aliases or any(fnmatchcase(wanted, each) for each in repositories):
+        if lower in series.aliases or any(fnmatchcase(lower, pattern) for pattern in repositories):
             return series
-    names = [*known, *(alias for series in known.values() for alias in series.aliases)]
-    close = difflib.get_close_matches(wanted.rpartition("/")[2], names, n=1)
-    hint = did_you_mean(close[0], close) if close else f"there are {len(known)} of them."
+    names = [
+        *entries,
+        *(alias for series in entries.values() for alias in series.aliases),
+    ]
+    close = difflib.get_close_matches(lower.rpartition("/")[2], names, n=1)
+    hint = did_you_mean(close[0], close) if close else f"there are {len(entries)} of them."
     raise CheckpointError(f"{name!r} is no public series; {hint} `dynamics series list` shows them")

@@ -1,7 +1,7 @@
-"""Steps told from names that exist: branches, tags, titles of commits, repositories.
+"""Steps parsed from the names of branches, tags, commits and repositories.
 
-Names are parsed, never constructed: tokens in a label are rounded up by one family, down by another
-and drift in a third.
+Names are parsed, never constructed: one family rounds the tokens in a name up, another down, and
+in a third they drift.
 """
 
 import re
@@ -19,15 +19,15 @@ _BILLION = 10**9
 
 @dataclass(frozen=True)
 class RevisionName:
-    """What the name of a checkpoint says.
+    """Content of a checkpoint's name.
 
     Attributes:
         name: The name.
-        step: Training steps taken, of the stage where stages count their own.
+        step: Training steps taken, within the stage where every stage counts from 0.
         tokens_seen: Tokens trained on up to this step, None when unknown.
-        tokens_rounded: Whether `tokens_seen` is no more than the label of the name.
-        stage: Stage of the training, where the name tells.
-        seed: Seed of the training, where the name tells.
+        tokens_rounded: Whether `tokens_seen` is the rounded number in the name.
+        stage: Stage of the training, None when the name has none.
+        seed: Seed of the training, None when the name has none.
     """
 
     name: str
@@ -39,52 +39,56 @@ class RevisionName:
 
 
 def parse_name(name: str, patterns: Iterable[str], step_unit: int = 1) -> RevisionName | None:
-    r"""What a name says by the first pattern that fits all of it; None when none does.
+    r"""Parse a name by the first pattern that fits all of it; None when no pattern fits.
 
     Args:
         name: The name.
         patterns: Regular expressions with a group `step`, and groups `tokens` (in billions, or in
-            trillions where a group `unit` is T), `stage` and `seed` where names tell.
-        step_unit: What a step in a name stands for: 1000 where names count thousands.
+            trillions where a group `unit` is T), `stage` and `seed` where names have them.
+        step_unit: Training steps per step in a name: 1000 where names count thousands.
 
     Example:
-        >>> found = parse_name("step-50K-105b", [r"step-(?P<step>\d+)K-(?P<tokens>\d+)b"], 1000)
-        >>> found.step, found.tokens_seen
+        >>> parsed = parse_name("step-50K-105b", [r"step-(?P<step>\d+)K-(?P<tokens>\d+)b"], 1000)
+        >>> parsed.step, parsed.tokens_seen
         (50000, 105000000000)
     """
     for pattern in patterns:
         if match := re.fullmatch(pattern, name):
-            said = match.groupdict()
-            label = said.get("tokens")
-            unit = _BILLION * (1000 if said.get("unit") in ("T", "t") else 1)
+            groups = match.groupdict()
+            label = groups.get("tokens")
+            unit = _BILLION * (1000 if groups.get("unit") in ("T", "t") else 1)
             return RevisionName(
                 name=name,
-                step=int(said["step"]) * step_unit,
+                step=int(groups["step"]) * step_unit,
                 tokens_seen=int(Decimal(label) * unit) if label else None,
                 tokens_rounded=label is not None,
-                stage=said.get("stage"),
-                seed=said.get("seed"),
+                stage=groups.get("stage"),
+                seed=groups.get("seed"),
             )
     return None
 
 
 def with_tokens(
-    found: RevisionName, per_step: int | Mapping[int, int] | None, first: int = 0
+    revision_name: RevisionName, per_step: int | Mapping[int, int] | None, first: int = 0
 ) -> RevisionName:
-    """The same with tokens counted from its step, where it is known how many a step sees.
+    """Return the name with tokens computed from its step; unchanged without `per_step`.
 
     Args:
-        found: What a name says.
-        per_step: Tokens per step; by the step from which they hold, where they change.
+        revision_name: The parsed name.
+        per_step: Tokens per step; where they change, by the step from which they hold.
         first: Tokens seen at step 0.
     """
     if per_step is None:
-        return found
-    return replace(found, tokens_seen=tokens_at(found.step, per_step, first), tokens_rounded=False)
+        return revision_name
+    return replace(
+        revision_name,
+        tokens_seen=tokens_at(revision_name.step, per_step, first),
+        tokens_rounded=False,
+    )
 
 
 def tokens_at(step: int, per_step: int | Mapping[int, int], first: int = 0) -> int:
-    """Tokens seen up to a step.
+    """Return the tokens seen up to a step.
 
     Example:
         >>> tokens_at(15, {0: 100, 10: 200})
@@ -98,36 +102,36 @@ def tokens_at(step: int, per_step: int | Mapping[int, int], first: int = 0) -> i
     )
 
 
-def one_per_step(found: Iterable[RevisionName]) -> dict[int, RevisionName]:
-    """By step, ascending.
+def index_by_step(names: Iterable[RevisionName]) -> dict[int, RevisionName]:
+    """Return names by step, ascending.
 
     Raises:
         StepError: Two names are of one step.
     """
     steps: dict[int, RevisionName] = {}
-    for each in sorted(found, key=lambda name: (name.step, name.name)):
-        if (other := steps.get(each.step)) is not None:
-            stages = sorted({str(name.stage) for name in (other, each)})
+    for name in sorted(names, key=lambda name: (name.step, name.name)):
+        if (rival := steps.get(name.step)) is not None:
+            stages = sorted({str(rival.stage), str(name.stage)})
             hint = f"choose the stage, {' or '.join(stages)}" if len(stages) > 1 else "keep one"
-            raise StepError(f"{other.name!r} and {each.name!r} are both step {each.step}; {hint}")
-        steps[each.step] = each
+            raise StepError(f"{rival.name!r} and {name.name!r} are both step {name.step}; {hint}")
+        steps[name.step] = name
     return steps
 
 
-def is_chosen(found: str | None, wanted: str | None, default: Collection[str] | None) -> bool:
-    """Whether a name is meant by its stage or seed: the wanted one, else none or a default one."""
-    if wanted is not None:
-        return found == wanted
-    return found is None or default is None or found in default
+def is_selected(value: str | None, requested: str | None, default: Collection[str] | None) -> bool:
+    """Return whether a stage or seed is the requested one, else absent or a default one."""
+    if requested is not None:
+        return value == requested
+    return value is None or default is None or value in default
 
 
 @cache
 def expand_steps(rule: str, last: int | None) -> tuple[int, ...]:
-    """Steps that a rule of the catalog means, ascending.
+    """Return the steps that a rule of the catalog stands for, ascending.
 
     Args:
         rule: In the step language, with ranges `FIRST..LAST/INTERVAL` beside it.
-        last: Last step there is, which patterns need.
+        last: Last step of the series, which patterns need.
 
     Raises:
         StepError: The rule is malformed, or has a pattern but no last step.

@@ -1,4 +1,4 @@
-"""Entries of the catalog written out: one template stands for many sizes, seeds or recipes."""
+"""Expansion of the catalog: one template stands for many sizes, seeds or recipes."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -7,16 +7,16 @@ from typing import Any
 
 
 def expand_family(family: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The series of a family, one for every combination of the values under `each`.
+    """Yield the series of a family, one for every combination of the values under `each`.
 
     Args:
-        family: What its series share, their templates under `series`, and `defects`. What a
-            template says replaces what they share; what a value under `each` says replaces both.
+        family: Fields that its series share, their templates under `series`, and `defects`. Fields
+            of a template replace shared ones; fields of a value under `each` replace both.
 
     Example:
         >>> templates = [{"repository": "A-{seed}", "each": {"seed": [1, 2]}}]
         >>> family = {"organisation": "us", "series": templates}
-        >>> [each["repositories"] for each in expand_family(family)]
+        >>> [series["repositories"] for series in expand_family(family)]
         [['us/A-1'], ['us/A-2']]
     """
     shared = {key: family[key] for key in family.keys() - {"series", "defects"}}
@@ -36,13 +36,15 @@ def expand_family(family: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             fields["defects"] = [
                 {key: value for key, value in defect.items() if key != "series"}
                 for defect in family.get("defects", ())
-                if any(fnmatchcase(fields["name"], each) for each in defect.get("series", "*"))
+                if any(
+                    fnmatchcase(fields["name"], pattern) for pattern in defect.get("series", "*")
+                )
             ]
             yield fields
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers replace earlier ones, but notes and what is unverified add up."""
+    """Merge layers: later ones replace earlier ones, but `notes` and `unverified` add up."""
     merged: dict[str, Any] = {}
     for layer in layers:
         merged |= layer

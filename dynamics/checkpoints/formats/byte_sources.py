@@ -1,4 +1,4 @@
-"""Where bytes come from: anything that can hand out a range of a file."""
+"""Sources of bytes: files that are read by ranges, on disk or elsewhere."""
 
 import io
 import mmap
@@ -15,24 +15,24 @@ class ByteSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call the file."""
+        """Name of the file in messages."""
         ...
 
     @property
     def size(self) -> int:
-        """Its bytes in all."""
+        """Size in bytes."""
         ...
 
     def read(self, start: int, stop: int) -> Bytes:
-        """Exactly the bytes from `start` up to `stop`, perhaps as a view; else CheckpointError."""
+        """Read exactly the bytes from `start` up to `stop`, as a copy or a view."""
         ...
 
 
 class LocalFile:
-    """A file on disk, memory-mapped: nothing is read before it is touched.
+    """A file on disk, memory-mapped: pages are read when they are accessed.
 
     The map is private and writable (copy-on-write), so a tensor may be a view of it and be changed
-    without changing the file. It lives as long as the views handed out.
+    without changing the file. It lives as long as its views.
 
     Args:
         path: The file.
@@ -53,7 +53,7 @@ class LocalFile:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
     def read(self, start: int, stop: int) -> memoryview:
-        """The bytes from `start` up to `stop`, as a view of the map.
+        """Return the bytes from `start` up to `stop`, as a view of the map.
 
         Raises:
             CheckpointError: The range does not lie within the file.
@@ -63,7 +63,7 @@ class LocalFile:
 
 
 class SourceStream(io.RawIOBase):
-    """A source as a seekable binary stream, for readers that want a file."""
+    """Adapter from a source to a seekable binary stream, for readers that need a file."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -99,7 +99,7 @@ def check_range(source: ByteSource, start: int, stop: int) -> None:
     """Refuse a range that does not lie within the source.
 
     Raises:
-        CheckpointError: It does not.
+        CheckpointError: The range does not.
     """
     if not 0 <= start <= stop <= source.size:
         raise CheckpointError(

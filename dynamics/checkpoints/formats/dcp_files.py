@@ -1,7 +1,7 @@
-"""Folders that torch.distributed.checkpoint wrote (DCP), read without a process group.
+"""Folders written by torch.distributed.checkpoint (DCP), read without a process group.
 
-`.metadata` is a pickle that tells of every tensor which chunks it was cut into, and for every chunk
-the file, offset and length of its bytes, which are those of torch.save for the chunk alone.
+`.metadata` is a pickle that lists the chunks of every tensor, and the file, offset and length of
+the bytes of every chunk, which torch.save wrote for the chunk alone.
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import Bytes, ByteSource, check_range
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.torch_files import index_single_tensor
 from dynamics.checkpoints.formats.unpickling import Record, is_unlisted, refuse, unpickle
 from dynamics.errors import CheckpointError
@@ -36,7 +36,7 @@ _RECORDS = (
 )
 
 _LARGEST_SIZE = 1 << 48
-_MOST_CHUNKS = 1 << 14  # more than there are ranks
+_MOST_CHUNKS = 1 << 14  # more than any training has ranks
 _LARGEST_METADATA = 1 << 30  # bytes
 
 Sizes = tuple[int, ...]
@@ -44,7 +44,7 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a tensor: where it begins along each axis, its shape, and where its bytes are."""
+    """Part of a tensor: its start along each axis, its shape, and the position of its bytes."""
 
     start: Sizes
     shape: Sizes
@@ -54,41 +54,41 @@ class Chunk:
 
     @property
     def stop(self) -> Sizes:
-        """Where it ends along each axis, excluded."""
+        """End along each axis, exclusive."""
         return tuple(start + size for start, size in zip(self.start, self.shape, strict=True))
 
 
 @dataclass(frozen=True)
 class SlicedSource:
-    """A range of a file as a file of its own."""
+    """Range of a file, read as a separate file."""
 
-    whole: ByteSource
+    file: ByteSource
     offset: int
     size: int
 
     @property
     def name(self) -> str:
-        """Name of the whole file, and where the range begins."""
-        return f"{self.whole.name} at byte {self.offset}"
+        """Name of the file, and the start of the range."""
+        return f"{self.file.name} at byte {self.offset}"
 
     def read(self, start: int, stop: int) -> Bytes:
         """Read the bytes from `start` up to `stop` of the range.
 
         Raises:
-            CheckpointError: They do not lie within it.
+            CheckpointError: The bytes do not lie within the range.
         """
         check_range(self, start, stop)
-        return self.whole.read(self.offset + start, self.offset + stop)
+        return self.file.read(self.offset + start, self.offset + stop)
 
 
 @dataclass(frozen=True)
 class ShardedTensor:
-    """A tensor in chunks, each of which can be read on its own.
+    """A tensor in chunks that are read separately.
 
     Attributes:
         shape: Sizes of its axes.
         dtype: Type of its elements.
-        starts: Where each chunk begins along each axis.
+        starts: Start of each chunk along each axis.
         chunks: The chunks, by ascending start.
     """
 
@@ -141,13 +141,13 @@ class ShardedTensor:
                 for begin, size in zip(start[1:], chunk.shape[1:], strict=True)
             )
             local = ids[selected] - start[0]
-            whole = isinstance(rows, slice)
-            part = chunk.read(slice(int(local[0]), int(local[-1]) + 1) if whole else local)
+            consecutive = isinstance(rows, slice)
+            part = chunk.read(slice(int(local[0]), int(local[-1]) + 1) if consecutive else local)
             tensor[(selected, *columns)] = part
         return tensor
 
     def part_bytes(self, ids: np.ndarray) -> list[int]:
-        """Bytes of each range of the files that reading the rows of ascending ids takes."""
+        """Return the bytes of each file range that is read for the rows of ascending ids."""
         return [
             size
             for start, chunk, selected in self._selected(ids)
@@ -155,7 +155,7 @@ class ShardedTensor:
         ]
 
     def _selected(self, ids: np.ndarray) -> "Iterator[tuple[Sizes, ReadableTensor, slice]]":
-        """Yield each chunk that has rows of ascending ids, and which of the ids these are."""
+        """Yield each chunk that has rows of ascending ids, with the slice of these ids."""
         for start, chunk in zip(self.starts, self.chunks, strict=True):
             first, last = np.searchsorted(ids, [start[0], start[0] + chunk.shape[0]])
             if first < last:
@@ -163,13 +163,13 @@ class ShardedTensor:
 
 
 class DistributedEntries(Mapping[str, "ReadableTensor"]):
-    """The tensors of a DCP folder; a chunk is opened when its tensor is asked for.
+    """Tensors of a DCP folder; a chunk is opened when its tensor is looked up.
 
     Args:
         metadata: The file `.metadata`.
         folder: Path of its folder within the checkpoint, empty for the checkpoint itself.
         open_file: Opens a file of the checkpoint.
-        place: Makes a readable tensor of a file's name and an entry of that file.
+        place: Makes a readable tensor from the name of a file and an entry of that file.
 
     Raises:
         CheckpointError: The metadata is damaged or unsafe, or of another layout.
@@ -195,11 +195,11 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
         )
         if is_unlisted(contents):
             refuse(metadata.name, contents)
-        self._described = _field(contents, "state_dict_metadata", dict, self._name)
-        self._stored = _field(contents, "storage_data", dict, self._name)
+        self._descriptions = _field(contents, "state_dict_metadata", dict, self._name)
+        self._storage = _field(contents, "storage_data", dict, self._name)
         self._keys = dict.fromkeys(
             key
-            for key, value in self._described.items()
+            for key, value in self._descriptions.items()
             if isinstance(key, str) and _is(value, "TensorStorageMetadata")
         )
         if not self._keys:
@@ -208,7 +208,7 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
     def __getitem__(self, key: str) -> "ReadableTensor":
         if key not in self._keys:
             raise KeyError(key)
-        description = self._described[key]
+        description = self._descriptions[key]
         shape = _sizes(description, "size", self._name, key)
         chunks = self._chunks(key, shape)
         located = [self._locate(chunk) for chunk in chunks]
@@ -231,11 +231,11 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
 
     @cached_property
     def filenames(self) -> list[str]:
-        """Every file that holds chunks of tensors, with the path of the folder."""
+        """Files that hold chunks of tensors, with the path of the folder."""
         return sorted(
             {
                 self._filename(info)
-                for index, info in self._stored.items()
+                for index, info in self._storage.items()
                 if _is(index, "MetadataIndex") and index.field("fqn") in self._keys
             }
         )
@@ -248,9 +248,9 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
 
     @cached_property
     def _places(self) -> dict[tuple[str, Sizes], Record]:
-        """Where the bytes of each chunk are, by key and start."""
+        """Storage records of the chunks, by key and start."""
         places: dict[tuple[str, Sizes], Record] = {}
-        for index, info in self._stored.items():
+        for index, info in self._storage.items():
             key = _field(index, "fqn", str, self._name)
             if index.field("offset") is not None:
                 places[key, _sizes(index, "offset", self._name, key)] = info
@@ -259,11 +259,11 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
     def _chunks(self, key: str, shape: Sizes) -> list[Chunk]:
         """Return the chunks of a tensor, which fill it without a gap and without an overlap."""
         chunks = []
-        for described in _field(self._described[key], "chunks", list, self._name):
-            start = _sizes(described, "offsets", self._name, key)
-            sizes = _sizes(described, "sizes", self._name, key)
+        for record in _field(self._descriptions[key], "chunks", list, self._name):
+            start = _sizes(record, "offsets", self._name, key)
+            sizes = _sizes(record, "sizes", self._name, key)
             if math.prod(sizes) == 0 != math.prod(shape):
-                continue  # the share of a rank that got no rows
+                continue  # the empty part of a rank without rows
             if (info := self._places.get((key, start))) is None:
                 raise CheckpointError(
                     f"{self._name}: damaged: does not say where {key} from {start} on is stored"
@@ -281,9 +281,9 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
         return chunks
 
     def _locate(self, chunk: Chunk) -> "ReadableTensor":
-        whole = self._open(chunk.filename)
-        check_range(whole, chunk.offset, chunk.offset + chunk.length)
-        source = SlicedSource(whole, chunk.offset, chunk.length)
+        file = self._open(chunk.filename)
+        check_range(file, chunk.offset, chunk.offset + chunk.length)
+        source = SlicedSource(file, chunk.offset, chunk.length)
         if bytes(source.read(0, min(4, chunk.length))) != b"PK\x03\x04":
             raise CheckpointError(
                 f"{source.name}: a tensor written by torch.save is expected there; chunks in other "
@@ -301,7 +301,7 @@ def _field(record: Any, name: str, kind: type, source_name: str) -> Any:
     """Return a field of a record.
 
     Raises:
-        CheckpointError: It is not there, or of another type.
+        CheckpointError: The field is missing, or of another type.
     """
     value = record.field(name) if isinstance(record, Record) else None
     if type(value) is not kind:

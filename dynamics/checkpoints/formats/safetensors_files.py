@@ -1,4 +1,4 @@
-"""The header of a safetensors file."""
+"""Header of a safetensors file."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.entries import TensorEntry, contiguous_stride
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
 from dynamics.errors import CheckpointError
 
-_LENGTH = 8  # bytes of the number in front, which says how long the header is
+_LENGTH = 8  # bytes of the first number, the length of the header
 
-# Metadata by which torch.distributed.checkpoint tells where in a tensor that of a file begins.
+# Metadata key of torch.distributed.checkpoint: the offsets, within full tensors, of their parts.
 _SHARDING = "DCP_SHARDING_INFO"
 
 _DTYPES = {
@@ -41,10 +41,10 @@ _DTYPES = {
 
 
 def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
-    """The tensors of a safetensors file, from its header alone.
+    """Index the tensors of a safetensors file from its header alone.
 
     A tensor that was left out because it shares memory with another one is named in the metadata
-    as `dropped: kept` (safetensors.torch.save_model); both keys then give the same entry.
+    as `dropped: stored` (safetensors.torch.save_model); both keys then give the same entry.
 
     Raises:
         CheckpointError: The header is damaged or of a type torch does not have, or the file is
@@ -66,14 +66,14 @@ def index_safetensors(source: ByteSource) -> dict[str, TensorEntry]:
         )
     aliases = metadata.items() if isinstance(metadata, dict) else ()
     return entries | {
-        dropped: entries[kept]
-        for dropped, kept in aliases
-        if isinstance(kept, str) and dropped not in entries and kept in entries
+        dropped: entries[stored]
+        for dropped, stored in aliases
+        if isinstance(stored, str) and dropped not in entries and stored in entries
     }
 
 
 def _is_shard(name: str, sharding: Any) -> bool:
-    """Tell whether a file has parts of tensors: those of the first rank begin at 0 as wholes do."""
+    """Return whether a file has parts of tensors; parts of the first rank begin at 0 as well."""
     if not isinstance(sharding, str):
         return False
     begins_later = re.search(r"[1-9]", re.sub(r'"[^"]*":', "", sharding)) is not None
@@ -99,8 +99,8 @@ def _read_header(source: ByteSource) -> tuple[int, dict[str, Any]]:
     return start, header
 
 
-def _entry(source: ByteSource, start: int, key: str, described: Any) -> TensorEntry:
-    match described:
+def _entry(source: ByteSource, start: int, key: str, record: Any) -> TensorEntry:
+    match record:
         case {"dtype": str(name), "shape": [*sizes], "data_offsets": [int(begin), int(end)]} if all(
             type(size) is int and size >= 0 for size in sizes
         ):
@@ -116,6 +116,6 @@ def _entry(source: ByteSource, start: int, key: str, described: Any) -> TensorEn
     if begin < 0 or end - begin != expected:
         raise CheckpointError(
             f"{source.name}: the header is damaged: {key!r} of shape {shape} in {name} takes "
-            f"{expected} bytes, bytes {begin} to {end} are given"
+            f"{expected} bytes, but has bytes {begin} to {end}"
         )
     return TensorEntry(dtype, shape, contiguous_stride(shape), start + begin)

@@ -1,4 +1,4 @@
-"""Formats of checkpoints: which are read, and which are named with what makes them readable."""
+"""Formats of checkpoints: those that are read, and those that are named with a remedy."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ class ReadFormat:
     """A format that is read.
 
     Attributes:
-        name: What it is called.
-        files: What it is told by.
-        remark: What is particular about it.
+        name: Name of the format.
+        files: Files by which it is recognised.
+        remark: Peculiarities.
     """
 
     name: str
@@ -25,11 +25,12 @@ class NamedFormat:
     """A format that is recognised and not read.
 
     Attributes:
-        name: What messages call it.
-        files: Patterns of names, relative to the checkpoint, of which one tells it.
-        remedy: What to do, in the words of a message.
-        magic: First bytes of such a file, empty when only its name tells.
-        holds_parts: Whether other weights files beside it are parts that must not be read alone.
+        name: Name in messages.
+        files: Patterns of file names, relative to the checkpoint, any of which identifies it.
+        remedy: Advice on making it readable, as part of a message.
+        magic: First bytes of such a file, empty when only its name identifies it.
+        holds_parts: Whether other weights files in its folder are parts that must not be read
+            alone.
     """
 
     name: str
@@ -73,7 +74,7 @@ READ_FORMATS = (
     ReadFormat(
         "a file for each step",
         "`ckpt_1000.pt`, `epoch=3-step=1000.ckpt`, `model_001000.pt`",
-        "a series; refused where a file records another step than its name tells",
+        "a series; refused where a file records another step than its name has",
     ),
 )
 
@@ -185,7 +186,7 @@ NAMED_FORMATS = (
 
 
 def find_named_format(filenames: Collection[str]) -> tuple[NamedFormat, str] | None:
-    """Find the first format that files tell, and the file that tells it.
+    """Find the first format identified by file names, and the file that identifies it.
 
     Args:
         filenames: Names relative to the checkpoint, with `/` between folders.
@@ -197,7 +198,7 @@ def find_named_format(filenames: Collection[str]) -> tuple[NamedFormat, str] | N
     for named in NAMED_FORMATS:
         for pattern in named.files:
             for filename in sorted(filenames):
-                # A * does not stand for a /.
+                # A * must not match a /.
                 if filename.count("/") == pattern.count("/") and fnmatchcase(filename, pattern):
                     return named, filename
     return None

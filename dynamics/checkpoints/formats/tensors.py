@@ -1,4 +1,4 @@
-"""One tensor of a file, without the model."""
+"""Reading of one tensor from a file, and the digest of its values."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 
-_ROWS = 1024  # copied at once where the elements are not in order
+_ROWS = 1024  # rows copied at a time where the elements are not contiguous
 
 
 def read_tensor(source: ByteSource, entry: TensorEntry, rows: slice | None = None) -> torch.Tensor:
     """Read a tensor, or some consecutive rows of it, in the dtype it has on disk.
 
-    Only the span the tensor covers is read. Where the source hands out writable views, the tensor
-    is a view too; writing to it changes neither the file nor what is read later from a new source.
+    Only the span of the tensor is read. Where the source returns writable views, the tensor is a
+    view too; writing to it changes neither the file nor later reads from a new source.
 
     Args:
         source: The file.
         entry: The tensor in the index of that file.
-        rows: Which rows, all of them when None; bounds as in slicing a list.
+        rows: Rows to read, all of them when None; bounds as in slicing a list.
 
     Returns:
         The tensor, with the strides it has on disk.
@@ -37,15 +37,15 @@ def read_tensor(source: ByteSource, entry: TensorEntry, rows: slice | None = Non
     if memoryview(content).readonly:
         content = bytearray(content)
     flat = torch.frombuffer(content, dtype=torch.uint8)
-    if flat.data_ptr() % entry.dtype.itemsize:  # torch expects elements at multiples of their size
+    if flat.data_ptr() % entry.dtype.itemsize:  # torch requires elements at multiples of their size
         flat = flat.clone()
     return flat.view(entry.dtype).as_strided(entry.shape, entry.stride)
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """Hexadecimal SHA-256 of a tensor's dtype, shape and elements, row by row.
+    """Compute the hexadecimal SHA-256 of a tensor's dtype, shape and elements, row by row.
 
-    Equal tensors have equal digests, whatever file, format or strides they were read from.
+    Equal tensors have equal digests, independent of file, format and strides.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
     content = hashlib.sha256(f"{dtype} {tuple(tensor.shape)}\n".encode())
@@ -55,6 +55,6 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def row_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor's elements, row by row, in parts; without a copy of the whole."""
+    """Yield the bytes of a tensor's elements row by row, in parts, without copying all of it."""
     for part in torch.atleast_1d(tensor.detach()).split(_ROWS):
         yield part.contiguous().flatten().view(torch.uint8).numpy().data

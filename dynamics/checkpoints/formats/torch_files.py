@@ -1,4 +1,4 @@
-"""The contents of a file written by torch.save, in its zip format and in the one before 1.6.
+"""Contents of a file written by torch.save, in its zip format and in the one before 1.6.
 
 The file holds a state dict, or a dictionary in which a training keeps one: nanoGPT under `model`,
 Lightning under `state_dict`, DeepSpeed under `module`, Composer under `state` and `model`.
@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource, SourceStream
-from dynamics.checkpoints.formats.entries import TensorEntry
 from dynamics.checkpoints.formats.supported import find_named_format
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.unpickling import (
     Global,
     Storage,
@@ -31,8 +31,8 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name
 _BUFFER = 1 << 16
 _LARGEST_PICKLE = 1 << 28  # bytes; those of 10,000 tensors with their optimizer take 4 MB
 
-# Names under which trainings keep the state dict, and what holds one at several levels: the first
-# that is there counts.
+# Names under which trainings keep the state dict, or a dictionary that leads to it; the first one
+# present counts.
 _STATE_DICT_NAMES = (
     "model",
     "state_dict",
@@ -44,26 +44,26 @@ _STATE_DICT_NAMES = (
     "state",
     "app",
 )
-_DEEPEST = 4  # dictionaries within dictionaries
+_DEEPEST = 4  # levels of nested dictionaries
 # Numbers beside a state dict that count optimizer steps.
 _STEP_NAMES = ("iter_num", "global_step", "global_steps", "num_updates", "step", "iteration")
-_MOST_MEMBERS = 1000  # of a zip file, that are looked at to say what it is
-_SHOWN = 8  # names a message shows
+_MOST_MEMBERS = 1000  # members of a zip file by which its format is recognised
+_SHOWN = 8  # names listed in a message
 _LONGEST = 60  # characters of a name in a message
 
 
 class StoredEntries(Mapping[str, TensorEntry]):
-    """The tensors of a state dict; where one lies is looked up only when it is asked for.
+    """Tensors of a state dict; the position of one is looked up when it is accessed.
 
     Args:
         source: The file.
-        contents: What its pickle describes.
-        locate: Gives the position of a storage in the file, in bytes.
+        contents: The object that its pickle describes.
+        locate: Returns the position of a storage in the file, in bytes.
 
     Attributes:
-        path: Names of the dictionaries that lead to the state dict, none for the pickled object.
+        path: Names of the dictionaries that lead to the state dict, empty for the pickled object.
         unread: Names of other dictionaries with tensors (an EMA, an optimizer).
-        step: Steps of the training that the file records beside the state dict, None when none.
+        step: Training step recorded beside the state dict, None when not recorded.
 
     Raises:
         CheckpointError: There is no state dict, or it holds objects of a class of its own.
@@ -73,7 +73,7 @@ class StoredEntries(Mapping[str, TensorEntry]):
         self._source = source
         self.path, state, self.unread = _find_state_dict(source, contents)
         for key, value in state.items():
-            # What a module keeps besides tensors is no embedding, whatever class it is of.
+            # The extra state of a module is no embedding, so its class does not matter.
             if is_unlisted(value) and not str(key).endswith("_extra_state"):
                 refuse(source.name, value)
         self._tensors = _tensors(state)
@@ -100,9 +100,9 @@ class StoredEntries(Mapping[str, TensorEntry]):
 
 
 def index_zip(source: ByteSource) -> StoredEntries:
-    """The tensors of a file written by torch.save since 1.6.
+    """Index the tensors of a file written by torch.save since 1.6.
 
-    Reads the central directory and the pickle, then one short header per tensor asked for; the
+    Reads the central directory and the pickle, then one short header per tensor looked up; the
     record `.format_version` (torch >= 2.7) is not needed.
 
     Raises:
@@ -113,10 +113,10 @@ def index_zip(source: ByteSource) -> StoredEntries:
 
 
 def index_single_tensor(source: ByteSource) -> TensorEntry:
-    """Where the tensor of a file lies in which torch.save wrote that tensor alone.
+    """Index a file in which torch.save wrote a single tensor.
 
     Raises:
-        CheckpointError: As for `index_zip`, or the file holds something else.
+        CheckpointError: As for `index_zip`, or the file holds another object.
     """
     tensor, locate = _read_zip(source)
     if is_unlisted(tensor):
@@ -128,7 +128,7 @@ def index_single_tensor(source: ByteSource) -> TensorEntry:
 
 
 def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
-    """Return what the pickle of a zip file describes, and what locates a storage of it."""
+    """Return the object that the pickle of a zip file describes, and a locator of its storages."""
     members = _members(source)
     pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in members):
@@ -152,10 +152,10 @@ def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
     def locate(storage: Storage) -> int:
         member = members.get(f"{root}data/{storage.key}")
         if member is None or member.file_size != storage.nbytes:
-            found = "nothing" if member is None else f"{member.file_size} bytes"
+            size = "nothing" if member is None else f"{member.file_size} bytes"
             raise CheckpointError(
                 f"{source.name}: truncated or damaged: {storage.nbytes} bytes are expected in "
-                f"storage {storage.key}, {found} found"
+                f"storage {storage.key}, {size} found"
             )
         return _member_start(source, member)
 
@@ -191,7 +191,7 @@ def _member_start(source: ByteSource, member: zipfile.ZipInfo) -> int:
 
 
 def index_legacy(source: ByteSource) -> StoredEntries:
-    """The tensors of a file written by torch.save before 1.6.
+    """Index the tensors of a file written by torch.save before 1.6.
 
     Five pickles (magic number, protocol, machine, state dict, storage keys) are followed by the
     storages in the order of the keys, each behind its number of elements.
@@ -239,7 +239,7 @@ def index_legacy(source: ByteSource) -> StoredEntries:
 
 
 def _describe_zip(members: Collection[str]) -> str:
-    """Say what a zip file is that torch.save did not write, from the names of its members."""
+    """Describe a zip file that torch.save did not write, from the names of its members."""
     if match := find_named_format([*islice(members, _MOST_MEMBERS)]):
         return f"is {match[0].name}; {match[0].remedy}"
     return "a zip file, but not one that torch.save wrote"
@@ -248,13 +248,13 @@ def _describe_zip(members: Collection[str]) -> str:
 def _find_state_dict(
     source: ByteSource, contents: Any
 ) -> tuple[tuple[str, ...], dict[Any, Any], list[str]]:
-    """Find the state dict in what a training saved.
+    """Find the state dict in the object that a training saved.
 
     Returns:
-        The names that lead to it, the dictionary, and the names of others with tensors beside it.
+        The names that lead to it, the dictionary, and the names of other dictionaries with tensors.
 
     Raises:
-        CheckpointError: There is none, several could be meant, or an object is saved in its place.
+        CheckpointError: There is none, several are possible, or an object is in its place.
     """
     if is_unlisted(contents):
         refuse(source.name, contents)
@@ -273,7 +273,7 @@ def _find_state_dict(
                     f"{', '.join(_STATE_DICT_NAMES[:3])}; save the state dict itself"
                 )
             (name,) = names
-        unread += [".".join((*path, passed)) for passed in names if passed != name]
+        unread += [".".join((*path, other_name)) for other_name in names if other_name != name]
         path, state = (*path, name), state[name]
     if not _tensors(state):
         values = [*map(state.get, _STATE_DICT_NAMES), *state.values()]
@@ -287,31 +287,32 @@ def _find_state_dict(
 
 
 def _holders(state: dict[Any, Any]) -> list[str]:
-    """Names of the dictionaries within a dictionary that hold weights, optimizers left out."""
-    known: dict[tuple[int, int], bool] = {}
+    """Return the names of dictionaries that hold weights, without those of optimizers."""
+    results: dict[tuple[int, int], bool] = {}
     return [
         name
         for name, value in state.items()
         if isinstance(name, str)
         and isinstance(value, dict)
         and not any(word in name.lower() for word in ("optim", "sched", "scaler", "rng"))
-        and _holds_weights(value, _DEEPEST - 1, known)
+        and _holds_weights(value, _DEEPEST - 1, results)
     ]
 
 
-def _holds_weights(state: dict[Any, Any], depth: int, known: dict[tuple[int, int], bool]) -> bool:
-    """Tell whether a dictionary leads to weights by names of state dicts.
+def _holds_weights(state: dict[Any, Any], depth: int, results: dict[tuple[int, int], bool]) -> bool:
+    """Return whether a dictionary leads to weights by names of state dicts.
 
     Args:
         state: The dictionary.
-        depth: Dictionaries within it that are looked into, one in the other.
-        known: Results by identity and depth: a small pickle can hold one dictionary many times.
+        depth: Levels of nested dictionaries to search.
+        results: Earlier results by identity and depth, since a small pickle can hold one dictionary
+            many times.
     """
-    if (result := known.get((id(state), depth))) is None:
-        result = known[id(state), depth] = _has_weights(state) or (
+    if (result := results.get((id(state), depth))) is None:
+        result = results[id(state), depth] = _has_weights(state) or (
             depth > 0
             and any(
-                _holds_weights(value, depth - 1, known)
+                _holds_weights(value, depth - 1, results)
                 for name in _STATE_DICT_NAMES
                 if isinstance(value := state.get(name), dict)
             )
@@ -320,7 +321,7 @@ def _holds_weights(state: dict[Any, Any], depth: int, known: dict[tuple[int, int
 
 
 def _has_weights(state: dict[Any, Any]) -> bool:
-    """Whether a dictionary itself has a matrix: a loss or a state of random numbers is none."""
+    """Return whether a dictionary itself has a matrix; a loss or a random state does not count."""
     return any(len(tensor.shape) > 1 for tensor in _tensors(state).values())
 
 
@@ -333,7 +334,7 @@ def _tensors(state: dict[Any, Any]) -> dict[str, StoredTensor]:
 
 
 def _step(contents: dict[Any, Any]) -> int | None:
-    """Return the steps that a training recorded beside its state dict."""
+    """Return the step that a training recorded beside its state dict, None without one."""
     numbers = [contents.get(name) for name in _STEP_NAMES]
     return next((number for number in numbers if type(number) is int and number >= 0), None)
 

@@ -4,9 +4,9 @@ The interpreter is the pure Python unpickler of the standard library. Every opco
 up, call, change or hash an object is replaced, so that a pickle can build only dictionaries with
 plain keys, lists, tuples, numbers and strings, and these classes:
 
-    Global        a name; a few have a function of ours that gives a StoredTensor, dict or tuple
-    Placeholder   what any other global would have made: a name, without arguments or state
-    Record        an instance of a class whose fields the caller wants: a name and its state
+    Global        a name; a few names have a function here that makes a StoredTensor, dict or tuple
+    Placeholder   the result of any other global: a name, without arguments or state
+    Record        an instance of a class whose fields the caller needs: a name and its state
     StoredTensor, Storage, torch.dtype
 """
 
@@ -18,11 +18,11 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from dynamics.checkpoints.formats.entries import span
+from dynamics.checkpoints.formats.tensor_entries import span
 from dynamics.errors import CheckpointError, message_of
 
-_LARGEST_STRING = 1 << 26  # bytes: a damaged length does not read the tensors behind a pickle
-_LARGEST_LINE = 1 << 16  # bytes of an argument that ends with its line
+_LARGEST_STRING = 1 << 26  # bytes; a damaged length must not read the tensors behind a pickle
+_LARGEST_LINE = 1 << 16  # bytes of an argument that is terminated by a line break
 _SHOWN = 200  # characters of a name or cause in a message
 _MOST_AXES = 64  # more than torch allows
 _PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
@@ -95,7 +95,7 @@ def _stored_tensor(
 
 
 def _axes(sizes: Any = ()) -> tuple[Any, ...]:
-    """Check that sizes, one per axis, are no more than a tensor can have axes."""
+    """Return sizes, one per axis, as a tuple of at most as many as a tensor can have axes."""
     if not isinstance(sizes, tuple | list) or len(sizes) > _MOST_AXES:
         raise ValueError(f"the sizes of a tensor are no tuple of at most {_MOST_AXES}")
     return tuple(sizes)
@@ -123,7 +123,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
-    """Make a dictionary of a list of pairs, as Python 2 pickled an OrderedDict."""
+    """Build a dictionary from a list of pairs, the form in which Python 2 pickled OrderedDict."""
     dictionary: dict[Any, Any] = {}
     if pairs != ():
         if type(pairs) is not list:
@@ -157,7 +157,7 @@ class Global:
 
     Attributes:
         name: Module and name.
-        function: What calling it gives; None for what is not on the list.
+        function: Function called in its place; None for a global that is not on the list.
     """
 
     name: str
@@ -165,7 +165,7 @@ class Global:
 
 
 class Placeholder:
-    """What a global that is not on the list would have made; all that is done to it is ignored.
+    """Stand-in for the result of a global that is not on the list; operations on it are ignored.
 
     Args:
         name: Module and name of the global.
@@ -183,11 +183,11 @@ class Placeholder:
 
 
 class Record:
-    """An instance of a class whose fields are wanted.
+    """An instance of a class whose fields are read.
 
     Args:
         name: Name of the class.
-        arguments: What it was constructed from.
+        arguments: Arguments of its constructor.
     """
 
     __slots__ = ("arguments", "name", "state")
@@ -198,7 +198,7 @@ class Record:
         self.state: Any = None
 
     def field(self, name: str) -> Any:
-        """Return a field of its state, None when it has none of that name."""
+        """Return a field of its state, None when there is none of that name."""
         return self.state.get(name) if isinstance(self.state, dict) else None
 
 
@@ -217,11 +217,11 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-_Interpreter: Any = pickle._Unpickler  # whose methods and stack the type stubs leave out
+_Interpreter: Any = pickle._Unpickler  # its methods and stack are missing in the type stubs
 
 
 class _InertUnpickler(_Interpreter):
-    """The interpreter; `dispatch` has a method for each opcode."""
+    """Interpreter of pickles; `dispatch` has a method for each opcode."""
 
     def __init__(self, stream: IO[bytes], records: Collection[str]) -> None:
         super().__init__(_Bounded(stream))
@@ -250,7 +250,7 @@ class _InertUnpickler(_Interpreter):
             ) if numel >= 0 and view in ([], [None]):
                 storage = Storage(str(key), dtype, numel)
             case _:
-                raise ValueError("something other than a whole storage is asked for")
+                raise ValueError("something other than a whole storage is requested")
         if self.storages.setdefault(storage.key, storage).nbytes != storage.nbytes:
             raise ValueError(f"storage {storage.key} is given two sizes")
         return storage
@@ -265,7 +265,7 @@ class _InertUnpickler(_Interpreter):
         return callee.function(*arguments)
 
     def _instantiate(self, klass: Any, args: list[Any]) -> None:
-        """Do what the opcodes INST and OBJ do, which call this."""
+        """Construct an instance for the opcodes INST and OBJ."""
         self.stack.append(self._call(klass, tuple(args)))
 
     def load_call(self) -> None:
@@ -312,7 +312,7 @@ class _InertUnpickler(_Interpreter):
 
     def load_extension(self) -> None:
         """EXT1, EXT2, EXT4: numbers of a registry of this process."""
-        raise ValueError("a registry of this process is asked for")
+        raise ValueError("a registry of this process is requested")
 
     def load_byte_array(self) -> None:
         """BYTEARRAY8, read before memory is set aside for it."""
@@ -334,7 +334,7 @@ class _InertUnpickler(_Interpreter):
 
 
 class _Bounded:
-    """A stream that never hands out more than a pickle of ours has in one piece."""
+    """A stream that refuses reads larger than any piece of a pickle of tensors."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -351,16 +351,16 @@ class _Bounded:
 def unpickle(
     stream: IO[bytes], name: str, records: Collection[str] = ()
 ) -> tuple[Any, dict[str, Storage]]:
-    """Read one pickle from a stream, which is left just behind it.
+    """Read one pickle from a stream, and leave the stream just behind it.
 
     Args:
         stream: The stream.
-        name: What messages call the file.
+        name: Name of the file in messages.
         records: Names of the classes whose instances become records, whatever their module.
 
     Returns:
         The object, with a StoredTensor in place of every tensor and a Placeholder in place of
-        everything that is not on the list, and the storages it refers to.
+        every result of a global that is not on the list; and the storages it refers to.
 
     Raises:
         CheckpointError: The pickle is damaged.
@@ -376,22 +376,22 @@ def unpickle(
 
 
 def is_unlisted(value: Any) -> bool:
-    """Tell whether a value is a global that is not on the list, or stands for what it made."""
+    """Return whether a value is a global that is not on the list, or a stand-in for its result."""
     return isinstance(value, Placeholder) or (isinstance(value, Global) and value.function is None)
 
 
-def refuse(name: str, made_by: Any) -> NoReturn:
+def refuse(name: str, unlisted: Any) -> NoReturn:
     """Refuse an object of a global that is not on the list where tensors belong.
 
     Args:
-        name: What messages call the file.
-        made_by: The global, or what it would have made.
+        name: Name of the file in messages.
+        unlisted: The global, or the stand-in for its result.
 
     Raises:
         CheckpointError: Always.
     """
     raise CheckpointError(
-        f"{name}: refused: the pickle asks for {made_by.name[:_SHOWN]!r}, which a plain state dict "
-        "never needs; nothing was executed. Save model.state_dict() or, if you trust the file, "
-        "convert it to safetensors"
+        f"{name}: refused: the pickle refers to {unlisted.name[:_SHOWN]!r}, which a plain "
+        "state dict never needs; nothing was executed. Save model.state_dict() or, if you trust "
+        "the file, convert it to safetensors"
     )

@@ -1,4 +1,4 @@
-"""Ranges of remote files kept on disk, within a bound; off unless it is asked for."""
+"""Cache on disk for ranges of remote files, of bounded size; off by default."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ from dynamics.files import whole_file
 FOLDER = "DYNAMICS_CACHE"
 LIMIT = "DYNAMICS_CACHE_BYTES"
 _DEFAULT_LIMIT = 20_000_000_000
-_SUFFIX = ".range"  # what else is in the folder is left alone
+_SUFFIX = ".range"  # other files in the folder are never touched
 _DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
 class TensorCache:
-    """Pieces of files by key, each behind its digest; those used longest ago are removed first.
+    """Ranges of files by key, each stored behind its digest; the least recently used go first.
 
     Attributes:
-        folder: Where they are.
-        limit: Bytes they may take together.
+        folder: Folder of the cache.
+        limit: Largest size of all ranges together, in bytes.
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class TensorCache:
 
     @classmethod
     def from_environment(cls) -> "TensorCache | None":
-        """The cache that DYNAMICS_CACHE and DYNAMICS_CACHE_BYTES ask for, None without the first.
+        """Return the cache of DYNAMICS_CACHE and DYNAMICS_CACHE_BYTES, None without the first.
 
         Raises:
             ConfigError: DYNAMICS_CACHE_BYTES is no number.
@@ -41,7 +41,7 @@ class TensorCache:
         return cls(Path(folder).expanduser(), int(limit)) if folder else None
 
     def get(self, key: str) -> memoryview | None:
-        """What was put under a key, None when it is not there or damaged."""
+        """Return the content stored under a key, None when it is absent or damaged."""
         path = self._path(key)
         try:
             file = LocalFile(path)
@@ -52,7 +52,7 @@ class TensorCache:
         return content if hashlib.sha256(content).digest() == digest else None
 
     def put(self, key: str, content: Bytes) -> None:
-        """Keep something, unless it is larger than the whole cache may be.
+        """Store content under a key, unless it is larger than the limit of the cache.
 
         Raises:
             OutputError: The folder cannot be written to.

@@ -1,4 +1,4 @@
-"""A model hub: what revisions a repository has, and where the files of a revision are."""
+"""Client of a model hub: the revisions of a repository, and the files of a revision."""
 
 import difflib
 import json
@@ -42,8 +42,8 @@ from dynamics.checkpoints.hub.transport import Transport, origin, reason, status
 from dynamics.errors import CheckpointError, UnreachableError
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_SMALL = 1 << 26  # bytes an answer or a file beside the weights may have
-_NAMED = 3  # names a message suggests
+_SMALL = 1 << 26  # most bytes of a response or of a file beside the weights
+_NAMED = 3  # names suggested in a message
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Reference:
     Attributes:
         name: Name of the branch or tag, or title of the commit.
         commit: Hash of the commit; that of an annotated tag may be the tag's own.
-        kind: What it is the name of.
+        kind: Kind of the name.
     """
 
     name: str
@@ -63,14 +63,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Hub:
-    """How a model hub is reached; what is None is taken from huggingface_hub's own settings.
+    """Access to a model hub; None stands for the settings of huggingface_hub.
 
     Attributes:
-        endpoint: Its address, HF_ENDPOINT when None.
-        token: What to identify with, HF_TOKEN or the stored token when None; False for nothing.
-        folder: Its local cache, which only `fetch` writes to; HF_HUB_CACHE when None.
-        transport: How requests are made.
-        kind: What its repositories hold.
+        endpoint: Address, HF_ENDPOINT when None.
+        token: Access token, HF_TOKEN or the stored token when None; False for no token.
+        folder: Local cache, which only `fetch` writes to; HF_HUB_CACHE when None.
+        transport: Means of making requests.
+        kind: Kind of its repositories.
     """
 
     endpoint: str | None = None
@@ -83,7 +83,7 @@ class Hub:
 
     @property
     def address(self) -> str:
-        """Its address, without a slash at the end."""
+        """Address without a slash at the end."""
         return (self.endpoint or constants.ENDPOINT).rstrip("/")
 
     @property
@@ -92,98 +92,103 @@ class Hub:
         return constants.is_offline_mode()
 
     def references(self, repo: str) -> list[Reference]:
-        """The branches and tags of a repository; offline, those in the local cache.
+        """List the branches and tags of a repository; offline, those in the local cache.
 
         Raises:
-            CheckpointError: It does not exist or may not be read, or the hub cannot be reached.
+            CheckpointError: The repository does not exist or may not be read, or the hub cannot be
+                reached.
         """
-        with self._explained(repo, repo):
+        with self._explained_errors(repo, repo):
             validate_repo_id(repo)
             if self.offline:
                 return self._cached_references(repo)
-            (answer,) = self._pages(repo, f"/{repo}/refs")
+            (page,) = self._pages(repo, f"/{repo}/refs")
             return [
                 *(
-                    Reference(each["name"], each["targetCommit"], "branch")
-                    for each in answer["branches"]
+                    Reference(ref["name"], ref["targetCommit"], "branch")
+                    for ref in page["branches"]
                 ),
-                *(Reference(each["name"], each["targetCommit"], "tag") for each in answer["tags"]),
+                *(Reference(ref["name"], ref["targetCommit"], "tag") for ref in page["tags"]),
             ]
 
     def repositories(self, beginning: str) -> list[str]:
-        """Ids of the repositories that begin like that, as namespace/name.
+        """List the ids, as namespace/name, of the repositories that begin with a text.
 
         Raises:
             CheckpointError: The hub cannot be reached.
         """
         author, _, name = beginning.partition("/")
-        with self._explained(beginning, beginning):
-            return [repo for repo in self._listed(author, name) if repo.startswith(beginning)]
+        with self._explained_errors(beginning, beginning):
+            return [
+                repo for repo in self._repository_ids(author, name) if repo.startswith(beginning)
+            ]
 
     def files(self, repo: str, revision: str) -> tuple[str, list[str]]:
-        """Hash of the commit a revision is, and the names of the files in it.
+        """Return the hash of the commit of a revision, and the names of its files.
 
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
         """
-        with self._explained(f"{repo}@{revision}", repo, revision):
+        with self._explained_errors(f"{repo}@{revision}", repo, revision):
             validate_repo_id(repo)
-            (answer,) = self._pages(repo, f"/{repo}/revision/{quote(revision, safe='')}")
-            return answer["sha"], [each["rfilename"] for each in answer["siblings"]]
+            (page,) = self._pages(repo, f"/{repo}/revision/{quote(revision, safe='')}")
+            return page["sha"], [item["rfilename"] for item in page["siblings"]]
 
     def commits(self, repo: str, revision: str) -> list[Reference]:
-        """The commits that led to a revision, by title, newest first.
+        """List the commits up to a revision by title, newest first.
 
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
         """
-        with self._explained(f"{repo}@{revision}", repo, revision):
+        with self._explained_errors(f"{repo}@{revision}", repo, revision):
             validate_repo_id(repo)
             pages = self._pages(repo, f"/{repo}/commits/{quote(revision, safe='')}")
             return [
-                Reference(each["title"], each["id"], "commit") for page in pages for each in page
+                Reference(item["title"], item["id"], "commit") for page in pages for item in page
             ]
 
     def locate(
         self, repo: str, revision: str, filename: str, commit: str | None = None
     ) -> RemoteFile | None:
-        """Where a file is and what the hub says of it, None when there is none of that name.
+        """Locate a file on the hub, None when there is none of that name.
 
         Args:
             repo: The repository, as namespace/name.
             revision: Branch, tag or hash of a commit.
             filename: The file.
-            commit: Hash of the commit to look in, wherever the revision leads.
+            commit: Hash of the commit to read, in place of the one that the revision names now.
 
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
-            UnreachableError: The hub does not tell how long the file is.
+            UnreachableError: The hub does not send the length of the file.
         """
         with self._file(repo, revision, filename, commit) as (name, url):
-            ask = partial(get_hf_file_metadata, url, token=self.token, timeout=self._timeout)
-            found = unless_absent(partial(self.transport.persist, ask, name))
-            if found is None:
+            request = partial(get_hf_file_metadata, url, token=self.token, timeout=self._timeout)
+            metadata = unless_absent(partial(self.transport.persist, request, name))
+            if metadata is None:
                 return None
-            if found.size is None:
-                raise UnreachableError(f"{name}: {self.address} does not tell how long the file is")
-            etag = found.etag or ""
-            about = {"commit": found.commit_hash, "size": found.size}
-            about["sha256"] = etag if _SHA256.fullmatch(etag) else None
-            if origin(found.location) != origin(self.address):
-                return RemoteFile(found.location, signed=True, **about)
-            pinned = self._url(repo, found.commit_hash or revision, filename)
-            return RemoteFile(pinned, headers=self._headers, **about)
+            if metadata.size is None:
+                raise UnreachableError(
+                    f"{name}: {self.address} does not send the length of the file"
+                )
+            etag = metadata.etag or ""
+            fields = {"commit": metadata.commit_hash, "size": metadata.size}
+            fields["sha256"] = etag if _SHA256.fullmatch(etag) else None
+            if origin(metadata.location) != origin(self.address):
+                return RemoteFile(metadata.location, signed=True, **fields)
+            pinned = self._url(repo, metadata.commit_hash or revision, filename)
+            return RemoteFile(pinned, headers=self._headers, **fields)
 
     def read(
         self, repo: str, revision: str, filename: str, commit: str | None = None
     ) -> bytes | None:
-        """The whole of a small file, None when there is none of that name.
+        """Read a small file whole, None when there is none of that name.
 
         Args:
             repo: The repository, as namespace/name.
             revision: Branch, tag or hash of a commit.
             filename: The file.
-            commit: Hash of the commit to look in, wherever the revision leads.
+            commit: Hash of the commit to read, in place of the one that the revision names now.
 
         Raises:
             CheckpointError: There is no such revision, or as for `references`.
@@ -193,25 +198,25 @@ class Hub:
             return None if content is None else content[0]
 
     def cached(self, repo: str, revision: str, filename: str) -> Path | Literal[False] | None:
-        """A file in the local cache; False when the cache knows there is none, None when not."""
-        found = try_to_load_from_cache(
+        """Look up a file in the local cache; False when it is known not to exist, else None."""
+        path = try_to_load_from_cache(
             repo, filename, cache_dir=self.folder, revision=revision, repo_type=self.kind
         )
-        if isinstance(found, str):
-            return Path(found)
-        return None if found is None else False
+        if isinstance(path, str):
+            return Path(path)
+        return None if path is None else False
 
     def fetch(self, repo: str, revision: str, patterns: Collection[str]) -> Path:
-        """The folder of a revision in the local cache, files that fit a pattern downloaded.
+        """Download the files of a revision that fit a pattern, and return its folder in the cache.
 
-        The only thing here that writes into the cache; whatever reads the hub's cache finds them.
+        No other method writes into the cache, which other programs share.
 
         Raises:
             CheckpointError: There is no such revision, a file cannot be written, or as for
                 `references`.
             UnreachableError: The hub cannot be reached, and the cache does not have it.
         """
-        with self._explained(f"{repo}@{revision}", repo, revision):
+        with self._explained_errors(f"{repo}@{revision}", repo, revision):
             try:
                 return Path(
                     snapshot_download(
@@ -247,9 +252,9 @@ class Hub:
     def _file(
         self, repo: str, revision: str, filename: str, commit: str | None
     ) -> Iterator[tuple[str, str]]:
-        """Name and address of a file that is asked for inside."""
+        """Yield the name in messages and the address of a file, within `_explained_errors`."""
         name = f"{repo}@{revision}/{filename}"
-        with self._explained(name, repo, revision):
+        with self._explained_errors(name, repo, revision):
             yield name, self._url(repo, commit or revision, filename)
 
     def _cached_references(self, repo: str) -> list[Reference]:
@@ -271,34 +276,35 @@ class Hub:
                 yield json.loads(content)
             except ValueError as error:
                 raise UnreachableError(
-                    f"{name}: {self.address} answers with something else than JSON; check "
-                    "HF_ENDPOINT"
+                    f"{name}: {self.address} did not answer with JSON; check HF_ENDPOINT"
                 ) from error
             url = following
 
     def _download(self, url: str, name: str) -> tuple[bytes, str | None]:
-        """The body behind an address of the hub, and the address of the page after it."""
+        """Download the body behind an address, and return it with the address of the next page."""
 
         def fetch() -> tuple[bytes, str | None]:
             timeout = self._timeout
-            with get_session().stream("GET", url, headers=self._headers, timeout=timeout) as answer:
-                hf_raise_for_status(answer)
+            with get_session().stream(
+                "GET", url, headers=self._headers, timeout=timeout
+            ) as response:
+                hf_raise_for_status(response)
                 deadline = self.transport.patience.deadline(_SMALL)
                 content = bytearray()
-                for chunk in answer.iter_bytes():
+                for chunk in response.iter_bytes():
                     self.transport.traffic.count(received=len(chunk))
                     content += chunk
                     if len(content) > _SMALL:
                         raise CheckpointError(f"{name}: is larger than {_SMALL} bytes")
                     if time.monotonic() > deadline:
-                        raise httpx2.ReadTimeout("too slow", request=answer.request)
-                return bytes(content), answer.links.get("next", {}).get("url")
+                        raise httpx2.ReadTimeout("too slow", request=response.request)
+                return bytes(content), response.links.get("next", {}).get("url")
 
         return self.transport.persist(fetch, name)
 
     @contextmanager
-    def _explained(self, name: str, repo: str, revision: str = "") -> Iterator[None]:
-        """Whatever goes wrong inside becomes one line that says what to do."""
+    def _explained_errors(self, name: str, repo: str, revision: str = "") -> Iterator[None]:
+        """Turn errors inside into one line with a remedy."""
         try:
             yield
         except OfflineModeIsEnabled as error:
@@ -311,19 +317,19 @@ class Hub:
                 f"{repo!r} is no repository of a hub; namespace/name is expected"
             ) from error
         except GatedRepoError as error:
-            known = "authorization" in self._headers
-            refused = "the token that is set has no access" if known else "no token is set"
+            has_token = "authorization" in self._headers
+            fault = "the token that is set has no access" if has_token else "no token is set"
             raise UnreachableError(
-                f"{repo}: is gated, and {refused}; accept its terms at {self.address}/{repo} and "
+                f"{repo}: is gated, and {fault}; accept its terms at {self.address}/{repo} and "
                 "set HF_TOKEN to a token of that account"
             ) from error
         except RepositoryNotFoundError as error:
             raise UnreachableError(
                 f"{repo}: {self.address} has no such repository, or it is private; "
-                f"{self._like(repo)}check the name, or set HF_TOKEN"
+                f"{self._similar(repo)}check the name, or set HF_TOKEN"
             ) from error
         except RevisionNotFoundError as error:
-            names = {each.name for each in self.references(repo)}
+            names = {reference.name for reference in self.references(repo)}
             raise CheckpointError(
                 f"{repo}: has no revision {revision!r} among its {len(names)} branches and tags; "
                 + _suggest(revision, names)
@@ -334,21 +340,21 @@ class Hub:
                 advice = "; set HF_TOKEN to a token that may read it"
             raise UnreachableError(f"{name}: {reason(error)}{advice}") from error
 
-    def _listed(self, author: str, search: str = "") -> list[str]:
+    def _repository_ids(self, author: str, search: str = "") -> list[str]:
         query = urlencode({"author": author, "search": search, "limit": 1000})
-        return [each["id"] for page in self._pages(author, f"?{query}") for each in page]
+        return [item["id"] for page in self._pages(author, f"?{query}") for item in page]
 
-    def _like(self, repo: str) -> str:
-        """Repositories of the same namespace with names like that, as part of a message."""
+    def _similar(self, repo: str) -> str:
+        """Name similar repositories of the same namespace, as part of a message."""
         author, _, _ = repo.rpartition("/")
         try:
-            known = self._listed(author)
+            repositories = self._repository_ids(author)
         except (CheckpointError, httpx2.HTTPError, ValueError, LookupError, TypeError):
             return ""
-        close = difflib.get_close_matches(repo, known, n=_NAMED, cutoff=0.8)
-        return f"close are {', '.join(close)}; " if close else ""
+        close = difflib.get_close_matches(repo, repositories, n=_NAMED, cutoff=0.8)
+        return f"similar names are {', '.join(close)}; " if close else ""
 
 
-def _suggest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=_NAMED)
-    return f"the nearest are {', '.join(close)}" if close else f"one of them is {min(known)}"
+def _suggest(name: str, names: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(names), n=_NAMED)
+    return f"the nearest are {', '.join(close)}" if close else f"one of them is {min(names)}"

@@ -1,4 +1,4 @@
-"""A file on a server, read by ranges of bytes: wrong answers are refused, cut ones continued."""
+"""A file on a server, read by byte ranges: bad responses are refused, cut ones continued."""
 
 import threading
 import time
@@ -14,22 +14,22 @@ from dynamics.checkpoints.formats.byte_sources import Bytes, check_range
 from dynamics.checkpoints.hub.transport import Transport, reason, status
 from dynamics.errors import UnreachableError
 
-WINDOW = 1 << 16  # bytes fetched where fewer are asked for: most headers fit in
+WINDOW = 1 << 16  # bytes fetched where fewer are requested: most headers fit in
 _SMALLEST_PIECE = 1 << 20  # bytes below which another connection does not pay
 _LARGEST_PIECE = 1 << 24
-_EXPIRED = (401, 403, 410)  # what storage says of a signed address past its time
+_EXPIRED = (401, 403, 410)  # statuses that storage returns for an expired signed address
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What a server says of a file.
+    """Address and properties of a file on a server.
 
     Attributes:
-        url: Where its bytes are, perhaps signed and valid for some time only.
-        size: Its bytes in all.
-        sha256: Of the whole file, None when it is not told.
-        commit: Hash of the commit it is in, None when it is not told.
-        headers: What to send along.
+        url: Address of its bytes; a signed one is valid for some time only.
+        size: Size in bytes.
+        sha256: SHA-256 of the whole file, None when unknown.
+        commit: Hash of the commit it is in, None when unknown.
+        headers: Headers to send with a request.
         signed: Whether a refusal may mean that the address has expired.
     """
 
@@ -44,21 +44,25 @@ class RemoteFile:
 class HttpFile:
     """A file on a server, as a source of bytes.
 
-    What small reads fetch is remembered until the first large one, because indexes are read in
-    small steps. Large reads are shared by several connections.
+    Small reads are kept in memory until the first large one, because indexes are read in small
+    steps. Large reads are shared by several connections.
 
     Args:
-        name: What messages call the file.
-        found: What the server said of it.
-        locate: Asks the server again, for an address that has not expired.
-        transport: How requests are made.
+        name: Name of the file in messages.
+        remote_file: Its address and properties.
+        locate: Requests an address that has not expired.
+        transport: Means of making requests.
     """
 
     def __init__(
-        self, name: str, found: RemoteFile, locate: Callable[[], RemoteFile], transport: Transport
+        self,
+        name: str,
+        remote_file: RemoteFile,
+        locate: Callable[[], RemoteFile],
+        transport: Transport,
     ) -> None:
         self.name = name
-        self.found = found
+        self.remote_file = remote_file
         self._locate = locate
         self._transport = transport
         self._windows: list[tuple[int, bytes]] = []
@@ -66,40 +70,41 @@ class HttpFile:
 
     @property
     def size(self) -> int:
-        """Its bytes in all."""
-        return self.found.size
+        """Size in bytes."""
+        return self.remote_file.size
 
     def read(self, start: int, stop: int) -> Bytes:
-        """The bytes from `start` up to `stop`.
+        """Read the bytes from `start` up to `stop`.
 
         Raises:
             CheckpointError: The range does not lie within the file, or the server cannot be
-                reached, refuses, or answers with something else than these bytes.
+                reached, refuses, or sends something other than these bytes.
         """
         check_range(self, start, stop)
         if start == stop:
             return b""
         if stop - start > WINDOW:
             self._windows = []
-            return self._recall(start, stop)
-        for at, content in self._windows:
-            if at <= start and stop <= at + len(content):
-                return content[start - at : stop - at]
-        at, end = self._window(start, stop)
-        content = bytes(self._recall(at, end))
-        self._windows = [*self._windows, (at, content)]
-        return content[start - at : stop - at]
+            return self._read_cached(start, stop)
+        for offset, content in self._windows:
+            if offset <= start and stop <= offset + len(content):
+                return content[start - offset : stop - offset]
+        offset, end = self._window(start, stop)
+        content = bytes(self._read_cached(offset, end))
+        self._windows = [*self._windows, (offset, content)]
+        return content[start - offset : stop - offset]
 
     def _window(self, start: int, stop: int) -> tuple[int, int]:
-        """What to fetch for a small read: more than is asked for where more will be."""
-        if start == 0 or any(start == at + len(content) for at, content in self._windows):
+        """Return the range to fetch for a small read; larger where further reads are likely."""
+        # Headers are read in steps from the start of a file, a zip directory at its end.
+        if start == 0 or any(start == offset + len(content) for offset, content in self._windows):
             return start, min(start + WINDOW, self.size)
         if start >= self.size - WINDOW:
             return max(0, self.size - WINDOW), self.size
         return start, stop
 
-    def _recall(self, start: int, stop: int) -> Bytes:
-        cache, sha256 = self._transport.cache, self.found.sha256
+    def _read_cached(self, start: int, stop: int) -> Bytes:
+        cache, sha256 = self._transport.cache, self.remote_file.sha256
         if cache is None or sha256 is None:
             return self._fetch(start, stop)
         key = f"{sha256}-{start}-{stop}"
@@ -115,36 +120,38 @@ class HttpFile:
         stopped = threading.Event()
         with ThreadPoolExecutor(self._transport.connections) as pool:
             try:
-                places = [memoryview(content)[begin - start : end - start] for begin, end in pieces]
-                running = [
-                    pool.submit(_Range(self, self._transport, place, begin, stopped).fill)
-                    for place, (begin, _) in zip(places, pieces, strict=True)
+                targets = [
+                    memoryview(content)[begin - start : end - start] for begin, end in pieces
                 ]
-                for each in as_completed(running):
-                    each.result()
+                futures = [
+                    pool.submit(_Range(self, self._transport, target, begin, stopped).fill)
+                    for target, (begin, _) in zip(targets, pieces, strict=True)
+                ]
+                for future in as_completed(futures):
+                    future.result()
             except BaseException:
                 stopped.set()
                 raise
         return content
 
     def relocate(self, expired: RemoteFile) -> None:
-        """Ask for a new address, once for all the connections that find the old one expired.
+        """Request a new address, once for all the connections whose old address has expired.
 
         Raises:
-            UnreachableError: The file is not the one it was.
+            UnreachableError: The file has changed.
         """
         with self._locating:
-            if self.found is not expired:
+            if self.remote_file is not expired:
                 return
-            found = self._locate()
-            if (found.size, found.sha256) != (expired.size, expired.sha256):
+            located = self._locate()
+            if (located.size, located.sha256) != (expired.size, expired.sha256):
                 raise UnreachableError(f"{self.name}: changed while it was being read; read again")
-            self.found = found
+            self.remote_file = located
 
 
 @dataclass
 class _Range:
-    """One range on its way into its place."""
+    """Download of one range into its part of a buffer."""
 
     file: HttpFile
     transport: Transport
@@ -154,52 +161,52 @@ class _Range:
     done: int = 0
 
     def fill(self) -> None:
-        """Fetch what is missing; after a cut, go on behind the last byte that came."""
+        """Fetch the missing bytes; after a cut, continue behind the last byte received."""
         try:
             self.transport.persist(
-                self._fetch, self.file.name, stopped=self.stopped, may_pass=self._is_expired
+                self._fetch, self.file.name, stopped=self.stopped, is_temporary=self._is_expired
             )
         except httpx2.HTTPError as error:
             end = self.start + len(self.target)
             raise UnreachableError(
-                f"{self.file.name}: {reason(error)} when asked for bytes {self.start} to {end}"
+                f"{self.file.name}: {reason(error)} when bytes {self.start} to {end} were requested"
             ) from error
 
     def _fetch(self) -> None:
         if self.stopped.is_set():
             return
-        found = self.file.found
+        remote_file = self.file.remote_file
         try:
-            with self._response(found) as response:
+            with self._response(remote_file) as response:
                 self._receive(response)
         except httpx2.HTTPError as error:
             if self._is_expired(error):
-                self.file.relocate(found)
+                self.file.relocate(remote_file)
             raise
 
     @contextmanager
-    def _response(self, found: RemoteFile) -> Iterator[httpx2.Response]:
+    def _response(self, remote_file: RemoteFile) -> Iterator[httpx2.Response]:
         begin, end = self.start + self.done, self.start + len(self.target)
-        headers = {**found.headers, "Range": f"bytes={begin}-{end - 1}"}
+        headers = {**remote_file.headers, "Range": f"bytes={begin}-{end - 1}"}
         headers["Accept-Encoding"] = "identity"
-        timeout = self.transport.patience.timeout
-        with get_session().stream("GET", found.url, headers=headers, timeout=timeout) as response:
+        url, timeout = remote_file.url, self.transport.patience.timeout
+        with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
             response.raise_for_status()
             expected = {
-                "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
+                "Content-Range": f"bytes {begin}-{end - 1}/{remote_file.size}",
                 "Content-Length": str(end - begin),
                 "Content-Encoding": "identity",
             }
             if response.status_code != 206:
-                raise self._refused(
+                raise self._refusal(
                     f"ignores byte ranges (status {response.status_code} in place of 206), and "
                     "would send the whole file; use another HF_ENDPOINT, or download the file "
                     "into the hub cache with `hf download`"
                 )
             for header, value in expected.items():
-                given = response.headers.get(header, "" if header == "Content-Range" else value)
-                if given.strip().lower() != value:
-                    raise self._refused(f"sent {header} {given!r}, where {value!r} was expected")
+                received = response.headers.get(header, "" if header == "Content-Range" else value)
+                if received.strip().lower() != value:
+                    raise self._refusal(f"sent {header} {received!r}, where {value!r} was expected")
             yield response
 
     def _receive(self, response: httpx2.Response) -> None:
@@ -208,7 +215,7 @@ class _Range:
             self.transport.traffic.count(received=len(chunk))
             end = self.done + len(chunk)
             if end > len(self.target):
-                raise self._refused(f"sent more than the {len(self.target)} bytes asked for")
+                raise self._refusal(f"sent more than the {len(self.target)} bytes requested")
             self.target[self.done : end] = chunk
             self.done = end
             if self.stopped.is_set():
@@ -221,15 +228,15 @@ class _Range:
             )
 
     def _is_expired(self, error: httpx2.HTTPError) -> bool:
-        return self.file.found.signed and status(error) in _EXPIRED
+        return self.file.remote_file.signed and status(error) in _EXPIRED
 
-    def _refused(self, what: str) -> UnreachableError:
-        host = httpx2.URL(self.file.found.url).netloc.decode()
-        return UnreachableError(f"{self.file.name}: {host} {what}")
+    def _refusal(self, fault: str) -> UnreachableError:
+        host = httpx2.URL(self.file.remote_file.url).netloc.decode()
+        return UnreachableError(f"{self.file.name}: {host} {fault}")
 
 
 def split(start: int, stop: int, connections: int) -> list[tuple[int, int]]:
-    """Pieces of a range for that many connections: as many for each, neither tiny nor huge.
+    """Split a range into pieces, equally many per connection and neither tiny nor huge.
 
     Example:
         >>> split(10, 20, 8)

@@ -1,4 +1,4 @@
-"""Checkpoints of one training, from the revisions of a repository on a hub."""
+"""Checkpoints of one training, opened from the revisions of a repository on a hub."""
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
@@ -8,10 +8,10 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub.client import Hub, Reference
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.step_names import STEP, choose_names
+from dynamics.checkpoints.step_names import STEP, select_names
 from dynamics.errors import CheckpointError, StepError
 
-_SHOWN = 5  # names a message shows
+_SHOWN = 5  # names listed in a message
 
 
 def open_hub_series(
@@ -26,12 +26,13 @@ def open_hub_series(
 
     Args:
         repo: The repository, as namespace/name.
-        patterns: Names that count, see `parse_name`. When None, those that tell a step to
-            `choose_names`; a repository that has none of them is a single model, `main`, of step 0.
-        branch: Take the commits on this branch by their titles, not the branches and tags by
-            their names.
-        tokens_per_step: Tokens of a step, see `tokens_at`; names tell them rounded, or not at all.
-        hub: The hub, as the environment says when None.
+        patterns: Patterns of the names to select, see `parse_name`. When None, the names in which
+            `select_names` finds a step; a repository without any is a single model, `main`, of
+            step 0.
+        branch: Use the commits on this branch by their titles, in place of the branches and tags
+            by their names.
+        tokens_per_step: Tokens per step, see `tokens_at`; names have rounded numbers, or none.
+        hub: The hub; when None, the one that the environment configures.
 
     Raises:
         CheckpointError: The repository does not exist or may not be read, no name fits a
@@ -42,45 +43,47 @@ def open_hub_series(
     references = hub.references(repo) if branch is None else hub.commits(repo, branch)
     unit, notes = STEP, ()
     if patterns is None:
-        chosen = choose_names(
+        selection = select_names(
             [reference.name for reference in references if reference.name != "main"],
             place=repo,
             on_hub=True,
         )
-        unit, notes = chosen.unit, chosen.notes
-        found = _referenced(references, chosen.names)
-        main = next((each for each in references if each.name == "main"), None)
-        if not found and branch is None and main is not None:
-            found, notes = [(main, RevisionName("main", 0))], ()
+        unit, notes = selection.unit, selection.notes
+        named_references = _pair_references(references, selection.names)
+        main = next((reference for reference in references if reference.name == "main"), None)
+        if not named_references and branch is None and main is not None:
+            named_references, notes = [(main, RevisionName("main", 0))], ()
     else:
-        parsed = (parse_name(each.name, patterns) for each in references)
-        found = _referenced(references, [said for said in parsed if said is not None])
-    if not found:
-        names = [each.name for each in references]
+        parsed = (parse_name(reference.name, patterns) for reference in references)
+        named_references = _pair_references(
+            references, [name for name in parsed if name is not None]
+        )
+    if not named_references:
+        names = [reference.name for reference in references]
         raise CheckpointError(
             f"{repo}: none of its {len(names)} names "
-            f"{'tells a step' if patterns is None else 'fits ' + ' or '.join(patterns)}; "
+            f"{'has a step' if patterns is None else 'fits ' + ' or '.join(patterns)}; "
             f"they are {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         )
-    for (before, first), (after, second) in pairwise(found):
+    for (earlier, first), (later, second) in pairwise(named_references):
         if first.step == second.step:
             raise StepError(
-                f"{repo}: {before.kind} {before.name!r} and {after.kind} {after.name!r} are both "
+                f"{repo}: {earlier.kind} {earlier.name!r} and {later.kind} {later.name!r} are both "
                 f"step {first.step}; give patterns that fit one of them"
             )
     checkpoints = [
         Checkpoint(
             revision_of(hub, repo, reference),
-            said.step,
-            with_tokens(said, tokens_per_step).tokens_seen,
+            name.step,
+            with_tokens(name, tokens_per_step).tokens_seen,
         )
-        for reference, said in found
+        for reference, name in named_references
     ]
     return CheckpointSeries(repo, tuple(checkpoints), unit, notes)
 
 
 def revision_of(hub: Hub, repo: str, reference: Reference) -> HubRevision:
-    """The files of what a name on a hub stands for.
+    """Return the files of the revision that a name on a hub stands for.
 
     Args:
         hub: The hub.
@@ -96,15 +99,15 @@ def revision_of(hub: Hub, repo: str, reference: Reference) -> HubRevision:
             return HubRevision(hub, repo, reference.name, reference.commit)
 
 
-def _referenced(
+def _pair_references(
     references: Iterable[Reference], names: Iterable[RevisionName]
 ) -> list[tuple[Reference, RevisionName]]:
-    """References by these names, and what each name says, by ascending step."""
-    said_by = {said.name: said for said in names}
-    found = {
+    """Pair references with their parsed names, by ascending step; others are left out."""
+    by_name = {name.name: name for name in names}
+    pairs = {
         # A tag and a branch of one name and one commit are one.
-        (reference.name, reference.commit): (reference, said_by[reference.name])
+        (reference.name, reference.commit): (reference, by_name[reference.name])
         for reference in references
-        if reference.name in said_by
+        if reference.name in by_name
     }
-    return sorted(found.values(), key=lambda each: (each[1].step, each[0].name))
+    return sorted(pairs.values(), key=lambda pair: (pair[1].step, pair[0].name))

@@ -1,4 +1,4 @@
-"""How requests are made: how patiently, how many at once, and who counts them."""
+"""Requests to a hub: retries and waits, parallel connections, and the count of traffic."""
 
 import random
 import threading
@@ -20,20 +20,20 @@ Result = TypeVar("Result")
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _HOPELESS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 
-CONNECTIONS = 8  # that share a large read, unless told otherwise
+CONNECTIONS = 8  # connections that share a large read by default
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try before giving up.
+    """Limits on retries and waits.
 
     Attributes:
-        tries: Requests made for one thing at most.
-        first_wait: Seconds before the second try, doubled before each one after it.
-        longest_wait: Seconds waited at most when a server says how long; hubs count requests in
+        tries: Most attempts at one request.
+        first_wait: Seconds before the second attempt, doubled before each further one.
+        longest_wait: Longest wait in seconds that a server may demand; hubs count requests in
             windows of five minutes.
-        timeout: Seconds without a byte after which a connection counts as dead; as
-            HF_HUB_DOWNLOAD_TIMEOUT says.
+        timeout: Seconds without a byte after which a connection counts as dead; set by
+            HF_HUB_DOWNLOAD_TIMEOUT.
         slowest: Bytes per second below which a connection counts as stuck.
     """
 
@@ -44,26 +44,27 @@ class Patience:
     slowest: int = 20_000
 
     def deadline(self, count: int) -> float:
-        """When, on the monotonic clock, a body of `count` bytes has to be there."""
+        """Return the time, on the monotonic clock, by which a body of `count` bytes must arrive."""
         return time.monotonic() + self.timeout + count / self.slowest
 
     def wait_after(self, failures: int, error: httpx2.HTTPError) -> float:
-        """Seconds to wait before the next try: as a server asks, else ever longer."""
-        asked = _asked_to_wait(error)
-        if asked is not None:
-            return min(asked, self.longest_wait)
+        """Return the seconds until the next attempt: as the server demands, else doubling."""
+        seconds = _requested_wait(error)
+        if seconds is not None:
+            return min(seconds, self.longest_wait)
+        # Exponential, and random so that parallel connections do not retry in the same moment.
         return self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1)
 
 
 @dataclass(frozen=True)
 class Transport:
-    """How requests are made.
+    """Means of making requests.
 
     Attributes:
-        patience: How long to try.
-        connections: Connections that share a large read.
-        traffic: Counts requests and bytes.
-        cache: Keeps on disk what was read, None to keep nothing.
+        patience: Limits on retries and waits.
+        connections: Number of connections that share a large read.
+        traffic: Count of requests and bytes.
+        cache: Cache on disk for the ranges that were read, None for no cache.
     """
 
     patience: Patience = field(default_factory=Patience)
@@ -77,19 +78,19 @@ class Transport:
         name: str,
         *,
         stopped: threading.Event | None = None,
-        may_pass: Callable[[httpx2.HTTPError], bool] = lambda _: False,
+        is_temporary: Callable[[httpx2.HTTPError], bool] = lambda _: False,
     ) -> Result:
-        """Make a request, and again when it fails for the moment.
+        """Make a request, and repeat it after a temporary failure.
 
         Args:
             action: Makes the request.
-            name: What the message calls its object.
+            name: Name of the requested object in messages.
             stopped: Ends the waiting early when it is set.
-            may_pass: Says which failures, beside the usual ones, are for the moment.
+            is_temporary: Recognises temporary failures beyond the usual ones.
 
         Raises:
-            UnreachableError: It failed for the moment as often as there are tries.
-            httpx2.HTTPError: It failed for good.
+            UnreachableError: All tries failed.
+            httpx2.HTTPError: A failure is permanent.
         """
         failures = 0
         while True:
@@ -97,7 +98,7 @@ class Transport:
             try:
                 return action()
             except httpx2.HTTPError as error:
-                if not (_may_pass(error) or may_pass(error)):
+                if not (_is_temporary(error) or is_temporary(error)):
                     raise
                 failures += 1
                 if failures == self.patience.tries:
@@ -108,17 +109,17 @@ class Transport:
 
 
 def status(error: httpx2.HTTPError) -> int | None:
-    """The status an error comes from, None when there was no answer."""
+    """Return the HTTP status behind an error, None when there was no response."""
     response = getattr(error, "response", None)
     return None if response is None else response.status_code
 
 
 def reason(error: httpx2.HTTPError) -> str:
-    """Why a request failed, in a few words."""
+    """Describe in a few words why a request failed."""
     try:
         request = getattr(error, "response", error).request
         host = request.url.netloc.decode()
-    except RuntimeError:  # it was never sent
+    except RuntimeError:  # the request was never sent
         host = "the server"
     match error:
         case httpx2.TimeoutException():
@@ -130,14 +131,14 @@ def reason(error: httpx2.HTTPError) -> str:
     return f"the exchange with {host} failed ({message_of(error)})"
 
 
-def unless_absent(ask: Callable[[], Result]) -> Result | None:
-    """What is asked for; None when the answer is that there is no such file.
+def unless_absent(request: Callable[[], Result]) -> Result | None:
+    """Return the result of a request; None when the server says that there is no such file.
 
     Raises:
-        httpx2.HTTPError: It fails for another reason.
+        httpx2.HTTPError: The request fails for another reason.
     """
     try:
-        return ask()
+        return request()
     except httpx2.HTTPError as error:
         code = getattr(error, "response", httpx2.Response(0)).headers.get("X-Error-Code")
         if status(error) == 404 and code in (None, "EntryNotFound"):
@@ -146,14 +147,14 @@ def unless_absent(ask: Callable[[], Result]) -> Result | None:
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of an address."""
+    """Return the scheme, host and port of an address."""
     parsed = httpx2.URL(url)
     return parsed.scheme, parsed.host, parsed.port
 
 
-def _may_pass(error: httpx2.HTTPError) -> bool:
-    passing = isinstance(error, httpx2.TransportError) and not isinstance(error, _HOPELESS)
-    return passing or status(error) in _TRANSIENT
+def _is_temporary(error: httpx2.HTTPError) -> bool:
+    lost = isinstance(error, httpx2.TransportError) and not isinstance(error, _HOPELESS)
+    return lost or status(error) in _TRANSIENT
 
 
 def _advice(error: httpx2.HTTPError) -> str:
@@ -164,12 +165,12 @@ def _advice(error: httpx2.HTTPError) -> str:
     return "try again later"
 
 
-def _asked_to_wait(error: httpx2.HTTPError) -> float | None:
+def _requested_wait(error: httpx2.HTTPError) -> float | None:
     response = getattr(error, "response", None)
     if response is None:
         return None
     limit = parse_ratelimit_headers(response.headers)
     if response.status_code == 429 and limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1  # the hub rounds down
-    after = response.headers.get("Retry-After", "").strip()
-    return float(after) if after.isascii() and after.isdigit() else None
+    retry_after = response.headers.get("Retry-After", "").strip()
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None

@@ -112,8 +112,8 @@ def open_remote_stream(
         CheckpointError: It cannot be read.
     """
     hub = hub or Hub()
-    traffic = Traffic(whole=hub.transport.traffic)
-    # Each worker reads with one connection, and counts are stored instead of the ranges read.
+    traffic = Traffic(total=hub.transport.traffic)
+    # Each worker reads with one connection, and what it counted is kept in place of what it read.
     transport = replace(hub.transport, connections=1, cache=None, traffic=traffic)
     hub = replace(hub, kind="dataset", transport=transport)
     commit, names = hub.files(dataset, revision)

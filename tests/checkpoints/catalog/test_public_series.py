@@ -10,7 +10,7 @@ from dynamics.checkpoints.architectures import FAMILIES, Role
 from dynamics.checkpoints.catalog import public_series as catalog_module
 from dynamics.checkpoints.catalog.public_series import catalog, families, find
 from dynamics.checkpoints.catalog.revision_names import expand_steps, tokens_at
-from dynamics.checkpoints.series_description import cost, describe
+from dynamics.checkpoints.series_description import cost, describe_series
 from dynamics.errors import CheckpointError, StepError
 
 SERIES = list(catalog().values())
@@ -322,7 +322,7 @@ def test_tokens_where_the_batch_changes(step, tokens):
 
 
 def test_cost():
-    facts = describe("EleutherAI/pythia-160m")
+    facts = describe_series("EleutherAI/pythia-160m")
     assert facts["steps"]["expected"] == 154
     assert facts["cost"]["bytes_per_embedding"] == 77_266_944
     assert facts["cost"]["bytes"] == 154 * 2 * 77_266_944
@@ -334,4 +334,4 @@ def test_cost():
     assert cost(find("olmo-2-7b"))["bytes"] is None
     assert cost(find("olmo-2-7b"))["assumed"] == ["2 bytes per number"]
     for series in SERIES:
-        describe(series.name)
+        describe_series(series.name)

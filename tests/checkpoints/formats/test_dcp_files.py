@@ -266,7 +266,7 @@ def test_a_trap_in_the_metadata_does_nothing(tmp_path):
     )
     (tmp_path / "a/.metadata").write_bytes(pickle.dumps(Touch(trap)))
     with pytest.raises(
-        CheckpointError, match=r"refused: the pickle asks for 'pathlib\.Path\.mkdir"
+        CheckpointError, match=r"refused: the pickle refers to 'pathlib\.Path\.mkdir"
     ):
         Checkpoint(tmp_path / "a", 0).tensor("input_embedding")
     assert not trap.exists()

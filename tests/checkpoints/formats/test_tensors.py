@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import LocalFile, SourceStream
-from dynamics.checkpoints.formats.containers import index_container
-from dynamics.checkpoints.formats.entries import TensorEntry
+from dynamics.checkpoints.formats.headers import index_tensors
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.tensors import digest, read_tensor
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import FILES, Memory, assert_same, file_bytes
@@ -19,7 +19,7 @@ from tests.checkpoints.writers import FILES, Memory, assert_same, file_bytes
 def test_rows(tmp_path, format_name, rows):
     tensor = torch.randn(10, 100).bfloat16()
     source = Memory(file_bytes(tmp_path, format_name, {"a": tensor, "b": torch.zeros(99)}))
-    entry = index_container(source)["a"]
+    entry = index_tensors(source)["a"]
     source.touched = 0
     assert_same(read_tensor(source, entry, rows), tensor[rows])
     assert source.touched == len(tensor[rows]) * 200
@@ -44,11 +44,11 @@ def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
     before = file_bytes(tmp_path, "safetensors", {"a": torch.ones(3, 2)})
     path = tmp_path / "model.safetensors"
     source = LocalFile(path)
-    tensor = read_tensor(source, index_container(source)["a"])
+    tensor = read_tensor(source, index_tensors(source)["a"])
     del source  # the tensor keeps the map alive
     tensor.zero_()
     assert path.read_bytes() == before
-    assert read_tensor(LocalFile(path), index_container(LocalFile(path))["a"]).eq(1).all()
+    assert read_tensor(LocalFile(path), index_tensors(LocalFile(path))["a"]).eq(1).all()
 
 
 def test_local_file_messages(tmp_path):

@@ -14,7 +14,7 @@ import torch
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats import torch_files, unpickling
-from dynamics.checkpoints.formats.containers import index_container
+from dynamics.checkpoints.formats.headers import index_tensors
 from dynamics.checkpoints.formats.tensors import read_tensor
 from dynamics.checkpoints.formats.unpickling import unpickle
 from dynamics.checkpoints.series import open_series
@@ -195,7 +195,7 @@ def test_a_trap_in_the_place_of_weights_is_refused_by_name(tmp_path, wrap):
     trap = tmp_path / "created"
     write_zip(tmp_path / "ckpt.pt", wrap(Trap(trap.mkdir)))
     with pytest.raises(
-        CheckpointError, match=r"refused: the pickle asks for '__builtin__\.getattr'"
+        CheckpointError, match=r"refused: the pickle refers to '__builtin__\.getattr'"
     ):
         Checkpoint(tmp_path, 0).tensor("input_embedding")
     assert not trap.exists()
@@ -271,7 +271,7 @@ def test_state_is_set_on_nothing(tmp_path):
     parts["data.pkl"] = pickled[: end + 1] + state + pickled[end + 1 :]
     write_members(tmp_path / "a.bin", {f"a/{name}": content for name, content in parts.items()})
     source = Memory((tmp_path / "a.bin").read_bytes())
-    assert read_tensor(source, index_container(source)["a.b.weight"]).shape == (2, 2)
+    assert read_tensor(source, index_tensors(source)["a.b.weight"]).shape == (2, 2)
 
 
 def test_one_dictionary_under_many_names_is_looked_at_once():
@@ -289,7 +289,7 @@ def test_one_dictionary_under_many_names_is_looked_at_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_files, "_tensors", counting)
         with pytest.raises(CheckpointError, match="holds no tensors"):
-            index_container(Memory(buffer.getvalue()))
+            index_tensors(Memory(buffer.getvalue()))
     assert len(looked_at) < 10
 
 
@@ -332,7 +332,7 @@ def test_files_whose_names_tell_steps_are_a_series(tmp_path, names):
     write_zip(tmp_path / "optim_000010.pt", {"state": {"exp_avg": torch.zeros(9, 4)}})
     series = open_series(tmp_path)
     assert series.steps == [2, 10]
-    assert series.notes == ("last.ckpt: passed over, because the name tells no step",)
+    assert series.notes == ("last.ckpt: skipped because the name has no step",)
     for checkpoint in series:
         expected = models[checkpoint.step]["transformer.wte.weight"]
         assert_same(checkpoint.tensor("input_embedding"), expected)

@@ -14,7 +14,7 @@ from safetensors.torch import save_model
 
 from dynamics.checkpoints.formats import unpickling
 from dynamics.checkpoints.formats.byte_sources import LocalFile
-from dynamics.checkpoints.formats.containers import index_container
+from dynamics.checkpoints.formats.headers import index_tensors
 from dynamics.checkpoints.formats.tensors import read_tensor
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import (
@@ -48,7 +48,7 @@ DTYPES = [
 
 
 def read_all(source):
-    return {key: read_tensor(source, entry) for key, entry in index_container(source).items()}
+    return {key: read_tensor(source, entry) for key, entry in index_tensors(source).items()}
 
 
 @pytest.mark.parametrize("format_name", FILES)
@@ -105,7 +105,7 @@ def test_views_of_one_storage(tmp_path, write):
     }
     write(tmp_path / "views.bin", tensors)
     source = Memory((tmp_path / "views.bin").read_bytes())
-    index = index_container(source)
+    index = index_tensors(source)
     for key, tensor in tensors.items():
         assert_same(read_tensor(source, index[key]), tensor)
         assert_same(read_tensor(source, index[key], slice(1, 3)), tensor[1:3])
@@ -117,7 +117,7 @@ def test_only_the_pickle_and_the_tensor_are_read(tmp_path):
     tensors = {f"layers.{at}": torch.randn(300, 200) for at in range(20)}
     for format_name in FILES:
         source = Memory(file_bytes(tmp_path, format_name, tensors))
-        read_tensor(source, index_container(source)["layers.7"])
+        read_tensor(source, index_tensors(source)["layers.7"])
         assert 240_000 <= source.touched <= 240_000 + 70_000 < source.size / 10, format_name
 
 
@@ -126,17 +126,17 @@ def test_parameters_and_state_dict_metadata(tmp_path):
     for write in (write_zip, write_legacy):
         write(tmp_path / "linear.bin", module.state_dict())
         source = LocalFile(tmp_path / "linear.bin")
-        assert_same(read_tensor(source, index_container(source)["weight"]), module.weight)
+        assert_same(read_tensor(source, index_tensors(source)["weight"]), module.weight)
         write(tmp_path / "parameters.bin", dict(module.named_parameters()))
         source = LocalFile(tmp_path / "parameters.bin")
-        assert_same(read_tensor(source, index_container(source)["bias"]), module.bias)
+        assert_same(read_tensor(source, index_tensors(source)["bias"]), module.bias)
 
 
 def test_dropped_safetensors_key_is_its_twin(tmp_path):
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False)})
     module["b"] = module["a"]
     save_model(module, str(tmp_path / "tied.safetensors"))
-    index = index_container(LocalFile(tmp_path / "tied.safetensors"))
+    index = index_tensors(LocalFile(tmp_path / "tied.safetensors"))
     assert index["b.weight"] == index["a.weight"]
 
 
@@ -147,7 +147,7 @@ def test_zip64(tmp_path):
     with torch.serialization.skip_data():
         torch.save({"hole": torch.empty(5 << 30, dtype=torch.uint8), **tensors}, path)
     source = LocalFile(path)
-    index = index_container(source)
+    index = index_tensors(source)
     assert index["last"].offset > 5 << 30
     expected = torch.load(path, map_location="meta", weights_only=True)
     for key, tensor in tensors.items():
@@ -197,7 +197,7 @@ def test_damage_is_an_error_or_harmless(tmp_path, format_name):
 def test_legacy_storage_of_another_length(tmp_path):
     whole = bytearray(file_bytes(tmp_path, "legacy", {"a": torch.zeros(3)}))
     whole[-20:-12] = struct.pack("<q", 4)
-    index = index_container(Memory(whole))
+    index = index_tensors(Memory(whole))
     with pytest.raises(CheckpointError, match=r"3 elements are expected .* 4 found"):
         index["a"]
 
@@ -206,7 +206,7 @@ def test_zip_storage_of_another_length(tmp_path):
     write_zip(tmp_path / "a.bin", {"a": torch.zeros(3)})
     contents = members(tmp_path / "a.bin")
     write_members(tmp_path / "a.bin", contents | {"a/data/0": b"short"})
-    index = index_container(LocalFile(tmp_path / "a.bin"))
+    index = index_tensors(LocalFile(tmp_path / "a.bin"))
     with pytest.raises(CheckpointError, match="12 bytes are expected in storage 0, 5 bytes found"):
         index["a"]
 
@@ -215,7 +215,7 @@ def test_compressed_zip_is_refused(tmp_path):
     write_zip(tmp_path / "a.bin", neox())
     write_members(tmp_path / "a.bin", members(tmp_path / "a.bin"), zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="compressed"):
-        index_container(LocalFile(tmp_path / "a.bin"))
+        index_tensors(LocalFile(tmp_path / "a.bin"))
 
 
 def test_encrypted_zip_is_refused(tmp_path):
@@ -224,14 +224,14 @@ def test_encrypted_zip_is_refused(tmp_path):
     while (at := whole.find(b"PK\x01\x02", at + 1)) >= 0:
         whole[at + 8] |= 1  # the flag of an encrypted member
     with pytest.raises(CheckpointError, match="encrypted"):
-        index_container(Memory(whole))
+        index_tensors(Memory(whole))
 
 
 def test_zip_member_that_is_not_where_the_directory_says(tmp_path):
     whole = file_bytes(tmp_path, "zip", {"a": torch.zeros(3)})
     moved = whole[:4] + whole[4:].replace(b"PK\3\4", b"PK\0\0")
     with pytest.raises(CheckpointError, match="not where it should be"):
-        index_container(Memory(moved))
+        index_tensors(Memory(moved))
 
 
 def test_big_endian_legacy_is_refused(tmp_path):
@@ -239,7 +239,7 @@ def test_big_endian_legacy_is_refused(tmp_path):
     at = whole.index(b"\x88", whole.index(b"little_endian"))  # True
     whole[at] = 0x89  # False
     with pytest.raises(CheckpointError, match="big-endian"):
-        index_container(Memory(whole))
+        index_tensors(Memory(whole))
 
 
 class Crafted(pickle.Pickler):
@@ -271,7 +271,7 @@ def test_storages_that_cannot_be_read_right_are_refused(tmp_path, persistent, me
     Crafted(buffer, 2).dump({"a": persistent})
     write_members(tmp_path / "a.bin", {"a/data.pkl": buffer.getvalue()})
     with pytest.raises(CheckpointError, match=message):
-        index_container(LocalFile(tmp_path / "a.bin"))
+        index_tensors(LocalFile(tmp_path / "a.bin"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_storages_that_cannot_be_read_right_are_refused(tmp_path, persistent, me
 def test_zip_that_is_no_state_dict(tmp_path, contents, message):
     write_members(tmp_path / "a.bin", contents)
     with pytest.raises(CheckpointError, match=message):
-        index_container(LocalFile(tmp_path / "a.bin"))
+        index_tensors(LocalFile(tmp_path / "a.bin"))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_zip_that_is_no_state_dict(tmp_path, contents, message):
 )
 def test_other_files(content, message):
     with pytest.raises(CheckpointError, match=message):
-        index_container(Memory(content))
+        index_tensors(Memory(content))
 
 
 def safetensors(header, data=b"", length=None):
@@ -328,7 +328,7 @@ def safetensors(header, data=b"", length=None):
 )
 def test_damaged_safetensors_header(source, message):
     with pytest.raises(CheckpointError, match=message):
-        index_container(source)
+        index_tensors(source)
 
 
 def test_header_length_that_looks_like_a_pickle():
@@ -355,7 +355,7 @@ def test_forbidden_global_is_refused_and_not_run(tmp_path, format_name):
     with pytest.raises(
         CheckpointError, match=r"memory: refused: .* 'posix\.mkdir', .* nothing was executed"
     ):
-        index_container(Memory(whole))
+        index_tensors(Memory(whole))
     assert not trap.exists()
     pickle.loads(pickle.dumps(Touch(trap)))  # noqa: S301
     assert trap.exists()  # the trap works
@@ -375,7 +375,7 @@ def test_forbidden_global_is_refused_and_not_run(tmp_path, format_name):
 def test_no_way_around_the_list(tmp_path, opcodes):
     write_members(tmp_path / "a.bin", {"a/data.pkl": opcodes})
     with pytest.raises(CheckpointError, match="refused"):
-        index_container(LocalFile(tmp_path / "a.bin"))
+        index_tensors(LocalFile(tmp_path / "a.bin"))
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path):
@@ -386,7 +386,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     )
     write_members(tmp_path / "a.bin", {"a/data.pkl": attack})
     with pytest.raises(CheckpointError, match="no state dict, but a function"):
-        index_container(LocalFile(tmp_path / "a.bin"))
+        index_tensors(LocalFile(tmp_path / "a.bin"))
     assert unpickling._rebuild_typed.__defaults__ is None
 
 
@@ -404,4 +404,4 @@ def test_tensor_beyond_its_storage_is_refused(tmp_path):
     buffer = io.BytesIO()
     torch.save({"a": Beyond()}, buffer)
     with pytest.raises(CheckpointError, match="reaches beyond its 16 bytes"):
-        index_container(Memory(buffer.getvalue()))
+        index_tensors(Memory(buffer.getvalue()))

@@ -1,4 +1,4 @@
-"""Where one tensor lies in a file, and what the bytes there mean."""
+"""Position, type, shape and strides of one tensor in a file."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import torch
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor in a file.
+    """Header entry of a tensor in a file.
 
     Attributes:
         dtype: Type of the elements on disk.
         shape: Sizes of the axes.
-        stride: Steps between neighbours along each axis, in elements; what is not contiguous on
-            disk (a transposed tensor, a column of another) is described, not rearranged.
+        stride: Distance between neighbours along each axis, in elements; a tensor that is not
+            contiguous on disk (transposed, a column of another) is described as it lies there.
         offset: Position of the first element in the file, in bytes.
     """
 
@@ -25,7 +25,7 @@ class TensorEntry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor itself."""
+        """Bytes of the elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -34,7 +34,7 @@ class TensorEntry:
         return span(self.shape, self.stride) * self.dtype.itemsize
 
     def rows(self, rows: slice) -> "TensorEntry":
-        """The entry of some consecutive rows, as if they were a tensor of their own.
+        """Return the entry of consecutive rows, as of a separate tensor.
 
         Raises:
             ValueError: The rows are not consecutive, or the tensor has none.
@@ -50,7 +50,7 @@ class TensorEntry:
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor that is stored row by row.
+    """Return the strides of a tensor that is stored row by row.
 
     Example:
         >>> contiguous_stride((4, 3, 2))
@@ -60,7 +60,7 @@ def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements from the first to the last of a strided tensor, both included.
+    """Count the elements from the first to the last of a strided tensor, both included.
 
     Example:
         >>> span((2, 3), (1, 2)), span((0, 3), (3, 1))
