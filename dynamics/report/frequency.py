@@ -25,6 +25,7 @@ from dynamics.report.style import (
     title,
 )
 from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.runs.trends import NEVER_SEEN
 
@@ -45,11 +46,7 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Label and look of each measure in the correlation figure."""
 
-PANELS = {
-    "input_embedding_norm": "input embedding",
-    "output_embedding_norm_centered": "output embedding,\nuniform mean removed",
-    "output_embedding_norm_centered_frequency": "output embedding,\nunigram mean removed",
-}
+PANELS = {name: label.panel for name, label in identifiable_measures().items()}
 """Measures of the other figures, a panel for each."""
 
 _ARMS_IN_A_ROW = 3

@@ -15,14 +15,11 @@ from dynamics.report.style import (
     title,
 )
 from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.statistics.reliability import RELIABLE
 
-GAUGES = {
-    "input_embedding_norm": "norm of input rows",
-    "output_embedding_norm_centered": "norm of output rows,\nuniform mean removed",
-    "output_embedding_norm_centered_frequency": "norm of output rows,\nunigram mean removed",
-}
+GAUGES = {name: label.axis for name, label in identifiable_measures().items()}
 """Measures of the norm that are drawn against importance."""
 
 IMPORTANCES = {

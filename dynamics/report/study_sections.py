@@ -4,14 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamics.runs.compare import Quantity
-from dynamics.verdicts.claims import INPUT, OUTPUT, SAME_TOKENS, UNIFORM, UNIGRAM
+from dynamics.runs.measures import shown_measures
+from dynamics.verdicts.claims import INPUT, SAME_TOKENS, UNIFORM
 
-GAUGES = {
-    INPUT: "input",
-    OUTPUT: "output, raw",
-    UNIFORM: "output, uniform mean removed",
-    UNIGRAM: "output, unigram mean removed",
-}
+GAUGES = {name: label.short for name, label in shown_measures().items()}
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from dynamics.runs.importance_findings import (
     in_lines,
     measured_importances,
 )
-from dynamics.runs.measures import is_norm, shown_measures
+from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
 from dynamics.runs.run import Run
 from dynamics.runs.slope_trends import AMONG_TWINNED, CAUSAL, OBSERVED
 from dynamics.statistics.vocabulary import VocabularyRule, swept
 
-NAMES = {name: label.sentence for name, label in shown_measures().items()}
+NAMES = {
+    name: label.sentence for name, label in (identifiable_measures() | shown_measures()).items()
+}
 """The measures that findings are about, and their labels in sentences."""
 
 IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from dynamics.runs.measures import shown_measures
+from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.runs.tracked_importance import factors_of
 from dynamics.runs.trends import FEWEST_TOKENS
@@ -14,9 +14,7 @@ from dynamics.statistics.reliability import RELIABLE
 SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
 """The importances that sentences are about; what else was measured is in the trends."""
 
-GAUGES = {
-    name: label.sentence for name, label in shown_measures().items() if label.removed != "raw"
-}
+GAUGES = {name: label.sentence for name, label in identifiable_measures().items()}
 """The norms that sentences compare with importance, and their labels."""
 
 

@@ -112,6 +112,11 @@ class Label:
         return self._joined(self.role.removesuffix("_embedding"), ", ")
 
     @property
+    def panel(self) -> str:
+        """Title of a panel, such as `output embedding`, in two lines where something follows."""
+        return self._joined(self.role.replace("_", " "), ",\n")
+
+    @property
     def axis(self) -> str:
         """Label of an axis, such as `norm of output rows`, in two lines where something follows."""
         return self._joined(f"norm of {self.role.removesuffix('_embedding')} rows", ",\n")
@@ -121,14 +126,15 @@ class Label:
 
 
 def shown_measures() -> dict[str, Label]:
-    """Return the measures that findings and figures show with their labels, by full name.
-
-    Raw output norms, which a vector added to every row changes, come last.
-    """
-    shown = {
+    """Return the measures that findings and figures show with their labels, by full name."""
+    return {
         f"{role}_{measure.suffix}": Label(role, measure.labels[role])
         for role in ROLES
         for measure in MEASURES.values()
         if role in measure.labels
     }
-    return dict(sorted(shown.items(), key=lambda item: item[1].removed == "raw"))
+
+
+def identifiable_measures() -> dict[str, Label]:
+    """Return those of `shown_measures` that no vector added to every row changes."""
+    return {name: label for name, label in shown_measures().items() if label.removed != "raw"}
