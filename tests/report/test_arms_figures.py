@@ -234,7 +234,10 @@ def probed(runs, tmp_path_factory):
             columns |= {name: values, f"{name}_half_1": values, f"{name}_half_2": values}
         table = write_table(step_path(folder, "importance", step), columns)
         checkpoints.append({"step": step, "tables": {"importance": table}})
-    info["live"] = {"checkpoints": checkpoints}
+    info["live"] = {
+        **{"settings": {}, "embeddings_only": [], "probes": None, "held_out_sha256": None},
+        "checkpoints": checkpoints,
+    }
     (folder / "run.json").write_text(json.dumps(info))
     return Run(folder)
 

@@ -159,7 +159,7 @@ def test_runs_of_others_are_not_judged(arms):
 
 def stranger(run):
     copy = type(run)(run.path)
-    copy.info["series"]["training"] = None
+    copy.record.series.training = None
     return copy
 
 
