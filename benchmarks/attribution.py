@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Question, Settings
 from dynamics.models.live_model import Batch, LiveModel
 
 TOKENS, TARGETS = 128, 32
@@ -94,12 +94,12 @@ class NoTokens:
     all_special_ids = ()
 
 
-def question(model: LiveModel, inputs: int, settings: Settings) -> Question:
+def random_batch(model: LiveModel, inputs: int, settings: AttributionSettings) -> AttributionBatch:
     """The last tokens of random texts, each from those before it."""
     ids = torch.randint(50000, (inputs, TOKENS), generator=torch.Generator().manual_seed(1))
     readouts = torch.arange(TOKENS - TARGETS - 1, TOKENS - 1).expand(inputs, -1)
     targets = ids[:, TOKENS - TARGETS :]
-    return Question(
+    return AttributionBatch(
         model,
         Batch(ids, torch.ones_like(ids)),
         readouts,
@@ -109,23 +109,23 @@ def question(model: LiveModel, inputs: int, settings: Settings) -> Question:
     )
 
 
-def full_logits(asked: Question) -> torch.Tensor:
+def full_logits(batch: AttributionBatch) -> torch.Tensor:
     """NormXLogit by way of every logit of every position, as a plain script would do it."""
     with torch.no_grad():
-        answer = asked.model.network(
-            input_ids=asked.batch.input_ids, output_hidden_states=True, use_cache=False
+        answer = batch.model.network(
+            input_ids=batch.inputs.input_ids, output_hidden_states=True, use_cache=False
         )
         norms = answer.hidden_states[0].norm(dim=-1)
         rows = torch.arange(len(norms))[:, None, None]
         positions = torch.arange(TOKENS)[None, :, None]
-        return norms[:, :, None] * answer.logits[rows, positions, asked.targets[:, None]]
+        return norms[:, :, None] * answer.logits[rows, positions, batch.targets[:, None]]
 
 
-def forward(asked: Question) -> object:
+def forward(batch: AttributionBatch) -> object:
     """One forward pass without head."""
     with torch.no_grad():
-        return asked.model.network.base_model(
-            input_ids=asked.batch.input_ids, attention_mask=asked.batch.attention_mask
+        return batch.model.network.base_model(
+            input_ids=batch.inputs.input_ids, attention_mask=batch.inputs.attention_mask
         )
 
 
@@ -180,21 +180,21 @@ def compare(turns: int, *, integrate: bool) -> None:
     """Print what each way costs for the same 32 targets."""
     model = shape()
     counter = Counter(model.network)  # pyright: ignore[reportArgumentType]
-    asked = question(model, 1, Settings())
-    fifty = question(model, 1, Settings(protocol="paper"))
+    batch = random_batch(model, 1, AttributionSettings())
+    fifty = random_batch(model, 1, AttributionSettings(protocol="paper"))
     ways = {
-        "full logits": Way(lambda: full_logits(asked), turns, 3),
-        "forward without head": Way(lambda: forward(asked), turns),
-        "NormXLogit": Way(lambda: METHODS["normxlogit"].function(asked), turns),
+        "full logits": Way(lambda: full_logits(batch), turns, 3),
+        "forward without head": Way(lambda: forward(batch), turns),
+        "NormXLogit": Way(lambda: METHODS["normxlogit"].function(batch), turns),
         "gradient x input": Way(
-            lambda: METHODS["gradient_x_input"].function(asked), max(turns // 4, 2), 10
+            lambda: METHODS["gradient_x_input"].function(batch), max(turns // 4, 2), 10
         ),
     }
     if integrate:
         ways["IG-50 (captum)"] = Way(
             lambda: METHODS["integrated_gradients"].function(fifty), 0, 100
         )
-    found, expected = METHODS["normxlogit"].function(asked).values, full_logits(asked)
+    found, expected = METHODS["normxlogit"].function(batch).values, full_logits(batch)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5), "the two do not agree"
     taken = costs(ways, counter)
     own = taken["NormXLogit"]
@@ -213,11 +213,11 @@ def compare(turns: int, *, integrate: bool) -> None:
 def sweep(turns: int) -> None:
     """Print whether the cost of a batch is linear in its tokens."""
     model = shape()
-    asked = [question(model, inputs, Settings()) for inputs in SWEEP]
+    batches = [random_batch(model, inputs, AttributionSettings()) for inputs in SWEEP]
     took: list[list[float]] = [[] for _ in SWEEP]
     for turn in range(turns + 1):
-        for each, times in zip(asked, took, strict=True):
-            spent = seconds(lambda each=each: METHODS["normxlogit"].function(each))
+        for batch, times in zip(batches, took, strict=True):
+            spent = seconds(lambda batch=batch: METHODS["normxlogit"].function(batch))
             if turn:  # the first warms up
                 times.append(spent)
     print(f"\n{'tokens':>8}{'ms':>34}{'us per token':>14}")

@@ -1,7 +1,7 @@
-"""What is asked of a batch of inputs, and what a method answers.
+"""A batch of inputs with the targets to explain, the settings of an attribution, and its scores.
 
-B inputs, P positions, T targets, D hidden size. Inputs are padded on the right with positions,
-and with targets of readout -1; what is scored there is NaN.
+B inputs, P positions, T targets, D hidden size. Inputs are padded on the right with positions, and
+with targets of readout -1; scores are NaN there.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift
 
 @dataclass(frozen=True)
 class Protocol:
-    """How scores are made where the released code of NormXLogit and sound practice differ.
+    """Switches between sound practice and the released code of NormXLogit.
 
     Attributes:
         unsigned_gradients: Gradient methods take the absolute value of each feature's share before
@@ -51,23 +51,23 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Settings:
-    """How an attribution is made.
+class AttributionSettings:
+    """Settings of the attribution methods.
 
     Attributes:
-        norm_source: Which norm: `row` of the embedding, `row_centered` (the mean row subtracted),
-            `module_output` (what the first block gets), or `layer N`.
-        logit_form: Which logit: `raw`, `centered` (mean over all logits subtracted) or
+        norm_source: Vectors whose norm is taken: `row` of the embedding, `row_centered` (the mean
+            row subtracted), `module_output` (the input of the first block), or `layer N`.
+        logit_form: Form of the logit: `raw`, `centered` (mean over all logits subtracted) or
             `log_probability` (nats; of each label alone where labels do not compete).
         layer: Layer whose representations the head reads, 0 for the embeddings; None for the last.
-        side: Whose tokens are scored, in an encoder-decoder.
+        side: Side whose tokens are scored, in an encoder-decoder.
         protocol: A name in `PROTOCOLS`.
-        baseline: What integrated gradients start from: `zero`, `pad`, `mask`, or `auto`.
+        baseline: Start of integrated gradients: `zero`, `pad`, `mask`, or `auto`.
         steps: Steps of integrated gradients to begin with; doubled until they have converged.
-        occlude_with: What occlusion puts in place of a token: `mask`, `pad`, `unk`, `mean` (the
-            mean row), `delete`, or `auto`.
-        seed: Of the random scores.
-        counts: Of each token id, for the baseline that ranks by frequency.
+        occlude_with: Replacement of an occluded token: `mask`, `pad`, `unk`, `mean` (the mean row),
+            `delete`, or `auto`.
+        seed: Seed of the random scores.
+        counts: Occurrences of each token id, for the baseline that ranks by frequency.
     """
 
     norm_source: str = "module_output"
@@ -88,28 +88,29 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class AttributionBatch:
     """A batch of inputs, and the targets whose prediction is explained.
 
     Attributes:
         model: The model.
-        batch: Its inputs.
+        inputs: Token ids of the inputs.
         readouts: Position that each target is read from, -1 where an input has fewer targets.
         targets: Label or token id of each target.
-        foils: Label or token id that each is contrasted with, -1 for none.
-        settings: How.
-        reading: What a forward pass gave, where it was made already.
+        foils: Label or token id that each target is contrasted with, -1 for none.
+        settings: Settings of the methods.
+        reading: Result of a forward pass over the inputs, where there has been one.
 
     Raises:
-        ConfigError: The model predicts a number, and the logit form is that of a softmax.
+        ConfigError: The logit form is that of a softmax over labels, and the model predicts a
+            number or labels that do not compete.
     """
 
     model: LiveModel
-    batch: Batch
+    inputs: Batch
     readouts: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
     foils: Int[Tensor, "B T"]
-    settings: Settings = field(default_factory=Settings)
+    settings: AttributionSettings = field(default_factory=AttributionSettings)
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
@@ -127,101 +128,103 @@ class Question:
 
     @property
     def form(self) -> LogitForm:
-        """The form of the logits: labels that do not compete have probabilities of their own."""
+        """Form of the logits: a sigmoid's log-probability where labels do not compete."""
         form = self.settings.logit_form
-        alone = self.model.is_multi_label and form == "log_probability"
-        return "log_sigmoid" if alone else form
+        independent = self.model.is_multi_label and form == "log_probability"
+        return "log_sigmoid" if independent else form
 
     @property
-    def crosses(self) -> bool:
-        """Whether the tokens that are scored are the source of an encoder-decoder."""
+    def scores_encoder(self) -> bool:
+        """Return whether the scored tokens are the source of an encoder-decoder."""
         return self.model.is_encoder_decoder and self.settings.side == "source"
 
     @property
     def scored_ids(self) -> Int[Tensor, "B P"]:
-        """Token ids of the positions that are scored."""
-        return getattr(self.batch, self._scored[0])
+        """Token ids of the scored positions."""
+        return getattr(self.inputs, self._scored_fields[0])
 
     @property
-    def attended(self) -> Bool[Tensor, "B P"]:
-        """Positions that hold a token."""
-        return getattr(self.batch, self._scored[1]).bool()
+    def token_mask(self) -> Bool[Tensor, "B P"]:
+        """Mask of the scored positions that hold a token, not padding."""
+        return getattr(self.inputs, self._scored_fields[1]).bool()
 
     @property
-    def _scored(self) -> tuple[str, str]:
-        """Names of what is scored in the batch."""
-        if self.model.is_encoder_decoder and not self.crosses:
+    def _scored_fields(self) -> tuple[str, str]:
+        """Fields of `inputs` with the ids and the mask of the scored tokens."""
+        if self.model.is_encoder_decoder and not self.scores_encoder:
             return "decoder_input_ids", "decoder_attention_mask"
         return "input_ids", "attention_mask"
 
     @property
     def stack(self) -> Stack:
-        """The part of the model that holds the tokens that are scored."""
+        """The part of the model that reads the scored tokens."""
         return self.model.stack(self.settings.side)
 
     @property
     def embedding_matrix(self) -> EmbeddingMatrix:
-        """The rows of the tokens that are scored, before any scaling of the module."""
+        """The embedding that looks up the scored tokens, before any scaling of its module."""
         weight = self.stack.embedding.weight
         assert isinstance(weight, Tensor)
         return weight
 
-    def select(self, inputs: Int[Tensor, " N"]) -> "Question":
-        """The same question of some inputs, each as often as it is named."""
+    def select(self, indices: Int[Tensor, " N"]) -> "AttributionBatch":
+        """Return the batch of these inputs, repeated as often as their index is."""
         return replace(
             self,
-            batch=self.batch.map(lambda each: each[inputs]),
-            readouts=self.readouts[inputs],
-            targets=self.targets[inputs],
-            foils=self.foils[inputs],
+            inputs=self.inputs.map(lambda tensor: tensor[indices]),
+            readouts=self.readouts[indices],
+            targets=self.targets[indices],
+            foils=self.foils[indices],
             reading=None,
         )
 
     def with_ids(
-        self, ids: Int[Tensor, "B Q"], kept: Int[Tensor, "B Q"] | None = None
-    ) -> "Question":
-        """The same question with other tokens.
+        self, ids: Int[Tensor, "B Q"], original_positions: Int[Tensor, "B Q"] | None = None
+    ) -> "AttributionBatch":
+        """Return the batch with other tokens.
 
         Args:
-            ids: Of the positions that are scored.
-            kept: Position that each of them had, where some are left out.
+            ids: Token ids of the scored positions.
+            original_positions: Position that each of them had, where tokens are left out.
         """
-        names = self._scored
-        changed = {names[0]: ids}
-        if kept is not None:
-            beside = (names[1],) if names[0] != "input_ids" else (names[1], "token_type_ids")
-            values = {name: getattr(self.batch, name) for name in beside}
-            changed |= {
-                name: value.gather(1, kept) for name, value in values.items() if value is not None
+        ids_field, mask_field = self._scored_fields
+        changes = {ids_field: ids}
+        if original_positions is not None:
+            fields = (mask_field, *(["token_type_ids"] if ids_field == "input_ids" else []))
+            tensors = {name: getattr(self.inputs, name) for name in fields}
+            changes |= {
+                name: tensor.gather(1, original_positions)
+                for name, tensor in tensors.items()
+                if tensor is not None
             }
-        return replace(self, batch=replace(self.batch, **changed), reading=None)
+        return replace(self, inputs=replace(self.inputs, **changes), reading=None)
 
     @property
-    def asked(self) -> Bool[Tensor, "B T"]:
-        """Which targets exist."""
+    def target_mask(self) -> Bool[Tensor, "B T"]:
+        """Mask of the targets that exist."""
         return self.readouts >= 0
 
     @cached_property
     def visible(self) -> Bool[Tensor, "B P T"]:
-        """Which positions can have a part in the prediction of each target."""
-        seen = self.attended[:, :, None] & self.asked[:, None, :]
-        if self.model.is_causal and not self.crosses:
-            positions = torch.arange(seen.shape[1], device=seen.device)
-            seen = seen & (positions[None, :, None] <= self.readouts[:, None, :])
-        return seen
+        """Mask of the positions that can have a part in the prediction of each target."""
+        visible = self.token_mask[:, :, None] & self.target_mask[:, None, :]
+        if self.model.is_causal and not self.scores_encoder:
+            positions = torch.arange(visible.shape[1], device=visible.device)
+            visible = visible & (positions[None, :, None] <= self.readouts[:, None, :])
+        return visible
 
     def read(self, rows: Float[Tensor, "B P E"] | None = None, *, blocks: bool = False) -> Reading:
-        """Run the model on the batch, without its head, or give the reading that was made.
+        """Run the model on the inputs, or return the reading of an earlier run.
 
         Args:
-            rows: Taken instead of the embedding's rows of the tokens that are scored.
-            blocks: Whether what each block gives is needed.
+            rows: Rows to use instead of those that the embedding looks up for the scored tokens.
+            blocks: Keep the output of each block.
         """
-        made = self.reading
-        if made is not None and rows is None and (made.scored.blocks or not blocks):
-            return made
+        reading = self.reading
+        if reading is not None and rows is None and (reading.scored.blocks or not blocks):
+            return reading
         return self.model.read(
-            self.batch,
+            self.inputs,
             side=self.settings.side,
             rows=rows,
             blocks=blocks,
@@ -230,128 +233,127 @@ class Question:
 
     @property
     def _columns(self) -> Int[Tensor, " K"] | None:
-        """The targets and foils, ascending; None where there is none yet."""
-        named = torch.unique(torch.cat([self.targets[self.asked], self.foils[self.asked]]))
-        named = named[named >= 0]
-        return named if len(named) else None
+        """The targets and foils, ascending; None before there are any."""
+        columns = [self.targets[self.target_mask], self.foils[self.target_mask]]
+        distinct = torch.unique(torch.cat(columns))
+        distinct = distinct[distinct >= 0]
+        return distinct if len(distinct) else None
 
     def read_out(self, final: Float[Tensor, "B P D"]) -> Float[Tensor, "B T D"]:
-        """The representation that each target is read from."""
+        """Return the representation that each target is read from."""
         if self.model.head.readout == "mean":
-            weights = self.batch.attention_mask.to(final.dtype)[:, :, None]
+            weights = self.inputs.attention_mask.to(final.dtype)[:, :, None]
             mean = (final * weights).sum(1) / weights.sum(1)
             return mean[:, None].expand(-1, self.readouts.shape[1], -1)
-        rows = torch.arange(len(final), device=final.device)[:, None]
-        return final[rows, self.readouts.clamp_min(0)]
+        input_index = torch.arange(len(final), device=final.device)[:, None]
+        return final[input_index, self.readouts.clamp_min(0)]
 
     def predictions(self, reading: Reading) -> Float[Tensor, "B T"]:
-        """What is explained: the network's own logit of each target, in the form of the settings.
+        """Return the explained number: the network's logit of each target in the settings' form.
 
         Differentiable; 0 for targets that do not exist.
         """
-        inputs, _ = self.asked.nonzero().unbind(-1)
-        targets, foils = self.targets[self.asked], self.foils[self.asked]
-        values = self._logits(reading, inputs, targets)
+        targets, foils = self.targets[self.target_mask], self.foils[self.target_mask]
+        values = self._logits(reading, targets)
         if (foils >= 0).any():
-            contrast = self._logits(reading, inputs, torch.where(foils >= 0, foils, targets))
+            contrast = self._logits(reading, torch.where(foils >= 0, foils, targets))
             values = torch.where(foils >= 0, values - contrast, values)
         if self.form in ("centered", "log_probability"):
-            values = torch.where(foils >= 0, values, values - self._shifts(reading, inputs))
+            # What both logits of a contrast have subtracted cancels.
+            values = torch.where(foils >= 0, values, values - self._shifts(reading))
         return torch.zeros(
-            self.asked.shape, dtype=values.dtype, device=values.device
-        ).masked_scatter(self.asked, values)
+            self.target_mask.shape, dtype=values.dtype, device=values.device
+        ).masked_scatter(self.target_mask, values)
 
-    def own_logits(self, reading: Reading) -> Float[Tensor, "N K"]:
-        """The network's own logits for each target that exists, of the columns of the reading."""
+    def network_logits(self, reading: Reading) -> Float[Tensor, "N K"]:
+        """Return the network's own logits for each existing target, in the reading's columns."""
         assert reading.logits is not None
-        inputs, _ = self.asked.nonzero().unbind(-1)
+        input_index, _ = self.target_mask.nonzero().unbind(-1)
         if reading.columns is None:
-            return reading.logits[inputs]
-        return reading.logits[inputs, self.readouts[self.asked]]
+            return reading.logits[input_index]
+        return reading.logits[input_index, self.readouts[self.target_mask]]
 
-    def head_logits(self, reading: Reading, *, every: bool = False) -> Float[Tensor, "N C"]:
-        """What the head gives for each target that exists, held against the network's own logits.
+    def head_logits(self, reading: Reading, *, all_columns: bool = False) -> Float[Tensor, "N C"]:
+        """Return the head's logits for each existing target, checked against the network's own.
 
         Args:
-            reading: Of these inputs as they are.
-            every: Whether all columns are wanted, or those of the reading.
+            reading: Reading of these inputs unchanged.
+            all_columns: Return all columns, not those of the reading alone.
 
         Raises:
             CheckpointError: The two differ: the head does not read the one representation that it
                 reads in other inputs.
         """
-        model, states = self.model, self.read_out(reading.read.final)[self.asked]
-        logits = model.head(states, None if every else reading.columns)
-        compared = logits[:, reading.columns] if every and reading.columns is not None else logits
-        own = self.own_logits(reading)
-        if own.isfinite().all() and not nearly_equal(compared, own):
+        model, states = self.model, self.read_out(reading.read.final)[self.target_mask]
+        columns = reading.columns
+        logits = model.head(states, None if all_columns else columns)
+        compared = logits[:, columns] if all_columns and columns is not None else logits
+        expected = self.network_logits(reading)
+        if expected.isfinite().all() and not nearly_equal(compared, expected):
             raise CheckpointError(
                 f"{model.name} ({type(model.network).__name__}): for this input the network gives "
-                f"a logit of {_largest_difference(own, compared)}: its head does not read the "
+                f"a logit of {_largest_difference(expected, compared)}: its head does not read the "
                 f"representation that it reads in other inputs ({model.head.readout}); use a "
                 "method that needs predictions only, such as gradient_x_input or occlusion"
             )
         return logits
 
-    def _logits(
-        self, reading: Reading, inputs: Int[Tensor, " N"], wanted: Int[Tensor, " N"]
-    ) -> Float[Tensor, " N"]:
-        """One logit for each target that exists, in a form that looks at each alone."""
-        own, columns = self.own_logits(reading), reading.columns
-        each = torch.arange(len(wanted), device=wanted.device)
-        if columns is None:
-            return log_form(own[each, wanted], self.form)
-        if torch.isin(wanted, columns).all():
-            place = (columns[None] == wanted[:, None]).int().argmax(1)
-            return log_form(own[each, place], self.form)
-        # The network ran before it was known what it predicts; its head was held against it then.
-        states = self.read_out(reading.read.final)[self.asked]
-        distinct, column = torch.unique(wanted, return_inverse=True)
-        return log_form(self.model.head(states, distinct)[each, column], self.form)
+    def _logits(self, reading: Reading, columns: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return one logit for each existing target, without what `_shifts` subtracts."""
+        logits = self.network_logits(reading)
+        target_index = torch.arange(len(columns), device=columns.device)
+        if reading.columns is None:
+            return log_form(logits[target_index, columns], self.form)
+        if torch.isin(columns, reading.columns).all():
+            place = (reading.columns[None] == columns[:, None]).int().argmax(1)
+            return log_form(logits[target_index, place], self.form)
+        # The network ran before its prediction was known; its head was compared with it then.
+        states = self.read_out(reading.read.final)[self.target_mask]
+        distinct, place = torch.unique(columns, return_inverse=True)
+        return log_form(self.model.head(states, distinct)[target_index, place], self.form)
 
-    def _shifts(self, reading: Reading, inputs: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """What the form of the settings subtracts from every logit of a prediction."""
+    def _shifts(self, reading: Reading) -> Float[Tensor, " N"]:
+        """Return the number that the form subtracts from every logit of a prediction."""
         form = self.form
         if reading.columns is None:
-            return shift(self.own_logits(reading), form)
-        states = self.read_out(reading.read.final)[self.asked]
-        return torch.cat([shift(self.model.head(some), form) for some in states.split(CHUNK)])
+            return shift(self.network_logits(reading), form)
+        states = self.read_out(reading.read.final)[self.target_mask]
+        return torch.cat([shift(self.model.head(chunk), form) for chunk in states.split(CHUNK)])
 
     def lens_divergence(self) -> Float[Tensor, "B T"] | None:
-        """KL(final prediction || prediction from the layer of the settings) in nats.
+        """Return KL(final prediction || prediction from the layer of the settings) in nats.
 
-        None where the tokens that are scored are not those that predictions are read from.
+        None where the scored tokens are not those that predictions are read from.
         """
         reading, layer = self.read(blocks=True), self.settings.layer
         if reading.scored is not reading.read or layer is None:
             return None
         lens = self.model.stack(self.settings.side).as_final(reading.read, layer)
-        divergences = torch.zeros(self.asked.shape, device=self.asked.device)
-        where = self.asked.nonzero()
-        for some in where.split(CHUNK):
-            index = tuple(some.T)
-            before, after = (
-                self.model.head(self.read_out(final)[index]).float().log_softmax(-1)
-                for final in (lens, reading.read.final)
+        divergences = torch.zeros(self.target_mask.shape, device=self.target_mask.device)
+        for chunk in self.target_mask.nonzero().split(CHUNK):
+            index = tuple(chunk.T)
+            lens_log, final_log = (
+                self.model.head(self.read_out(states)[index]).float().log_softmax(-1)
+                for states in (lens, reading.read.final)
             )
-            divergences[index] = (after.exp() * (after - before)).sum(-1)
+            divergences[index] = (final_log.exp() * (final_log - lens_log)).sum(-1)
         return divergences
 
 
-def _largest_difference(own: Tensor, other: Tensor) -> str:
-    """Two numbers side by side, where they differ most."""
-    index = (own - other).abs().argmax()
-    return f"{own.flatten()[index]:.4g} and its head {other.flatten()[index]:.4g}"
+def _largest_difference(expected: Tensor, computed: Tensor) -> str:
+    """Return the two numbers that differ most, in words."""
+    index = (expected - computed).abs().argmax()
+    return f"{expected.flatten()[index]:.4g} and its head {computed.flatten()[index]:.4g}"
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a method answers.
+    """Scores of a batch by one method.
 
     Attributes:
         values: Score of each position for each target.
-        norm: The norms, where the score has that factor.
-        logit: The logits, where it has that factor.
+        norm: Norm factor of the score, where the method has one.
+        logit: Logit factor of the score, where the method has one.
         checks: Numbers that say whether the scores can be trusted, one for each target: what a sum
             of scores should be, and how far from it they are.
     """
