@@ -57,7 +57,7 @@ def attribute(
         target_spec: Predictions to explain; the model's own when None.
         layers: Layers whose representations the head reads, 0 for the embeddings; None for the
             last one only.
-        settings: Settings of the method; the paper's norm and logit when None.
+        settings: Settings of the method; the defaults of `AttributionSettings` when None.
         exclude_readout: Leave out the position that the prediction is read from.
         batch_size: Inputs that run at once.
 
@@ -67,7 +67,13 @@ def attribute(
     Raises:
         CheckpointError: The method needs a head that the model does not have.
         ConfigError: A text is empty, or the method, target, layer or setting does not fit.
-        MeasureError: The model gives NaN.
+        MeasureError: Logits or scores are not finite.
+
+    Example::
+
+        attribute(model, "The cat sat on the")
+        attribute(model, ["The cat", {"text": "The dog", "foil": " bit"}], layers="all")
+        attribute(model, [{"role": "user", "content": "Hi"}], target_spec=TargetSpec(generate=8))
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1; got {batch_size}")

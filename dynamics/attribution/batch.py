@@ -336,6 +336,7 @@ class AttributionBatch:
                 self.model.head(self.read_out(states)[index]).float().log_softmax(-1)
                 for states in (lens, reading.read.final)
             )
+            # KL(p || q) = sum of p (log p - log q)
             divergences[index] = (final_log.exp() * (final_log - lens_log)).sum(-1)
         return divergences
 

@@ -26,7 +26,7 @@ def batch_of_ids(
     Args:
         model: A causal or a masked LM.
         ids: Token ids, without padding.
-        settings: Settings of the methods; the paper's norm and logit when None.
+        settings: Settings of the methods; the defaults of `AttributionSettings` when None.
 
     Returns:
         The batch with its one target per row, and the reading of one forward pass.

@@ -93,7 +93,7 @@ def integrated_gradients(batch: AttributionBatch) -> Scores:
             steps_done[remaining, target] = steps
             if has_fixed_steps or steps >= MOST_STEPS:
                 break
-            remaining = remaining[~(delta[remaining, target] <= CONVERGED)]  # NaN goes on
+            remaining = remaining[~(delta[remaining, target] <= CONVERGED)]  # NaN has not
             steps = min(2 * steps, MOST_STEPS)
     return Scores(values, checks={"completeness_delta": delta, "steps": steps_done})
 

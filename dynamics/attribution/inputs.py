@@ -110,6 +110,10 @@ def as_texts(texts: Content | Iterable[Content]) -> Iterable[Content]:
 
     Raises:
         ConfigError: The argument is neither an input nor an iterable.
+
+    Example:
+        >>> as_texts("one text"), as_texts({"text": "one text", "target": "id:5"})
+        (['one text'], [{'text': 'one text', 'target': 'id:5'}])
     """
     if isinstance(texts, str | Mapping) or _is_conversation(texts):
         return [cast(Content, texts)]

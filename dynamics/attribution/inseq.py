@@ -47,7 +47,7 @@ def to_inseq(attributions: Iterable[Attribution]) -> str:
     A causal prediction is a generated token, scored over the tokens before it; other predictions
     are the target of an encoder-decoder whose source is the text. Consecutive layers of one text
     are one sequence with a dimension for layers. Checks are step scores. Scores are in float32;
-    fields that Inseq has no place for stand in `info`.
+    fields that Inseq has no place for are in `info`.
 
     Args:
         attributions: Attributions of one model and method, as one file of Inseq holds them.

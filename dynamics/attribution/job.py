@@ -171,7 +171,7 @@ def attribute_series(
         yield [replace(a, **_model_and_revision(series, checkpoint)) for a in attributions]
 
 
-def write_series(
+def write_series_attributions(
     series: CheckpointSeries,
     load_job: Callable[[Checkpoint], AttributionJob],
     text: Mapping[str, Any],

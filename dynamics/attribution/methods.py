@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
     "random": Method(baselines.random, "everything", needs="nothing"),
     "recency": Method(baselines.recency, "everything", needs="head"),
     "inverse_log_frequency": Method(
-        baselines.inverse_log_frequency, "everything, given counts", needs="nothing"
+        baselines.inverse_log_frequency, "everything; needs counts", needs="nothing"
     ),
     "token_length": Method(baselines.token_length, "everything", needs="nothing"),
 }

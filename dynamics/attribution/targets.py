@@ -32,7 +32,13 @@ class TargetSpec:
             token may also be an int.
         position: Position that is predicted: masked in a masked LM, from the tokens before it in a
             causal one. None is the next token, and each mask in a masked LM.
-        generate: Tokens to generate greedily first, and to explain.
+        generate: Number of tokens to generate greedily first, and to explain.
+
+    Example:
+        >>> spec = TargetSpec(" mat", foil=" rug")  # one token rather than another
+        >>> spec = TargetSpec("given")  # every token of the text or its continuation
+        >>> spec = TargetSpec(position=3)  # the model's prediction at position 3
+        >>> spec = TargetSpec(generate=5)  # five tokens that the model generates
     """
 
     target: str | int = "predicted"
@@ -122,7 +128,7 @@ def _causal_positions(
         positions = [len(ids)]
     if target_spec.target == "given" and (not positions or positions[-1] == len(ids)):
         raise ConfigError(
-            "target 'given' needs a token that is given: a text of two tokens or more, or a "
+            "target 'given' needs a token to predict: give a text of two tokens or more, or a "
             "continuation"
         )
     takes_text = column is None and (target_spec.target == "given" or target_spec.generate > 0)

@@ -163,7 +163,7 @@ def attribute(
         check_methods,
         choose_methods,
         counts_for,
-        write_series,
+        write_series_attributions,
     )
     from dynamics.attribution.targets import TargetSpec
     from dynamics.checkpoints.opening import open_any
@@ -205,7 +205,7 @@ def attribute(
             for note in series.notes:
                 stages.report(note)
             total, made = len(series.checkpoints), attribute_series(series, load, texts[0])
-            write = partial(write_series, series, load, texts[0])
+            write = partial(write_series_attributions, series, load, texts[0])
         else:
             job = load(model)
             total, made = len(texts), job.attributions(texts)

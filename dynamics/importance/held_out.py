@@ -57,8 +57,8 @@ class HeldOut:
             raise ConfigError(f"batch_size must be at least 1; got {self.batch_size}")
         if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
             raise ConfigError(
-                f"held-out rows of shape {rows.shape} predict nothing; give rows of 2 tokens or "
-                "more"
+                f"held-out rows of shape {rows.shape} have no token to predict; give rows of 2 "
+                "tokens or more"
             )
         window = model.max_length
         if window is not None and rows.shape[1] - 1 > window:
@@ -156,7 +156,7 @@ def interval_row(
     """Table row with the mean and Student's 95 % interval; NaN ends for fewer than two rows."""
     mean, n = float(values.mean()), len(values)
     half_width = np.nan
-    if n > 1:
+    if n > 1:  # Student: t s / sqrt(n)
         half_width = float(t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return {
         "measure": measure,

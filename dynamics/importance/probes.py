@@ -54,7 +54,7 @@ class ProbeSettings:
                 f"{SHORTEST} ids or more"
             )
         if not self.most_tokens:
-            raise ConfigError("no token is probed; sample some of each stratum, or name their ids")
+            raise ConfigError("no token is probed; sample tokens of each stratum, or name ids")
 
     @property
     def most_tokens(self) -> int:

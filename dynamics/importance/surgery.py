@@ -136,7 +136,7 @@ def operated_embeddings(
     occurs = np.append(np.asarray(counts) > 0, np.zeros(rows - len(counts), dtype=bool))
     if not occurs.any():
         raise ConfigError(
-            f"none of the tokens of {model.name} occurs in the counts, so no norm takes part; "
+            f"none of the tokens of {model.name} occurs in the counts, so no norm can be changed; "
             "give the counts of its training corpus"
         )
     inputs, outputs = model.network.get_input_embeddings(), model.network.get_output_embeddings()

@@ -2,9 +2,9 @@
 
 The head is not assembled from modules with known names. The model itself runs, while its base
 model is replaced by a function that returns the representations at hand; so the pooler, transform,
-bias, scaling and softcap are the model's own. Each representation stands where the model reads its
-prediction: alone in an input of one position for a head over labels, at a position of its own for a
-head over the vocabulary.
+bias, scaling and softcap are the model's own. Each representation is placed where the model reads
+its prediction: alone in an input of one position for a head over labels, at a position of its own
+for a head over the vocabulary.
 
 N representations, D hidden size, C labels or tokens of the vocabulary.
 """

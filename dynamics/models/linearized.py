@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from dynamics.models.patching import forward_replaced
 
+# Attention weights and norms' divisors are constants in CP-LRP (Ali et al. 2022, arXiv 2202.07304).
 _CONSTANT = {"softmax", "rsqrt", "sqrt", "var", "std", "norm", "rdiv", "reciprocal"}
 _ACTIVATIONS = {
     *("gelu", "silu", "relu", "tanh", "sigmoid", "square", "relu6", "leaky_relu", "elu", "selu"),

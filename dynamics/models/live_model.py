@@ -217,7 +217,7 @@ class LiveModel:
         if not decoder_inputs:
             raise CheckpointError(
                 f"{self.name} ({type(self.network).__name__}): its decoder gets no token ids, so "
-                "it is not known what it reads"
+                "the tokens that it reads are unknown"
             )
         return decoder_inputs[0][0].tolist()
 

@@ -131,13 +131,20 @@ def load_model(
             tokenizer, or without some of the weights that its class needs.
         MismatchError: The tokenizer has ids that the embedding has no row for.
         StepError: Two checkpoints of a folder are of one step.
+
+    Example::
+
+        load_model("runs/demo/training")  # the last checkpoint of a training
+        load_model("EleutherAI/pythia-70m@step1000", dtype="bfloat16", device="cuda")
+        load_model(network, tokenizer=tokenizer)  # a model of transformers in memory
     """
     if isinstance(place, PreTrainedModel | Pipeline) or hasattr(place, "merge_and_unload"):
         return _from_memory(place, tokenizer, task)
     if not isinstance(place, Checkpoint | Path | str):
         raise ConfigError(
-            f"a {type(place).__name__} is no model to load; give a folder, the name of a series or "
-            "repository, a checkpoint, a model of transformers with its tokenizer, or a pipeline"
+            f"cannot load a model from a {type(place).__name__}; give a folder, the name of a "
+            "series or repository, a checkpoint, a model of transformers with its tokenizer, or a "
+            "pipeline"
         )
     torch_dtype, torch_device = _parse_settings(dtype, device, task)
     checkpoint = place if isinstance(place, Checkpoint) else find_checkpoint(place, hub)
@@ -187,7 +194,7 @@ def _from_memory(
         raise ConfigError(f"the model of the pipeline is a {kind}, not one of transformers")
     if tokenizer is None:
         raise ConfigError(
-            f"a {kind} does not say how text becomes its token ids; give its tokenizer with "
+            f"a {kind} comes without a tokenizer; give its tokenizer with "
             "load_model(model, tokenizer=...)"
         )
     name = network.config.name_or_path or kind
@@ -205,7 +212,7 @@ def _live(
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"the tokenizer of {name} ({type(tokenizer).__name__}) is not backed by tokenizers, so "
-            "the text of a token is not known; convert it to a tokenizer.json"
+            "the text of its tokens is unknown; convert it to a tokenizer.json"
         )
     network.eval()
     _check_rows(name, network, tokenizer)
@@ -297,12 +304,12 @@ def _fetch(checkpoint: Checkpoint) -> Path:
         )
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
-            f"{store.name}: holds the embeddings only, which are no model that runs; give a "
-            "checkpoint with all weights"
+            f"{store.name}: holds the embeddings only, and a model needs all weights to run; give "
+            "a checkpoint with all weights"
         )
     if read_json(store, "config.json") is None:
         raise CheckpointError(
-            f"{store.name}: has no config.json, which tells what model the weights are of"
+            f"{store.name}: has no config.json, which names the architecture of the weights"
         )
     if weights is None:
         raise CheckpointError(no_weights(store))
@@ -325,8 +332,8 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
     kind = kind or next(iter(config.architectures or ()), None)
     if kind is None:
         raise CheckpointError(
-            f"{name}: config.json names no architecture, so it is not known what the head is for; "
-            f"give the task, one of {', '.join(_CLASSES)}"
+            f"{name}: config.json names no architecture, so the task of the head is unknown; give "
+            f"the task, one of {', '.join(_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
     tasks: list[Task] = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]

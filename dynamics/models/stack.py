@@ -323,7 +323,7 @@ class Observed:
         if self.blocks and len(self.outputs) != self.stack.depth:
             raise CheckpointError(
                 f"{name} runs {self.stack.depth} blocks {len(self.outputs)} times, so its layers "
-                "cannot be told apart; only the last one can be read"
+                "cannot be separated; only the last one can be read"
             )
         if not self.first:
             return States(final, None, tuple(self.outputs))

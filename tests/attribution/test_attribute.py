@@ -316,7 +316,7 @@ class TestTargets:
         np.testing.assert_allclose(found[1].scores, alone.scores, rtol=1e-5)
 
     def test_a_text_of_one_token_has_none_that_is_given(self, models):
-        with pytest.raises(ConfigError, match="target 'given' needs a token that is given"):
+        with pytest.raises(ConfigError, match="target 'given' needs a token to predict"):
             one(models("gpt2"), "the", target_spec=TargetSpec("given"))
 
 

@@ -130,8 +130,11 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("place", "message"),
         [
-            (torch.nn.Linear(2, 2), "a Linear is no model to load; give a folder, the name of a"),
-            (None, "a NoneType is no model to load; give a folder"),
+            (
+                torch.nn.Linear(2, 2),
+                "cannot load a model from a Linear; give a folder, the name of",
+            ),
+            (None, "cannot load a model from a NoneType; give a folder"),
             (
                 hf.GPT2LMHeadModel(tiny.CONFIGS["gpt2"]()),
                 "give its tokenizer with load_model(model",

@@ -308,7 +308,7 @@ def test_a_row_of_special_tokens_is_masked_all_the_same():
         ({"kinds": ["equalised"]}, ConfigError, "no surgery 'equalised'; did you mean 'equalized'"),
         ({"draws": 0}, ConfigError, "draws must be at least 1; got 0"),
         ({"batch_size": 0}, ConfigError, "batch_size must be at least 1; got 0"),
-        ({"rows": rows_of(0)}, ConfigError, r"rows of shape \(0, 9\) predict nothing"),
+        ({"rows": rows_of(0)}, ConfigError, r"rows of shape \(0, 9\) have no token to predict"),
         ({"rows": rows_of(2, 1)}, ConfigError, r"shape \(2, 1\) .* 2 tokens or more"),
         ({"rows": rows_of(1, 50)}, ConfigError, "rows of 49 positions do not fit the window"),
         ({"rows": rows_of() + V}, ConfigError, "the embedding of tiny gpt2 has 96 rows"),
