@@ -158,7 +158,9 @@ def choose_importances(names: Sequence[str], model: LiveModel | None = None) -> 
     check_importances(names)
     selected = set(names)
     if "attribution_normxlogit" in selected:
-        selected |= {name for name, i in IMPORTANCES.items() if i.method == "normxlogit"}
+        selected |= {
+            name for name, importance in IMPORTANCES.items() if importance.method == "normxlogit"
+        }
     for name, importance in IMPORTANCES.items():
         misfit = None if model is None else _misfit(importance, model)
         if misfit and name in selected:

@@ -1,4 +1,4 @@
-"""What cannot be explained is refused in one line that says what was given and what is expected."""
+"""Refusals of bad input: one line with the value found and the values expected."""
 
 import copy
 import re

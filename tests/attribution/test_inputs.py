@@ -18,7 +18,7 @@ STORY = ["the cat sat on the mat, and the café was glad.\n\n  The end 東京 of
 
 
 def with_tokenizer(tokenizer):
-    """What tokenising asks of a model."""
+    """The part of a model that tokenising needs."""
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=len(tokenizer)))
     network = SimpleNamespace(config=config)
     return SimpleNamespace(

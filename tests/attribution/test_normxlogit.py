@@ -95,7 +95,7 @@ class Reference:
         return torch.stack([first, second])
 
     def same(self, found, expected):
-        """Where there are tokens and targets."""
+        """Compare where there are tokens and targets."""
         there = self.mask.bool()
         if found.ndim == 3:
             there = there[:, :, None] & (READOUTS >= 0)[:, None]

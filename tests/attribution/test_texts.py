@@ -1,4 +1,4 @@
-"""What is one text, which tokens are special, and how the words of a text are cut."""
+"""Single texts and several, special tokens, and the words of a text."""
 
 import json
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What is explained is what the whole network gives for this input, whatever else is in the batch.
+"""The explained number is the network's own logit for an input, whatever else is in the batch.
 
 Expected numbers are logits of the untouched model, called as its users call it.
 """

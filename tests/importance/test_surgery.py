@@ -115,7 +115,7 @@ def test_equalized_and_fitted_norms_against_a_copy_edited_by_hand(name, role):
 @pytest.mark.parametrize("role", [INPUT, OUTPUT])
 @pytest.mark.parametrize("kind", ["shuffled", "shuffled_within_bins"])
 def test_shuffles_are_averaged_over_draws(monkeypatch, role, kind):
-    """What was drawn is recorded, then put into copies by hand."""
+    """The draws are recorded, then put into copies by hand."""
     drawn = []
 
     def recorded(norms, counts, rng):

@@ -26,7 +26,7 @@ COLUMNS = torch.tensor([7, 0, V - 1, 7])
 
 
 def own_answers(network, inputs):
-    """What the model itself gives: its final representations, and its logits."""
+    """Final representations and logits of the model itself."""
     with torch.no_grad():
         answer = network(**inputs, output_hidden_states=True)
     states = getattr(answer, "decoder_hidden_states", None) or answer.hidden_states
