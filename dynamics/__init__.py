@@ -10,6 +10,8 @@ from dynamics.distribution import VERSION
 
 if TYPE_CHECKING:
     from dynamics.attribution.attribute import attribute
+    from dynamics.attribution.batch import AttributionSettings
+    from dynamics.attribution.targets import TargetSpec
     from dynamics.checkpoints.series import CheckpointSeries, open_series
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
+    "AttributionSettings",
     "CheckpointSeries",
     "Counts",
     "InformationSettings",
     "NormDynamicsCallback",
     "Run",
     "StudySettings",
+    "TargetSpec",
     "attribute",
     "changed_tokens",
     "compare",
@@ -51,12 +55,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AttributionSettings": "dynamics.attribution.batch",
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
     "InformationSettings": "dynamics.corpus.information.gain",
     "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.runs.run",
     "StudySettings": "dynamics.config",
+    "TargetSpec": "dynamics.attribution.targets",
     "attribute": "dynamics.attribution.attribute",
     "changed_tokens": "dynamics.runs.changed_tokens",
     "compare": "dynamics.runs.compare",

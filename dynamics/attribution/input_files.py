@@ -1,4 +1,4 @@
-"""Texts from files and data sets, and files of attributions that can be gone on with."""
+"""Texts from files and data sets, and files of attributions that can be resumed."""
 
 import json
 import os
@@ -17,12 +17,11 @@ _SHOWN = 60  # characters of a text that a message shows
 
 
 def read_texts(path: Path) -> list[dict[str, Any]]:
-    """The inputs of a file; blank lines are left out.
+    """Read the inputs of a file; blank lines are left out.
 
     Args:
-        path: `.txt` with one text a line, or JSON lines with `text` or chat `messages` and, where
-            wanted, `text_pair`, `continuation`, and a `target` and `foil` of their own; other
-            entries are ignored.
+        path: `.txt` with one text a line, or JSON lines with `text` or chat `messages` and
+            optionally `text_pair`, `continuation`, `target` and `foil`; other entries are ignored.
 
     Raises:
         CorpusError: The file cannot be read or holds no text, or a line, which is named, is not
@@ -51,28 +50,28 @@ def _parts(line: str, where: str) -> dict[str, Any]:
         ) from error
     if not isinstance(row, dict) or not {"text", MESSAGES} & {*row}:
         raise CorpusError(f"{where} is no JSON object with an entry 'text' or '{MESSAGES}'")
-    given = {name: row[name] for name in PARTS if row.get(name) is not None}
-    for name, value in given.items():
+    parts = {name: row[name] for name in PARTS if row.get(name) is not None}
+    for name, value in parts.items():
         if not isinstance(value, str):
-            found = type(value).__name__
-            raise CorpusError(f"{where}: {name!r} is a {found}, expected a string")
+            kind = type(value).__name__
+            raise CorpusError(f"{where}: {name!r} is a {kind}, expected a string")
     if MESSAGES in row and "text" not in row:
-        return given | {MESSAGES: row[MESSAGES]}
-    if not given.get("text", "").strip():
+        return parts | {MESSAGES: row[MESSAGES]}
+    if not parts.get("text", "").strip():
         raise CorpusError(f"{where}: the text is empty; remove the line or give it a text")
-    return given
+    return parts
 
 
 def read_dataset(source: str, column: str = "text") -> list[dict[str, Any]]:
-    """The inputs of a data set that `datasets` can load; empty texts are left out.
+    """Read the inputs of a data set that `datasets` can load; empty texts are left out.
 
     Args:
-        source: A local file or folder or the name of a data set, perhaps with `:split`; the split
-            is `train` where none is given.
-        column: Which column holds the text, or the messages of a conversation.
+        source: A local file or folder or the name of a data set, optionally with `:split`; the
+            default split is `train`.
+        column: Column with the text, or with the messages of a conversation.
 
     Raises:
-        CorpusError: The data set or the split is not there, or has no such column of text.
+        CorpusError: The data set or the split does not exist, or has no such column of text.
     """
     import datasets
     from datasets.exceptions import DatasetsError
@@ -82,43 +81,43 @@ def read_dataset(source: str, column: str = "text") -> list[dict[str, Any]]:
         name, split = source, "train"
     builder = _LOCAL.get(Path(name).suffix) if Path(name).is_file() else None
     try:
-        found = datasets.load_dataset(
+        dataset = datasets.load_dataset(
             builder or name, data_files=name if builder else None, split=split, streaming=True
         )
-        rows = list(found)
+        rows = list(dataset)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise CorpusError(
             f"the data set {name} (split {split}) cannot be read: {' '.join(str(error).split())}; "
             "check the name, the split and the connection"
         ) from error
-    kept = []
+    texts = []
     for content in (row.get(column) for row in rows):
         if isinstance(content, list) and content and isinstance(content[0], dict):
-            kept.append({MESSAGES: content})  # a conversation; `encode` says where it is none
+            texts.append({MESSAGES: content})  # `encode` checks that it is a conversation
         elif content is not None and not isinstance(content, str):
-            found = type(content).__name__
-            raise CorpusError(f"column {column!r} of {name} holds {found}, not text")
+            kind = type(content).__name__
+            raise CorpusError(f"column {column!r} of {name} holds {kind}, not text")
         elif content and content.strip():
-            kept.append({"text": content})
-    if not kept:
+            texts.append({"text": content})
+    if not texts:
         columns = ", ".join(rows[0]) if rows else "none"
         raise CorpusError(f"{name} has no text in a column {column!r}; its columns are: {columns}")
-    return kept
+    return texts
 
 
 def keep_lines(path: Path, expected: Iterable[Mapping[str, Any]]) -> int:
-    """How many whole lines a file of attributions has; what follows the last one is cut off.
+    """Check the whole lines of a file of attributions, cut off a partial one; return their number.
 
     Args:
-        path: JSON lines that may have been interrupted, or a file that is not there yet.
-        expected: For each line that there is to be, the entries that it must have.
+        path: JSON lines that may have been interrupted, or a file that does not exist yet.
+        expected: Entries that each line of the finished file must have.
 
     Raises:
-        OutputError: A line is of something else, or there are more than expected.
+        OutputError: A line has other entries, or there are more lines than expected.
     """
     if not path.exists():
         return 0
-    whole = kept = 0
+    size = count = 0
     with path.open("rb+") as file:
         lines = (line for line in file if line.endswith(b"\n"))
         for number, (line, entries) in enumerate(zip_longest(lines, expected), 1):
@@ -129,37 +128,37 @@ def keep_lines(path: Path, expected: Iterable[Mapping[str, Any]]) -> int:
                     f"{path} has more lines than the {number - 1} of this run; give another output"
                 )
             _check_line(path, number, line, entries)
-            whole, kept = whole + len(line), number
-        file.truncate(whole)
-    return kept
+            size, count = size + len(line), number
+        file.truncate(size)
+    return count
 
 
 def _check_line(path: Path, number: int, line: bytes, entries: Mapping[str, Any]) -> None:
     try:
         content = json.loads(line)
-        found = _flat({name: content[name] for name in entries})
+        actual = _flat({name: content[name] for name in entries})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OutputError(
             f"{path}, line {number}, is no attribution of this command; give another output"
         ) from error
-    wanted = _flat(entries)
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
+    expected = _flat(entries)
+    for name in [*expected, *actual]:
+        if actual.get(name) != expected.get(name):
             if name == "weights":
                 raise OutputError(
                     f"{path}, line {number}, was made with other weights "
-                    f"({_short(found.get(name))}) than the model has now "
-                    f"({_short(wanted.get(name))}); give another output"
+                    f"({_short(actual.get(name))}) than the model has now "
+                    f"({_short(expected.get(name))}); give another output"
                 )
             raise OutputError(
                 f"{path}, line {number}, is of another run: its {name} is "
-                f"{_short(found.get(name))}, expected {_short(wanted.get(name))}; give another "
+                f"{_short(actual.get(name))}, expected {_short(expected.get(name))}; give another "
                 "output, or the command that began it"
             )
 
 
 def _flat(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked among the other entries, so that a message names one thing."""
+    """Merge the settings under `asked` into the other entries, so that a message names just one."""
     return {**entries, **entries.get("asked", {}), "asked": None}
 
 
@@ -170,7 +169,7 @@ def _short(value: Any) -> str:
 
 @contextmanager
 def append_lines(path: Path) -> Iterator[Callable[[str], None]]:
-    """A function that adds a line to a file; each is written at once and as a whole."""
+    """Open a file for appending; yields a function that writes one line at once and as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

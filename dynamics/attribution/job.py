@@ -1,4 +1,4 @@
-"""Many texts by several methods, in an order in which a file can be gone on with."""
+"""Attribute many texts with several methods, in an order that lets an output file be resumed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Int
 
 from dynamics.attribution.attribute import attribute
+from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.input_files import append_lines, keep_lines
 from dynamics.attribution.inputs import text_of
 from dynamics.attribution.methods import METHODS, find_method
-from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.targets import TargetSpec
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import check_tokenizer, read_counts
@@ -28,36 +28,36 @@ _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is done with each text; `attribute` explains the settings.
+class AttributionJob:
+    """A model with the methods and settings to attribute each text with.
 
     Attributes:
         model: The model.
         methods: Names in `METHODS`.
-        ask: Which predictions.
+        target_spec: Predictions to explain.
         layers: Layers whose representations the head reads; None for the last.
-        settings: How.
+        settings: Settings of the methods.
         exclude_readout: Leave out the position that a prediction is read from.
         word_level: Sum over the tokens of each word.
-        batch_size: Inputs that are run at once.
+        batch_size: Inputs that run at once.
     """
 
     model: LiveModel
     methods: Sequence[str] = ("normxlogit",)
-    ask: Ask = field(default_factory=Ask)
+    target_spec: TargetSpec = field(default_factory=TargetSpec)
     layers: Sequence[int] | Literal["all"] | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: AttributionSettings = field(default_factory=AttributionSettings)
     exclude_readout: bool = False
     word_level: bool = False
     batch_size: int = 16
 
     def attributions(self, texts: Sequence[Mapping[str, Any]]) -> Iterator[list[Attribution]]:
-        """For each text its attributions, by method and then by layer."""
+        """Yield the attributions of each text, by method and then by layer."""
         for start in range(0, len(texts), self.batch_size):
             group = texts[start : start + self.batch_size]
-            by_method = [self._attributed(group, method) for method in self.methods]
+            by_method = [self._attribute(group, method) for method in self.methods]
             for index, text in enumerate(group):
-                yield [self._final(each, text) for made in by_method for each in made[index]]
+                yield [self._finish(a, text) for by_text in by_method for a in by_text[index]]
 
     def write(
         self,
@@ -69,24 +69,24 @@ class Run:
 
         Args:
             texts: The inputs.
-            path: The file; each line is written at once, so that an interrupted run goes on.
-            on_progress: Called with the texts done and all texts.
+            path: The file; each line is written at once, so that an interrupted job can resume.
+            on_progress: Called with the number of finished texts and of all texts.
 
         Returns:
-            Lines that were there already.
+            Number of lines that the file had already.
 
         Raises:
-            OutputError: A line that is there is of another text, model, method or setting.
+            OutputError: A line of the file is of another text, model, method or setting.
         """
-        kept = keep_lines(path, (each for text in texts for each in self.expected(text)))
-        done, part = divmod(kept, len(self.methods) * len(self._layers))
-        with append_lines(path) as add:
+        lines = keep_lines(path, (entries for text in texts for entries in self.expected(text)))
+        done, lines_of_next = divmod(lines, len(self.methods) * len(self._layers))
+        with append_lines(path) as append:
             for attributions in self.attributions(texts[done:]):
-                for each in attributions[part:]:
-                    add(each.to_json())
-                done, part = done + 1, 0
+                for attribution in attributions[lines_of_next:]:
+                    append(attribution.to_json())
+                done, lines_of_next = done + 1, 0
                 on_progress(done, len(texts))
-        return kept
+        return lines
 
     @property
     def _layers(self) -> Sequence[int | None]:
@@ -94,42 +94,46 @@ class Run:
             return range(self.model.stack(self.settings.side).depth + 1)
         return [self.settings.layer] if self.layers is None else self.layers
 
-    def _attributed(
+    def _attribute(
         self, group: Sequence[Mapping[str, Any]], method: str
     ) -> list[list[Attribution]]:
-        """For each text of a batch, one attribution for each layer."""
-        made = list(
+        """Return for each text of a batch its attributions by layer."""
+        attributions = list(
             attribute(
                 self.model,
                 group,
                 method=method,
-                ask=self.ask,
+                target_spec=self.target_spec,
                 layers=self.layers,
                 settings=self.settings,
                 exclude_readout=self.exclude_readout,
                 batch_size=self.batch_size,
             )
         )
-        size = len(made) // len(group)
-        return [made[index * size : (index + 1) * size] for index in range(len(group))]
+        layers = len(attributions) // len(group)
+        starts = (index * layers for index in range(len(group)))
+        return [attributions[start : start + layers] for start in starts]
 
-    def _final(self, one: Attribution, text: Mapping[str, Any]) -> Attribution:
-        return replace(one.to_word_level() if self.word_level else one, asked=self._asked(text))
+    def _finish(self, attribution: Attribution, text: Mapping[str, Any]) -> Attribution:
+        if self.word_level:
+            attribution = attribution.to_word_level()
+        return replace(attribution, asked=self._request(text))
 
-    def _asked(self, text: Mapping[str, Any]) -> dict[str, Any]:
-        """What a line of JSON does not tell otherwise; nothing that is None."""
-        own = {key: value for key, value in text.items() if key != "text"}
-        how = {key: value for key, value in vars(self.settings).items() if key not in _IN_RESULT}
+    def _request(self, text: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that a line of JSON has no entry for, without those that are None."""
+        of_text = {key: value for key, value in text.items() if key != "text"}
+        settings = {k: value for k, value in vars(self.settings).items() if k not in _IN_RESULT}
         if self.settings.counts is not None:
-            how["counts"] = f"sha256:{sha256(self.settings.counts.tobytes()).hexdigest()[:16]}"
+            digest = sha256(self.settings.counts.tobytes()).hexdigest()[:16]
+            settings["counts"] = f"sha256:{digest}"
         flags = {"exclude_readout": self.exclude_readout, "word_level": self.word_level}
         dtype = str(self.model.network.dtype).removeprefix("torch.")
         model = {"dtype": dtype, "weights": self.model.weights}
-        asked = {**vars(self.ask), **own, **flags, **how, **model}
-        return {key: value for key, value in asked.items() if value is not None}
+        request = {**vars(self.target_spec), **of_text, **flags, **settings, **model}
+        return {key: value for key, value in request.items() if value is not None}
 
     def expected(self, text: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """For each line that a text has, the entries that tell whether it is of this run."""
+        """Yield for each line of a text the entries by which the line is recognised."""
         settings, model = self.settings, self.model
         for method in self.methods:
             for layer in self._layers:
@@ -143,63 +147,66 @@ class Run:
                     "logit_form": settings.logit_form,
                     "protocol": settings.protocol,
                     "side": settings.side,
-                    "asked": self._asked(text),
+                    "asked": self._request(text),
                 }
 
 
-def follow(
+def attribute_series(
     series: CheckpointSeries,
-    run_at: Callable[[Checkpoint], Run],
+    load_job: Callable[[Checkpoint], AttributionJob],
     text: Mapping[str, Any],
     *,
-    done: int = 0,
+    start: int = 0,
 ) -> Iterator[list[Attribution]]:
-    """The attributions of one text at each checkpoint, whose step is their revision.
+    """Yield the attributions of one text at each checkpoint, with its step as their revision.
 
     Args:
         series: The checkpoints, one of which is in memory at a time.
-        run_at: Loads a checkpoint.
+        load_job: Loads the model of a checkpoint.
         text: The input.
-        done: Checkpoints that are left out at the beginning.
+        start: Index of the first checkpoint to attribute.
     """
-    for checkpoint in series.checkpoints[done:]:
-        (made,) = run_at(checkpoint).attributions([text])
-        yield [replace(each, **_place(series, checkpoint)) for each in made]
+    for checkpoint in series.checkpoints[start:]:
+        (attributions,) = load_job(checkpoint).attributions([text])
+        yield [replace(a, **_model_and_revision(series, checkpoint)) for a in attributions]
 
 
-def write_followed(
+def write_series_attributions(
     series: CheckpointSeries,
-    run_at: Callable[[Checkpoint], Run],
+    load_job: Callable[[Checkpoint], AttributionJob],
     text: Mapping[str, Any],
     path: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """`follow` into a file, as `Run.write` does for many texts; the same raises and returns.
+    """Write `attribute_series` to a file, as `AttributionJob.write` does for many texts.
 
-    The lines that are there are compared with what the first checkpoint says is to be there.
+    Returns and raises as that does. Entries that the file must have are those of the first
+    checkpoint, with the revision and the weights of the others.
     """
-    wanted: list[dict[str, Any]] = []
-    kept = 0
+    entries_of_step: list[dict[str, Any]] = []
+    lines = 0
     if path.exists():
-        wanted = list(run_at(series.checkpoints[0]).expected(text))
-        lines = (
-            each | {"asked": each["asked"] | {"weights": weights}} | _place(series, checkpoint)
+        entries_of_step = list(load_job(series.checkpoints[0]).expected(text))
+        expected = (
+            entries
+            | {"asked": entries["asked"] | {"weights": weights}}
+            | _model_and_revision(series, checkpoint)
             for checkpoint in series.checkpoints
             for weights in [checkpoint.identity()]
-            for each in wanted
+            for entries in entries_of_step
         )
-        kept = keep_lines(path, lines)
-    done, part = divmod(kept, len(wanted) or 1)
-    with append_lines(path) as add:
-        for attributions in follow(series, run_at, text, done=done):
-            for each in attributions[part:]:
-                add(each.to_json())
-            done, part = done + 1, 0
+        lines = keep_lines(path, expected)
+    done, lines_of_next = divmod(lines, len(entries_of_step) or 1)
+    with append_lines(path) as append:
+        for attributions in attribute_series(series, load_job, text, start=done):
+            for attribution in attributions[lines_of_next:]:
+                append(attribution.to_json())
+            done, lines_of_next = done + 1, 0
             on_progress(done, len(series.checkpoints))
-    return kept
+    return lines
 
 
-def _place(series: CheckpointSeries, checkpoint: Checkpoint) -> dict[str, str]:
+def _model_and_revision(series: CheckpointSeries, checkpoint: Checkpoint) -> dict[str, str]:
     return {"model": series.name, "revision": f"step {checkpoint.step}"}
 
 
@@ -214,26 +221,28 @@ def check_methods(names: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
 
 
-def choose_methods(run: Run, text: Mapping[str, Any], report: Callable[[str], None]) -> list[str]:
-    """The methods of a run without repetition; `all` is each that answers for a text.
+def choose_methods(
+    job: AttributionJob, text: Mapping[str, Any], report: Callable[[str], None]
+) -> list[str]:
+    """Return the methods of a job without repetition; `all` stands for those that can score a text.
 
     Args:
-        run: What is to be done.
-        text: The first input.
-        report: Told which methods `all` leaves out, and why.
+        job: The job.
+        text: The first input, on which the methods are tried.
+        report: Called with a line for each method that `all` leaves out, and why.
 
     Raises:
-        ConfigError: A method that is named does not cover the model, or none answers.
+        ConfigError: A named method does not cover the model, or no method can score the text.
     """
-    check_methods(run.methods)
-    if "all" not in run.methods:
-        for name in run.methods:
-            find_method(name, run.model)
-        return list(dict.fromkeys(run.methods))
+    check_methods(job.methods)
+    if "all" not in job.methods:
+        for name in job.methods:
+            find_method(name, job.model)
+        return list(dict.fromkeys(job.methods))
     refused: dict[str, ConfigError] = {}
     for name in METHODS:
         try:
-            next(replace(run, methods=[name]).attributions([text]))
+            next(replace(job, methods=[name]).attributions([text]))
         except ConfigError as error:
             refused[name] = error
     if len(refused) == len(METHODS):
@@ -245,10 +254,10 @@ def choose_methods(run: Run, text: Mapping[str, Any], report: Callable[[str], No
 
 
 def counts_for(model: LiveModel, path: Path) -> Int[np.ndarray, " V"]:
-    """The counts of a file for each token id of a model.
+    """Read a file of counts, aligned with the token ids of a model.
 
     Raises:
-        CorpusError: The file is missing, damaged or holds something else.
+        CorpusError: The file is missing, damaged or not a file of counts.
         MismatchError: The counts are of another tokenizer, or have more tokens than the model rows.
     """
     counts = read_counts(path)

@@ -156,16 +156,16 @@ def attribute(
     chosen_layers = _layers(layers)
     if steps is not None and (file or dataset):
         raise ConfigError("--steps follows one text over a series; give it as TEXT")
+    from dynamics.attribution.batch import AttributionSettings
     from dynamics.attribution.job import (
-        Run,
+        AttributionJob,
+        attribute_series,
         check_methods,
         choose_methods,
         counts_for,
-        follow,
-        write_followed,
+        write_series_attributions,
     )
-    from dynamics.attribution.question import Settings
-    from dynamics.attribution.targets import Ask
+    from dynamics.attribution.targets import TargetSpec
     from dynamics.checkpoints.opening import open_any
     from dynamics.models.load import load_model
 
@@ -173,16 +173,16 @@ def attribute(
     with Stages() as stages:
         chosen: list[str] = []
 
-        def load(place: "Checkpoint | str") -> Run:
+        def load(place: "Checkpoint | str") -> AttributionJob:
             loaded = load_model(
                 place, task=task, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
-            run = Run(
+            job = AttributionJob(
                 loaded,
                 method,
-                ask=Ask(target, foil, position, generate),
+                target_spec=TargetSpec(target, foil, position, generate),
                 layers=chosen_layers,
-                settings=Settings(
+                settings=AttributionSettings(
                     norm_source=norm_source,
                     logit_form=logit_form,
                     side=side,
@@ -196,20 +196,20 @@ def attribute(
                 word_level=word_level,
                 batch_size=batch_size,
             )
-            chosen[:] = chosen or choose_methods(run, texts[0], stages.report)
-            return replace(run, methods=chosen)
+            chosen[:] = chosen or choose_methods(job, texts[0], stages.report)
+            return replace(job, methods=chosen)
 
         many: Callable[[int, int], None] = stages.counter("attributing")
         if steps is not None:
             series = open_any(model).select(steps)
             for note in series.notes:
                 stages.report(note)
-            total, made = len(series.checkpoints), follow(series, load, texts[0])
-            write = partial(write_followed, series, load, texts[0])
+            total, made = len(series.checkpoints), attribute_series(series, load, texts[0])
+            write = partial(write_series_attributions, series, load, texts[0])
         else:
-            run = load(model)
-            total, made = len(texts), run.attributions(texts)
-            write = partial(run.write, texts)
+            job = load(model)
+            total, made = len(texts), job.attributions(texts)
+            write = partial(job.write, texts)
         count = many if total > 1 else _silent
         if form == "json" and output is not None:
             if kept := write(output, count):

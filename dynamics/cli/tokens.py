@@ -84,6 +84,6 @@ def _described(found: "pd.DataFrame") -> str:
 
 def _visible(token: str) -> str:
     """A token in a table: spaces are shown, what is not printable is an escape."""
-    from dynamics.attribution.view import visible
+    from dynamics.attribution.display import printable
 
-    return visible(token).replace(" ", "␣")
+    return printable(token).replace(" ", "␣")

@@ -1,4 +1,4 @@
-"""A model that runs: its tokenizer, its head, and the representations it gives."""
+"""A live model: network, tokenizer, head, and its representations for batches of inputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 Task = Literal["causal", "masked", "seq2seq", "classification", "regression", "none"]
 Side = Literal["source", "target"]
-Made = TypeVar("Made")
-_NO_LIMIT = 10**9  # transformers writes a number beyond this where a tokenizer knows no limit
+Part = TypeVar("Part")
+_NO_LIMIT = 10**9  # transformers stores a larger number for tokenizers without a limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,11 @@ class LiveModel:
 
     Attributes:
         network: The model, with its head.
-        tokenizer: What turns text into its token ids.
-        task: What its head predicts.
-        name: Where it comes from.
+        tokenizer: Its tokenizer.
+        task: Kind of prediction of its head.
+        name: Its folder or repository.
         revision: Branch, tag or commit on a hub, None for a folder.
-        checkpoint: What it was loaded from, None when it was made otherwise.
+        checkpoint: Checkpoint that it was loaded from, None for a model from memory.
     """
 
     network: PreTrainedModel
@@ -68,11 +68,11 @@ class LiveModel:
         return f"<LiveModel {self.name}: {type(self.network).__name__}, {self.task}>"
 
     def __post_init__(self) -> None:
-        self.network.eval()  # dropout would give another answer each time
+        self.network.eval()  # with dropout each pass would have other results
 
     @cached_property
     def weights(self) -> str | None:
-        """Which weights it was loaded with, see `Checkpoint.identity`; None when it was not."""
+        """Identity of the loaded weights, see `Checkpoint.identity`; None for one from memory."""
         return None if self.checkpoint is None else self.checkpoint.identity()
 
     @cached_property
@@ -81,7 +81,7 @@ class LiveModel:
 
         Raises:
             CheckpointError: The model has no head.
-            MeasureError: It gives logits that are not finite.
+            MeasureError: Its logits are not finite.
         """
         if self.task == "none":
             raise CheckpointError(
@@ -89,7 +89,7 @@ class LiveModel:
                 "that could be attributed; give a model with a language-model or classification "
                 "head"
             )
-        return self._named(lambda: NetworkOutput(self.network))
+        return self._build(lambda: NetworkOutput(self.network))
 
     @cached_property
     def head(self) -> HeadOnTop:
@@ -97,54 +97,55 @@ class LiveModel:
 
         Raises:
             CheckpointError: The model has no head, or its head does not read one representation.
-            MeasureError: It gives logits that are not finite.
+            MeasureError: Its logits are not finite.
         """
         output = self.output
-        return self._named(lambda: HeadOnTop(output))
+        return self._build(lambda: HeadOnTop(output))
 
-    def _named(self, make: Callable[[], Made]) -> Made:
-        """Make something of the network; an error is told with the name of the model."""
+    def _build(self, build: Callable[[], Part]) -> Part:
+        """Build a part of the model; messages of errors get the name of the model."""
         try:
-            return make()
+            return build()
         except (CheckpointError, MeasureError) as error:
-            named = str(error).startswith(f"{self.name}: ")  # its class, if made in memory
-            raise type(error)(str(error) if named else f"{self.name}: {error}") from error
+            # A model from memory may be named by its class, as the message is already.
+            is_named = str(error).startswith(f"{self.name}: ")
+            raise type(error)(str(error) if is_named else f"{self.name}: {error}") from error
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.network.device
 
     @property
     def embedding_matrix(self) -> EmbeddingMatrix:
-        """The rows of the input embedding, before any scaling of the module that looks them up."""
+        """The input embedding, before any scaling of the module that looks up its rows."""
         weight = self.network.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
         return weight
 
     @property
     def labels(self) -> dict[int, str]:
-        """Names of what a classifier predicts."""
+        """Names of the labels of a classifier."""
         return {
             int(index): str(name) for index, name in (self.network.config.id2label or {}).items()
         }
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether source and target are different inputs."""
+        """Return whether source and target are different inputs."""
         return bool(self.network.config.is_encoder_decoder)
 
     @cached_property
     def max_length(self) -> int | None:
-        """The longest input in tokens, special ones included; None where nothing limits it.
+        """Length of the longest input in tokens, special ones included; None without a limit.
 
-        What the table of positions holds, without the rows that RoBERTa-like models keep for
-        padding, or what the tokenizer says where that is less.
+        The size of the table of positions, without the rows that RoBERTa-like models keep for
+        padding, or the limit of the tokenizer if that is smaller.
         """
         config = self.network.config.get_text_config()
         names = ("max_position_embeddings", "n_positions")
         limits = [limit for name in names if (limit := getattr(config, name, 0) or 0) > 0]
-        tables = (getattr(each, "position_embeddings", None) for each in self.network.modules())
+        tables = (getattr(part, "position_embeddings", None) for part in self.network.modules())
         limits += [
             table.num_embeddings - table.padding_idx - 1
             for table in tables
@@ -155,22 +156,22 @@ class LiveModel:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether several labels of a text may hold at once."""
+        """Return whether several labels of a text may hold at once."""
         problem = getattr(self.network.config, "problem_type", None)
         return self.task == "classification" and problem == "multi_label_classification"
 
     @property
     def has_segments(self) -> bool:
-        """Whether the model tells a first text from a second one by segment ids."""
+        """Return whether the model separates a first text from a second one by segment ids."""
         return getattr(self.network.config, "type_vocab_size", 0) > 1
 
     @property
     def is_causal(self) -> bool:
-        """Whether the representation of a token predicts the token after it."""
+        """Return whether the representation of a token predicts the token after it."""
         return self.task in ("causal", "seq2seq")
 
     def stack(self, side: Side = "source") -> Stack:
-        """The part that holds the tokens of one side; there is one only but in encoder-decoders."""
+        """Return the part that reads the tokens of a side; both sides share it in most models."""
         return self._stacks[side]
 
     @cached_property
@@ -190,7 +191,7 @@ class LiveModel:
 
     @torch.no_grad()
     def decoder_ids(self, source: Sequence[int]) -> list[int]:
-        """Token ids that the decoder gets where it is given none, as the network makes them.
+        """Return the token ids that the network makes for its decoder from the source.
 
         Args:
             source: Token ids of the input.
@@ -198,12 +199,12 @@ class LiveModel:
         Raises:
             CheckpointError: The decoder gets no token ids.
         """
-        given: list[Tensor] = []
+        decoder_inputs: list[Tensor] = []
 
-        def stop(_: nn.Module, args: Any, named: Mapping[str, Any]) -> None:
-            ids = named.get("input_ids", args[0] if args else None)
+        def stop(_: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+            ids = kwargs.get("input_ids", args[0] if args else None)
             if isinstance(ids, Tensor):
-                given.append(ids)
+                decoder_inputs.append(ids)
             raise _DecoderReachedError
 
         inputs: dict[str, Any] = {"input_ids": torch.tensor([source], device=self.device)}
@@ -216,12 +217,12 @@ class LiveModel:
             pass
         finally:
             hook.remove()
-        if not given:
+        if not decoder_inputs:
             raise CheckpointError(
                 f"{self.name} ({type(self.network).__name__}): its decoder gets no token ids, so "
-                "it is not known what it reads"
+                "the tokens that it reads are unknown"
             )
-        return given[0][0].tolist()
+        return decoder_inputs[0][0].tolist()
 
     def _probe(self, ids: list[int]) -> None:
         inputs = probe_inputs(self.network, ids)
@@ -242,17 +243,17 @@ class LiveModel:
 
         Args:
             batch: Token ids.
-            side: Whose tokens are scored, in an encoder-decoder.
-            rows: Taken instead of the embedding's rows of the tokens that are scored.
-            blocks: Whether to keep what each block gives, for the tokens that are scored.
-            columns: Tokens of the vocabulary whose logits are wanted; two that stand for the others
-                when None. Of labels there are all.
+            side: Side whose tokens are scored, in an encoder-decoder.
+            rows: Rows to use instead of those that the embedding looks up for the scored tokens.
+            blocks: Record the output of each block, for the scored tokens.
+            columns: Token ids whose logits to compute; `NetworkOutput.guards` when None. A head
+                over labels gives them all.
 
-        What an input gives does not depend on what else is in the batch: inputs that a network
-        would mix are run apart.
+        The results of an input do not depend on the rest of the batch: inputs that a network would
+        mix run in separate passes.
 
         Raises:
-            CheckpointError: The network does not show its representations.
+            CheckpointError: The representations of the network cannot be observed.
         """
 
         def run(batch: Batch, rows: Float[Tensor, "B P E"] | None) -> Reading:
@@ -265,7 +266,7 @@ class LiveModel:
 
     @cached_property
     def batching(self) -> Batching:
-        """Which inputs may be run together without a part in what each other gives, by trial."""
+        """Inputs that may run together without changing each other's results, found by trial."""
         network = self.network
         short, long = (
             probe_ids(network, length * "t" + "e") or probe_ids(network, length * "t" + "t") or []
@@ -287,16 +288,15 @@ class LiveModel:
         segments: Sequence[Sequence[int]] | None = None,
         decoder: Sequence[Sequence[int]] | None = None,
     ) -> Batch:
-        """Inputs as one batch.
+        """Pad inputs to one batch.
 
         Args:
-            ids: Token ids of each.
+            ids: Token ids of each input.
             segments: Segment of each token, where the model has segments.
-            decoder: Token ids that the decoder gets, where there is one.
+            decoder: Token ids of the decoder, where there is one.
         """
-        own = special_id(self.network, "pad")
-        known = (own, self.tokenizer.pad_token_id, 0)
-        padding = next(token for token in known if isinstance(token, int))
+        candidates = (special_id(self.network, "pad"), self.tokenizer.pad_token_id, 0)
+        padding = next(token for token in candidates if isinstance(token, int))
         batch = padded_batch(ids, segments, decoder, padding=padding)
         return batch.map(lambda tensor: tensor.to(self.device))
 
@@ -336,42 +336,42 @@ class LiveModel:
 
     @contextmanager
     def _inputs(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
-        """A batch as the network takes it.
+        """Yield the inputs of the network for a batch.
 
-        A classifier may find its last token by the padding token of its configuration. Where none
-        is named it refuses a batch; for the batch it gets one that no text of it holds.
+        A classifier may find its last token by the padding token of its configuration. Without one
+        it refuses a batch; inside the block it gets one that does not occur in the batch.
         """
-        inputs = {name: each for name, each in vars(batch).items() if each is not None}
+        inputs = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
         if self.task not in ("classification", "regression") or len(batch.input_ids) == 1:
             yield inputs
             return
         padding = special_id(self.network, "pad")
         if padding is None:
-            used = set(batch.input_ids[batch.attention_mask.bool()].tolist())
-            padding = next(token for token in count() if token not in used)
+            batch_ids = set(batch.input_ids[batch.attention_mask.bool()].tolist())
+            padding = next(token for token in count() if token not in batch_ids)
         inputs["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, padding)
         with _attribute(self.network.config.get_text_config(), "pad_token_id", padding):
             yield inputs
 
 
 class _DecoderReachedError(Exception):
-    """Ends a pass before the decoder runs."""
+    """Signal that ends a pass before the decoder runs."""
 
 
 @contextmanager
-def _attribute(place: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute another value for a while."""
-    had, before = hasattr(place, name), getattr(place, name, None)
-    setattr(place, name, value)
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute inside a block."""
+    existed, previous = hasattr(owner, name), getattr(owner, name, None)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        if had:
-            setattr(place, name, before)
+        if existed:
+            setattr(owner, name, previous)
         else:
-            delattr(place, name)
+            delattr(owner, name)
 
 
 def _base(network: Any) -> Any:
-    """The model without its head."""
+    """Return the model without its head."""
     return getattr(network, "base_model", network)

@@ -12,7 +12,7 @@ from typing import Literal
 from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.errors import OutputError, did_you_mean
 
-Family = Literal["norm", "unused", "displacement"]
+NullFamily = Literal["norm", "unused", "displacement"]
 """Measures of one family share a simultaneous null band."""
 
 EXPOSURE = {"input_embedding": "exposure_as_input", "output_embedding": "exposure_as_target"}
@@ -25,7 +25,7 @@ class Measure:
 
     Attributes:
         suffix: Its name without the embedding.
-        family: Family of its null band; norms are shown and compared on a log scale.
+        family: NullFamily of its null band; norms are shown and compared on a log scale.
         needs_all_rows: Whether it needs a mean over rows, so that there is none of some rows only.
         slow: Whether it is measured only when everything is wanted.
         labels: Embeddings for which findings and figures show it, each with what is removed from
@@ -33,7 +33,7 @@ class Measure:
     """
 
     suffix: str
-    family: Family
+    family: NullFamily
     needs_all_rows: bool = False
     slow: bool = False
     labels: Mapping[Role, str] = field(default_factory=dict)

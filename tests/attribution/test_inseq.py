@@ -9,7 +9,7 @@ import pytest
 from dynamics.attribution.inseq import from_inseq, to_inseq
 from dynamics.attribution.result import Target
 from dynamics.errors import ConfigError, CorpusError
-from tests.attribution.made import make
+from tests.attribution.sample_attributions import make
 
 STOCK = Path(__file__).with_name("inseq_file.json")
 NAN = float("nan")

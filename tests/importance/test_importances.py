@@ -348,7 +348,7 @@ def test_cost_is_counted_in_passes_that_are_shared(probes, monkeypatch):
     ("architecture", "task", "names", "message"),
     [
         ("gpt_neox", None, ["oclusion"], "there is no importance 'oclusion'; did you mean 'occl"),
-        ("bert", None, ["occlusion_later"], "occlusion_later does not fit .* of causal language"),
+        ("bert", None, ["occlusion_later"], "occlusion_later does not fit .* for causal language"),
         ("bert", "classification", ["surprisal"], "surprisal does not fit .* is classification"),
         ("t5", None, ["all"], "no importance fits tiny t5, whose task is seq2seq"),
         ("mamba", None, ["attribution_cp_lrp"], "attribution_cp_lrp does not fit .* scan over"),

@@ -235,7 +235,10 @@ def probed(runs, tmp_path_factory):
         table = write_table(step_path(folder, "importance", step), columns)
         checkpoints.append({"step": step, "tables": {"importance": table}})
     info["live"] = {
-        **{"settings": {}, "embeddings_only": [], "probes": None, "held_out_sha256": None},
+        "settings": {},
+        "embeddings_only": [],
+        "probes": None,
+        "held_out_sha256": None,
         "checkpoints": checkpoints,
     }
     (folder / "run.json").write_text(json.dumps(info))

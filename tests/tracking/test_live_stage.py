@@ -347,7 +347,7 @@ def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
         ({"importance": ("occlusion_later", "attribution_cp_lrp")}, {"steps": "0"}, None, ""),
         (
             {"probes": ProbeSettings(tokens=(25,), length=12)}, {}, ConfigError,
-            "token 25 was asked for and does not occur in .*tokens.bin",
+            "token 25 does not occur in .*tokens.bin",
         ),
     ],
     ids=["counts", "rows", "whole", "step", "text", "held out", "fits", "absent"],

@@ -1,11 +1,11 @@
-"""Questions to tiny models whose weights are so large that they are far from linear."""
+"""Batches of tiny models whose weights are so large that they are far from linear."""
 
 from dataclasses import replace
 from functools import cache
 
 import torch
 
-from dynamics.attribution.question import Question, Settings
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings
 from dynamics.models.live_model import Batch
 from tests.models import tiny
 
@@ -45,7 +45,7 @@ def fresh_model(name, task="causal", dtype=torch.float64):
     return tiny.live(name, task, dtype=dtype, large_weights=True)
 
 
-def question(model, side="source", **settings):
+def attribution_batch(model, side="source", **settings):
     """Two inputs, the second padded, with two targets and one; a contrast among them."""
     ids = torch.tensor([[5, 6, 1, 8, 9], [14, 15, 7, 0, 0]])
     on = (ids != 0).long()
@@ -68,24 +68,29 @@ def question(model, side="source", **settings):
         first = model.head.readout in ("first", "mean")
         readouts = torch.tensor([[0, 0], [0, -1]] if first else [[4, 4], [2, -1]])
         targets, foils = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[-1, 0], [-1, -1]])
-    return Question(
-        model, Batch(ids, on, **inputs), readouts, targets, foils, Settings(side=side, **settings)
+    return AttributionBatch(
+        model,
+        Batch(ids, on, **inputs),
+        readouts,
+        targets,
+        foils,
+        AttributionSettings(side=side, **settings),
     )
 
 
-def alone(asked, index):
-    """One input of a question without its padding."""
-    batch = asked.batch
-    length = int(batch.attention_mask[index].sum())
-    ids = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None:
-        ids["token_type_ids"] = batch.token_type_ids
+def alone(batch, index):
+    """One input of a batch without its padding."""
+    inputs = batch.inputs
+    length = int(inputs.attention_mask[index].sum())
+    ids = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+    if inputs.token_type_ids is not None:
+        ids["token_type_ids"] = inputs.token_type_ids
     short = {name: each[index : index + 1, :length] for name, each in ids.items()}
-    if batch.decoder_input_ids is not None:
-        kept = int(batch.decoder_attention_mask[index].sum())
+    if inputs.decoder_input_ids is not None:
+        kept = int(inputs.decoder_attention_mask[index].sum())
         for name in ("decoder_input_ids", "decoder_attention_mask"):
-            short[name] = getattr(batch, name)[index : index + 1, :kept]
+            short[name] = getattr(inputs, name)[index : index + 1, :kept]
     own = {
-        name: getattr(asked, name)[index : index + 1] for name in ("readouts", "targets", "foils")
+        name: getattr(batch, name)[index : index + 1] for name in ("readouts", "targets", "foils")
     }
-    return replace(asked, batch=Batch(**short), **own)
+    return replace(batch, inputs=Batch(**short), **own)
