@@ -200,9 +200,9 @@ def show_architecture() -> None:
 
 
 EXTENSIONS = (
-    ("a measure per token", "`View` to `TokenScores`", "the function", "MEASURES"),
+    ("a measure per token", "`View` to `TokenScores`", "`Measure`", "MEASURES"),
     ("a statistic of a matrix", "`MatrixView` to several `Scalar`", "the function", "MATRICES"),
-    ("an attribution method", "`Question` to `Scores`", "`Method`", "METHODS"),
+    ("an attribution method", "`AttributionBatch` to `Scores`", "`Method`", "METHODS"),
     (
         "an importance from the model",
         "`Passes` to a value per context",
