@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import t
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.live_model import Batch, LiveModel
+from dynamics.statistics.student import student_quantile
 
 MASKED_SHARE = 0.15  # of the positions of a row, as in training (Devlin et al. 2019)
 LOGITS = 1 << 24  # largest number of logits in memory
@@ -157,7 +157,7 @@ def interval_row(
     mean, n = float(values.mean()), len(values)
     half_width = np.nan
     if n > 1:  # Student: t s / sqrt(n)
-        half_width = float(t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+        half_width = float(student_quantile(LEVEL, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return {
         "measure": measure,
         "against": against,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy.special import stdtrit
 
 from dynamics.statistics.intervals import Band, Interval
+from dynamics.statistics.student import student_quantile
 
 FOLDS = 10
 PENALTIES = 10.0 ** np.arange(-4, 2)
@@ -78,7 +78,7 @@ class Readout:
         """
         folds = len(self.fold_influence)
         error = np.sqrt(np.sum(self.fold_influence**2) / (folds * (folds - 1)))
-        reach = float(stdtrit(folds - 1, (1 + level) / 2) * error)
+        reach = float(student_quantile(level, folds - 1) * error)
         return Interval(self.r2 - reach, self.r2 + reach)
 
 
@@ -100,9 +100,10 @@ def change_from_first(
         The band; NaN where an interval is, and everywhere where the first is.
     """
     value = (low + high) / 2
-    error = (high - low) / 2 / stdtrit(FOLDS - 1, (1 + level) / 2)
+    error = (high - low) / 2 / student_quantile(level, FOLDS - 1)
     change = value - value[0]
-    reach = stdtrit(FOLDS - 1, 1 - (1 - level) / 2 / len(value)) * np.hypot(error, error[0])
+    quantile = student_quantile(1 - (1 - level) / len(value), FOLDS - 1)  # Bonferroni over S
+    reach = quantile * np.hypot(error, error[0])
     return Band(change - reach, change + reach)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+
+from dynamics.statistics.student import student_quantile
 
 FEWEST_SEEDS = 5
 """With fewer, the spread over seeds describes these seeds and supports no claim about others."""
@@ -91,7 +92,7 @@ def seed_difference(a: ArrayLike, b: ArrayLike, *, paired: bool, level: float = 
         freedom = (error_a**2 + error_b**2) ** 2 / (error_a**4 / (n_a - 1) + error_b**4 / (n_b - 1))
     # Arms that do not vary at all have an interval of width 0, whatever the degrees of freedom.
     freedom = np.where(error_a + error_b == 0, n_a + n_b - 2, freedom)
-    reach = _quantile(level, freedom) * np.hypot(error_a, error_b)
+    reach = student_quantile(level, freedom) * np.hypot(error_a, error_b)
     value = mean_a - mean_b
     return OverSeeds(value, value - reach, value + reach, np.minimum(n_a, n_b))
 
@@ -107,11 +108,5 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _student(mean: np.ndarray, error: np.ndarray, n: np.ndarray, level: float) -> OverSeeds:
-    reach = _quantile(level, n - 1.0) * error
+    reach = student_quantile(level, n - 1.0) * error
     return OverSeeds(mean, mean - reach, mean + reach, n)
-
-
-def _quantile(level: float, freedom: np.ndarray) -> np.ndarray:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
-    return stdtrit(np.where(freedom > 0, freedom, np.nan), (1 + level) / 2)

@@ -8,12 +8,12 @@ times as large.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t
 
 from dynamics.statistics.correlation import NormalEstimate
 from dynamics.statistics.intervals import FEWEST_TOKENS, Interval, normal_quantile
 from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.ranks import finite
+from dynamics.statistics.student import student_quantile
 
 
 class Slope(NormalEstimate):
@@ -40,7 +40,7 @@ class TwinSlope(Slope):
             ValueError: `level` does not lie between 0 and 1.
         """
         normal_quantile(level)  # raises for a level outside (0, 1)
-        reach = float(t.ppf((1 + level) / 2, self.n - 1)) * self.standard_error
+        reach = float(student_quantile(level, self.n - 1)) * self.standard_error
         return Interval(self.statistic - reach, self.statistic + reach)
 
 

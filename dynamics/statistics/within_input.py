@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
+
+from dynamics.statistics.student import student_quantile
 
 LEAST_POSITIONS = 3  # two positions have a correlation of -1 or 1, whatever the scores
 
@@ -58,7 +60,7 @@ def within_input_agreement(
     n = len(defined)
     mean = float(defined.mean()) if n else np.nan
     error = defined.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    margin = float(error * t.ppf((1 + level) / 2, n - 1)) if n > 1 else np.nan
+    margin = float(error * student_quantile(level, n - 1))
     return Agreement(mean, mean - margin, mean + margin, n, len(correlations) - n)
 
 
