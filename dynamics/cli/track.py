@@ -167,9 +167,9 @@ def track(
     from dynamics.runs.findings import last_step_table
     from dynamics.tracking.cost import live_cost, track_cost
     from dynamics.tracking.exposed import open_exposed
-    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.probe_text import ProbeReading
     from dynamics.tracking.track import track as track_series
+    from dynamics.tracking.training_data import find_counts
 
     reading = ProbeReading(text_column, split, format_name, probe_dtype, separator)
     if reading != ProbeReading() and probe is None:

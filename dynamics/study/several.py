@@ -93,8 +93,8 @@ class ReadRun:
     def __call__(self, report: Report) -> None:
         """Track the series; steps measured before are not read again."""
         from dynamics.checkpoints.opening import open_any
-        from dynamics.tracking.origin import find_counts
         from dynamics.tracking.track import track
+        from dynamics.tracking.training_data import find_counts
 
         series = open_any(self.series)
         report(f"tracking {len(series.select(self.study.steps))} checkpoints")

@@ -98,8 +98,8 @@ def train_and_track(
         OutputError: The folder, or one inside it, holds something else.
     """
     from dynamics.checkpoints.series import open_series
-    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.track import track
+    from dynamics.tracking.training_data import find_counts
     from dynamics.training.train import train
 
     if is_training(folder):

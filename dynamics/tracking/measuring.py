@@ -116,7 +116,7 @@ def measure_tensors(
             continue
         if view is None or not model.tied:
             input_embedding = None if view is None else reread(view.matrix)
-            view = None  # frees this matrix before the next is read: one in memory at a time
+            view = None  # frees the matrix before the next is read; no other name may refer to it
             view = View(
                 matrix=read(role),
                 first=first(role),

@@ -23,8 +23,8 @@ from dynamics.tracking.faulty_steps import LeftOut, find_faults
 from dynamics.tracking.matrices import MATRICES
 from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
 from dynamics.tracking.measuring import MeasureSettings
-from dynamics.tracking.origin import check_same_tokenizer, training_folder
 from dynamics.tracking.token_columns import token_columns
+from dynamics.tracking.training_data import check_same_tokenizer, training_folder
 
 if TYPE_CHECKING:
     from dynamics.tracking.live_stage import LivePlan, LiveSettings

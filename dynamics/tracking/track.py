@@ -26,10 +26,10 @@ from dynamics.runs.run import MATRIX_ROWS, Run, measures_path, step_path, write_
 from dynamics.runs.trends import in_columns
 from dynamics.tracking.exposed import Exposed, exposure_columns
 from dynamics.tracking.faulty_steps import Fault
-from dynamics.tracking.origin import training_stream
 from dynamics.tracking.plan import TrackOptions, plan_run
 from dynamics.tracking.resume import resume, resume_live
-from dynamics.tracking.walk import MeasuredCheckpoint, Unmeasurable, walk
+from dynamics.tracking.training_data import training_stream
+from dynamics.tracking.walk import MeasuredCheckpoint, Unmeasurable, WalkResult, walk
 
 
 def track(
@@ -166,9 +166,7 @@ def _write_step(
     return checkpoint_record
 
 
-def _comparable(
-    result: MeasuredCheckpoint, measures: Sequence[str] | None
-) -> MeasuredCheckpoint | Unmeasurable:
+def _comparable(result: MeasuredCheckpoint, measures: Sequence[str] | None) -> WalkResult:
     """Return the result if it has the measures of the earlier steps, else why it is left out."""
     if measures is None or not (differing := {*result.measure_names} ^ {*measures}):
         return result

@@ -54,6 +54,9 @@ class Unmeasurable:
     reason: str
 
 
+WalkResult = MeasuredCheckpoint | Unmeasurable
+
+
 def walk(
     checkpoints: Iterable[Checkpoint],
     measured_steps: Collection[int],
@@ -62,7 +65,7 @@ def walk(
     reference_step: int | None = None,
     executor: Executor | None = None,
     ahead: int = 1,
-) -> Generator[MeasuredCheckpoint | Unmeasurable]:
+) -> Generator[WalkResult]:
     """Measure checkpoints in order.
 
     Args:
@@ -86,9 +89,7 @@ def walk(
     references: References | None = None
     waiting: deque[Future[MeasuredCheckpoint]] = deque()
 
-    def measure_alone(
-        checkpoint: Checkpoint, references: References
-    ) -> MeasuredCheckpoint | Unmeasurable:
+    def measure_alone(checkpoint: Checkpoint, references: References) -> WalkResult:
         if executor is None:
             return _settled(partial(measure_checkpoint, checkpoint, references, settings))
         return _settled(
@@ -127,9 +128,7 @@ def walk(
             future.cancel()
 
 
-def _settled(
-    measure: Callable[[], MeasuredCheckpoint],
-) -> MeasuredCheckpoint | Unmeasurable:
+def _settled(measure: Callable[[], MeasuredCheckpoint]) -> WalkResult:
     try:
         return measure()
     except UnreachableError:

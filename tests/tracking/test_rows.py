@@ -15,8 +15,8 @@ from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.matrices import MATRICES
 from dynamics.tracking.measure_functions import NEED_ALL_ROWS, SLOW
-from dynamics.tracking.origin import find_counts
 from dynamics.tracking.track import track
+from dynamics.tracking.training_data import find_counts
 from tests.tracking.independent import spearman
 from tests.tracking.synthetic import STEPS, WIDTH, files_of, grow, write_training
 

@@ -23,8 +23,8 @@ from dynamics.errors import (
 )
 from dynamics.runs.run import Run
 from dynamics.tracking import walk as walking
-from dynamics.tracking.origin import find_counts
 from dynamics.tracking.track import track
+from dynamics.tracking.training_data import find_counts
 from tests.tracked import run_of
 from tests.tracking.synthetic import (
     INPUT,
