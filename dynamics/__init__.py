@@ -1,6 +1,6 @@
 """Pre-training dynamics: how embedding norms come to encode frequency and importance.
 
-Every command is one function here; nothing heavy is imported before it is used.
+Every command is a function here; heavy modules are imported when they are first used.
 """
 
 import importlib
@@ -54,7 +54,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "AttributionSettings": "dynamics.attribution.batch",
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
@@ -80,9 +80,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dynamics' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,17 @@
-"""Reporting of progress: the callables that long calls take, and those that do nothing."""
+"""Types of progress callbacks, and default callbacks that do nothing."""
 
 from collections.abc import Callable
 
 Report = Callable[[str], None]
-"""Receives a line about what is done, or left out."""
+"""Receives a line about a finished stage, or something left out."""
 
 OnProgress = Callable[[int, int], None]
-"""Receives how many parts are done and how many there are."""
+"""Receives the number of finished parts and their total."""
 
 
 def no_report(line: str) -> None:
-    """Receive a line, and do nothing with it."""
+    """Ignore a line."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Receive how many parts are done, and do nothing with it."""
+    """Ignore the numbers of parts."""

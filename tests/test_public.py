@@ -29,7 +29,7 @@ def test_what_is_public_can_be_had_and_explains_itself(name):
 
 
 def test_the_list_of_what_is_public_is_kept_once():
-    assert sorted(dynamics.__all__) == dynamics.__all__ == sorted(dynamics._HOMES)
+    assert sorted(dynamics.__all__) == dynamics.__all__ == sorted(dynamics._MODULES)
 
 
 def test_dir_lists_exactly_what_is_public():

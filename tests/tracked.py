@@ -37,8 +37,8 @@ def trained(tmp_path_factory, counts):
 
 def run_of(training, output, **settings):
     from dynamics.checkpoints.series import open_series
-    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.track import track
+    from dynamics.tracking.training_data import find_counts
 
     opened = open_series(training)
     return track(opened, output, counts=find_counts(opened, "auto"), **settings)

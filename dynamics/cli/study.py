@@ -1,4 +1,4 @@
-"""The command that does a whole study: of one training, of arms and seeds, or of public series."""
+"""The command that runs a whole study: one training, arms and seeds, or public series."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -34,25 +34,23 @@ def study(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(
-            min=1, help="Runs at once, of a study of several: each a process with its threads."
-        ),
+        typer.Option(min=1, help="Runs at once in a study of several runs, each in a process."),
     ] = 1,
     page: Annotated[
         Path | None,
         typer.Option(
             "--report",
-            help="Page of a study of several runs, figures in a folder of its name beside it; "
-            "report.md in the folder by default.",
+            help="Page of a study of several runs; its figures go to a folder of the same name "
+            "beside it (default: report.md in the output folder).",
         ),
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted.
+    """Train, count, track and plot into one folder; run the same command again to resume.
 
-    A file with arms and seeds trains each of them, one with series tracks each of them; both end
-    with a page over all of their runs.
+    A file with arms and seeds trains all of them, one with series tracks all of them; both end with
+    a page over all runs.
     """
     from dynamics.config import StudySettings
     from dynamics.errors import ConfigError
@@ -87,7 +85,7 @@ def study(
 
 
 def folder_of(name: str, output: Path | None) -> Path:
-    """Where something goes: the folder that is given, or `runs/NAME`."""
+    """Return the output folder: `output` if given, else `runs/NAME`."""
     return output or Path("runs") / name
 
 
@@ -119,14 +117,14 @@ def _several(
     from dynamics.study.several import run_arms, run_series
 
     with Stages() as stages:
-        about = {
+        options = {
             "page": page,
             "workers": workers,
             "command": command_line(),
             "report": stages.report,
         }
         if isinstance(loaded, ArmsStudy):
-            result = run_arms(loaded, folder, **about)
+            result = run_arms(loaded, folder, **options)
         else:
-            result = run_series(loaded, folder, **about)
+            result = run_series(loaded, folder, **options)
     emit(as_json, result, f"page: {result['page']}\nfigures:", result["figures"])

@@ -1,4 +1,4 @@
-"""What studies of several runs will do and cost, before they do it."""
+"""Plans of studies of several runs: their trainings, checkpoints and costs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ from dynamics.training.prepare import schedule
 
 @dataclass(frozen=True)
 class ArmsPlan:
-    """What a study of arms will do, over all of its runs.
+    """Totals of a study of arms, over all of its runs.
 
     Attributes:
-        name: Of the study.
-        arms: Names of the arms, each with what it changes.
+        name: Name of the study.
+        arms: The settings that each arm changes, by its name.
         seeds: Seeds of every arm.
-        runs: Trainings.
+        runs: Number of trainings.
         steps: Optimizer steps.
         tokens: Positions fed in training.
         checkpoints: Checkpoints that are tracked.
-        live_checkpoints: Those of them whose models are run.
+        live_checkpoints: Checkpoints among them whose models are run.
         forwards: Forward passes over contexts of `context_length` tokens for importances, at most;
             surgery and agreement come on top.
         context_length: Tokens of a context.
@@ -43,7 +43,7 @@ class ArmsPlan:
     context_length: int
 
     def describe(self) -> str:
-        """The plan for people."""
+        """Return the plan as text for a terminal."""
         width = max(map(len, self.arms))
         changes = [
             f"  {arm:{width}}  " + ", ".join(f"{key}={value}" for key, value in keys.items())
@@ -63,49 +63,52 @@ class ArmsPlan:
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """What tracking the series of a study will read.
+    """Costs of tracking the series of a study.
 
     Attributes:
-        name: Of the study.
-        series: What each costs, by name.
+        name: Name of the study.
+        series: Cost of each series, by name.
     """
 
     name: str
     series: dict[str, TrackCost]
 
     def describe(self) -> str:
-        """The plan for people."""
-        total = sum(each.checkpoints * each.bytes_per_checkpoint for each in self.series.values())
-        each = "\n".join(cost.describe() for cost in self.series.values())
-        return f"{each}\n{self.name}: {len(self.series)} series, {total / 1e9:,.2f} GB in all"
+        """Return the plan as text for a terminal."""
+        costs = self.series.values()
+        total = sum(cost.checkpoints * cost.bytes_per_checkpoint for cost in costs)
+        descriptions = "\n".join(cost.describe() for cost in costs)
+        return (
+            f"{descriptions}\n{self.name}: {len(self.series)} series, {total / 1e9:,.2f} GB in all"
+        )
 
 
 def plan_arms(study: ArmsStudy) -> ArmsPlan:
-    """What a study of arms will do; nothing is read or trained.
+    """Plan a study of arms; nothing is read or trained.
 
     Raises:
         ConfigError: A step of a schedule lies beyond the training.
     """
-    settings = [study.settings(arm, seed) for arm in study.arms for seed in study.seeds]
-    trainings = [each.training for each in settings]
-    kept = [sorted(whole + rows) for whole, rows in map(schedule, settings)]
-    live = [_live_models(each, steps) for each, steps in zip(settings, kept, strict=True)]
+    runs = [study.settings(arm, seed) for arm in study.arms for seed in study.seeds]
+    trainings = [run.training for run in runs]
+    saved_steps = [sorted(models + rows) for models, rows in map(schedule, runs)]
+    live = [_live_models(run, steps) for run, steps in zip(runs, saved_steps, strict=True)]
     return ArmsPlan(
         name=study.name,
         arms=study.arms,
         seeds=study.seeds,
-        runs=len(settings),
-        steps=sum(each.steps for each in trainings),
-        tokens=sum(each.steps * each.batch_size * each.sequence_length for each in trainings),
-        checkpoints=sum(map(len, kept)),
+        runs=len(runs),
+        steps=sum(training.steps for training in trainings),
+        tokens=sum(t.steps * t.batch_size * t.sequence_length for t in trainings),
+        checkpoints=sum(map(len, saved_steps)),
         live_checkpoints=sum(live),
-        forwards=sum(models * _forwards(each) for each, models in zip(settings, live, strict=True)),
-        context_length=settings[0].tracking.context_length,
+        forwards=sum(models * _forwards(run) for run, models in zip(runs, live, strict=True)),
+        context_length=runs[0].tracking.context_length,
     )
 
 
 def plan_series(study: SeriesStudy) -> SeriesPlan:
-    """What a study of series will read; of each the index of its last step is read for it.
+    """Plan a study of series; reads the index of the last step of each.
 
     Raises:
         CheckpointError: A series does not exist or cannot be read.
@@ -115,17 +118,17 @@ def plan_series(study: SeriesStudy) -> SeriesPlan:
     return SeriesPlan(study.name, costs)
 
 
-def _live_models(settings: StudySettings, kept: list[int]) -> int:
-    """How many models of a training are run: at those of the kept steps that are asked for."""
+def _live_models(settings: StudySettings, saved_steps: list[int]) -> int:
+    """Count the models of a training that are run: the selected steps with whole models."""
     live = live_settings(settings)
     if live is None:
         return 0
-    whole, _ = schedule(settings)
-    return len(set(step_language.parse(live.steps).select(kept)) & set(whole))
+    model_steps, _ = schedule(settings)
+    return len(set(step_language.parse(live.steps).select(saved_steps)) & set(model_steps))
 
 
 def _forwards(settings: StudySettings) -> int:
-    """Forward passes over contexts that the importances of one model take."""
+    """Count the forward passes over contexts for the importances of one model."""
     live = live_settings(settings)
     if live is None or not live.importance:
         return 0

@@ -1,6 +1,6 @@
 """Settings of studies of several runs: trainings of several arms and seeds, or public series.
 
-Which kind of study a file holds is told by its keys: `arms`, `series`, or those of one training.
+The keys of a file determine its kind of study: `arms`, `series`, or those of one training.
 """
 
 import copy
@@ -34,11 +34,11 @@ class ArmsStudy(_Settings):
     """Trainings of several recipes, each with the same seeds.
 
     Attributes:
-        name: Names the output folder, `runs/NAME`, when none is given.
+        name: Name of the study, and of its default output folder `runs/NAME`.
         seeds: Seeds of every arm.
         base: Settings of a training, without name and seed, that the arms share; inline, or the
             path of a YAML file relative to the study's.
-        arms: For each arm what it changes, by dotted key: `{training.optimizer: sgd}`.
+        arms: The settings that each arm changes, by dotted key: `{training.optimizer: sgd}`.
     """
 
     name: Name
@@ -61,7 +61,7 @@ class ArmsStudy(_Settings):
         return seeds
 
     def settings(self, arm: str, seed: int) -> StudySettings:
-        """What the training of one arm and seed is made of; it is named after the arm.
+        """Return the settings of the training of one arm and seed, named after the arm.
 
         Raises:
             ConfigError: A key is unknown or of the wrong type; the message names the arm.
@@ -76,9 +76,9 @@ class SeriesStudy(_Settings):
     """Public series that are tracked and compared.
 
     Attributes:
-        name: Names the output folder, `runs/NAME`, when none is given.
+        name: Name of the study, and of its default output folder `runs/NAME`.
         series: Names of the catalog, hub repositories or folders; `{1..9}` stands for each number.
-        steps: Which steps, in the step language.
+        steps: Steps to measure, in the step language.
         rule: Vocabulary rule of the main statistics.
         counts: As for `dynamics track`: `auto`, `none`, or a path.
     """
@@ -111,10 +111,10 @@ AnyStudy = StudySettings | ArmsStudy | SeriesStudy
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
-    """Read a study of whatever kind, then what is given as `key=value`.
+    """Read a study of any kind, then apply overrides of the form `key=value`.
 
-    In a study of arms, `name`, `seeds` and `arms` are its own; any other key changes the base, so
-    that what an arm sets stands over it.
+    In a study of arms, `name`, `seeds` and `arms` belong to the study; any other key changes the
+    base, so that the settings of an arm take precedence.
 
     Args:
         path: The file, or the name of a configuration that comes with the program.
@@ -122,15 +122,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
 
     Raises:
         ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type; the
-            settings of every arm are looked at.
+            settings of every arm are checked.
     """
     file = configuration_file(path)
     content = read_yaml(file)
     kind = next((kind for key, kind in KINDS.items() if key in content), StudySettings)
     base = _base(content, file) if kind is ArmsStudy else content
     for key, value in map(parse_override, overrides):
-        own = kind is ArmsStudy and key in ArmsStudy.model_fields
-        set_key(content if own else base, key, value)
+        of_study = kind is ArmsStudy and key in ArmsStudy.model_fields
+        set_key(content if of_study else base, key, value)
     study = validate(kind, content, str(path))
     if isinstance(study, ArmsStudy):
         for arm in study.arms:
@@ -139,11 +139,11 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
 
 
 KINDS: dict[str, type[ArmsStudy | SeriesStudy]] = {"arms": ArmsStudy, "series": SeriesStudy}
-"""What a study is, by a key that no other kind has."""
+"""Kinds of studies, by a key that no other kind has."""
 
 
 def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The settings that arms share, read from their file when they stand in one."""
+    """Return the settings that arms share, read from their own file if `base` is a path."""
     base = content.setdefault("base", {})
     if isinstance(base, str):
         base = content["base"] = read_yaml(path.parent / base)
@@ -153,10 +153,10 @@ def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _numbered(pattern: str) -> Iterator[str]:
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if found is None:
+    numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if numbers is None:
         yield pattern
         return
-    first, last = map(int, found.groups())
+    first, last = map(int, numbers.groups())
     for number in range(first, last + 1):
-        yield from _numbered(pattern[: found.start()] + str(number) + pattern[found.end() :])
+        yield from _numbered(pattern[: numbers.start()] + str(number) + pattern[numbers.end() :])

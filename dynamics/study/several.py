@@ -1,7 +1,7 @@
 """Studies of several runs: arms and seeds that are trained, or public series that are read.
 
-Each run is an ordinary one, in a folder of its own, and goes on where it was; at the end a page
-with figures is written from the tables of all of them.
+Each run has an ordinary run folder and can be resumed; at the end a page with figures is written
+from the tables of all runs.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Any
 from dynamics.checkpoints.training_folder import is_training, read_training
 from dynamics.config import StudySettings
 from dynamics.errors import OutputError, StudyError
-from dynamics.progress import Report
+from dynamics.progress import Report, no_report
 from dynamics.runs.record import RUN_JSON, read_record
 from dynamics.study.settings import ArmsStudy, SeriesStudy
 from dynamics.study.single import is_tracked, train_and_track
@@ -22,12 +22,12 @@ from dynamics.study.workers import Job, run_jobs
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The training of one arm and seed, and the run made of it.
+    """The job of training and tracking one arm and seed.
 
     Attributes:
-        settings: Of the training.
-        folder: Gets `training/` and `run/`.
-        command: Recorded in the run.
+        settings: Settings of the training.
+        folder: Folder for `training/` and `run/`.
+        command: The command line, recorded in the run.
     """
 
     settings: StudySettings
@@ -35,17 +35,17 @@ class TrainedRun:
     command: str
 
     def __call__(self, report: Report) -> None:
-        """Train and track; a line for every tenth of the training."""
-        began, total = time.monotonic(), self.settings.training.steps
-        every = max(1, total // 10)
+        """Train and track, and report a line for every tenth of the training."""
+        start, total = time.monotonic(), self.settings.training.steps
+        interval = max(1, total // 10)
 
         def on_step(line: Mapping[str, Any]) -> None:
-            if line["step"] % every == 0:
+            if line["step"] % interval == 0:
                 report(f"step {line['step']:,} of {total:,}, loss {line['loss_nats']:.3f} nats")
 
-        def on_live(done: int, of: int) -> None:
-            if done < of:
-                report(f"running the model of {done + 1} of {of} checkpoints")
+        def on_live(done: int, checkpoints: int) -> None:
+            if done < checkpoints:
+                report(f"running the model of {done + 1} of {checkpoints} checkpoints")
 
         train_and_track(
             self.settings,
@@ -55,17 +55,17 @@ class TrainedRun:
             on_step=on_step,
             on_live=on_live,
         )
-        report(f"done in {time.monotonic() - began:.0f} s")
+        report(f"done in {time.monotonic() - start:.0f} s")
 
     @property
     def finished(self) -> bool:
-        """Whether a run of just these settings, those of tracking too, is there and whole."""
+        """True if the folder holds a finished run with exactly these settings."""
         training, run = self.folder / "training", self.folder / "run"
         if not is_training(training) or not (run / RUN_JSON).exists():
             return False
         try:
             settings, record = read_training(training).settings, read_record(run)
-        except OutputError:  # damaged: training or tracking again says so
+        except OutputError:  # damaged: calling the job raises it again
             return False
         return (
             settings == self.settings.model_dump(mode="json")
@@ -76,13 +76,13 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class ReadRun:
-    """The run made of one public series.
+    """The job of tracking one public series.
 
     Attributes:
-        series: Its name.
-        study: What is read of it.
+        series: Name of the series.
+        study: The study, whose steps, rule and counts are used.
         folder: The run folder.
-        command: Recorded in the run.
+        command: The command line, recorded in the run.
     """
 
     series: str
@@ -91,10 +91,10 @@ class ReadRun:
     command: str
 
     def __call__(self, report: Report) -> None:
-        """Track the series; steps that are there already are not read again."""
+        """Track the series; steps measured before are not read again."""
         from dynamics.checkpoints.opening import open_any
-        from dynamics.tracking.origin import find_counts
         from dynamics.tracking.track import track
+        from dynamics.tracking.training_data import find_counts
 
         series = open_any(self.series)
         report(f"tracking {len(series.select(self.study.steps))} checkpoints")
@@ -111,7 +111,7 @@ class ReadRun:
 
     @property
     def finished(self) -> bool:
-        """Never known without asking the hub, which is cheap."""
+        """Always False: the hub may have new steps, and checking is cheap."""
         return False
 
 
@@ -122,35 +122,35 @@ def run_arms(
     page: Path | None = None,
     workers: int = 1,
     command: str = "",
-    report: Report = lambda message: None,
+    report: Report = no_report,
 ) -> dict[str, Any]:
-    """Train and track every arm with every seed, then write the page over all of them.
+    """Train and track every arm with every seed, then write the page over all runs.
 
     Args:
         study: Arms and seeds.
-        folder: Gets `ARM/seed-N/` for each, which an ordinary study would have written.
-        page: Where the page goes, with its figures in a folder of its name beside it; `report.md`
-            in `folder` by default.
+        folder: Output folder; each run is an ordinary study in its subfolder `ARM/seed-N/`.
+        page: Path of the page, whose figures go to a folder of the same name beside it;
+            `report.md` in `folder` by default.
         workers: Trainings at once, each in a process with its share of the threads.
-        command: Recorded in the runs, as what made them, and on the page.
+        command: The command line, recorded in the runs and on the page.
         report: Receives a line per stage of each run.
 
     Returns:
         `page`, `figures` and `runs` (paths).
 
     Raises:
-        StudyError: Some runs failed. The others are done, and the page is about them.
+        StudyError: Some runs failed. The others are finished, and the page is about them.
         KeyboardInterrupt: Interrupted; every training has saved its state.
     """
-    wanted = {
+    jobs = {
         f"{arm} seed {seed}": TrainedRun(
             study.settings(arm, seed), folder / arm / f"seed-{seed}", command
         )
-        for seed in study.seeds  # seeds first: when time runs out, every arm has some
+        for seed in study.seeds  # outer loop: every arm has its first seeds early
         for arm in study.arms
     }
-    runs = {name: job.folder / "run" for name, job in wanted.items()}
-    return _run(study.name, wanted, runs, page or folder / "report.md", workers, command, report)
+    runs = {name: job.folder / "run" for name, job in jobs.items()}
+    return _run(study.name, jobs, runs, page or folder / "report.md", workers, command, report)
 
 
 def run_series(
@@ -160,13 +160,13 @@ def run_series(
     page: Path | None = None,
     workers: int = 1,
     command: str = "",
-    report: Report = lambda message: None,
+    report: Report = no_report,
 ) -> dict[str, Any]:
-    """Track every series of a study, then write the page over all of them.
+    """Track every series of a study, then write the page over all runs.
 
     Args:
-        study: Which series, and what is read of them.
-        folder: Gets a run folder for each series, of its name.
+        study: The series, and the settings of tracking them.
+        folder: Output folder, with a run folder named after each series.
         page: As in `run_arms`.
         workers: Series at once, each in a process.
         command: As in `run_arms`.
@@ -176,20 +176,20 @@ def run_series(
         `page`, `figures` and `runs` (paths).
 
     Raises:
-        StudyError: Some series failed. The others are done, and the page is about them.
+        StudyError: Some series failed. The others are finished, and the page is about them.
         KeyboardInterrupt: Interrupted; what was read is kept.
     """
-    wanted = {
+    jobs = {
         name: ReadRun(name, study, folder / name.strip("/").replace("/", "--"), command)
         for name in study.series
     }
-    runs = {name: job.folder for name, job in wanted.items()}
-    return _run(study.name, wanted, runs, page or folder / "report.md", workers, command, report)
+    runs = {name: job.folder for name, job in jobs.items()}
+    return _run(study.name, jobs, runs, page or folder / "report.md", workers, command, report)
 
 
 def _run(
     title: str,
-    wanted: Mapping[str, TrainedRun | ReadRun],
+    jobs: Mapping[str, TrainedRun | ReadRun],
     runs: Mapping[str, Path],
     page: Path,
     workers: int,
@@ -199,19 +199,20 @@ def _run(
     from dynamics.report.study_page import write_page
     from dynamics.runs.run import Run
 
-    jobs: dict[str, Job] = {name: job for name, job in wanted.items() if not job.finished}
-    report(f"{len(jobs)} of {len(wanted)} runs to do, {min(workers, len(jobs))} at once")
-    failed = run_jobs(jobs, workers=workers, report=report)
-    made = [Run(path) for name, path in runs.items() if name not in failed]
+    unfinished: dict[str, Job] = {name: job for name, job in jobs.items() if not job.finished}
+    at_once = min(workers, len(unfinished))
+    report(f"{len(unfinished)} of {len(jobs)} runs to do, {at_once} at once")
+    failed = run_jobs(unfinished, workers=workers, report=report)
+    finished = [Run(path) for name, path in runs.items() if name not in failed]
     figures: list[Path] = []
-    if made:
+    if finished:
         report(f"drawing figures and writing {page}")
-        figures = write_page(page, made, title=title, command=command, report=report)
+        figures = write_page(page, finished, title=title, command=command, report=report)
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise StudyError(
-            f"{len(failed)} of {len(wanted)} runs failed ({reasons}); the others are done, and the "
-            "same command does these again"
+            f"{len(failed)} of {len(jobs)} runs failed ({reasons}); the others are finished; run "
+            "the same command again to retry the failed ones"
         )
     return {
         "page": str(page),

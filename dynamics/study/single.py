@@ -27,25 +27,25 @@ def run_study(
     on_checkpoint: OnProgress = no_progress,
     on_live: OnProgress = no_progress,
 ) -> dict[str, Any]:
-    """Do everything a study asks for; what a former call has finished is not done again.
+    """Train, count, track and plot; stages that an earlier call has finished are not repeated.
 
     The folder gets `training/`, `run/` and `figures/`.
 
     Args:
-        settings: What to train and how.
+        settings: Settings of the study.
         folder: The study folder.
-        command: Recorded in the run, as what made it.
+        command: The command line, recorded in the run.
         report: Receives a line per stage.
         on_step: Receives each line of `train.jsonl` as it is written.
-        on_checkpoint: Receives how many checkpoints are measured, of how many.
-        on_live: Receives how many models were run, of how many.
+        on_checkpoint: Receives the number of measured checkpoints and their total.
+        on_live: Receives the number of models run and their total.
 
     Returns:
         `findings` (sentences computed from the run), `run`, `training` and `figures` (paths).
 
     Raises:
         ConfigError: There is no importance of a name.
-        OutputError: The folder, or one inside it, is in use for something else.
+        OutputError: The folder, or one inside it, holds something else.
     """
     from dynamics.report.figures import plot
     from dynamics.runs.findings import findings
@@ -82,30 +82,30 @@ def train_and_track(
     on_checkpoint: OnProgress = no_progress,
     on_live: OnProgress = no_progress,
 ) -> "Run":
-    """The run of a study, without its figures; what a former call has finished is not done again.
+    """Train and track a study without figures; finished stages are not repeated.
 
     Args:
-        settings: What to train and how.
+        settings: Settings of the study.
         folder: The study folder, which gets `training/` and `run/`.
-        command: Recorded in the run, as what made it.
+        command: The command line, recorded in the run.
         report: Receives a line per stage.
         on_step: Receives each line of `train.jsonl` as it is written.
-        on_checkpoint: Receives how many checkpoints are measured, of how many.
-        on_live: Receives how many models were run, of how many.
+        on_checkpoint: Receives the number of measured checkpoints and their total.
+        on_live: Receives the number of models run and their total.
 
     Raises:
         ConfigError: There is no importance of a name, or no row to measure losses on.
-        OutputError: The folder, or one inside it, is in use for something else.
+        OutputError: The folder, or one inside it, holds something else.
     """
     from dynamics.checkpoints.series import open_series
-    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.track import track
+    from dynamics.tracking.training_data import find_counts
     from dynamics.training.train import train
 
     if is_training(folder):
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
-    live = live_settings(settings)  # what cannot be asked is told before the training
+    live = live_settings(settings)  # raises before the training if they are wrong
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
     return track(
@@ -122,59 +122,60 @@ def train_and_track(
 
 
 def live_settings(settings: StudySettings) -> "LiveSettings | None":
-    """What the running model is asked, None when nothing is."""
-    asked = settings.tracking
-    if not (asked.importance or asked.surgery or asked.agreement):
+    """Return the settings of running the models, None when they are not run."""
+    tracking = settings.tracking
+    if not (tracking.importance or tracking.surgery or tracking.agreement):
         return None
     from dynamics.importance.probes import ProbeSettings
     from dynamics.tracking.live_stage import LiveSettings
 
-    if (asked.surgery or asked.agreement) and not settings.corpus.held_out_rows:
+    if (tracking.surgery or tracking.agreement) and not settings.corpus.held_out_rows:
         raise ConfigError(
             "tracking.surgery and tracking.agreement need rows that are not trained on; set "
-            "corpus.held_out_rows, 64 for one"
+            "corpus.held_out_rows, for example to 64"
         )
     return LiveSettings(
-        importance=tuple(asked.importance),
-        surgery=asked.surgery,
-        agreement=asked.agreement,
-        steps=asked.live_steps,
+        importance=tuple(tracking.importance),
+        surgery=tracking.surgery,
+        agreement=tracking.agreement,
+        steps=tracking.live_steps,
         probes=ProbeSettings(
-            tokens_per_stratum=asked.probe_tokens_per_stratum,
-            contexts=asked.contexts,
-            length=asked.context_length,
+            tokens_per_stratum=tracking.probe_tokens_per_stratum,
+            contexts=tracking.contexts,
+            length=tracking.context_length,
         ),
-        device=asked.device,
+        device=tracking.device,
     )
 
 
 def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
-    """Whether a run was tracked as settings of a study want it.
+    """Return whether a run was tracked with the settings of a study.
 
-    Where nothing is wanted of the running model, it may have been asked something. `auto` is any
-    device.
+    A study that does not run the models accepts a run that did. `auto` is any device.
 
     Args:
         record: Contents of the run's `run.json`.
-        settings: Of the study.
+        settings: Settings of the study.
     """
-    wanted = settings.tracking
-    if record.settings.all != wanted.all:
+    tracking = settings.tracking
+    if record.settings.all != tracking.all:
         return False
-    parts = [name for name in ("surgery", "agreement") if getattr(wanted, name)]
-    if not (wanted.importance or parts):
+    parts = [name for name in ("surgery", "agreement") if getattr(tracking, name)]
+    if not (tracking.importance or parts):
         return True
     if record.live is None:
         return False
-    asked, probes = record.live.settings, record.live.probes or {}
+    recorded, probes = record.live.settings, record.live.probes or {}
     expected = {
-        "tokens_per_stratum": wanted.probe_tokens_per_stratum,
-        "contexts": wanted.contexts,
-        "length": min(wanted.context_length, settings.training.sequence_length),
+        "tokens_per_stratum": tracking.probe_tokens_per_stratum,
+        "contexts": tracking.contexts,
+        "length": min(tracking.context_length, settings.training.sequence_length),
     }
     return (
-        (asked["importance"], asked["parts"]) == (list(wanted.importance), parts)
-        and asked["steps"] == wanted.live_steps
-        and wanted.device in ("auto", asked["device"])
-        and all(probes.get(name) == value for name, value in expected.items() if wanted.importance)
+        (recorded["importance"], recorded["parts"]) == (list(tracking.importance), parts)
+        and recorded["steps"] == tracking.live_steps
+        and tracking.device in ("auto", recorded["device"])
+        and all(
+            probes.get(name) == value for name, value in expected.items() if tracking.importance
+        )
     )

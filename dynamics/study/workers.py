@@ -1,7 +1,7 @@
-"""Jobs in processes that are kept for the next job, each with its share of the threads.
+"""Jobs in worker processes, each with its share of the threads.
 
-Not `concurrent.futures`: a process that is killed there takes the whole pool with it, and Ctrl-C
-must reach each job once, so that it can save what it has.
+Not `concurrent.futures`: there a killed process breaks the whole pool, and Ctrl-C must reach each
+job exactly once, so that it can save its state.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from dynamics.errors import DynamicsError
+from dynamics.progress import Report
 
-Job = Callable[[Callable[[str], None]], None]
-"""What is done; it receives a function that reports a line. It must pickle."""
+Job = Callable[[Report], None]
+"""A job; it receives a function that reports a line. It must pickle."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -28,23 +29,23 @@ def run_jobs(
     jobs: Mapping[str, Job],
     *,
     workers: int,
-    report: Callable[[str], None],
+    report: Report,
 ) -> dict[str, str]:
-    """Do jobs, `workers` at once; one that fails is told of and leaves the others alone.
+    """Run jobs, `workers` at once; a failed job is reported and does not affect the others.
 
-    With one worker jobs are done in this process. Interrupted, every job under way is interrupted
-    once and waited for; a second interruption ends them at once.
+    With one worker the jobs run in this process. On Ctrl-C every running job is interrupted once
+    and waited for; a second Ctrl-C ends them immediately.
 
     Args:
-        jobs: What is to be done, by name, begun in this order.
-        workers: Processes.
-        report: Receives the lines that jobs report, after their name.
+        jobs: The jobs by name, started in this order.
+        workers: Number of processes.
+        report: Receives the lines that jobs report, prefixed with their name.
 
     Returns:
-        Why each job that failed did so, by name.
+        The reason of each failed job, by name.
 
     Raises:
-        KeyboardInterrupt: Interrupted.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if workers == 1:
         failed = {}
@@ -69,7 +70,7 @@ class _Worker:
 class _Pool:
     jobs: Mapping[str, Job]
     size: int
-    report: Callable[[str], None]
+    report: Report
     failed: dict[str, str] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ class _Pool:
             raise
         finally:
             for worker in self.workers:
-                worker.connection.close()  # an idle process ends when it reads of this
+                worker.connection.close()  # ends an idle process
                 if worker.job is not None:
                     worker.process.terminate()
             for worker in self.workers:
@@ -105,15 +106,18 @@ class _Pool:
         idle.connection.send(self.jobs[name])
 
     def _receive(self) -> None:
-        """Take what running jobs say, waiting until one does."""
+        """Wait for messages of running jobs, and handle them."""
         for connection in wait([worker.connection for worker in self._busy]):
-            (worker,) = (each for each in self.workers if each.connection is connection)
+            (worker,) = (w for w in self.workers if w.connection is connection)
             assert worker.job is not None
             try:
                 kind, content = worker.connection.recv()
             except EOFError:
                 worker.process.join()
-                kind, content = "failed", f"its process ended ({_how(worker.process.exitcode)})"
+                kind, content = (
+                    "failed",
+                    f"its process ended ({_exit_reason(worker.process.exitcode)})",
+                )
                 self.workers.remove(worker)
             if kind == "line":
                 _named(worker.job, self.report)(content)
@@ -135,16 +139,16 @@ class _Pool:
 
 def _start() -> _Worker:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=_work, args=(child_end,), daemon=True)
     process.start()
-    theirs.close()
-    return _Worker(process, ours)
+    child_end.close()
+    return _Worker(process, parent_end)
 
 
 def _work(connection: Any) -> None:
-    """Do what comes over a connection until it is closed."""
-    os.setpgrp()  # Ctrl-C of the terminal goes to the first process alone, which tells the others
+    """Run the jobs that come over a connection until it is closed."""
+    os.setpgrp()  # the terminal sends Ctrl-C to the parent only, which signals the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -161,24 +165,24 @@ def _work(connection: Any) -> None:
         connection.send(outcome)
 
 
-def _attempt(job: Job, report: Callable[[str], None]) -> str | None:
-    """Do a job; why it failed, None when it did not."""
+def _attempt(job: Job, report: Report) -> str | None:
+    """Run a job, and return why it failed; None when it did not."""
     try:
         job(report)
     except (DynamicsError, OSError) as error:
         return str(error)
-    except Exception as error:  # of whatever kind: the other jobs go on, and it is told in full
+    except Exception as error:  # of any kind: the other jobs go on; report the traceback
         for line in traceback.format_exc().splitlines():
             report(line)
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _named(name: str, report: Callable[[str], None]) -> Callable[[str], None]:
+def _named(name: str, report: Report) -> Report:
     return lambda line: report(f"{name}: {line}")
 
 
-def _how(exit_code: int | None) -> str:
+def _exit_reason(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return f"killed by {signal.Signals(-exit_code).name}"
     return f"exit status {exit_code}"
@@ -186,14 +190,14 @@ def _how(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def _threads_shared_by(workers: int) -> Iterator[None]:
-    """Processes started inside have their share of the processors each."""
+    """Give each process started in the block its share of the processors as threads."""
     share = str(max(1, _processors() // workers))
-    before = {name: os.environ.get(name) for name in THREADS}
+    previous = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, share))
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -202,5 +206,5 @@ def _threads_shared_by(workers: int) -> Iterator[None]:
 
 def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))  # those this process may use
+        return len(os.sched_getaffinity(0))  # the processors this process may use
     return os.cpu_count() or 1

@@ -12,7 +12,7 @@ _TIMEOUT = 10  # seconds to wait for a scheduler
 
 @contextmanager
 def executor_for(workers: int, dask: str | None) -> Iterator[tuple[Executor | None, int]]:
-    """Threads, a cluster, or None for this thread; and the checkpoints under way at once.
+    """Yield an executor (None for this thread) and the number of checkpoints to measure at once.
 
     Raises:
         ConfigError: As for `dask_executor`.
@@ -32,7 +32,7 @@ def executor_for(workers: int, dask: str | None) -> Iterator[tuple[Executor | No
 
 @contextmanager
 def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
-    """The workers behind a dask scheduler, such as `tcp://host:8786`, and their threads in all.
+    """Yield the executor of a dask scheduler, such as `tcp://host:8786`, and its total of threads.
 
     Raises:
         ConfigError: dask is not installed, or no scheduler answers at the address.

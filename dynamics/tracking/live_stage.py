@@ -1,7 +1,7 @@
-"""The stage of tracking that runs the model: what it does with tokens, at each checkpoint.
+"""The stage of tracking that runs the models: importances, surgery and agreement per checkpoint.
 
-It comes after the weights were measured, and can be added to a run that was tracked without it. One
-checkpoint at a time is loaded, asked and written whole.
+It runs after the weights were measured, and can be added to a run that was tracked without it. One
+checkpoint at a time is loaded, run and written whole.
 """
 
 import importlib.metadata
@@ -49,20 +49,20 @@ HELD_OUT_ROWS = 64
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """What the model is asked at each checkpoint.
+    """Settings of what is measured by running the model of each checkpoint.
 
     Attributes:
         importance: Names in `IMPORTANCES`, or `all`.
         surgery: Whether the held-out loss is measured after surgery on the norms.
         agreement: Whether attribution methods are compared with occlusion within inputs.
-        steps: At which of the tracked steps, in the step language.
-        text: What is probed, as `open_probe_text` takes it.
+        steps: Steps at which the model is run, among the tracked ones, in the step language.
+        text: Text or token stream to probe, as `open_probe_text` takes it.
         reading: Settings with which `text` is read.
-        probes: How much is probed.
-        device: As torch calls it; `auto` is cuda where there is one.
+        probes: Numbers of tokens and contexts to probe.
+        device: Device in torch's notation; `auto` is cuda where there is one.
 
     Raises:
-        ConfigError: There is no such importance, or nothing is asked.
+        ConfigError: There is no such importance, or nothing to measure is named.
     """
 
     importance: tuple[str, ...] = ()
@@ -77,23 +77,25 @@ class LiveSettings:
     def __post_init__(self) -> None:
         check_importances(self.importance)
         if not self.importance and not self.parts:
-            raise ConfigError("nothing is asked of the model: name an importance")
+            raise ConfigError(
+                "running the models needs an importance, surgery or agreement; name one"
+            )
 
     @property
     def parts(self) -> list[str]:
-        """What is asked besides importances; names in `LIVE`."""
+        """Names in `LIVE` of the measures besides importances."""
         return [name for name in ("surgery", "agreement") if getattr(self, name)]
 
 
 @dataclass(frozen=True, eq=False)
-class Live:
-    """What every checkpoint is asked, the same for all of them.
+class LivePlan:
+    """The measures of running models and their inputs, the same for all checkpoints.
 
     Attributes:
-        settings: What is asked.
-        checkpoints: Of whom; those that hold a whole model.
+        settings: Settings of the measures.
+        checkpoints: The checkpoints to run, which hold whole models.
         left_out: Steps that hold embeddings only.
-        probes: Contexts of tokens; None when no importance is asked.
+        probes: Contexts of tokens; None without importances.
         held_out: n rows of T + 1 ids that losses are measured on; None when nothing needs them.
         counts: Token counts of the corpus.
         rule: The main vocabulary rule.
@@ -113,17 +115,17 @@ class Live:
 
     @property
     def entries(self) -> Bool[np.ndarray, " V"]:
-        """Which rows do not pad; twins are trained as others are."""
+        """Mask of the rows that are no padding; twins are trained like other tokens."""
         return self.kind != "padding"
 
     @property
     def device(self) -> str:
-        """Where the models run."""
-        wanted = self.settings.device
-        return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        """Device that the models run on, with `auto` resolved."""
+        device = self.settings.device
+        return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
     def load(self, checkpoint: Checkpoint) -> LiveModel:
-        """The model of a checkpoint, which fits what is asked.
+        """Load the model of a checkpoint, and check that the settings fit it.
 
         Raises:
             ConfigError: An importance does not fit the model, or contexts or rows its window.
@@ -134,43 +136,43 @@ class Live:
         check_tokenizer(self.counts, tokenizer_sha256(model.tokenizer), model.name)
         if self.probes is not None:
             choose_importances(self.settings.importance, model)
-            longest = model.max_length
-            if longest is not None and self.probes.length > longest:
+            window = model.max_length
+            if window is not None and self.probes.length > window:
                 raise ConfigError(
                     f"contexts of {self.probes.length} ids do not fit the window of {model.name}, "
-                    f"{longest} tokens; give --context-length"
+                    f"{window} tokens; give a smaller --context-length"
                 )
         if self.held_out is not None:
             HeldOut(model, self.held_out, BATCH)
         return model
 
     def check(self) -> None:
-        """See that the first model that can be loaded fits what is asked; the others are alike.
+        """Check that the settings fit the first model that can be loaded; the others are alike.
 
         Raises:
-            ConfigError: As `load` does.
+            ConfigError: As in `load`.
             CheckpointError: None can be loaded.
             UnreachableError: A hub is out of reach.
             MismatchError: Its tokenizer is not that of the counts.
         """
-        problems = []
+        errors = []
         for checkpoint in self.checkpoints:
             try:
                 self.load(checkpoint)
             except UnreachableError:
                 raise
             except CheckpointError as error:
-                problems.append(error)
+                errors.append(error)
             else:
                 return
-        raise problems[0]
+        raise errors[0]
 
-    def without(self, steps: Mapping[int, object]) -> "Live":
-        """The same of the checkpoints of other steps."""
+    def without(self, steps: Mapping[int, object]) -> "LivePlan":
+        """Return the same plan without the checkpoints of these steps."""
         return replace(self, checkpoints=without(self.checkpoints, steps))
 
     def new_record(self) -> LiveRecord:
-        """What makes the results what they are, for `run.json`; without checkpoints yet."""
+        """Return the settings and digests that determine the results, as in `run.json`."""
         settings, probes = self.settings, self.probes
         probe_record = held_out_sha256 = None
         if probes is not None:
@@ -200,24 +202,24 @@ class Live:
         )
 
 
-def _surgery(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+def _surgery(model: LiveModel, live: LivePlan, rng: np.random.Generator) -> Iterator[Row]:
     assert live.held_out is not None
     return surgery_rows(
         model, live.held_out, live.count, tuple(SURGERIES), rng, entries=live.entries
     )
 
 
-def _agreement(model: LiveModel, live: Live, rng: np.random.Generator) -> Iterator[Row]:
+def _agreement(model: LiveModel, live: LivePlan, rng: np.random.Generator) -> Iterator[Row]:
     assert live.held_out is not None
     length = min(live.settings.probes.length, live.held_out.shape[1] - 1)
     return agreement_rows(model, live.held_out[:, :length], live.count, rng)
 
 
-LIVE: dict[str, Callable[[LiveModel, Live, np.random.Generator], Iterator[Row]]] = {
+LIVE: dict[str, Callable[[LiveModel, LivePlan, np.random.Generator], Iterator[Row]]] = {
     "surgery": _surgery,
     "agreement": _agreement,
 }
-"""What else a model can be asked, by name; each gives rows of trends."""
+"""Measures of a running model besides importances, by name; each yields rows of trends."""
 
 
 def prepare_live(
@@ -228,21 +230,21 @@ def prepare_live(
     rule: VocabularyRule,
     training: Path | None,
     report: Report = no_report,
-) -> Live:
-    """Choose what the models are asked, before anything is measured.
+) -> LivePlan:
+    """Choose the checkpoints, contexts and held-out rows, before anything is measured.
 
     Args:
-        settings: What is wanted.
+        settings: Settings of the measures.
         series: The tracked checkpoints.
         counts: Token counts of the corpus.
         tokens: `count` and `kind` of every row of the embedding.
         rule: Vocabulary rule; contexts are sampled of tokens that it keeps.
-        training: The training that made the series, when it is one of ours.
-        report: Receives a line about what is left out.
+        training: Folder of the training that made the series; None if not made by `dynamics train`.
+        report: Receives a line about steps and tokens that are left out.
 
     Raises:
-        ConfigError: There are no counts, it is not known what text to probe, or a token that was
-            asked for has no context in it.
+        ConfigError: There are no counts, no text to probe is known, or a token that the settings
+            name has no context in it.
         CheckpointError: No step holds a whole model.
         CorpusError: The text cannot be read, or is too short.
         MismatchError: The text is of another tokenizer.
@@ -250,21 +252,21 @@ def prepare_live(
     """
     if counts is None or tokens is None:
         raise ConfigError(
-            "what is asked of the model is sampled by frequency, which needs counts; give --counts"
+            "tokens to probe are sampled by frequency, which needs token counts; give --counts"
         )
-    chosen = series.select(settings.steps)
-    left_out = [each.step for each in chosen if _holds_embeddings_only(each)]
-    whole = tuple(each for each in chosen if each.step not in left_out)
-    if not whole:
+    selected = series.select(settings.steps)
+    left_out = [checkpoint.step for checkpoint in selected if _holds_embeddings_only(checkpoint)]
+    models = tuple(checkpoint for checkpoint in selected if checkpoint.step not in left_out)
+    if not models:
         raise CheckpointError(
             f"no step of {series.name} among {settings.steps!r} holds a whole model, only "
             "embeddings; choose others with --live-steps"
         )
     if left_out:
-        report(f"{len(left_out)} of {len(chosen)} steps hold embeddings only and are not run")
+        report(f"{len(left_out)} of {len(selected)} steps hold embeddings only and are not run")
     text = open_probe_text(
         settings.text,
-        whole[0],
+        models[0],
         training,
         counts,
         settings.probes.length,
@@ -273,22 +275,23 @@ def prepare_live(
     )
     probes = held_out = None
     if settings.importance:
-        within = replace(settings.probes, length=min(settings.probes.length, text.sequence_length))
-        kept = rule.mask(tokens["count"], tokens["kind"])
-        probes = sample_probes(text.rows, tokens["count"], kept, within, text.name)
+        length = min(settings.probes.length, text.sequence_length)
+        probe_settings = replace(settings.probes, length=length)
+        rule_mask = rule.mask(tokens["count"], tokens["kind"])
+        probes = sample_probes(text.rows, tokens["count"], rule_mask, probe_settings, text.name)
         if probes.left_out:
-            report(f"{probes.left_out} tokens are passed over: they do not occur twice in the text")
+            report(f"{probes.left_out} tokens are skipped: they do not occur twice in the text")
     if settings.parts:
         if text.held_out is None:
             raise ConfigError(
-                f"{', '.join(settings.parts)} needs rows that were not trained on, and the "
-                "training kept none (corpus.held_out_rows) in what is probed; give another text "
-                "with --probe"
+                f"{', '.join(settings.parts)} needs rows that were not trained on, and the probed "
+                "text has none; give another text with --probe, or hold rows out of the training "
+                "with corpus.held_out_rows"
             )
         held_out = _some_rows(text.held_out, np.random.default_rng(settings.probes.seed))
-    return Live(
+    return LivePlan(
         settings,
-        replace(series, checkpoints=whole),
+        replace(series, checkpoints=models),
         left_out,
         probes,
         held_out,
@@ -300,39 +303,38 @@ def prepare_live(
 
 
 def run_live(
-    live: Live,
+    live: LivePlan,
     record: RunRecord,
     output: Path,
     on_checkpoint: OnProgress = no_progress,
     report: Report = no_report,
 ) -> None:
-    """Ask the model of each checkpoint that was not asked yet; a damaged table is made again.
+    """Run the model of each checkpoint that has no tables yet, or damaged ones.
 
-    A model that cannot be loaded or gives what is not finite is left out, with the reason in the
-    run, and the others go on.
+    A model that cannot be loaded or gives values that are not finite is left out, with the reason
+    in the run, and the others are run.
 
     Args:
-        live: What is asked.
-        record: Contents of the run's `run.json`, written after each checkpoint; its `live` says
-            what is done.
+        live: The measures and their inputs.
+        record: Contents of the run's `run.json`, written after each checkpoint; its `live` lists
+            the finished ones.
         output: The run folder.
-        on_checkpoint: Called before each checkpoint and after the last, with how many are done and
-            how many there are.
+        on_checkpoint: Called before each checkpoint and after the last.
         report: Receives a line for each model that is left out.
 
     Raises:
         ConfigError: An importance does not fit the model, or a context its window.
         CheckpointError: A model that the steps name by number cannot be loaded, or none can be.
         UnreachableError: A hub is out of reach.
-        MeasureError: What a model that the steps name by number gives is not finite.
+        MeasureError: A model that the steps name by number gives values that are not finite.
         MismatchError: A tokenizer is not that of the counts.
     """
     stage, checkpoints = record.live, live.checkpoints
     assert stage is not None
-    done = {each.step: each for each in stage.checkpoints if _is_done(output, each)}
+    done = {entry.step: entry for entry in stage.checkpoints if _is_done(output, entry)}
     stage.unset("left_out")
-    for at, checkpoint in enumerate(checkpoints):
-        on_checkpoint(at, len(checkpoints))
+    for index, checkpoint in enumerate(checkpoints):
+        on_checkpoint(index, len(checkpoints))
         if checkpoint.step not in done:
             try:
                 done[checkpoint.step] = _run_model(live, checkpoint, output)
@@ -348,11 +350,11 @@ def run_live(
     on_checkpoint(len(checkpoints), len(checkpoints))
     if not done:
         raise CheckpointError(
-            f"no model of {checkpoints.name} could be asked; give other steps with --live-steps"
+            f"no model of {checkpoints.name} could be run; give other steps with --live-steps"
         )
 
 
-def _run_model(live: Live, checkpoint: Checkpoint, output: Path) -> LiveCheckpointRecord:
+def _run_model(live: LivePlan, checkpoint: Checkpoint, output: Path) -> LiveCheckpointRecord:
     """Run the model of one checkpoint, and write its tables."""
     model = live.load(checkpoint)
     with named_errors(model.network, model.name, "running the model over the contexts"):
@@ -365,9 +367,9 @@ def _run_model(live: Live, checkpoint: Checkpoint, output: Path) -> LiveCheckpoi
 
 
 def _tables(
-    model: LiveModel, live: Live, step: int
+    model: LiveModel, live: LivePlan, step: int
 ) -> Iterator[tuple[str, Mapping[str, np.ndarray | list[Any]]]]:
-    """Folder and columns of each table of a checkpoint."""
+    """Yield folder and columns of each table of a checkpoint."""
     if live.probes is not None:
         yield (
             IMPORTANCE,

@@ -1,8 +1,8 @@
-"""What is measured of an embedding at one checkpoint: a function and an entry for each.
+"""Measures per token of an embedding at one checkpoint: a function and a `MEASURES` entry each.
 
-A measure is named ROLE_SUFFIX, `output_embedding_norm_centered` for one. A function returns None
-where its measure does not apply. What belongs to the matrix as a whole is in `matrices`. V tokens,
-D hidden size.
+A measure is named ROLE_SUFFIX, such as `output_embedding_norm_centered`. A function returns None
+where its measure does not apply. Scalars of the whole matrix are in `matrices`. V tokens, D hidden
+size.
 """
 
 from collections.abc import Callable
@@ -29,23 +29,23 @@ from dynamics.scores.unused import cosine_distance_to, distance_to
 
 @dataclass(frozen=True)
 class View:
-    """One embedding at one checkpoint, and what its measures need beside it.
+    """One embedding at one checkpoint, with the inputs of its measures.
 
     Attributes:
         matrix: The embedding.
         first: The same embedding at the first checkpoint of the run, which may be on disk.
         counts: Occurrences of each token in the training stream, or None.
-        entries: Which rows the tokenizer has an entry for, twins among them as they are trained
-            alike; None where that is not known. The others pad the matrix; they have no part in
+        entries: Mask of the rows that the tokenizer has an entry for, twins included as they are
+            trained alike; None where not known. The other rows pad the matrix, and do not enter
             the mean row.
-        final_norm: `layer`, `rms`, or None where the model has no final norm.
+        final_norm: `layer`, `rms`, or None where the model has no final norm or it is not known.
         gain: Weight of the final norm, for an output embedding that follows it, or None.
-        whole: Whether `matrix` has all rows of the embedding, so that their mean is known.
-        beside: For an output embedding, the input embedding of the same checkpoint, which may be on
-            disk; None where there is none of the same shape.
+        has_all_rows: Whether `matrix` has all rows of the embedding, so that their mean is known.
+        input_embedding: For an output embedding, the input embedding of the same checkpoint, which
+            may be on disk; None where there is none of the same shape.
         tied: Whether the two are one matrix.
-        unused: Which rows no token of the stream uses; None where that is not known.
-        everything: Whether the slow measures are wanted too.
+        unused: Mask of the rows that no token of the stream uses; None where not known.
+        slow: Whether to take the slow measures too.
     """
 
     matrix: EmbeddingMatrix
@@ -54,25 +54,25 @@ class View:
     entries: Bool[Tensor, " V"] | None
     final_norm: str | None
     gain: HiddenVector | None
-    whole: bool = True
-    beside: EmbeddingMatrix | Rows | None = None
+    has_all_rows: bool = True
+    input_embedding: EmbeddingMatrix | Rows | None = None
     tied: bool = False
     unused: Bool[Tensor, " V"] | None = None
-    everything: bool = False
+    slow: bool = False
 
     @cached_property
     def uniform_mean(self) -> HiddenVector:
-        """Mean row, every entry weighing alike."""
+        """Mean row, with equal weight for every entry."""
         return mean_row(self.matrix, self.entries)
 
     @cached_property
-    def moved(self) -> tuple[TokenScores, TokenScores]:
+    def change_from_first(self) -> tuple[TokenScores, TokenScores]:
         """Distance and cosine to the first checkpoint."""
         return displacement(self.matrix, self.first)
 
     @cached_property
     def unused_mean(self) -> HiddenVector | None:
-        """Mean of the rows that are never used; None where there are none, or it is not known."""
+        """Mean of the rows that are never used; None where there are none or it is not known."""
         if self.unused is None or not self.unused.any():
             return None
         return mean_row(self.matrix, self.unused)
@@ -84,19 +84,19 @@ def norm(view: View) -> TokenScores:
 
 
 def norm_centered(view: View) -> TokenScores:
-    """Norm after the mean row is subtracted, every entry weighing alike."""
+    """Norm after subtracting the mean row, with equal weight for every entry."""
     return embedding_norm(view.matrix, shift=view.uniform_mean)
 
 
 def norm_centered_frequency(view: View) -> TokenScores | None:
-    """Norm after the mean row is subtracted, tokens weighing as often as they occur."""
+    """Norm after subtracting the mean row, with tokens weighted by their counts."""
     if view.counts is None:
         return None
     return embedding_norm(view.matrix, shift=mean_row(view.matrix, view.counts))
 
 
 def norm_folded(view: View) -> TokenScores | None:
-    """Norm with the final norm's gain in it, and without the feature mean that LayerNorm frees.
+    """Norm with the final norm's gain applied, and for a LayerNorm without the feature mean.
 
     The uniform mean row is subtracted first, as for `norm_centered`: the gain does not make it
     identifiable.
@@ -112,7 +112,7 @@ def norm_folded(view: View) -> TokenScores | None:
 
 
 def norm_features_centered(view: View) -> TokenScores | None:
-    """Norm without the row's mean over features, which is free where LayerNorm reads the row."""
+    """Norm without the row's mean over features, which LayerNorm ignores."""
     if view.final_norm != "layer":
         return None
     return embedding_norm(view.matrix, center_features=True)
@@ -120,12 +120,12 @@ def norm_features_centered(view: View) -> TokenScores | None:
 
 def distance_from_first(view: View) -> TokenScores:
     """L2 distance to the row at the first checkpoint of the run."""
-    return view.moved[0]
+    return view.change_from_first[0]
 
 
 def cosine_to_first(view: View) -> TokenScores:
     """Cosine between the row and itself at the first checkpoint of the run."""
-    return view.moved[1]
+    return view.change_from_first[1]
 
 
 def unused_distance(view: View) -> TokenScores | None:
@@ -139,15 +139,15 @@ def unused_cosine_distance(view: View) -> TokenScores | None:
 
 
 def unused_cosine_distance_without_first(view: View) -> TokenScores | None:
-    """The same after the first principal component of the rows is taken out."""
-    if view.unused_mean is None or not view.everything:
+    """Cosine distance to the mean never-used row without the rows' first principal component."""
+    if view.unused_mean is None or not view.slow:
         return None
     moment = second_moment(view.matrix, shift=view.uniform_mean, weights=view.entries)
     return cosine_distance_to(view.matrix, view.unused_mean, without=first_component(moment))
 
 
 def unused_cosine_distance_centered(view: View) -> TokenScores | None:
-    """The same after the mean row is subtracted, every entry weighing alike."""
+    """Cosine distance to the mean never-used row after subtracting the mean row."""
     if view.unused_mean is None:
         return None
     return cosine_distance_to(view.matrix, view.unused_mean, shift=view.uniform_mean)
@@ -155,9 +155,9 @@ def unused_cosine_distance_centered(view: View) -> TokenScores | None:
 
 def cosine_to_input(view: View) -> TokenScores | None:
     """Cosine between the output and the input row of a token, in models that are not tied."""
-    if view.beside is None or view.tied:
+    if view.input_embedding is None or view.tied:
         return None
-    return cosine_between(view.matrix, view.beside)
+    return cosine_between(view.matrix, view.input_embedding)
 
 
 def input_norm_whitened(view: View) -> TokenScores | None:
@@ -165,12 +165,15 @@ def input_norm_whitened(view: View) -> TokenScores | None:
 
     Both embeddings are centred by their unigram means; see `norm_under`.
     """
-    if view.beside is None or view.counts is None or not view.everything:
+    if view.input_embedding is None or view.counts is None or not view.slow:
         return None
     moment = second_moment(
         view.matrix, shift=mean_row(view.matrix, view.counts), weights=view.counts
     )
-    return norm_under(view.beside, moment, shift=mean_row(view.beside, view.counts))
+    # Oyama et al. 2023, eq. 12-14
+    return norm_under(
+        view.input_embedding, moment, shift=mean_row(view.input_embedding, view.counts)
+    )
 
 
 FUNCTIONS: dict[str, Callable[[View], TokenScores | None]] = {
@@ -195,11 +198,11 @@ WHITENED = "input_embedding_norm_whitened"
 
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
-    """Every measure that applies to one embedding, by full name.
+    """Take every measure that applies to one embedding, and return them by full name.
 
     Raises:
-        MeasureError: A row holds NaN or infinity, and the message names the tokens and the step;
-            or finite values are so large that their squares overflow.
+        MeasureError: A row holds NaN or infinity (the message names tokens and step), or finite
+            values are so large that their squares overflow.
     """
     norms = norm(view)
     if not norms.square().sum().isfinite() and view.matrix.isfinite().all():
@@ -209,23 +212,23 @@ def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
             f"sums of their squares overflow {dtype}; leave that step out with --steps, or repair "
             "the checkpoint"
         )
-    if broken := (~norms.isfinite()).nonzero().flatten().tolist():
+    if bad_ids := (~norms.isfinite()).nonzero().flatten().tolist():
         cause = "hold NaN or infinity"
-        if not rows_not_finite(view.matrix[broken]):
+        if not rows_not_finite(view.matrix[bad_ids]):
             cause = f"have a norm beyond {norms.dtype}".replace("torch.", "")
         raise MeasureError(
-            f"the {role.replace('_', ' ')} at step {step} has rows that {cause}: {len(broken)} of "
-            f"{len(norms)} (token ids {', '.join(map(str, broken[:5]))}"
-            f"{', ...' if len(broken) > 5 else ''})"
+            f"the {role.replace('_', ' ')} at step {step} has rows that {cause}: {len(bad_ids)} of "
+            f"{len(norms)} (token ids {', '.join(map(str, bad_ids[:5]))}"
+            f"{', ...' if len(bad_ids) > 5 else ''})"
         )
     results = {"norm": norms} | {
         suffix: scores
         for suffix, function in FUNCTIONS.items()
         if suffix != "norm"
-        and (view.whole or not MEASURES[suffix].needs_all_rows)
+        and (view.has_all_rows or not MEASURES[suffix].needs_all_rows)
         and (scores := function(view)) is not None
     }
-    named = {f"{role}_{suffix}": scores for suffix, scores in results.items()}
-    if view.whole and (whitened := input_norm_whitened(view)) is not None:
-        named[WHITENED] = whitened
-    return named
+    measures = {f"{role}_{suffix}": scores for suffix, scores in results.items()}
+    if view.has_all_rows and (whitened := input_norm_whitened(view)) is not None:
+        measures[WHITENED] = whitened
+    return measures

@@ -1,4 +1,4 @@
-"""The plan of a run: all that is chosen and checked before its folder is claimed."""
+"""The plan of a run: checkpoints and settings, checked before its folder is claimed."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,29 +22,29 @@ from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
 from dynamics.tracking.exposed import Exposed, Exposure, check_exposed
 from dynamics.tracking.faulty_steps import LeftOut, find_faults
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measuring import Wanted
-from dynamics.tracking.origin import check_same_tokenizer, training_folder
+from dynamics.tracking.measuring import MeasureSettings
 from dynamics.tracking.token_columns import token_columns
+from dynamics.tracking.training_data import check_same_tokenizer, training_folder
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live_stage import Live, LiveSettings
+    from dynamics.tracking.live_stage import LivePlan, LiveSettings
 
 
 class TrackOptions(TypedDict, total=False):
     """Options that change what is measured; each may be left out.
 
     Attributes:
-        steps: Which steps, in the step language; `all` by default.
+        steps: Steps to measure, in the step language; `all` by default.
         rule: Vocabulary rule of the main statistics; `count>=10` by default.
-        rows: Which rows to read, such as `0:1000` or `5,17,290`; all by default. Measures that
+        rows: Rows to read, such as `0:1000` or `5,17,290`; all by default. Measures that
             need every row are then left out, and statistics are of these rows.
-        everything: Take slow measures too, and all rows where a part of them will do.
+        everything: Take slow measures too, and use all rows where a sample of them is the default.
         allow_flagged: Keep steps of a hub that the cheap audit flags; otherwise they are left out,
             and the run says so. What cannot be read is left out either way.
-        exposure: `auto` counts what a token was used for up to each step where the stream is on
-            this machine; `exact` reads a public stream for it, up to the last step.
-        live: What the model is run for at each checkpoint, after all weights were measured; nothing
-            when None. It can be added later, in the same folder.
+        exposure: `auto` counts how often a token was used before each step where the stream is on
+            this machine; `exact` also reads a public stream for it, up to the last step.
+        live: Settings of what is measured by running the models, after all weights were measured;
+            None runs none. It can be added later, in the same folder.
     """
 
     steps: str
@@ -61,19 +61,19 @@ class TrackPlan:
     """A run before anything is measured.
 
     Attributes:
-        chosen: The checkpoints to measure.
+        series: The checkpoints to measure.
         left_out: The selected steps that are left out.
-        wanted: What is measured of each checkpoint.
+        measure_settings: Settings of the measures of weights.
         counts: Token counts of the training corpus, None without.
-        live: What the models are run for, None when they are not.
+        live: The plan of running the models, None when they are not run.
         record: Contents of `run.json` so far.
     """
 
-    chosen: CheckpointSeries
+    series: CheckpointSeries
     left_out: LeftOut
-    wanted: Wanted
+    measure_settings: MeasureSettings
     counts: Counts | None
-    live: "Live | None"
+    live: "LivePlan | None"
     record: RunRecord
 
 
@@ -92,14 +92,14 @@ def plan_run(
         series: Checkpoints of one model.
         counts: Token counts of the training corpus.
         exposed: The stream the series was trained on, in training order.
-        command: Recorded in the run, as what made it.
+        command: The command line, recorded in the run.
         report: Receives a line for each step that is left out, and for what else was skipped.
         options: See `TrackOptions`.
 
     Raises:
         ConfigError: The rule is malformed, or keeps too few tokens to correlate anything; or the
-            rows are malformed, or not there; or a stream is given without counts; or the model is
-            to be run for what does not fit it, or with some rows only.
+            rows are malformed, or not there; or there is a stream without counts; or the
+            settings of running the models do not fit them, or come with some rows only.
         MismatchError: Counts, stream and series do not belong together.
         StepError: A step does not exist.
         CheckpointError: A step that `steps` names cannot be measured, or none can; or a hub is out
@@ -107,11 +107,11 @@ def plan_run(
     """
     steps, rule = options.get("steps", "all"), options.get("rule", "count>=10")
     rows, everything = options.get("rows"), options.get("everything", False)
-    keeps = parse_rule(rule)
+    parsed_rule = parse_rule(rule)
     if exposed is not None and series.unit != STEP:
         raise ConfigError(
-            f"what was used up to a step is counted in steps, and a step of {series.name} is one "
-            f"{series.unit}; leave --stream out"
+            f"exposure needs checkpoints numbered by training step, and those of {series.name} are "
+            f"numbered by {series.unit}; leave --stream out"
         )
     check_exposed(exposed, counts)
     selection = None if rows is None else parse_rows(rows)
@@ -120,24 +120,24 @@ def plan_run(
     left_out = LeftOut(series.select(steps), steps, report)
     allow_flagged = options.get("allow_flagged", False)
     left_out.add_all(find_faults(series, steps, allow_flagged=allow_flagged))
-    chosen = left_out.kept
-    first = chosen.checkpoints[0]
+    measurable = left_out.remaining
+    first = measurable.checkpoints[0]
     if note := first.final_norm_note:
         report(note)
     if selection is not None:
-        selection.check(first.vocab_size, chosen.name)
+        selection.check(first.vocab_size, measurable.name)
     ids = None if selection is None else selection.ids
     tokens = None
     if counts is not None:
-        check_same_tokenizer(counts, chosen)
-        tokens = token_columns(counts, first.vocab_size, chosen.name, report)
+        check_same_tokenizer(counts, measurable)
+        tokens = token_columns(counts, first.vocab_size, measurable.name, report)
         if ids is None:
-            check_enough(counts, keeps, keeps.mask(tokens["count"], tokens["kind"]))
+            check_enough(counts, parsed_rule, parsed_rule.mask(tokens["count"], tokens["kind"]))
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
-    live = _plan_live(options.get("live"), series, chosen, counts, tokens, keeps, ids, report)
+    live = _plan_live(options.get("live"), measurable, counts, tokens, parsed_rule, ids, report)
     settings = RunSettings(steps=steps, rule=None if counts is None else rule, all=everything)
-    record = new_record(_series_record(chosen), counts, settings, command)
+    record = new_record(_series_record(measurable), counts, settings, command)
     if selection is not None:
         record.settings.rows = str(selection)
         names = [
@@ -149,37 +149,37 @@ def plan_run(
     if exposed is not None:
         record.settings.stream = exposed.describe()
     record.series.left_out = left_out.recorded
-    return TrackPlan(chosen, left_out, Wanted(tokens, ids, keeps, everything), counts, live, record)
+    measure_settings = MeasureSettings(tokens, ids, parsed_rule, everything)
+    return TrackPlan(measurable, left_out, measure_settings, counts, live, record)
 
 
 def _plan_live(
     settings: "LiveSettings | None",
     series: CheckpointSeries,
-    chosen: CheckpointSeries,
     counts: Counts | None,
     tokens: Mapping[str, np.ndarray] | None,
     rule: VocabularyRule,
     ids: np.ndarray | None,
     report: Report,
-) -> "Live | None":
+) -> "LivePlan | None":
     if settings is None:
         return None
     if ids is not None:
         raise ConfigError("the model runs with all rows of its embedding; leave --rows out")
-    from dynamics.tracking.live_stage import prepare_live  # what runs models loads slowly
+    from dynamics.tracking.live_stage import prepare_live  # imports transformers, which is slow
 
-    return prepare_live(settings, chosen, counts, tokens, rule, training_folder(series), report)
+    return prepare_live(settings, series, counts, tokens, rule, training_folder(series), report)
 
 
-def _series_record(chosen: CheckpointSeries) -> SeriesRecord:
-    first, folder = chosen.checkpoints[0], training_folder(chosen)
+def _series_record(series: CheckpointSeries) -> SeriesRecord:
+    checkpoint, folder = series.checkpoints[0], training_folder(series)
     training = folder and read_training(folder)
     return SeriesRecord(
-        name=training.name if training else chosen.name,
-        steps=chosen.steps,
-        vocab_size=first.vocab_size,
-        tied=first.tied,
-        final_norm=first.final_norm,
+        name=training.name if training else series.name,
+        steps=series.steps,
+        vocab_size=checkpoint.vocab_size,
+        tied=checkpoint.tied,
+        final_norm=checkpoint.final_norm,
         training=training.settings if training else None,
         training_sha256=folder and sha256_file(folder / TRAIN_JSON),
     )
@@ -188,7 +188,7 @@ def _series_record(chosen: CheckpointSeries) -> SeriesRecord:
 def new_record(
     series: SeriesRecord, counts: Counts | None, settings: RunSettings, command: str
 ) -> RunRecord:
-    """Contents of `run.json` of a run in which nothing is measured yet.
+    """Return the contents of `run.json` of a run in which nothing is measured yet.
 
     Args:
         series: The series.
@@ -209,15 +209,15 @@ def new_record(
     )
 
 
-def check_enough(counts: Counts, rule: VocabularyRule, kept: np.ndarray) -> None:
+def check_enough(counts: Counts, rule: VocabularyRule, rule_mask: np.ndarray) -> None:
     """Refuse a vocabulary rule that keeps too few tokens to correlate anything.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: It keeps fewer than `FEWEST_TOKENS`.
     """
-    if kept.sum() < FEWEST_TOKENS:
+    if rule_mask.sum() < FEWEST_TOKENS:
         raise ConfigError(
-            f"the vocabulary rule {rule} keeps {kept.sum()} of the {len(kept)} tokens of "
+            f"the vocabulary rule {rule} keeps {rule_mask.sum()} of the {len(rule_mask)} tokens of "
             f"{counts.name}, and a correlation needs {FEWEST_TOKENS}; give another rule, or count "
             "more text"
         )

@@ -1,4 +1,4 @@
-"""Whether a run folder is that of the run at hand, and what in it is done."""
+"""Resuming a run folder: comparison of its settings with the current ones, and finished steps."""
 
 import textwrap
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from dynamics.runs.run import MATRIX_ROWS, measures_path, step_path
 
 
 def resume(
-    output: Path, record: RunRecord, chosen: CheckpointSeries, ids: np.ndarray | None
+    output: Path, record: RunRecord, series: CheckpointSeries, ids: np.ndarray | None
 ) -> dict[int, CheckpointRecord]:
-    """Return the checkpoints that the same run measured already, whose tables are whole, by step.
+    """Return by step the checkpoints that the folder has whole tables of.
 
     Args:
         output: The run folder.
-        record: Contents of `run.json` that the run would write; it gets the measures, checkpoints
-            (damaged or not) and live stage that the folder has.
-        chosen: The checkpoints to measure.
+        record: New contents of `run.json`; it gets the measures, checkpoints (also damaged ones)
+            and live stage of the folder.
+        series: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
     Raises:
-        MismatchError: The folder is of other settings, counts, versions, or of other weights.
-        OutputError: The folder holds something else.
+        MismatchError: The folder holds a run with other settings, counts, versions or weights.
+        OutputError: The folder holds something other than a run.
         CheckpointError: A file cannot be read.
     """
     if not (output / RUN_JSON).exists():
@@ -48,19 +48,19 @@ def resume(
     record.checkpoints = stored.checkpoints
     if stored.live is not None:
         record.live = stored.live
-    checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in series}
     for measured in stored.checkpoints:
         checkpoint = checkpoints.get(measured.step)
         if checkpoint is None:
             reason = record.series.left_out[str(measured.step)]
             raise MismatchError(
-                f"{output} holds step {measured.step}, which could be measured and cannot be now: "
+                f"{output} holds step {measured.step}, which cannot be measured now: "
                 f"{reason}; restore it, or give another output folder"
             )
         if not _same_weights(checkpoint, measured, ids):
             raise MismatchError(
-                f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
-                "another output folder, or remove that one"
+                f"{output} was measured on other weights than {checkpoint.store.name} has now; "
+                "give another output folder, or remove that one"
             )
     return {
         measured.step: measured
@@ -71,10 +71,10 @@ def resume(
 
 
 def _difference(stored: RunRecord, record: RunRecord) -> str | None:
-    """First setting, count, property of the series or version that differs, if any.
+    """Return the first setting, count, series property or version that differs, if any.
 
-    How two runs came to the same steps does not count. A step that is left out belongs to the steps
-    that were selected: it may be measured later.
+    Two step expressions that select the same steps are equal. Steps that are left out count as
+    selected: they may be measured later.
     """
     pair = [stored.plain(), record.plain()]
     same_steps = stored.series.steps == record.series.steps
@@ -90,47 +90,48 @@ def _difference(stored: RunRecord, record: RunRecord) -> str | None:
 
 
 def difference_of_runs(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """First difference of two runs in what makes their numbers, if any."""
+    """Return the first difference of two runs in the parts that determine their numbers, if any."""
     for part in ("settings", "counts", "series", "versions"):
         if difference := first_difference(stored.get(part), current[part]):
             return f"{part}: {difference}"
     return None
 
 
-def resume_live(output: Path, record: RunRecord, wanted: LiveRecord) -> None:
-    """Let a run have a live stage, if it has no other one yet.
+def resume_live(output: Path, record: RunRecord, live: LiveRecord) -> None:
+    """Add the live stage to a record that has none; an existing one must have the same settings.
 
     Args:
         output: The run folder.
-        record: Contents of `run.json` that the run would write; it gets the live stage.
-        wanted: The live stage without its checkpoints.
+        record: New contents of `run.json`; it gets the live stage.
+        live: The live stage without its checkpoints.
 
     Raises:
         MismatchError: The folder holds a live stage with other settings.
     """
     if record.live is None or not record.live.checkpoints:
-        record.live = wanted
+        record.live = live
         return
-    stored, current = record.live.plain(), wanted.plain()
+    stored, current = record.live.plain(), live.plain()
     for part in ("settings", "embeddings_only", "probes", "held_out_sha256"):
         if difference := first_difference({part: stored.get(part)}, {part: current[part]}):
             raise MismatchError(
-                f"the model was asked something else in {output} ({difference}), and is asked once "
-                "for everything together; give another output folder, or remove that one"
+                f"{output} already holds results of running the models with other settings "
+                f"({difference}), and a run folder holds one set of them; give another output "
+                "folder, or remove that one"
             )
 
 
 def is_whole(path: Path, sha256: str | None) -> bool:
-    """Whether a table is the one that was written; one that was not has no digest."""
+    """Return whether a file has this digest; None is the digest of a table that is not written."""
     return sha256 is None or (path.exists() and sha256_file(path) == sha256)
 
 
 def _same_weights(
     checkpoint: Checkpoint, measured: CheckpointRecord, ids: np.ndarray | None
 ) -> bool:
-    """Tell whether a checkpoint is what was measured; by its commit on a hub, without reading."""
+    """Return whether a checkpoint has the measured weights; on a hub by its commit, if known."""
     if measured.commit is not None:
-        _ = checkpoint.vocab_size  # a tag says which commit it is when its index is read
+        _ = checkpoint.vocab_size  # reads the index, which resolves a tag to its commit
         if checkpoint.commit is not None:
             return measured.commit == checkpoint.commit
     digests = measured.tensor_sha256 if ids is None else measured.rows_sha256
@@ -139,17 +140,17 @@ def _same_weights(
     )
 
 
-def first_difference(there: Any, here: Any) -> str | None:
-    """Where two settings differ, with what is said in a run folder and now; None when nowhere.
+def first_difference(stored: Any, current: Any) -> str | None:
+    """Return the first key at which two settings differ, with both values; None when equal.
 
-    A key that is not there is None: the folder may be older than the key.
+    A missing key equals None: the folder may be older than the key.
     """
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in there | here:
-            if difference := first_difference(there.get(key), here.get(key)):
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for key in stored | current:
+            if difference := first_difference(stored.get(key), current.get(key)):
                 return f"{key} is {difference}"
         return None
-    if there == here:
+    if stored == current:
         return None
-    there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
-    return f"{there} there, {here} here"
+    stored, current = (textwrap.shorten(str(value), 60) for value in (stored, current))
+    return f"{stored} in the folder, {current} now"

@@ -1,4 +1,4 @@
-"""A run folder that is written during the training, from the model itself."""
+"""A run folder that is written during a training, from the model in memory."""
 
 import logging
 import shutil
@@ -30,7 +30,7 @@ from dynamics.runs.record import (
 from dynamics.runs.run import MATRIX_ROWS, measures_path, step_path, write_table
 from dynamics.runs.trends import in_columns
 from dynamics.statistics.vocabulary import parse_rule
-from dynamics.tracking.measuring import Wanted, measure_tensors
+from dynamics.tracking.measuring import MeasureSettings, measure_tensors
 from dynamics.tracking.model_tensors import ModelTensors
 from dynamics.tracking.plan import check_enough, new_record
 from dynamics.tracking.references import StoredRows
@@ -38,21 +38,21 @@ from dynamics.tracking.resume import difference_of_runs, is_whole
 from dynamics.tracking.token_columns import token_columns
 
 FIRST = "first"
-"""Folder of the embeddings at the first step, which distances are taken to after a restart too."""
+"""Folder of the embeddings at the first step; distances are to them, also after a restart."""
 
 FOLDERS = {"measures": "table_sha256", MATRIX_ROWS: "matrices_sha256"}
-"""Folders of the tables of a step, and where `run.json` keeps their digests."""
+"""Folders of the tables of a step, and the keys of their digests in `run.json`."""
 
 
 class TrainingRun:
-    """What `dynamics track` would write of the checkpoints of a training, step by step.
+    """A run of `dynamics track`, written step by step while the training is running.
 
     Args:
         output: The run folder; new, or that of the same training.
         counts: As in `track`.
         steps: As in `track`; recorded.
         rule: As in `track`.
-        name: What the run is called.
+        name: Name of the run in figures.
     """
 
     def __init__(
@@ -73,17 +73,17 @@ class TrainingRun:
 
     @property
     def _claimed(self) -> RunRecord:
-        assert self.record is not None  # `begin` or `reopen` came before
+        assert self.record is not None  # `begin` or `reopen` was called
         return self.record
 
     def begin(self, model: ModelTensors) -> None:
-        """Claim the folder, or go on with it: what it holds of later steps is dropped.
+        """Claim the folder, or resume it; tables of steps after the model's are removed.
 
         Raises:
             ConfigError: The rule keeps too few tokens.
             MismatchError: The folder holds the run of another training, or counts and model do not
                 belong together.
-            OutputError: It holds something else, or is damaged.
+            OutputError: The folder holds something other than a run, or is damaged.
         """
         self._read_counts(model.vocab_size)
         record = self._new_record(
@@ -105,8 +105,8 @@ class TrainingRun:
         """Measure a step and write its table; a step that was measured is measured again.
 
         Args:
-            model: The model at that step, later than those that are measured, or the last of them.
-            tokens_seen: Tokens trained on up to it, where known.
+            model: The model at the step, which is the last measured one or later.
+            tokens_seen: Tokens trained on up to the step, None if not known.
 
         Returns:
             Every measure, one value per token.
@@ -119,19 +119,19 @@ class TrainingRun:
         if not (self.output / RUN_JSON).exists():
             raise OutputError(f"{self.output} was removed or renamed during the training")
         if not self.measured:
-            self._keep_first(model)
+            self._save_first(model)
 
         def read(role: Role) -> Tensor:
             matrix = model.tensor(role)
             self._check_shape(role, tuple(matrix.shape), model)
             return matrix
 
-        taken = measure_tensors(
+        step_measures = measure_tensors(
             model,
-            Wanted(self.tokens, rule=parse_rule(self.rule)),
+            MeasureSettings(self.tokens, rule=parse_rule(self.rule)),
             read=read,
             first=self._first,
-            again=lambda matrix: matrix,
+            reread=lambda matrix: matrix,
         )
         checkpoint = CheckpointRecord(
             step=model.step,
@@ -139,24 +139,24 @@ class TrainingRun:
             tokens_seen=tokens_seen,
             commit=None,
             file_sha256={},
-            tensor_sha256=taken.tensor_sha256,
-            table_sha256=write_table(measures_path(self.output, model.step), taken.columns),
+            tensor_sha256=step_measures.tensor_sha256,
+            table_sha256=write_table(measures_path(self.output, model.step), step_measures.columns),
             matrices_sha256=write_table(
-                step_path(self.output, MATRIX_ROWS, model.step), in_columns(taken.matrices)
+                step_path(self.output, MATRIX_ROWS, model.step), in_columns(step_measures.matrices)
             ),
         )
-        earlier = [each for each in self._claimed.checkpoints if each.step < model.step]
-        names = [name for name in taken.columns if name != "token_id"]
+        earlier = [entry for entry in self._claimed.checkpoints if entry.step < model.step]
+        names = [name for name in step_measures.columns if name != "token_id"]
         changes = {"measures": names, "checkpoints": [*earlier, checkpoint]}
         self._write(self._claimed.model_copy(update=changes))
-        return {name: taken.columns[name] for name in names}
+        return {name: step_measures.columns[name] for name in names}
 
     def finish(self) -> None:
-        """Write the tables over all steps that are measured, as `dynamics track` does.
+        """Write the tables over all measured steps, as `dynamics track` does.
 
         Raises:
             MeasureError: A step is damaged, or the statistics over the steps cannot be computed.
-                The run is finished all the same, without that step, or without them.
+                The run is still finished, without that step or without the statistics.
             OSError: The disk is full, or the folder cannot be written.
             OutputError: No step is whole.
         """
@@ -165,7 +165,7 @@ class TrainingRun:
             finish(self.output, self._claimed, self.tokens, None)
         except OSError:
             raise
-        except Exception as error:  # of whatever kind: the measures of each step can be read
+        except Exception as error:  # of any kind: the measures of each step can still be read
             if damaged := list(self._damaged_tables(self._claimed.checkpoints)):
                 self._keep_whole_steps()
                 if not self.measured:
@@ -182,13 +182,13 @@ class TrainingRun:
             ) from error
 
     def stop(self, step: int, reason: str) -> None:
-        """Record why measuring ends before the training does, and finish with what there is.
+        """Record why measuring ends before the training does, and finish the measured steps.
 
-        A folder that `begin` could not claim is left as it is, one that is gone stays away.
+        A folder that `begin` could not claim is left unchanged; a removed one is not recreated.
 
         Args:
             step: The step that could not be measured.
-            reason: Why, in one line.
+            reason: The reason, in one line.
 
         Raises:
             MeasureError: As in `finish`.
@@ -209,23 +209,24 @@ class TrainingRun:
             self.finish()
 
     def reopen(self) -> None:
-        """Take over the folder of a training that was cut off, to finish it as it is.
+        """Take over the folder of an interrupted training, to finish it with the steps it has.
 
         Raises:
             MismatchError: Counts, rule or steps are not those of the run.
-            OutputError: The folder holds no run of a training, or no step of one.
+            OutputError: The folder holds no run of a training, or a run without whole steps.
         """
         if not (self.output / RUN_JSON).exists():
             raise OutputError(f"{self.output} holds no run (no run.json); give the folder of one")
         stored = read_record(self.output)
         if stored.command != CALLBACK:
             raise OutputError(
-                f"{self.output} was not written by {CALLBACK}; the command that wrote it finishes "
-                "it"
+                f"{self.output} was not written by {CALLBACK}; finish it with the command that "
+                "wrote it"
             )
         if difference := _difference(stored, self._new_record(stored.series)):
             raise MismatchError(
-                f"{self.output} was measured with other arguments ({difference}); give those it had"
+                f"{self.output} was measured with other arguments ({difference}); give the same "
+                "arguments"
             )
         self._read_counts(stored.series.vocab_size)
         self.record = stored
@@ -246,7 +247,7 @@ class TrainingRun:
         return new_record(series, self.counts, settings, CALLBACK)
 
     def _write(self, record: RunRecord) -> None:
-        """Write `run.json`; this object describes what was written last."""
+        """Write `run.json`, and keep the record as the one written last."""
         record.series.steps = record.steps
         record.write(self.output)
         self.record = record
@@ -258,7 +259,7 @@ class TrainingRun:
                 f"{self.output} holds the run of another training ({difference}); give another "
                 "output folder, or remove that one"
             )
-        earlier = [each for each in stored.checkpoints if each.step <= model.step]
+        earlier = [entry for entry in stored.checkpoints if entry.step <= model.step]
         self._check_whole(earlier)
         record.measures = stored.measures
         record.checkpoints = earlier
@@ -271,7 +272,7 @@ class TrainingRun:
             (self.output / name).unlink(missing_ok=True)
 
     def _check_whole(self, checkpoints: list[CheckpointRecord]) -> None:
-        """Refuse damage: what is gone by was in memory only, and cannot be measured again."""
+        """Refuse damaged steps: their weights were in memory only, and cannot be measured again."""
         if not checkpoints:
             return
         damaged = list(self._damaged_tables(checkpoints))
@@ -279,7 +280,7 @@ class TrainingRun:
             damaged.append(self.output / FIRST)
         if damaged:
             raise OutputError(
-                f"{damaged[0]} is damaged or missing, and a step of a training that has gone on "
+                f"{damaged[0]} is damaged or missing, and a step that the training has passed "
                 f"cannot be measured again; give another output folder, or remove {self.output}"
             )
 
@@ -291,10 +292,10 @@ class TrainingRun:
                     yield path
 
     def _keep_whole_steps(self) -> None:
-        """Drop the steps whose tables are not as they were written."""
+        """Drop the steps whose tables are missing or damaged."""
         record = self._claimed
         record.checkpoints = [
-            each for each in record.checkpoints if not list(self._damaged_tables([each]))
+            entry for entry in record.checkpoints if not list(self._damaged_tables([entry]))
         ]
         record.series.steps = record.steps
 
@@ -303,7 +304,7 @@ class TrainingRun:
             step_path(self.output, folder, step).unlink(missing_ok=True)
 
     def _check_shape(self, role: Role, shape: tuple[int, ...], model: ModelTensors) -> None:
-        """Refuse embeddings that are not those of the first step, row by row."""
+        """Refuse embeddings whose rows do not correspond to those of the first step."""
         first_step = self.measured[0] if self.measured else model.step
         if model.tied != self._claimed.series.tied:
             tied, untied = (model.step, first_step) if model.tied else (first_step, model.step)
@@ -317,9 +318,11 @@ class TrainingRun:
                 f"{first_shape} at step {first_step}, so that its rows cannot be followed"
             )
 
-    def _keep_first(self, model: ModelTensors) -> None:
-        apart = ROLES[:1] if model.tied else ROLES
-        matrices = {str(role): model.tensor(role).contiguous() for role in apart if model.has(role)}
+    def _save_first(self, model: ModelTensors) -> None:
+        distinct_roles = ROLES[:1] if model.tied else ROLES
+        matrices = {
+            str(role): model.tensor(role).contiguous() for role in distinct_roles if model.has(role)
+        }
         shutil.rmtree(self.output / FIRST, ignore_errors=True)
         with whole_folder(self.output / FIRST) as partial:
             save_file(matrices, partial / "embeddings.safetensors")
@@ -331,12 +334,12 @@ class TrainingRun:
     def _first_is_whole(self, digests: Mapping[str, str]) -> bool:
         if not (self.output / FIRST).is_dir():
             return False
-        held = Weights(LocalFolder(self.output / FIRST))
-        return all(role in held and digest(held[role].read()) == digests[role] for role in held)
+        first = Weights(LocalFolder(self.output / FIRST))
+        return all(role in first and digest(first[role].read()) == digests[role] for role in first)
 
 
 def _difference(stored: RunRecord, record: RunRecord) -> str | None:
-    """First setting, count, property of the embeddings or version that differs, if any."""
+    """Return the first setting, count, embedding property or version that differs, if any."""
     pair = [stored.plain(), record.plain()]
     for content in pair:
         content["series"]["steps"] = None
@@ -344,7 +347,7 @@ def _difference(stored: RunRecord, record: RunRecord) -> str | None:
 
 
 def _other_weights(stored: RunRecord, model: ModelTensors) -> str | None:
-    """Reason why a run is not of this model: its first step, or its embeddings at this step."""
+    """Return why a run is not of this model (first step or embeddings differ), None if it is."""
     digests = {checkpoint.step: checkpoint.tensor_sha256 for checkpoint in stored.checkpoints}
     if model.step == 0 and digests and 0 not in digests:
         return f"it begins at step {min(digests)}"

@@ -69,7 +69,7 @@ def test_help_lists_every_command(dynamics):
         (["frobnicate"], "No such command 'frobnicate'"),
         (["--frobnicate"], "No such option: --frobnicate"),
         (["track", "x", "-o", "y", "--stepz", "3"], "No such option: --stepz"),
-        (["track", "x"], "give the run folder with -o"),
+        (["track", "x"], "tracking needs a run folder; give it with -o"),
         (["track", "-o", "y"], "Missing argument 'series'"),
         (["plot", "-o", "y"], "Missing argument 'runs"),
         (["count", "x", "-o", "y", "--vocab-size", "many"], "--vocab-size"),
@@ -294,7 +294,7 @@ def test_counting_information_gain(dynamics, text, tmp_path):
     ("options", "message"),
     [
         (["--information-gain", "--window", 0], "window of information gain is 0; give 1 or more"),
-        (["--oyama"], "--oyama is a kind of information gain; give --information-gain as well"),
+        (["--oyama"], "--oyama needs --information-gain; give both"),
     ],
 )
 def test_information_gain_that_cannot_be_counted(fails, text, tmp_path, options, message):
@@ -327,8 +327,8 @@ def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", 3], "is that of a token stream; give --stream"),
-        (["--stream", "x.bin"], "how much of x.bin a step consumes is not known; give --batch-s"),
+        (["--batch-size", 3], "describe a token stream; give it with --stream"),
+        (["--stream", "x.bin"], "the batch size of x.bin is not known; give --batch-size"),
         (["--stream", "x.bin", "--batch-size", 3], "there is no token stream x.bin; check the"),
     ],
 )
@@ -412,7 +412,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(dynamics, shared, tmp_
         patched.setattr("dynamics.tracking.measuring.measure", interrupted)
         status, out, err = dynamics("track", shared / "series", "-o", tmp_path / "run")
         assert (status, out) == (130, "")
-        assert err.endswith("dynamics: interrupted; the same command goes on from there\n")
+        assert err.endswith("dynamics: interrupted; run the same command again to resume\n")
         assert "Traceback" not in err
         assert (
             "KeyboardInterrupt"

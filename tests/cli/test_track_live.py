@@ -57,10 +57,10 @@ def test_the_cost_is_told_and_nothing_is_written(dynamics, training, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--importance", "all", "--split", "test"], "tell how --probe is read; give --probe"),
-        (["--importance", "all", "--probe-dtype", "uint8"], "tell how --probe is read; give --pro"),
+        (["--importance", "all", "--split", "test"], "are settings of --probe; give --probe"),
+        (["--importance", "all", "--probe-dtype", "uint8"], "are settings of --probe; give --pro"),
         (["--importance", "oclusion"], "there is no importance 'oclusion'; did you mean 'occlu"),
-        (["--probe", "x.txt"], "nothing is probed without --importance, --surgery or --agreement"),
+        (["--probe", "x.txt"], "need --importance, --surgery or --agreement"),
         (["--surgery", "--probe-tokens", "a"], "cannot read the token ids 'a'; give numbers with"),
         (["--importance", "all", "--contexts", "1"], "contexts of a probe set is 1; give 2 or"),
         (["--importance", "all", "--live-steps", "7"], "7"),

@@ -131,12 +131,10 @@ def test_other_settings_of_tracking_are_no_finished_run(study, config, tmp_path)
     for same in (asked, asked | {"context_length": 40, "device": "cpu"}, {}):
         assert again(**same).importances == ["surprisal"]
         assert lines[0] == "0 of 2 runs to do, 0 at once"
-    with pytest.raises(
-        StudyError, match=r"2 of 2 runs .*was asked something else .*contexts is 2 "
-    ):
+    with pytest.raises(StudyError, match=r"2 of 2 runs .*already holds results .*contexts is 2 "):
         again(**asked | {"contexts": 3})
     with pytest.raises(
-        StudyError, match=r"2 of 2 runs .*holds another run .*all is False there, T"
+        StudyError, match=r"2 of 2 runs .*holds another run .*all is False in the folder, T"
     ):
         again(all=True)
 

@@ -312,9 +312,9 @@ class TestFolders:
         assert files_of(tmp_path / "run") == before
         expected = [
             "the input embedding is another one at step 0",
-            "steps is log2(4)+every(3) there, every(2) here",
-            "tied is False there, True here",
-            "rule is None there, count>=10 here",
+            "steps is log2(4)+every(3) in the folder, every(2) now",
+            "tied is False in the folder, True now",
+            "rule is None in the folder, count>=10 now",
         ]
         for line, part in zip(lines, expected, strict=True):
             assert "holds the run of another training" in line and part in line
@@ -345,7 +345,9 @@ class TestFolders:
         else:
             path.unlink()
         train(tmp_path, resume=str(tmp_path / "training/checkpoint-4"))
-        assert f"{damaged} is damaged or missing, and a step of a training" in only(lines)
+        assert f"{damaged} is damaged or missing, and a step that the training has passed" in only(
+            lines
+        )
 
 
 class TestModelsAndCounts:
@@ -451,7 +453,7 @@ class TestTheEnd:
         with pytest.raises(Stopped):
             train(tmp_path, StopAfter(4), counts=counts)
         with pytest.raises(
-            MismatchError, match=r"other arguments \(settings: rule is count>=10 th"
+            MismatchError, match=r"other arguments \(settings: rule is count>=10 in"
         ):
             NormDynamicsCallback(tmp_path / "run", steps=WHEN).finish()
         NormDynamicsCallback(tmp_path / "run", steps=WHEN, counts=counts).finish()

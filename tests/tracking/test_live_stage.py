@@ -181,14 +181,14 @@ def test_what_is_done_is_not_asked_again_and_a_damaged_table_is(
     ("changes", "difference"),
     [
         ({"importance": ("surprisal",)}, "importance is"),
-        ({"steps": "0,2"}, "steps is all there, 0,2 here"),
+        ({"steps": "0,2"}, "steps is all in the folder, 0,2 now"),
         ({"probes": ProbeSettings(strata=3, tokens_per_stratum=3, contexts=5)}, "contexts is 4"),
         ({"probes": ProbeSettings(strata=3, tokens_per_stratum=3, seed=1)}, "contexts is 4"),
     ],
 )
 def test_something_else_is_not_asked_in_the_same_folder(run, follow, tmp_path, changes, difference):
     shutil.copytree(run.path, tmp_path / "run")
-    with pytest.raises(MismatchError, match=f"was asked something else in .*{difference}"):
+    with pytest.raises(MismatchError, match=f"already holds results of .*{difference}"):
         follow(live=asked(**changes))
     assert files_of(tmp_path / "run") == files_of(run.path)
 
@@ -325,12 +325,14 @@ def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
     reading = ProbeReading(dtype="uint32")
     text = open_probe_text(str(place), checkpoint, training, counts_of(), 12, reading)
     assert text.rows.ravel().tolist() == ids[: text.rows.size].tolist()
-    with pytest.raises(ConfigError, match=r"is a file of token ids, which --split cannot concern"):
+    with pytest.raises(
+        ConfigError, match=r"--split does not apply to .*, which is a file of token ids"
+    ):
         open_probe_text(
             str(place), checkpoint, training, counts_of(), 12, ProbeReading(split="test")
         )
     with pytest.raises(
-        ConfigError, match=r"is a token stream that dynamics wrote, which --probe-d"
+        ConfigError, match=r"--probe-dtype does not apply to .* a token stream that dynamics wrote"
     ):
         open_probe_text(str(training), checkpoint, training, counts_of(), 12, reading)
 
@@ -338,7 +340,7 @@ def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
 @pytest.mark.parametrize(
     ("live", "settings", "error", "message"),
     [
-        ({}, {"counts": None}, ConfigError, "sampled by frequency, which needs counts; give --cou"),
+        ({}, {"counts": None}, ConfigError, "sampled by frequency, which needs token counts; g"),
         ({}, {"rows": "0:30"}, ConfigError, "runs with all rows of its embedding; leave --rows"),
         ({}, {"steps": "4"}, CheckpointError, "no step of training among 'all' holds a whole"),
         ({"steps": "3"}, {}, StepError, "3"),
@@ -366,7 +368,7 @@ def test_what_cannot_be_asked_is_told_before_anything_is_measured(
 def test_settings_are_told_before_a_series_is_opened():
     with pytest.raises(ConfigError, match="there is no importance 'oclusion'; did you mean"):
         asked(importance=("oclusion",))
-    with pytest.raises(ConfigError, match="nothing is asked of the model"):
+    with pytest.raises(ConfigError, match="needs an importance, surgery or agreement"):
         LiveSettings()
 
 
@@ -435,7 +437,7 @@ def test_what_no_model_was_asked_yet_can_be_changed(run, follow):
 def test_what_was_asked_can_not_be_added_to(run, follow, tmp_path):
     write_live_training(tmp_path / "other", held_out=7, corpus="d" * 64)
     shutil.copytree(run.path, tmp_path / "run")
-    told = r"parts is .*surgery.* here\), and is asked once for everything together; give another"
+    told = r"parts is .*surgery.* now\), and a run folder holds one set of them; give another"
     with pytest.raises(MismatchError, match=told):
         follow(live=asked(surgery=True, text=str(tmp_path / "other")))
 

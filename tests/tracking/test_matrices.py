@@ -302,7 +302,9 @@ def test_a_run_of_an_older_version_is_another_run(series, counts, tmp_path):
     for entry in info["checkpoints"]:
         del entry["matrices_sha256"]
     (path / "run.json").write_text(json.dumps(info))
-    with pytest.raises(MismatchError, match=r"settings: all is None there, False here\); give"):
+    with pytest.raises(
+        MismatchError, match=r"settings: all is None in the folder, False now\); give"
+    ):
         track(series, path, counts=counts, steps="last")
 
 

@@ -15,8 +15,8 @@ from dynamics.runs.run import Run
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.origin import find_counts
 from dynamics.tracking.track import track
+from dynamics.tracking.training_data import find_counts
 from tests.tracking.independent import spearman
 from tests.tracking.synthetic import STEPS, WIDTH, files_of, grow, write_training
 
@@ -101,10 +101,12 @@ def test_going_on_with_the_same_rows_and_with_others(series, counts, tmp_path, p
     track(series, part.path, counts=counts, rows="299,2,40:150,150:200")
     assert files_of(part.path) == before
     for rows, here in (("2,40:200", "2,40:200"), (None, "None")):
-        with pytest.raises(MismatchError, match=f"settings: rows is {ROWS} there, {here} here"):
+        with pytest.raises(
+            MismatchError, match=f"settings: rows is {ROWS} in the folder, {here} now"
+        ):
             track(series, part.path, counts=counts, rows=rows)
     whole = track(series, tmp_path / "whole", counts=counts)
-    with pytest.raises(MismatchError, match=f"settings: rows is None there, {ROWS} here"):
+    with pytest.raises(MismatchError, match=f"settings: rows is None in the folder, {ROWS} now"):
         track(series, whole.path, counts=counts, rows=ROWS)
     assert files_of(part.path) == before
 
@@ -112,7 +114,7 @@ def test_going_on_with_the_same_rows_and_with_others(series, counts, tmp_path, p
 def test_other_weights_in_these_rows_are_refused(series, counts, part):
     paths = [checkpoint.path for checkpoint in series]
     shutil.copytree(paths[1], paths[2], dirs_exist_ok=True)
-    with pytest.raises(MismatchError, match="was made of other weights"):
+    with pytest.raises(MismatchError, match="was measured on other weights"):
         track(series, part.path, counts=counts, rows=ROWS)
 
 

@@ -220,7 +220,7 @@ def test_the_command_line_exits_with_130_when_interrupted(
         with pytest.raises(SystemExit) as raised:
             __main__.main(command)
     assert raised.value.code == 130
-    assert "interrupted; the same command goes on from there" in capsys.readouterr().err
+    assert "interrupted; run the same command again to resume" in capsys.readouterr().err
     with pytest.raises(SystemExit) as raised:
         __main__.main(command)
     assert raised.value.code == 0

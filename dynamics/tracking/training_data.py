@@ -1,4 +1,4 @@
-"""Where a series comes from: the training that made it, its token stream and its counts."""
+"""The training that made a series, its token stream and its counts."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from dynamics.tracking.exposed import Exposed
 
 
 def training_folder(series: CheckpointSeries) -> Path | None:
-    """The folder of the training that made a series, when it is one of ours."""
+    """Return the training folder of a series; None if `dynamics train` did not make it."""
     return training_of(series.checkpoints[0].path)
 
 
 def training_stream(series: CheckpointSeries) -> Exposed | None:
-    """The token stream a series was trained on, when the training is one of ours."""
+    """Return the token stream of a series that `dynamics train` made; None for another."""
     folder = training_folder(series)
     if folder is None:
         return None
@@ -34,13 +34,13 @@ def find_counts(
     report: Report = no_report,
     on_progress: OnProgress = no_progress,
 ) -> Counts | None:
-    """The counts that belong to a series.
+    """Find the counts that belong to a series.
 
     Args:
         series: The series.
-        counts: Path of a `counts.parquet`; `auto` for those beside the training that made the
-            series, or a sample of the public stream it was trained on, None where neither is
-            known; `none` for None.
+        counts: Path of a `counts.parquet`; `auto` for those in the training folder of the series,
+            or else of a sample of its public training stream, None where neither is known; `none`
+            for None.
         report: Receives a line about the sample, before and after it is read.
         on_progress: Receives how many blocks of the sample are counted, of how many.
 
@@ -59,32 +59,32 @@ def find_counts(
     return find_public_counts(series.name, report=report, on_progress=on_progress)
 
 
-def check_same_tokenizer(counts: Counts, chosen: CheckpointSeries) -> None:
+def check_same_tokenizer(counts: Counts, series: CheckpointSeries) -> None:
     """Refuse counts of another tokenizer or corpus than the series', or without its twins.
 
-    The corpus is compared where a training of ours tells which it was.
+    The corpus is compared for series that `dynamics train` made.
 
     Raises:
-        MismatchError: They are.
+        MismatchError: The counts do not belong to the series.
     """
-    training, beside = training_folder(chosen), chosen.checkpoints[0].path
-    store = chosen.checkpoints[0].store
+    training, folder = training_folder(series), series.checkpoints[0].path
+    store = series.checkpoints[0].store
     if isinstance(store, HubRevision):
         tokenizer = fetch_tokenizer(store.sibling("main"))
-        check_tokenizer(counts, tokenizer_sha256(tokenizer), chosen.name)
-    elif beside is None:
+        check_tokenizer(counts, tokenizer_sha256(tokenizer), series.name)
+    elif folder is None:
         return
     elif training is not None:
         record = read_training(training)
         check_tokenizer(counts, record.tokenizer_sha256, str(training))
         _check_corpus(counts, record.corpus_digest, training)
         _check_twins(counts, training)
-    elif (beside / "tokenizer.json").exists():
-        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(beside)), str(beside))
+    elif (folder / "tokenizer.json").exists():
+        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(folder)), str(folder))
 
 
 def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> None:
-    """Counts of another text tell nothing of what a training saw."""
+    """Refuse counts of another corpus than that of the training."""
     if corpus_digest is not None and counts.info.corpus_digest != corpus_digest:
         raise MismatchError(
             f"{counts.name} was counted on another corpus ({counts.info.corpus_digest[:12]}) than "
@@ -94,12 +94,12 @@ def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> 
 
 
 def _check_twins(counts: Counts, training: Path) -> None:
-    """Counts of the text alone would take the twins of a training for rows that never occur."""
+    """Refuse counts without the twins of the training, which would seem never to occur."""
     twins = open_stream(training).info.twins or {}
     table = counts.table
-    found = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
-    if sorted(found) != sorted(twins.values()):
+    twin_ids = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
+    if sorted(twin_ids) != sorted(twins.values()):
         raise MismatchError(
-            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(found)}; give "
+            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(twin_ids)}; give "
             f"{training / 'counts.parquet'}, or count {training} itself"
         )
