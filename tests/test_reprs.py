@@ -8,7 +8,7 @@ from dynamics.attribution.result import Target
 from dynamics.checkpoints.series import CheckpointSeries, open_series
 from dynamics.runs.run import Run
 from dynamics.tracking.track import track
-from tests.attribution.made import make
+from tests.attribution.sample_attributions import make
 from tests.models import tiny
 from tests.tracking.synthetic import grow, make_counts, write_series
 

@@ -203,7 +203,7 @@ class Checkpoint:
         """Tokens trained on up to this step, None when not recorded."""
         if self.tokens is not None or self.path is None:
             return self.tokens
-        if self.path.parent.name == "checkpoints" and (folder := training_of(self.path)):
+        if folder := training_of(self.path):
             return read_training(folder).tokens_per_step * self.step
         state = read_json(self.store, "trainer_state.json") or {}
         recorded = state.get("num_input_tokens_seen")

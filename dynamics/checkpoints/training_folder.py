@@ -77,10 +77,14 @@ def is_training(folder: Path) -> bool:
 
 
 def training_of(checkpoint: Path | None) -> Path | None:
-    """Return the training folder that a checkpoint folder lies in; None where there is none."""
-    if checkpoint is None or not is_training(checkpoint.parent.parent):
+    """Return the training folder whose `checkpoints/` a folder lies in; None where there is none.
+
+    Data sets call files `train.json` too: one beside another folder of checkpoints is not read.
+    """
+    if checkpoint is None or checkpoint.parent.name != "checkpoints":
         return None
-    return checkpoint.parent.parent
+    training = checkpoint.parent.parent
+    return training if is_training(training) else None
 
 
 def read_training(folder: Path) -> TrainingRecord:

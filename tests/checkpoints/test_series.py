@@ -16,6 +16,12 @@ from tests.checkpoints.writers import FORMATS, assert_same, neox, write_checkpoi
 
 STORIES = Path(__file__).parents[2].parent / "shared/data/models/stories260K"
 
+TRAIN_JSON = {
+    "settings": {"name": "tiny", "training": {"batch_size": 8}},
+    "tokenizer_sha256": "a" * 64,
+    "tokens_per_step": 4096,
+}
+
 
 def write_series(folder, *names, **settings):
     tensors = {}
@@ -101,7 +107,7 @@ def test_select(tmp_path):
 def test_training_folder(tmp_path):
     training = tmp_path / "tiny"
     write_series(training / "checkpoints", "step-00000000", "step-00000010")
-    (training / "train.json").write_text(json.dumps({"tokens_per_step": 4096}))
+    (training / "train.json").write_text(json.dumps(TRAIN_JSON))
     for folder in (training, training / "checkpoints", training / "checkpoints/../checkpoints"):
         series = open_series(folder)
         assert series.name == "tiny"
@@ -118,7 +124,7 @@ def test_another_train_json_is_not_ours(tmp_path):
 
 def test_series_opened_from_within(tmp_path, monkeypatch):
     write_series(tmp_path / "tiny/checkpoints", "step-3")
-    (tmp_path / "tiny/train.json").write_text(json.dumps({"tokens_per_step": 5}))
+    (tmp_path / "tiny/train.json").write_text(json.dumps(TRAIN_JSON | {"tokens_per_step": 5}))
     monkeypatch.chdir(tmp_path / "tiny/checkpoints")
     series = open_series(".")
     assert (series.name, series.checkpoints[0].tokens_seen) == ("tiny", 15)

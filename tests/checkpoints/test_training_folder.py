@@ -5,8 +5,10 @@ import json
 import pytest
 
 from dynamics.__main__ import main
+from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.training_folder import is_training, read_training, training_of
 from dynamics.errors import OutputError
+from dynamics.tracking.track import track
 from tests.tracking.synthetic import grow, make_counts, write_training
 
 START = "train.json is damaged, or not what `dynamics train` writes ("
@@ -52,3 +54,14 @@ def test_the_training_of_a_checkpoint_is_the_folder_two_above(training):
     checkpoint = next((training / "checkpoints").iterdir())
     assert training_of(checkpoint) == training and is_training(training)
     assert training_of(training.parent) is None and training_of(None) is None
+
+
+def test_a_train_json_beside_other_checkpoints_is_a_data_set(training, tmp_path):
+    other = training.parent / "data"
+    (training / "checkpoints").rename(training / "series")
+    training.rename(other)
+    (other / "train.json").write_text('{"text": "one"}\n{"text": "two"}\n')
+    checkpoint = next((other / "series").iterdir())
+    assert training_of(checkpoint) is None
+    run = track(open_series(other / "series"), tmp_path / "run")
+    assert run.record.series.training is None and run.name == "series"
