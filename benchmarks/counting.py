@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.corpus.contexts import context_sums, self_information
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information import InformationSettings, information_columns
-from dynamics.corpus.pairs import Reach, RunningText, reaches
+from dynamics.corpus.information.contexts import context_sums, self_information
+from dynamics.corpus.information.gain import InformationSettings, information_columns
+from dynamics.corpus.information.pairs import Reach, RunningText, reaches
 from dynamics.corpus.tally import Tally
 
 ROUNDS = 7

@@ -1,12 +1,11 @@
-"""What it costs to run the model of one checkpoint: importances, surgery and agreement.
+"""Cost of running the model of one checkpoint: importances, surgery and agreement.
 
     python benchmarks/importance.py [--threads N] [--quick]
 
 A random GPT-NeoX in the shape of Pythia-14M, rows of 64 tokens; for importances, each of them and
-all together, these are the contexts of the probe set. Forwards are rows that pass the
-base model; heads are positions whose logits are made. Each size is run after the loss of the same
-rows, and the ratio is to that: how many plain passes with loss a checkpoint costs. --quick takes
-the smallest sizes alone.
+all together, these are the contexts of the probe set. Forwards are rows that pass the base model;
+heads are positions whose logits are computed. Each size is run after the loss of the same rows, and
+its time divided by that of this plain pass with loss. --quick takes the smallest sizes alone.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import choose_importances, measure_contexts
 from dynamics.importance.probes import ProbeSet
 from dynamics.importance.surgery import SURGERIES, surgery_rows
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 TOKENS, VOCABULARY = 64, 50304
 SIZES = {"all": (8, 16, 32), "surgery": (4, 8, 16), "agreement": (2, 4, 8)}  # rows
@@ -31,7 +30,7 @@ SIZES = dict.fromkeys(choose_importances(["all"]), (8,)) | SIZES
 
 
 class NoTokens:
-    """A tokenizer without special tokens, which is all that is asked for."""
+    """A tokenizer without special tokens, with the only attributes that are needed."""
 
     mask_token_id = pad_token_id = unk_token_id = None
     all_special_ids = ()
@@ -40,7 +39,7 @@ class NoTokens:
 
 @dataclass
 class Passed:
-    """What went through a model: rows through its base, positions through its head."""
+    """Counts of the rows that went through a base model, and of positions through its head."""
 
     forwards: int = 0
     heads: int = 0
@@ -48,14 +47,14 @@ class Passed:
 
 @contextmanager
 def counted(network: GPTNeoXForCausalLM) -> Iterator[Passed]:
-    """Count what passes inside the block."""
+    """Count rows and positions inside the block."""
     passed = Passed()
 
-    def base(module: object, given: tuple[torch.Tensor, ...], answer: object) -> None:
-        passed.forwards += len(given[0])
+    def base(module: object, args: tuple[torch.Tensor, ...], output: object) -> None:
+        passed.forwards += len(args[0])
 
-    def head(module: object, given: tuple[torch.Tensor, ...], answer: torch.Tensor) -> None:
-        passed.heads += answer.numel() // VOCABULARY
+    def head(module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        passed.heads += output.numel() // VOCABULARY
 
     hooks = [
         network.gpt_neox.layers[0].register_forward_hook(base),
@@ -83,28 +82,28 @@ def shape() -> LiveModel:
     return LiveModel(network, NoTokens(), "causal", "pythia-14m's shape")  # pyright: ignore
 
 
-def asked(name: str, model: LiveModel, ids: np.ndarray, counts: np.ndarray) -> list[object]:
-    """Everything that a name of `SIZES` gives for these rows."""
+def measure(name: str, model: LiveModel, ids: np.ndarray, counts: np.ndarray) -> list[object]:
+    """Run the measurement of a name in `SIZES` on these rows."""
     rng = np.random.default_rng(0)
     if name == "surgery":
         return list(surgery_rows(model, ids, counts, tuple(SURGERIES), rng))
     if name == "agreement":
         return list(agreement_rows(model, ids[:, :-1], counts, rng))
     positions = rng.integers(TOKENS // 4, 3 * TOKENS // 4, len(ids))
-    others = rng.integers(0, VOCABULARY, len(ids))
-    probes = ProbeSet(ids[:, :-1], positions, others, np.arange(len(ids)) % 2)
+    replacements = rng.integers(0, VOCABULARY, len(ids))
+    probes = ProbeSet(ids[:, :-1], positions, replacements, np.arange(len(ids)) % 2)
     return list(measure_contexts(model, probes, [name]).values())
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long it takes, once."""
+    """Seconds of one run."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Print what a checkpoint costs, for a growing number of rows."""
+    """Print the cost of a checkpoint, for a growing number of rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
@@ -118,13 +117,11 @@ def main() -> None:
     for name, sizes in SIZES.items():
         for size in sizes[: 1 if options.quick else None]:
             ids = rng.integers(0, VOCABULARY, (size, TOKENS + 1))
-            given = torch.from_numpy(ids)
+            rows = torch.from_numpy(ids)
             with torch.no_grad():
-                plain = seconds(
-                    lambda given=given: model.network(given[:, :-1], labels=given[:, 1:])
-                )
+                plain = seconds(lambda rows=rows: model.network(rows[:, :-1], labels=rows[:, 1:]))
             with counted(model.network) as passed:  # pyright: ignore[reportArgumentType]
-                took = seconds(lambda name=name, ids=ids: asked(name, model, ids, counts))
+                took = seconds(lambda name=name, ids=ids: measure(name, model, ids, counts))
             print(
                 f"{name:30}{size:6d}{took:9.2f}{took / size:11.3f}{passed.forwards:10d}"
                 f"{passed.heads:9d}  {took / plain:.1f}"

@@ -59,10 +59,10 @@ def end():
 _TRACK = """
 from concurrent.futures import ThreadPoolExecutor
 import dynamics.tracking.track as tracking
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.transport import Transport
+from dynamics.checkpoints.hub.transport import Transport
 
 place, output, steps, connections, workers = sys.argv[1:]
 workers = int(workers)
@@ -81,10 +81,10 @@ end()
 _NORMS = """
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.transport import Transport
+from dynamics.checkpoints.hub.transport import Transport
 from dynamics.scores.norms import embedding_norm
 
 place, output, steps, connections, workers = sys.argv[1:]

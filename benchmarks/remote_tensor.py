@@ -27,9 +27,9 @@ SHAPE = (50304, 768, 12, 2048)
 
 _OURS = """
 import time
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
-from dynamics.checkpoints.transport import Transport
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
+from dynamics.checkpoints.hub.transport import Transport
 began = time.perf_counter()
 hub = Hub(transport=Transport(connections={}))
 (checkpoint,) = open_hub_series("org/model", hub=hub)

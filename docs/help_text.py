@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cog
+from source_index import ROOT, Module, contracts, find, layers, modules, tests_of
 
 
 def show_help(*command: str) -> None:
@@ -27,10 +29,10 @@ def show_help(*command: str) -> None:
 
 def show_step_names() -> None:
     """Write a table of names of checkpoints into the page: the step and tokens each tells."""
-    from dynamics.checkpoints.step_names import described_names
+    from dynamics.checkpoints.step_names import example_names
 
     cog.outl("| name | step | tokens | written by |\n|---|---|---|---|")
-    for name, said, writer in described_names():
+    for name, said, writer in example_names():
         unit = "" if said.unit == "step" else f" (a step is one {said.unit})"
         tokens = "" if said.tokens_seen is None else f"{said.tokens_seen:,}"
         cog.outl(f"| `{name}` | {said.step:,}{unit} | {tokens} | {writer} |")
@@ -48,7 +50,7 @@ def show_methods() -> None:
 
 def show_checkpoint_formats() -> None:
     """Write tables of the checkpoint formats that are read, and that are only named."""
-    from dynamics.checkpoints.formats import NAMED_FORMATS, READ_FORMATS
+    from dynamics.checkpoints.formats.supported import NAMED_FORMATS, READ_FORMATS
 
     cog.outl("| read | told by | |\n|---|---|---|")
     for read in READ_FORMATS:
@@ -61,8 +63,8 @@ def show_checkpoint_formats() -> None:
 
 def show_corpus_formats() -> None:
     """Write a table of the formats that text is read from into the page."""
-    from dynamics.corpus.compression import COMPRESSIONS
-    from dynamics.corpus.file_formats import FORMATS
+    from dynamics.corpus.documents.compression import COMPRESSIONS
+    from dynamics.corpus.documents.file_formats import FORMATS
 
     compressions = ", ".join(f"`{each.suffixes[0]}`" for each in COMPRESSIONS)
     cog.outl("| `--format` | suffixes | one document is | compressed |\n|---|---|---|---|")
@@ -152,3 +154,133 @@ def show_attribution_classes() -> None:
             for method, said in why.items():
                 reason = said.removeprefix(f"{kind}: ").replace("|", " ")
                 cog.outl(f"| {each['task']} | {each['class']} | {method} | {reason} |")
+
+
+def show_layers() -> None:
+    """Write the layers of the package into the page, from the contract that `make check` tests."""
+    summaries = {module.name: module.summary for module in modules()}
+    rows: list[str] = []
+    cog.outl("| level | package or module | |\n|---|---|---|")
+    for level, layer in enumerate(reversed(layers())):
+        for name in layer:
+            row = f"| {level} | `{name}` | {_cell(summaries[f'dynamics.{name}'])} |"
+            rows.insert(0, row)
+    cog.outl("\n".join(rows))
+    cog.outl("\nFurther contracts:\n")
+    for contract in contracts():
+        if contract["type"] == "layers":
+            continue
+        above, below = (
+            ", ".join(f"`{name.removeprefix('dynamics.')}`" for name in contract[key])
+            for key in ("source_modules", "forbidden_modules")
+        )
+        cog.outl(f"- {contract['name']}: {above} never import {below}, not even indirectly.")
+
+
+def show_architecture() -> None:
+    """Write one line per module into the page, by package, in the order of the layers."""
+    order = [name for layer in layers() for name in layer]
+    packages: dict[str, list[Module]] = {}
+    for module in modules():
+        packages.setdefault(module.package, []).append(module)
+
+    def place(package: str) -> tuple[int, str]:
+        first = package.split(".")[1:2]
+        return (order.index(first[0]) if first else -1), package
+
+    for package in sorted(packages, key=place):
+        (root,) = (module for module in packages[package] if module.is_package)
+        cog.outl(f"\n### {package}\n\n{root.summary}\n")
+        rows = [module for module in packages[package] if not module.is_package]
+        if rows:
+            cog.outl("| module | |\n|---|---|")
+        for module in rows:
+            name = module.name.rpartition(".")[2]
+            cog.outl(f"| [`{name}`]({_from_page(module.path)}) | {_cell(module.summary)} |")
+
+
+EXTENSIONS = (
+    ("a measure per token", "`View` to `TokenScores`", "`Measure`", "MEASURES"),
+    ("a statistic of a matrix", "`MatrixView` to several `Scalar`", "the function", "MATRICES"),
+    ("an attribution method", "`AttributionBatch` to `Scores`", "`Method`", "METHODS"),
+    (
+        "an importance from the model",
+        "`Passes` to a value per context",
+        "`Importance`",
+        "importance.IMPORTANCES",
+    ),
+    ("an importance from the corpus", "a column of the counts", "the name of it", "CORPUS"),
+    ("a family of checkpoints", "", "`Family`", "checkpoints.FAMILIES"),
+    ("a format of checkpoints that is only named", "", "`NamedFormat`", "NAMED_FORMATS"),
+    (
+        "a format of corpus files",
+        "path and column to documents",
+        "`FileFormat`",
+        "corpus.FORMATS",
+    ),
+    ("a figure", "runs to a `Figure`", "the function", "FIGURES"),
+    ("a question on the page of a study", "", "`Section`", "SECTIONS"),
+    ("a claim", "", "`Claim`", "CLAIMS"),
+)
+"""What can be added: the function to write, the entry to make, and the label of the table that it
+is made in."""
+
+
+def show_extensions() -> None:
+    """Write a table of what can be added into the page, with the file of each table of entries."""
+    cog.outl("| to add | function to write | entry | table |\n|---|---|---|---|")
+    for title, function, entry, label in EXTENSIONS:
+        path, name = find(label), label.rpartition(".")[2]
+        place = f"`{name}` in [`{path}`]({_from_page(path)})"
+        cog.outl(f"| {title} | {function} | {entry} | {place} |")
+
+
+def show_test_helpers() -> None:
+    """Write a table of the modules that tests share, and one of the fixtures."""
+    cog.outl("| module | |\n|---|---|")
+    for module in modules("tests"):
+        name = module.path.name
+        if module.summary and not name.startswith(("test_", "conftest")):
+            cog.outl(f"| [`{module.name}`]({_from_page(module.path)}) | {_cell(module.summary)} |")
+    cog.outl("\n| fixtures of | are |\n|---|---|")
+    for module in modules("tests"):
+        if module.fixtures and not module.path.name.startswith("test_"):
+            names = ", ".join(f"`{name}`" for name in module.fixtures)
+            cog.outl(f"| [`{module.path}`]({_from_page(module.path)}) | {names} |")
+
+
+def show_tests_elsewhere() -> None:
+    """Write a table of the modules whose tests are not in a file of their name."""
+    cog.outl("| module | tested in |\n|---|---|")
+    for module in modules():
+        tests = tests_of(module)
+        if module.is_package or [test.name for test in tests] == [f"test_{module.path.name}"]:
+            continue
+        shown = ", ".join(f"[`{test.stem}`]({_from_page(test)})" for test in tests[:3])
+        cog.outl(f"| `{module.name.removeprefix('dynamics.')}` | {shown} |")
+
+
+def show_links() -> None:
+    """Write the targets of the page's links to source, `[`NAME`]` and `[text][package.NAME]`."""
+    text = Path(cog.inFile).read_text("utf-8")
+    text = re.sub(r"^\[[^\]]+\]: \S+$", "", text, flags=re.MULTILINE)  # targets from before
+    labels = {f"`{name}`" for name in re.findall(r"\[`([\w.]+)`\](?![\[(])", text)}
+    labels |= set(re.findall(r"\]\[([\w.]+)\]", text))
+    problems = []
+    for label in sorted(labels, key=lambda label: label.strip("`").lower()):
+        try:
+            cog.outl(f"[{label}]: {_from_page(find(label.strip('`')))}")
+        except LookupError as error:
+            problems.append(f"{cog.inFile}: {error}")
+    if problems:
+        cog.error("\n".join(problems))
+
+
+def _from_page(path: Path) -> str:
+    """Path of a file of the project as a link from the page that is written."""
+    page = Path(cog.inFile).resolve().parent
+    return Path(os.path.relpath(ROOT / path, page)).as_posix()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Entry point: runs a command and turns what goes wrong into one line and an exit status."""
+"""Entry point: runs a command and turns an error into one line and an exit status."""
 
 import sys
 import traceback
@@ -8,24 +8,24 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 on a user's mistake, 130 when interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    """Run the command line; exit with status 2 on a user's mistake, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
     from dynamics.cli.app import app
     from dynamics.errors import DynamicsError
 
     try:
-        app([argument for argument in given if argument != "--debug"], prog_name="dynamics")
+        app([argument for argument in arguments if argument != "--debug"], prog_name="dynamics")
     except (DynamicsError, OSError) as error:
         if debug:
             raise
         print(f"dynamics: {_reason(error)}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        if end.code == _INTERRUPTED:  # typer's exit status of a KeyboardInterrupt
             if debug:
                 traceback.print_exc()
-            print("dynamics: interrupted; the same command goes on from there", file=sys.stderr)
+            print("dynamics: interrupted; run the same command again to resume", file=sys.stderr)
         raise
 
 

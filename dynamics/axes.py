@@ -1,6 +1,6 @@
-"""Aliases that give tensors their meaning; axes are letters.
+"""Type aliases of tensors by meaning, with letters for axes.
 
-V tokens of the vocabulary (rows), D hidden size.
+V: tokens of the vocabulary (rows). D: hidden size.
 """
 
 from jaxtyping import Float

@@ -1,8 +1,8 @@
-"""Settings of a study: one YAML file, strict, every key named and typed.
+"""Settings of a study: one YAML file with strict, typed keys.
 
-A file is read as YAML 1.2's core schema, so that `3e-4` is a number, `010` is ten and `no` is a
-word; `key=value` overrides are read the same way. What is unknown, doubled or of another type is an
-error that names the key.
+A file is read with YAML 1.2's core schema, so that `3e-4` is a number, `010` is ten and `no` is a
+word; `key=value` overrides are read the same way. An unknown or duplicate key, or a value of the
+wrong type, is an error that names the key.
 """
 
 import re
@@ -14,19 +14,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dynamics import steps
+from dynamics.configurations import configuration_file
 from dynamics.errors import ConfigError, StepError, did_you_mean
 
 Validated = TypeVar("Validated", bound=BaseModel)
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-"""Nothing unknown, nothing converted, nothing changed once it is read."""
+"""Configuration of models: unknown keys are errors, values are not converted, models are frozen."""
 
 
 class _Settings(BaseModel):
     model_config = STRICT
 
 
-# A single step is a number in YAML.
+# A step expression; a single step is a number in YAML.
 Expression = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
 
 
@@ -34,7 +35,7 @@ class TwinSettings(_Settings):
     """Tokens that get a duplicate id in a random share of their occurrences.
 
     Attributes:
-        tokens: How many tokens get one.
+        tokens: Number of tokens with a duplicate.
         share: Probability that an occurrence becomes the duplicate.
     """
 
@@ -43,23 +44,24 @@ class TwinSettings(_Settings):
 
 
 class CorpusSettings(_Settings):
-    """Where the text comes from.
+    """Source of the text, and its preparation.
 
     Attributes:
         source: `python-docs`, a file, folder or pattern of files of text, or the name of a data set
             on the hub (`name` or `name:configuration`).
-        text_column: Column that holds the text, where there are columns.
-        split: Split of a data set, a folder or a pattern of files, where there are splits.
-        format: Read files in this format, whatever they seem to hold: `text`, `json`, `csv`,
-            `parquet` or `arrow`.
-        separator: Text that stands between documents inside a file or row, `<|endoftext|>` in
+        text_column: Column that holds the text, for sources with columns.
+        split: Split of a data set, a folder or a pattern of files, for sources with splits.
+        format: Format of the files, instead of guessing it: `text`, `json`, `csv`, `parquet` or
+            `arrow`.
+        separator: Text between documents inside a file or row, such as `<|endoftext|>` in
             TinyStories; documents are split there.
-        max_documents: Read no more than this many documents.
-        max_tokens: Keep no more than this many tokens.
-        held_out_rows: Rows of the token stream that are kept out of training.
+        max_documents: Most documents to read.
+        max_tokens: Most tokens to keep.
+        held_out_rows: Rows of the token stream that are not trained on.
         twins: Tokens with a duplicate id, whose frequency is thereby random; none by default.
         placebo_rows: Rows added to the model's vocabulary for ids that never occur.
-        information_window: Count each token's information gain about so many tokens to each side.
+        information_window: Window of the information gain to compute for each token, in tokens to
+            each side; None computes none.
     """
 
     source: str = "python-docs"
@@ -67,7 +69,7 @@ class CorpusSettings(_Settings):
     split: str = "train"
     format: Literal["text", "json", "csv", "parquet", "arrow"] | None = Field(
         default=None,
-        exclude_if=lambda name: name is None,  # training folders from before it stay as they are
+        exclude_if=lambda name: name is None,  # so that older training folders compare as equal
     )
     separator: str | None = Field(default=None, min_length=1)
     max_documents: int | None = Field(default=None, gt=0)
@@ -83,8 +85,8 @@ class TokenizerSettings(_Settings):
 
     Attributes:
         vocab_size: Entries of the tokenizer to train, special tokens included.
-        path: Folder, `tokenizer.json` or hub name of an existing tokenizer; none is trained then.
-        allow_loss: Whether more than 1 % of the text may become no token.
+        path: Folder, `tokenizer.json` or hub name of an existing tokenizer to use instead.
+        allow_loss: Whether more than 1 % of the text may be lost in tokenizing.
     """
 
     vocab_size: int = Field(default=4096, ge=258)
@@ -93,16 +95,16 @@ class TokenizerSettings(_Settings):
 
 
 class ModelSettings(_Settings):
-    """Shape of the model to train.
+    """Architecture and shape of the model to train.
 
     Attributes:
         architecture: `gpt-neox`, `gpt2` and `llama` predict the next token, `bert` masked tokens.
         hidden_size: Width D.
-        num_layers: Layers L.
-        num_heads: Attention heads of a layer.
+        num_layers: Number of layers L.
+        num_heads: Attention heads per layer.
         intermediate_size: Width of the feed-forward layers; 4 D by default.
         tied: Whether input and output embedding are one matrix.
-        dropout: Probability of every dropout in the model.
+        dropout: Dropout probability, everywhere in the model.
         initializer_range: Standard deviation of the initial weights.
     """
 
@@ -117,7 +119,7 @@ class ModelSettings(_Settings):
 
     @property
     def masked(self) -> bool:
-        """Whether the model predicts masked tokens instead of the next one."""
+        """True if the model predicts masked tokens instead of the next one."""
         return self.architecture == "bert"
 
     @model_validator(mode="after")
@@ -130,30 +132,30 @@ class ModelSettings(_Settings):
 
 
 class TrainingSettings(_Settings):
-    """How the model is trained.
+    """Batches, optimizer and schedule of the training.
 
     Attributes:
-        steps: Optimizer steps.
-        batch_size: Rows of a step, over all processes and micro-batches.
-        device_batch_size: Rows that one device takes at once; as many as fit the step by default.
-        sequence_length: Positions T that a row feeds.
-        max_passes: Most passes over the corpus that are meant; more is an error.
+        steps: Number of optimizer steps.
+        batch_size: Rows per step, over all processes and micro-batches.
+        device_batch_size: Rows per micro-batch of one device; its whole share of a step by default.
+        sequence_length: Positions T of a row.
+        max_passes: Most passes over the corpus; a training that needs more is an error.
         optimizer: `adamw` or `sgd`.
         learning_rate: Peak of the schedule.
         schedule: Shape after warm-up: `cosine`, `linear` or `constant`.
         final_learning_rate_ratio: Last learning rate as a share of the peak.
         warmup_steps: Steps of linear warm-up; the first step has learning_rate / warmup_steps.
-        weight_decay: Decoupled (AdamW) or added to the gradient (SGD); on matrices, the embeddings
-            among them, not on biases and norms.
+        weight_decay: Weight decay of matrices including embeddings, not of biases and norms;
+            decoupled in AdamW, added to the gradient in SGD.
         beta1: AdamW's decay of the first moment.
         beta2: AdamW's decay of the second moment.
         epsilon: AdamW's epsilon.
         momentum: SGD's momentum.
-        gradient_clip: Largest L2 norm of the gradient; 0 does not clip.
+        gradient_clip: Largest L2 norm of the gradient; 0 for no clipping.
         masked_share: Share of positions that a masked model predicts.
-        device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
+        device: `cpu`, `cuda`, or `auto` for cuda where there is one.
         precision: `float32`, or `bfloat16` for automatic mixed precision.
-        threads: Threads of the CPU; by default what torch chooses when the training starts.
+        threads: CPU threads; torch's default when None.
     """
 
     steps: int = Field(gt=0)
@@ -187,12 +189,12 @@ class TrainingSettings(_Settings):
 
 
 class CheckpointSettings(_Settings):
-    """Which steps are kept, in the step language.
+    """Steps at which checkpoints are saved, in the step language.
 
     Attributes:
-        steps: Steps of whole models; step 0 and the last are always kept.
-        embeddings: Further steps, of which only embeddings, output bias and final norm are kept.
-        state_every: Steps between two resumable states; a tenth of the training by default.
+        steps: Steps at which whole models are saved; always includes step 0 and the last.
+        embeddings: Further steps, at which only embeddings, output bias and final norm are saved.
+        state_every: Steps between saved states for resuming; a tenth of the training by default.
     """
 
     steps: Expression = "log2(512)+every(1000)"
@@ -206,18 +208,18 @@ class CheckpointSettings(_Settings):
 
 
 class TrackingSettings(_Settings):
-    """What `dynamics study` asks of each checkpoint, beyond norms.
+    """Measures that `dynamics study` takes of each checkpoint in addition to norms.
 
     Attributes:
-        all: Whether slow measures of the weights are taken too, of all rows where some would do.
+        all: Whether to take slow measures of the weights too, of all rows instead of a sample.
         importance: Names of importances, or `all`; none by default.
-        surgery: Whether the held-out loss is measured after surgery on the norms.
-        agreement: Whether attribution methods are compared with occlusion within inputs.
-        live_steps: At which of the kept steps, in the step language.
+        surgery: Whether to measure the held-out loss after surgery on the norms.
+        agreement: Whether to compare attribution methods with occlusion within inputs.
+        live_steps: Steps at which the model is run, among the saved ones, in the step language.
         probe_tokens_per_stratum: Tokens to probe in each of 10 strata of frequency.
-        contexts: Contexts of each probed token.
-        context_length: Tokens of a context.
-        device: `cpu`, `cuda`, or `auto`, which takes cuda where there is one.
+        contexts: Contexts per probed token.
+        context_length: Tokens per context.
+        device: `cpu`, `cuda`, or `auto` for cuda where there is one.
     """
 
     all: bool = False
@@ -242,21 +244,21 @@ class TrackingSettings(_Settings):
 
 
 class StudySettings(_Settings):
-    """Everything a study needs: what `dynamics train` and `dynamics study` read.
+    """All settings of a study, the configuration of `dynamics train` and `dynamics study`.
 
     Attributes:
-        name: Names the output folder, `runs/NAME`, when none is given.
-        seed: Of the initial weights, the order of the rows and the masks.
-        corpus: Text.
-        tokenizer: Text to ids.
-        model: Shape.
-        training: Optimisation.
-        checkpoints: What is kept.
-        tracking: What is asked of the checkpoints. No part of what makes a training: it is not
-            recorded in a training folder, and may change for one that is there.
+        name: Name of the study, and of its default output folder `runs/NAME`.
+        seed: Seed of the initial weights, the order of the rows and the masks.
+        corpus: Source of the text.
+        tokenizer: Tokenizer to train or use.
+        model: Architecture and shape.
+        training: Batches, optimizer and schedule.
+        checkpoints: Steps at which checkpoints are saved.
+        tracking: Measures of the checkpoints. They do not affect the training: they are not
+            recorded in a training folder, and may change for an existing one.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # no dots alone: it names a folder
     seed: int = Field(default=0, ge=0)
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -267,7 +269,7 @@ class StudySettings(_Settings):
 
 
 def _checked(expression: str) -> str:
-    """The expression of steps, if it is one."""
+    """Return a step expression if it can be parsed, else raise ValueError."""
     try:
         steps.parse(expression)
     except StepError as error:
@@ -276,7 +278,7 @@ def _checked(expression: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema; a key given twice is an error."""
+    """A loader with YAML 1.2's core schema, for which a duplicate key is an error."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's protocol)
 
@@ -301,19 +303,23 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(no
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
-    """Read the settings in a YAML file, then those given as `key=value`, `model.tied=true` for one.
+    """Read the settings of a YAML file and apply overrides, such as `model.tied=true`.
+
+    Args:
+        path: The file, or the name of a configuration that comes with the program.
+        overrides: Settings that replace those of the file.
 
     Raises:
         ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type.
     """
-    content = read_yaml(path)
+    content = read_yaml(configuration_file(path))
     for key, value in map(parse_override, overrides):
         set_key(content, key, value)
     return validate(StudySettings, content, str(path))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, not validated.
+    """Return the mapping in a YAML file, not validated.
 
     Raises:
         ConfigError: The file cannot be read, holds no mapping, or a key is doubled.
@@ -329,10 +335,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """Key and value of `key=value`.
+    """Split `key=value` into the key and the parsed value.
 
     Raises:
-        ConfigError: It is not of that form, or the value is not YAML.
+        ConfigError: The override is not of that form, or the value is not YAML.
     """
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -341,10 +347,10 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set `group.name` in nested mappings, making the groups that are not there.
+    """Set `group.name` in nested mappings, creating missing groups.
 
     Raises:
-        ConfigError: What should be a group is a value.
+        ConfigError: A group in the key is a value.
     """
     *parents, last = key.split(".")
     for parent in parents:
@@ -355,11 +361,11 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def validate(model: type[Validated], content: Any, where: str) -> Validated:
-    """Settings of a kind from a mapping.
+    """Return the settings model of a mapping.
 
     Raises:
         ConfigError: A key is unknown, missing or of the wrong type; the message begins with `where`
-            and tells all of them.
+            and lists all such keys.
     """
     try:
         return model.model_validate(content)
@@ -377,25 +383,25 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
-    for found in error.errors():
-        path = [str(part) for part in found["loc"]]
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
         key = ".".join(path)
-        if found["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden":
             yield f"unknown key {key!r}; {did_you_mean(path[-1], _keys(model, path[:-1]))}"
-        elif found["type"] == "missing":
+        elif problem["type"] == "missing":
             yield f"the key {key!r} is missing"
         else:
-            message = found["msg"].removeprefix("Value error, ")
-            value = found["input"]
-            given = "" if isinstance(value, dict) else f" (got {value!r})"
-            yield f"{key}: {message[:1].lower()}{message[1:]}{given}"
+            message = problem["msg"].removeprefix("Value error, ")
+            value = problem["input"]
+            actual = "" if isinstance(value, dict) else f" (got {value!r})"
+            yield f"{key}: {message[:1].lower()}{message[1:]}{actual}"
 
 
 def _keys(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
     for part in path:
         annotation = model.model_fields[part].annotation
-        groups = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-        model = next(each for each in groups if issubclass(each, BaseModel))
+        types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
+        model = next(t for t in types if issubclass(t, BaseModel))
     return model.model_fields
 
 

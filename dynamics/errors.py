@@ -1,24 +1,25 @@
-"""The exception tree: every mistake a user can make ends in one of these.
+"""The exception tree: every mistake of a user raises one of these.
 
-DynamicsError                what the command line prints on one line, with exit status 2
+DynamicsError                printed by the command line on one line, with exit status 2
 ├── ConfigError              a setting is unknown, of the wrong type or contradicts another
 ├── StepError                a step expression is malformed or names steps that do not exist
-├── CorpusError              text cannot be read, is empty, or is too small for what was asked
+├── CorpusError              text cannot be read, is empty, or is too small for the settings
 ├── CheckpointError          a checkpoint file is missing, damaged, unsafe or of unknown layout
 │   └── UnreachableError     a hub cannot be reached or refuses; the files may be sound
 ├── MismatchError            two things that must belong together do not (tokenizer, run, series)
 ├── MeasureError             a tensor holds values no statistic can use (NaN, infinity)
-├── OutputError              an output folder cannot be used as asked
+├── OutputError              an output folder cannot be used for the command
 │   └── NothingToDrawError   a run holds nothing of what a figure shows
-└── StudyError               some runs of a study failed; the others are done
+└── StudyError               some runs of a study failed; the others are finished
 """
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DynamicsError(Exception):
-    """Base of everything the user can cause; the message says what to do about it."""
+    """Base of all errors that a user can cause; the message says what to do."""
 
 
 class ConfigError(DynamicsError):
@@ -30,7 +31,7 @@ class StepError(DynamicsError):
 
 
 class CorpusError(DynamicsError):
-    """Text cannot be read, is empty, or is too small for what was asked."""
+    """Text cannot be read, is empty, or is too small for the settings."""
 
 
 class CheckpointError(DynamicsError):
@@ -38,7 +39,7 @@ class CheckpointError(DynamicsError):
 
 
 class UnreachableError(CheckpointError):
-    """A hub cannot be reached, or refuses to answer; nothing is known of the files there."""
+    """A hub cannot be reached, or refuses to answer; its files may be sound."""
 
 
 class MismatchError(DynamicsError):
@@ -50,7 +51,7 @@ class MeasureError(DynamicsError):
 
 
 class OutputError(DynamicsError):
-    """An output folder cannot be used as asked."""
+    """An output folder cannot be used for the command."""
 
 
 class NothingToDrawError(OutputError):
@@ -58,11 +59,11 @@ class NothingToDrawError(OutputError):
 
 
 class StudyError(DynamicsError):
-    """Some runs of a study failed; the others are done."""
+    """Some runs of a study failed; the others are finished."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End of a message: the closest known name, or all of them when none is close.
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return the end of a message: the closest option, or all options when none is close.
 
     Example:
         >>> did_you_mean("learning_rat", ["learning_rate", "steps"])
@@ -70,17 +71,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("colour", ["steps", "seed"])
         'known are: seed, steps'
     """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(options)}"
 
 
 def message_of(error: BaseException, longest: int = 300) -> str:
-    r"""The message of an error of others without line ends, or its type where it has none.
+    r"""Return the message of a third-party error on one line, or its type if it has none.
 
     Args:
         error: The error.
-        longest: Characters that are kept.
+        longest: Most characters; a longer message is cut.
 
     Example:
         >>> message_of(ValueError("no\nsuch  row"))
@@ -92,8 +93,20 @@ def message_of(error: BaseException, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def first_problem(error: Any) -> str:
+    """Return the first problem of a pydantic error: the field and its message.
+
+    Args:
+        error: A `ValidationError`.
+    """
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
 def one_line(error: BaseException) -> str:
-    """An error of any kind as one line; what is not ours says its type.
+    """Return an error on one line; with its type unless it is a `DynamicsError`.
 
     Example:
         >>> one_line(ConfigError("steps must be at least 1"))

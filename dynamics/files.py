@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their digests."""
+"""Atomic writing of files and folders, which are whole or absent, and digests of files."""
 
 import errno
 import hashlib
@@ -15,10 +15,10 @@ PARTIAL = ".partial"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when the block succeeds.
+    """Yield a temporary path beside `path`, which is renamed to `path` when the block succeeds.
 
-    When the block raises, what it wrote is removed and `path` is as it was. A process killed inside
-    the block leaves a `.partial` file that the next call overwrites.
+    When the block raises, the temporary file is removed and `path` is unchanged. A process killed
+    inside the block leaves a `.partial` file that the next call overwrites.
 
     Raises:
         IsADirectoryError: `path` is a folder.
@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder; `path` must not exist yet, so that the final rename is atomic."""
+    """Do the same for a folder; `path` must not exist, so that the final rename is atomic."""
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -54,6 +54,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, read in chunks."""
+    """Return the hexadecimal SHA-256 of a file, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

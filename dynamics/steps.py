@@ -1,15 +1,15 @@
-"""The step language: which training steps are meant, in schedules and in series alike.
+"""The step language: expressions that select training steps, of a schedule or a series.
 
 An expression is a union, joined by `+` or `,`, of
 
-    all          every step there is
-    last         the last one
+    all          every step
+    last         the last step
     512          that step, which must exist
     log2(512)    0 and the powers of two up to 512
     every(1000)  0 and the multiples of 1000
 
-Numbers are promises: a step that does not exist is an error. `log2` and `every` are patterns: they
-are intersected with what exists.
+A number must exist: a missing step is an error. `log2` and `every` are patterns: they select those
+of their steps that exist.
 """
 
 import re
@@ -38,11 +38,11 @@ class Steps:
     """A parsed step expression.
 
     Attributes:
-        expression: What was parsed.
+        expression: The expression as written.
         numbers: Steps given as numbers, ascending; each must exist.
-        patterns: Name and argument of each pattern, in the order given.
-        last: Whether the last step is meant.
-        all: Whether every step is meant.
+        patterns: Name and argument of each pattern, in order of appearance.
+        last: Whether the last step is selected.
+        all: Whether every step is selected.
     """
 
     expression: str
@@ -52,7 +52,7 @@ class Steps:
     all: bool = False
 
     def select(self, existing: Iterable[int]) -> list[int]:
-        """The steps meant, of those that exist, ascending.
+        """Return the selected steps among the existing ones, ascending.
 
         Raises:
             StepError: A step given as a number does not exist, or nothing is selected.
@@ -64,7 +64,7 @@ class Steps:
         steps = sorted(set(existing))
         if missing := [step for step in self.numbers if step not in steps]:
             raise StepError(f"step {missing[0]} does not exist; {_nearest(missing[0], steps)}")
-        chosen = [
+        selected = [
             step
             for step in steps
             if self.all
@@ -72,12 +72,12 @@ class Steps:
             or (self.last and step == steps[-1])
             or any(_PATTERNS[name](step, argument) for name, argument in self.patterns)
         ]
-        if not chosen:
+        if not selected:
             raise StepError(f"{self.expression!r} selects none of the {len(steps)} steps there are")
-        return chosen
+        return selected
 
     def schedule(self, last: int) -> list[int]:
-        """The steps meant in a training of `last` steps: 0 and `last` always, ascending.
+        """Return the selected steps of a training of `last` steps, including 0 and `last`.
 
         Raises:
             StepError: A step given as a number lies beyond `last`.
@@ -124,8 +124,32 @@ def parse(expression: str) -> Steps:
     )
 
 
+def summarize_steps(steps: Sequence[int], unit: str = "step") -> str:
+    """Return in a few words how many steps there are, and the first and last of them.
+
+    Args:
+        steps: The steps, ascending.
+        unit: What they count.
+
+    Example:
+        >>> summarize_steps([0, 1, 2, 400])
+        '4 steps, 0 to 400'
+        >>> summarize_steps([7], "epoch")
+        'epoch 7'
+        >>> summarize_steps([])
+        'no steps'
+    """
+    if not steps:
+        return f"no {unit}s"
+    if len(steps) == 1:
+        return f"{unit} {steps[0]}"
+    return f"{len(steps)} {unit}s, {steps[0]} to {steps[-1]}"
+
+
 def _nearest(step: int, steps: Sequence[int]) -> str:
     if not steps:
         return "there are no steps"
-    at = bisect(steps, step)
-    return "the nearest are " + " and ".join(str(near) for near in steps[max(0, at - 1) : at + 1])
+    index = bisect(steps, step)
+    return "the nearest are " + " and ".join(
+        str(near) for near in steps[max(0, index - 1) : index + 1]
+    )

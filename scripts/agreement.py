@@ -18,18 +18,18 @@ import numpy as np
 import torch
 
 from dynamics.attribution.attribute import CONVERGED, attribute
+from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
 from dynamics.corpus.counts import count_documents, read_counts
-from dynamics.corpus.large_text import parts_of
-from dynamics.corpus.sources import documents
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import parts_of
 from dynamics.errors import ConfigError
-from dynamics.evaluation.agreement import within_input_agreement
 from dynamics.models.load import load_model
+from dynamics.statistics.within_input import within_input_agreement
 
 SEEDS = 20  # draws of the random baseline
-REFERENCE = Settings(logit_form="log_probability")
+REFERENCE = AttributionSettings(logit_form="log_probability")
 
 
 def passages(texts: list[str], count: int, words: int, seed: int) -> Iterator[str]:
@@ -74,10 +74,10 @@ def main() -> None:
         if options.counts is None
         else read_counts(options.counts)
     )
-    settings = Settings(counts=counts.table["count"].to_numpy())
+    settings = AttributionSettings(counts=counts.table["count"].to_numpy())
     chosen = list(passages(texts, options.n, options.words, seed=0))
 
-    def attributed(method: str, settings: Settings) -> list[Attribution]:
+    def attributed(method: str, settings: AttributionSettings) -> list[Attribution]:
         return list(
             attribute(model, chosen, method=method, settings=settings, exclude_readout=True)
         )

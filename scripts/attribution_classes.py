@@ -30,7 +30,7 @@ from transformers.models.auto import modeling_auto
 from dynamics import attribute, load_model
 from dynamics.attribution.result import Attribution
 from dynamics.errors import DynamicsError
-from dynamics.models.live import Task
+from dynamics.models.live_model import Task
 from scripts.small_models import ModelClass, V, classes_of, small_model, time_limit
 
 RESULTS = Path(__file__).parents[1] / "docs" / "attribution-classes.json"
@@ -51,11 +51,11 @@ def model_classes(task: Task) -> list[ModelClass]:
 
 
 def verdicts(model_class: ModelClass, task: Task) -> dict[str, str]:
-    """What attribution does with one class.
+    """Compare the attributions of one class with its untouched network.
 
     Returns:
-        For each method of `METHODS` `exact`, `refused: ` and the reason, `wrong: ` and what, or
-        `not built: ` and the error that the class raises by itself.
+        For each method of `METHODS` `exact`, `refused: ` and the reason, `wrong: ` and the
+        difference, or `not built: ` and the error that the class raises by itself.
     """
     try:
         with time_limit(_SECONDS):
@@ -77,16 +77,17 @@ def verdicts(model_class: ModelClass, task: Task) -> dict[str, str]:
 class Untouched:
     """A network as its users call it, one text at a time.
 
-    A head over labels is asked about a representation by putting it at every position, whichever
-    of them is read; the decoder's head in the same way about the source of an encoder-decoder.
+    The logits of a head over labels for a representation are those of an input with this
+    representation at all positions, whichever of them is read; likewise those of the decoder's
+    head for the source of an encoder-decoder.
 
     Args:
         network: The network.
-        task: What it is for.
+        task: Kind of prediction of its head.
 
     Attributes:
-        tokenizer: One with a word for each row of the embedding that is no special token.
-        texts: Inputs of different lengths, none with a special token that the task does not need.
+        tokenizer: Tokenizer with a word for each row of the embedding without a special token.
+        texts: Inputs of different lengths, without special tokens that the task does not need.
     """
 
     def __init__(self, network: PreTrainedModel, task: Task) -> None:
@@ -101,7 +102,7 @@ class Untouched:
         self.texts = [f"{text} {last}" for text in self.texts]
 
     def inputs(self, text: str) -> dict[str, Tensor]:
-        """What the tokenizer gives, and the first token of the decoder."""
+        """Tokenise a text, with the first token of the decoder."""
         inputs = {"input_ids": self.tokenizer(text, return_tensors="pt")["input_ids"]}
         if self.task == "seq2seq":
             inputs["decoder_input_ids"] = torch.tensor([[self.start]])
@@ -111,12 +112,12 @@ class Untouched:
 
     @torch.no_grad()
     def logits(self, text: str) -> Tensor:
-        """Of the labels of a text, or of each position over the vocabulary."""
+        """Logits of the labels of a text, or of each position over the vocabulary."""
         return self.network(**self.inputs(text)).logits[0]
 
     @torch.no_grad()
     def logits_of_each(self, text: str) -> Tensor:
-        """Of each position of the scored side, as if its representation were the one read out."""
+        """Logits for each scored position, as if its representation were the one read out."""
         if self.task != "classification" and not self.network.config.is_encoder_decoder:
             return self.logits(text)
         inputs = self.inputs(text)
@@ -126,43 +127,42 @@ class Untouched:
             states = self._states(inputs, decoder=False)
         rows = []
         for state in states[0]:
-            everywhere = state.expand_as(read).clone()
-            with self._replaced(read, everywhere, inputs) as replaced:
+            repeated = state.expand_as(read).clone()
+            with self._replaced(read, repeated) as replaced:
                 logits = self.network(**inputs).logits[0]
-            assert replaced, "no module answers with the final representations"
+            assert replaced, "no module returns the final representations"
             rows.append(logits if self.task == "classification" else logits[0])
         return torch.stack(rows)
 
     def gradient_norms(self, text: str, column: int, position: int) -> Tensor:
-        """Of the network's own logit, by the input embedding of each position."""
+        """Norm of the gradient of the network's own logit by each position's input embedding."""
         leaves: list[Tensor] = []
 
-        def leaf(*call: Any) -> Any:
-            if leaves:  # the decoder's, where both sides share the matrix
+        def leaf(_: nn.Module, __: Any, output: Any) -> Any:
+            if leaves:  # the decoder's call, where both sides share the matrix
                 return None
-            answer = call[-1]
-            looked_up = answer[0] if isinstance(answer, tuple) else answer
+            looked_up = output[0] if isinstance(output, tuple) else output
             leaves.append(looked_up.detach().requires_grad_())
             copied = leaves[0].clone()  # some networks scale it in place
-            return (copied, *answer[1:]) if isinstance(answer, tuple) else copied
+            return (copied, *output[1:]) if isinstance(output, tuple) else copied
 
         handle = self._embedding.register_forward_hook(leaf)
         try:
             logits = self.network(**self.inputs(text)).logits[0]
         finally:
             handle.remove()
-        own = logits[column] if self.task == "classification" else logits[position, column]
-        (gradient,) = torch.autograd.grad(own, leaves[0])
+        logit = logits[column] if self.task == "classification" else logits[position, column]
+        (gradient,) = torch.autograd.grad(logit, leaves[0])
         tokens = self.inputs(text)["input_ids"].shape[1]  # a window may be filled behind them
         gradient = gradient.transpose(0, 1) if len(gradient) != 1 else gradient
         return gradient[0, :tokens].norm(dim=-1)
 
     @torch.no_grad()
     def embedding_norms(self, text: str) -> list[Tensor]:
-        """Of what the first block gets for each position: what the network shows as such.
+        """Candidates for the norms of the first block's input at each position.
 
-        It is the first of its hidden states; some list those behind the blocks only, and give the
-        first block what they look up.
+        It is the first of the network's hidden states; some networks list those behind the blocks
+        only, and the input of their first block are the looked-up rows.
         """
         inputs = self.inputs(text)
         network = self.network
@@ -170,10 +170,10 @@ class Untouched:
             network = network.get_encoder()
             inputs = {"input_ids": inputs["input_ids"]}
         states = network(**inputs, output_hidden_states=True, return_dict=True).hidden_states[0]
-        looked_up = _held(self._embedding(inputs["input_ids"]))
+        looked_up = _hidden_states(self._embedding(inputs["input_ids"]))
         assert looked_up is not None
         tokens = inputs["input_ids"].shape[1]  # a window may be filled behind them
-        return [each[0, :tokens].norm(dim=-1) for each in (states, looked_up)]
+        return [vectors[0, :tokens].norm(dim=-1) for vectors in (states, looked_up)]
 
     @property
     def _embedding(self) -> nn.Module:
@@ -182,44 +182,42 @@ class Untouched:
         return self.network.get_input_embeddings()
 
     def _states(self, inputs: Mapping[str, Tensor], *, decoder: bool) -> Tensor:
-        """The last hidden states, of the decoder or the encoder in an encoder-decoder."""
+        """Return the last hidden states, of the decoder or the encoder in an encoder-decoder."""
         network: Any = self.network
         if network.config.is_encoder_decoder:
             network = network.get_decoder() if decoder else network.get_encoder()
-        held: list[Tensor | None] = []
+        outputs: list[Tensor | None] = []
         handle = getattr(network, "base_model", network).register_forward_hook(
-            lambda *call: held.append(_held(call[-1]))
+            lambda _, __, output: outputs.append(_hidden_states(output))
         )
         try:
             self.network(**inputs)
         finally:
             handle.remove()
-        assert held and held[0] is not None
-        return held[0]
+        assert outputs and outputs[0] is not None
+        return outputs[0]
 
     @contextmanager
-    def _replaced(
-        self, states: Tensor, others: Tensor, inputs: Mapping[str, Tensor]
-    ) -> Iterator[list[nn.Module]]:
-        """Let the module that first answers with some representations answer with others."""
+    def _replaced(self, states: Tensor, new_states: Tensor) -> Iterator[list[nn.Module]]:
+        """Let the module that first returns `states` return other representations."""
         replaced: list[nn.Module] = []
 
-        def replace(module: nn.Module, _: Any, answer: Any) -> Any:
-            held = _held(answer)
-            if replaced or held is None or held.shape != states.shape:
+        def replace(module: nn.Module, _: Any, output: Any) -> Any:
+            output_states = _hidden_states(output)
+            if replaced or output_states is None or output_states.shape != states.shape:
                 return None
-            if not torch.equal(held, states):
+            if not torch.equal(output_states, states):
                 return None
             replaced.append(module)
-            if isinstance(answer, Tensor):
-                return others
-            if isinstance(answer, tuple):
-                rest = (others, *answer[1:])
-                return type(answer)(*rest) if hasattr(answer, "_fields") else rest
-            answer["last_hidden_state"] = others
-            return answer
+            if isinstance(output, Tensor):
+                return new_states
+            if isinstance(output, tuple):
+                items = (new_states, *output[1:])
+                return type(output)(*items) if hasattr(output, "_fields") else items
+            output["last_hidden_state"] = new_states
+            return output
 
-        handles = [each.register_forward_hook(replace) for each in self.network.modules()]
+        handles = [module.register_forward_hook(replace) for module in self.network.modules()]
         try:
             yield replaced
         finally:
@@ -227,11 +225,11 @@ class Untouched:
                 handle.remove()
 
 
-def _held(answer: Any) -> Tensor | None:
-    if isinstance(answer, tuple) and answer:
-        answer = answer[0]
-    answer = getattr(answer, "last_hidden_state", answer)
-    return answer if isinstance(answer, Tensor) else None
+def _hidden_states(output: Any) -> Tensor | None:
+    if isinstance(output, tuple) and output:
+        output = output[0]
+    output = getattr(output, "last_hidden_state", output)
+    return output if isinstance(output, Tensor) else None
 
 
 def _tokenizer(network: PreTrainedModel) -> PreTrainedTokenizerFast:
@@ -249,7 +247,7 @@ def _tokenizer(network: PreTrainedModel) -> PreTrainedTokenizerFast:
             special[name] = token
     vocabulary = {f"w{token}": token for token in range(size)}
     for name, token in special.items():
-        vocabulary = {word: at for word, at in vocabulary.items() if at != token}
+        vocabulary = {word: i for word, i in vocabulary.items() if i != token}
         vocabulary[f"<{name}>"] = token
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w9"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -268,11 +266,11 @@ def _verdict(untouched: Untouched, method: str) -> str:
                 untouched.network, tokenizer=untouched.tokenizer, task=untouched.task
             )
             together = list(attribute(model, untouched.texts, method=method))
-            for text, found in zip(untouched.texts, together, strict=True):
-                (alone,) = attribute(model, text, method=method)
-                for each, where in ((alone, "alone"), (found, "in a batch")):
-                    if fault := _fault(untouched, text, each):
-                        return f"wrong: {where}: {fault}"
+            for text, batched in zip(untouched.texts, together, strict=True):
+                (single,) = attribute(model, text, method=method)
+                for attribution, context in ((single, "alone"), (batched, "in a batch")):
+                    if fault := _fault(untouched, text, attribution):
+                        return f"wrong: {context}: {fault}"
     except DynamicsError as error:
         return f"refused: {_line(error)}"
     except Exception as error:
@@ -280,38 +278,38 @@ def _verdict(untouched: Untouched, method: str) -> str:
     return "exact"
 
 
-def _fault(untouched: Untouched, text: str, found: Attribution) -> str | None:
-    """What an attribution has that the untouched network does not."""
+def _fault(untouched: Untouched, text: str, attribution: Attribution) -> str | None:
+    """Return the first difference of an attribution from the untouched network, None without."""
     logits = untouched.logits(text)
-    (target,) = found.targets
+    (target,) = attribution.targets
     tokens = untouched.inputs(text)["input_ids"][0].tolist()
-    if list(found.token_ids) != tokens:
+    if list(attribution.token_ids) != tokens:
         return "other tokens"
     position = {
         "causal": len(tokens) - 1, "seq2seq": 0, "masked": target.position, "classification": 0
     }[untouched.task]  # fmt: skip
-    own = logits if untouched.task == "classification" else logits[position]
-    if float(own.max() - own[target.token_id]) > _TOLERANCE * float(own.abs().max()):
-        return f"explains column {target.token_id}, the network predicts {int(own.argmax())}"
-    scores = torch.tensor(found.scores[:, 0])
-    if found.method == "gradient_norm":
+    logits = logits if untouched.task == "classification" else logits[position]
+    if float(logits.max() - logits[target.token_id]) > _TOLERANCE * float(logits.abs().max()):
+        return f"explains column {target.token_id}, the network predicts {int(logits.argmax())}"
+    scores = torch.tensor(attribution.scores[:, 0])
+    if attribution.method == "gradient_norm":
         expected = untouched.gradient_norms(text, target.token_id, position)
         return _difference("gradient norms", scores, expected)
-    assert found.norm is not None and found.logit is not None
+    assert attribution.norm is not None and attribution.logit is not None
     expected = untouched.logits_of_each(text)[:, target.token_id]
-    norms = untouched.embedding_norms(text)
-    own = torch.tensor(found.norm)
+    candidates = untouched.embedding_norms(text)
+    norm = torch.tensor(attribution.norm)
     return (
-        _difference("logits", torch.tensor(found.logit[:, 0]), expected)
-        or min((_difference("norms", own, each) or "" for each in norms), key=len)
-        or _difference("scores", scores, own * expected)
+        _difference("logits", torch.tensor(attribution.logit[:, 0]), expected)
+        or min((_difference("norms", norm, candidate) or "" for candidate in candidates), key=len)
+        or _difference("scores", scores, norm * expected)
     )
 
 
-def _difference(what: str, found: Tensor, expected: Tensor) -> str | None:
+def _difference(name: str, actual: Tensor, expected: Tensor) -> str | None:
     expected = expected.detach().double()
-    error = (found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
-    return None if error <= _TOLERANCE else f"{what} differ by {float(error):.1%}"
+    error = (actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
+    return None if error <= _TOLERANCE else f"{name} differ by {float(error):.1%}"
 
 
 def _line(error: BaseException) -> str:
@@ -328,9 +326,8 @@ def main(only: list[str]) -> None:
         for model_class in model_classes(task):
             if only and model_class.model_type not in only:
                 continue
-            found = verdicts(model_class, task)
             record = {"task": task, "model_type": model_class.model_type, "class": model_class.name}
-            lines.append(json.dumps(record | found))
+            lines.append(json.dumps(record | verdicts(model_class, task)))
             print(lines[-1], flush=True)
     if not only:
         RESULTS.write_text(

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from dynamics.report.figures import plot
-from dynamics.tracking.run import Run
-from dynamics.tracking.summary import findings
+from dynamics.runs.findings import findings
+from dynamics.runs.run import Run
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 

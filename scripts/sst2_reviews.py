@@ -40,13 +40,13 @@ from transformers import (
 )
 
 from dynamics.attribution.attribute import attribute
+from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Settings
 from dynamics.attribution.result import Attribution
-from dynamics.corpus.tokenizer import END_OF_TEXT, train_tokenizer, vocabulary_size
+from dynamics.corpus.tokenizers.loading import END_OF_TEXT, train_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, CorpusError, DynamicsError, MismatchError
 from dynamics.files import whole_folder, write_json
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.quiet import quiet_transformers
 
@@ -259,7 +259,7 @@ def print_reviews(
 ) -> None:
     """Each review with its words and their scores by every method, then the first word of each."""
     texts = [each.text for each in reviews]
-    settings = Settings(counts=token_counts(model, train))
+    settings = AttributionSettings(counts=token_counts(model, train))
     explained = [list(attribute(model, texts, method=name, settings=settings)) for name in methods]
     print(
         f"\n{RULE.capitalize()} of the dev set. A score is for the predicted label,\n"

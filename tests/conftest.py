@@ -6,6 +6,8 @@ SMALL = (
     "tests.attribution",
     "tests.importance",
     "tests.tracking",
+    "tests.runs",
+    "tests.audit",
     "tests.report",
     "tests.cli",
 )

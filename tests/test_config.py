@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dynamics.config import StudySettings, load
 from dynamics.errors import ConfigError
-from dynamics.study_config import load_study
+from dynamics.study.settings import load_study
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 TRAININGS = [path for path in CONFIGS if isinstance(load_study(path), StudySettings)]
@@ -89,6 +89,7 @@ def test_a_word_stays_a_word(read, name):
         ("training.optimizer=adam", r"training.optimizer: input should be 'adamw' or 'sgd' \(got"),
         ("training=5", r"training: input should be a valid dictionary .* \(got 5\)"),
         ("name=a/b", r"name: string should match pattern .* \(got 'a/b'\)"),
+        ("name=..", r"name: string should match pattern .* \(got '\.\.'\)"),
         ("name=3", r"name: input should be a valid string \(got 3\)"),
         ("seed=-1", r"seed: input should be greater than or equal to 0 \(got -1\)"),
         ("training.warmup_steps=11", "training: warmup_steps 11 is more than the 10 steps"),

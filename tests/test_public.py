@@ -1,6 +1,7 @@
 """What is public can be imported, is light to import, is explained and documented."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import pytest
 
 import dynamics
 from dynamics import errors
+from dynamics.__main__ import main
 from dynamics.cli.app import app
+from dynamics.distribution import DISTRIBUTION, VERSION
 from dynamics.errors import DynamicsError, did_you_mean
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "scipy", "pyarrow")
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("name", dynamics.__all__)
@@ -25,7 +29,12 @@ def test_what_is_public_can_be_had_and_explains_itself(name):
 
 
 def test_the_list_of_what_is_public_is_kept_once():
-    assert sorted(dynamics.__all__) == dynamics.__all__ == sorted(dynamics._HOMES)
+    assert sorted(dynamics.__all__) == dynamics.__all__ == sorted(dynamics._MODULES)
+
+
+def test_dir_lists_exactly_what_is_public():
+    assert dir(dynamics) == dynamics.__all__
+    assert dynamics.__version__ == VERSION
 
 
 def test_what_is_not_there_is_an_attribute_error():
@@ -48,6 +57,56 @@ def test_nothing_heavy_is_imported_before_it_is_used(program):
         [sys.executable, "-c", checked], capture_output=True, text=True, check=True
     )
     assert result.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            "train demo training.stpes=5",
+            "demo: unknown key 'training.stpes'; did you mean 'steps'?",
+        ),
+        (
+            "study demo training.stpes=5",
+            "demo: unknown key 'training.stpes'; did you mean 'steps'?",
+        ),
+        ("study tiny model.tide=1", "arm untied-adamw: unknown key 'model.tide'; did you mean 'ti"),
+        ("study pythia stpes=5", "pythia: unknown key 'stpes'; did you mean 'steps'?"),
+        ("train mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
+        ("study mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
+        ("train mien.yaml", "cannot read the configuration mien.yaml: No such file"),
+        ("train training.steps=5", "training.steps=5 is a setting, but no configuration stands be"),
+        ("train tiny", "tiny is a study of several runs, not one training; `dynamics study tiny` "),
+    ],
+)
+def test_a_slip_in_settings_is_refused_at_once(tmp_path, arguments, told):
+    (tmp_path / "mine.yaml").write_text("name: x\ntraining: {steps: 5, stpes: 5}\n", "utf-8")
+    program = (
+        "import sys, time, dynamics.__main__ as program\n"
+        f"try: program.main({arguments.split()!r})\n"
+        "except SystemExit as end:\n"
+        f"    print(end.code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+        "    print(time.process_time())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *sys.path]))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.startswith(f"dynamics: {told}")
+    assert done.stderr.count("\n") == 1
+    imported, seconds = done.stdout.splitlines()
+    assert imported == "2 []"
+    assert float(seconds) < 1  # of the processor; half of it on the machines this was written on
+
+
+def test_the_version_is_printed_with_the_name(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{DISTRIBUTION} {VERSION}\n"
 
 
 def command_names():

@@ -1,1 +1,1 @@
-"""Attribution: what each position of an input contributed to a prediction."""
+"""Attribution: the contribution of each position of an input to a prediction."""

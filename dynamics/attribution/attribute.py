@@ -1,4 +1,4 @@
-"""Explains the predictions of a model: texts in, attributions out."""
+"""Explain the predictions of a model: texts in, attributions out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,20 +10,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings, Scores
 from dynamics.attribution.inputs import Content, Input, as_texts, encode, surfaces, to_batch
 from dynamics.attribution.methods import Method, find_method
-from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.attribution.result import Attribution, Target
 from dynamics.attribution.targets import (
-    NOTHING,
-    Ask,
-    Place,
+    NO_TARGET,
+    TargetPosition,
+    TargetSpec,
+    locate,
     predicted_columns,
-    prepare,
     resolve,
 )
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from dynamics.models.named_errors import named_errors
 
 CONVERGED = 0.05  # completeness delta above which integrated gradients are flagged
@@ -38,28 +38,28 @@ def attribute(
     texts: Content | Iterable[Content],
     *,
     method: str = "normxlogit",
-    ask: Ask | None = None,
+    target_spec: TargetSpec | None = None,
     layers: Sequence[int] | Literal["all"] | None = None,
-    settings: Settings | None = None,
+    settings: AttributionSettings | None = None,
     exclude_readout: bool = False,
     batch_size: int = 16,
 ) -> Iterator[Attribution]:
     """Attribute predictions to the tokens of each text.
 
-    Scores do not depend on what else is in the batch.
+    Scores of a text do not depend on the other texts of its batch.
 
     Args:
         model: From `load_model`.
         texts: Texts, conversations (lists of chat messages with `role` and `content`), or mappings
-            with `text` or `messages` and, where wanted, `text_pair`, `continuation`, and a `target`
-            and `foil` of its own; or one of them alone.
+            with `text` or `messages` and optionally `text_pair`, `continuation`, `target` and
+            `foil`; or a single text, conversation or mapping.
         method: Name in `METHODS`.
-        ask: Which predictions; the model's own when None.
+        target_spec: Predictions to explain; the model's own when None.
         layers: Layers whose representations the head reads, 0 for the embeddings; None for the
             last one only.
-        settings: How; the paper's norm and logit when None.
+        settings: Settings of the method; the defaults of `AttributionSettings` when None.
         exclude_readout: Leave out the position that the prediction is read from.
-        batch_size: Inputs that are run at once.
+        batch_size: Inputs that run at once.
 
     Yields:
         For each text in order, one attribution for each layer.
@@ -67,47 +67,59 @@ def attribute(
     Raises:
         CheckpointError: The method needs a head that the model does not have.
         ConfigError: A text is empty, or the method, target, layer or setting does not fit.
-        MeasureError: The model gives NaN.
+        MeasureError: Logits or scores are not finite.
+
+    Example::
+
+        attribute(model, "The cat sat on the")
+        attribute(model, ["The cat", {"text": "The dog", "foil": " bit"}], layers="all")
+        attribute(model, [{"role": "user", "content": "Hi"}], target_spec=TargetSpec(generate=8))
     """
     if batch_size < 1:
-        raise ConfigError(f"a batch of {batch_size} inputs runs nothing; give 1 or more")
-    settings, ask = settings or Settings(), ask or Ask()
-    for given, kind in ((settings, Settings), (ask, Ask)):
-        if not isinstance(given, kind):
+        raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
+    settings, target_spec = settings or AttributionSettings(), target_spec or TargetSpec()
+    arguments = (
+        ("settings", settings, AttributionSettings),
+        ("target_spec", target_spec, TargetSpec),
+    )
+    for name, value, kind in arguments:
+        if not isinstance(value, kind):
             raise ConfigError(
-                f"{kind.__name__.lower()} is of type {type(given).__name__}; give an object of "
+                f"{name} is of type {type(value).__name__}; give an object of "
                 f"{kind.__module__}.{kind.__name__}"
             )
-    chosen = find_method(method, model)
-    each_layer = _layers(model, layers, settings)
-    waiting = iter(as_texts(texts))
-    while group := list(islice(waiting, batch_size)):
-        asked = [_prepare(model, text, ask, chosen) for text in group]
+    scorer = find_method(method, model)
+    layer_numbers = _layers(model, layers, settings)
+    remaining = iter(as_texts(texts))
+    while group := list(islice(remaining, batch_size)):
+        items = [_prepare(model, text, target_spec, scorer) for text in group]
         with named_errors(model.network, model.name, "a forward pass"):
-            question, asked, targets = _question(
-                model, asked, settings, chosen, blocks=layers is not None
+            batch, items, targets = _run_batch(
+                model, items, settings, scorer, blocks=layers is not None
             )
-        for_layer = [
-            replace(question, settings=replace(settings, layer=layer)) for layer in each_layer
+        batches = [
+            replace(batch, settings=replace(settings, layer=layer)) for layer in layer_numbers
         ]
         with named_errors(model.network, model.name, method):
-            answers = [_answer(each, chosen, lens=layers is not None) for each in for_layer]
-        for index, (one, explained) in enumerate(zip(asked, targets, strict=True)):
-            for each, scores in zip(for_layer, answers, strict=True):
-                yield _attribution(each, scores, index, one, explained, method, exclude_readout)
+            scores = [_score(batch, scorer, lens=layers is not None) for batch in batches]
+        for index, (item, item_targets) in enumerate(zip(items, targets, strict=True)):
+            for layer_batch, layer_scores in zip(batches, scores, strict=True):
+                yield _attribution(
+                    layer_batch, layer_scores, index, item, item_targets, method, exclude_readout
+                )
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An input with what is asked of it."""
+class _Item:
+    """An input, and the positions of the targets that are explained in it."""
 
-    given: Input
-    places: Sequence[Place]
-    ask: Ask
+    encoded: Input
+    target_positions: Sequence[TargetPosition]
+    target_spec: TargetSpec
 
 
 def _layers(
-    model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: Settings
+    model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: AttributionSettings
 ) -> Sequence[int | None]:
     if layers is None:
         if settings.layer is None:
@@ -116,133 +128,138 @@ def _layers(
     if isinstance(layers, int) or (isinstance(layers, str) and layers != "all"):
         raise ConfigError(f"layers are a list of numbers or 'all'; got {layers!r}")
     depth = model.stack(settings.side).depth
-    chosen = range(depth + 1) if layers == "all" else layers
-    if wrong := [layer for layer in chosen if not 0 <= layer <= depth]:
+    numbers = range(depth + 1) if layers == "all" else layers
+    if wrong := [layer for layer in numbers if not 0 <= layer <= depth]:
         raise ConfigError(
             f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"
         )
-    return chosen
+    return numbers
 
 
-def _prepare(model: LiveModel, text: Content, ask: Ask, method: Method) -> _Asked:
+def _prepare(model: LiveModel, text: Content, target_spec: TargetSpec, method: Method) -> _Item:
     if isinstance(text, Mapping):
-        ask = replace(
-            ask, **{key: text[key] for key in ("target", "foil") if text.get(key) is not None}
-        )
-    given = encode(model, text)
+        changes = {key: text[key] for key in ("target", "foil") if text.get(key) is not None}
+        target_spec = replace(target_spec, **changes)
+    encoded = encode(model, text)
     if model.task == "none" and method.needs == "nothing":
-        return _Asked(given, [NOTHING], ask)
-    return _Asked(*prepare(model, given, ask, reads_head=method.needs == "head"), ask)
+        return _Item(encoded, [NO_TARGET], target_spec)
+    located = locate(model, encoded, target_spec, reads_head=method.needs == "head")
+    return _Item(*located, target_spec)
 
 
 @torch.no_grad()
-def _question(
-    model: LiveModel, asked: Sequence[_Asked], settings: Settings, method: Method, *, blocks: bool
-) -> tuple[Question, list[_Asked], list[list[Target]]]:
-    """A batch, run once; the inputs with what the model predicts of them; what is explained."""
-    readouts = _padded([[place.readout for place in each.places] for each in asked], model)
-    batch = to_batch(model, [each.given for each in asked])
-    question = Question(model, batch, readouts, readouts, readouts, settings)
-    question = replace(question, reading=question.read(blocks=blocks))
-    asked = _predicted(question, asked, method)
-    targets = [resolve(model, each.places, each.ask) for each in asked]
-    foils = [[-1 if each.foil_id is None else each.foil_id for each in row] for row in targets]
-    question = replace(
-        question,
-        readouts=_padded([[place.readout for place in each.places] for each in asked], model),
-        targets=_padded([[each.token_id for each in row] for row in targets], model),
+def _run_batch(
+    model: LiveModel,
+    items: Sequence[_Item],
+    settings: AttributionSettings,
+    method: Method,
+    *,
+    blocks: bool,
+) -> tuple[AttributionBatch, list[_Item], list[list[Target]]]:
+    """Run the model once; return the batch, its items with all targets known, and these targets."""
+    readouts = _readouts(model, items)
+    inputs = to_batch(model, [item.encoded for item in items])
+    batch = AttributionBatch(model, inputs, readouts, readouts, readouts, settings)
+    batch = replace(batch, reading=batch.read(blocks=blocks))
+    items = _with_predictions(batch, items, method)
+    targets = [resolve(model, item.target_positions, item.target_spec) for item in items]
+    foils = [[-1 if t.foil_id is None else t.foil_id for t in row] for row in targets]
+    batch = replace(
+        batch,
+        readouts=_readouts(model, items),
+        targets=_padded([[target.token_id for target in row] for row in targets], model),
         foils=_padded(foils, model),
     )
-    return question, asked, targets
+    return batch, items, targets
 
 
-def _predicted(question: Question, asked: Sequence[_Asked], method: Method) -> list[_Asked]:
-    """The inputs with what the model predicts at places where nothing else is asked for.
+def _with_predictions(
+    batch: AttributionBatch, items: Sequence[_Item], method: Method
+) -> list[_Item]:
+    """Set the targets that are not fixed to the model's prediction at their position.
 
     Raises:
         CheckpointError: The method needs the head, which does not give the network's own logits.
         MeasureError: Logits are not finite.
     """
-    places = [(one, place) for one in asked for place in one.places]
-    unknown = any(place.token_id is None for _, place in places)
-    if question.model.task == "none" or (method.needs == "nothing" and not unknown):
-        return list(asked)
-    logits = _logits(question, method, every=unknown)
-    for (one, _), finite in zip(places, logits.isfinite().all(-1), strict=True):
+    pairs = [(item, position) for item in items for position in item.target_positions]
+    predicts = any(position.token_id is None for _, position in pairs)
+    if batch.model.task == "none" or (method.needs == "nothing" and not predicts):
+        return list(items)
+    logits = _logits(batch, method, all_columns=predicts)
+    for (item, _), finite in zip(pairs, logits.isfinite().all(-1), strict=True):
         if not finite:
             raise MeasureError(
-                f"{question.model.name} gives logits that are not finite for "
-                f"{one.given.text[:60]!r}; its weights or its dtype are at fault"
+                f"{batch.model.name} gives logits that are not finite for "
+                f"{item.encoded.text[:60]!r}; its weights or its dtype are at fault"
             )
     rows = iter(logits)
     return [
         replace(
-            one,
-            places=[
-                replace(place, token_id=column)
-                for place, row in zip(one.places, rows, strict=False)
+            item,
+            target_positions=[
+                replace(position, token_id=column)
+                for position, row in zip(item.target_positions, rows, strict=False)
                 for column in (
-                    predicted_columns(question.model, row)
-                    if place.token_id is None
-                    else [place.token_id]
+                    predicted_columns(batch.model, row)
+                    if position.token_id is None
+                    else [position.token_id]
                 )
             ],
         )
-        for one in asked
+        for item in items
     ]
 
 
-def _logits(question: Question, method: Method, *, every: bool) -> Float[Tensor, "N C"]:
-    """Logits of each target; the head is held against the network where the method needs it."""
-    reading, model = question.read(), question.model
+def _logits(batch: AttributionBatch, method: Method, *, all_columns: bool) -> Float[Tensor, "N C"]:
+    """Return the logits of each target; a method that needs the head gets those of the head."""
+    reading, model = batch.read(), batch.model
     if model.output.over == "labels":
-        return (
-            question.head_logits(reading)
-            if method.needs == "head"
-            else question.own_logits(reading)
-        )
+        needs_head = method.needs == "head"
+        return batch.head_logits(reading) if needs_head else batch.network_logits(reading)
     try:
-        return question.head_logits(reading, every=every)
+        return batch.head_logits(reading, all_columns=all_columns)
     except CheckpointError:
         if method.needs == "head":
             raise
-    return question.own_logits(model.read(question.batch, columns=model.output.every_column))
+    return batch.network_logits(model.read(batch.inputs, columns=model.output.every_column))
 
 
-def _answer(question: Question, method: Method, *, lens: bool) -> Scores:
-    scores = method.function(question)
-    if lens and method.needs != "nothing" and (kl := question.lens_divergence()) is not None:
+def _score(batch: AttributionBatch, method: Method, *, lens: bool) -> Scores:
+    scores = method.function(batch)
+    if lens and method.needs != "nothing" and (kl := batch.lens_divergence()) is not None:
         scores = replace(scores, checks={**scores.checks, "kl_nats": kl})
     return scores
 
 
 def _attribution(
-    question: Question,
+    batch: AttributionBatch,
     scores: Scores,
     index: int,
-    asked: _Asked,
+    item: _Item,
     targets: Sequence[Target],
     method: str,
     exclude_readout: bool,
 ) -> Attribution:
-    model, settings = question.model, question.settings
-    tokens = asked.given.tokens if question.crosses else asked.given.predicting
+    model, settings, encoded = batch.model, batch.settings, item.encoded
+    tokens = encoded.tokens if batch.scores_encoder else encoded.context
     size, count = len(tokens), len(targets)
-    values = _wide(scores.values[index, :size, :count]).masked_fill(
-        ~question.visible[index, :size, :count], torch.nan
-    )
-    if (values.isnan() & question.visible[index, :size, :count]).any():
+    visible = batch.visible[index, :size, :count]
+    values = _wide(scores.values[index, :size, :count]).masked_fill(~visible, torch.nan)
+    if (values.isnan() & visible).any():
         raise MeasureError(
-            f"{method} gives NaN for {asked.given.text[:60]!r}; the weights or the dtype of "
+            f"{method} gives NaN for {encoded.text[:60]!r}; the weights or the dtype of "
             f"{model.name} are at fault"
         )
-    if exclude_readout and not question.crosses:
-        for column, place in enumerate(asked.places):
-            if place.position >= 0:  # no position alone is read where all are
-                values[place.readout, column] = torch.nan
-    checks = {name: each[index, :count].tolist() for name, each in scores.checks.items()}
+    if exclude_readout and not batch.scores_encoder:
+        for column, position in enumerate(item.target_positions):
+            if (
+                position.position >= 0
+            ):  # -1 for the mean of all positions, none of which is left out
+                values[position.readout, column] = torch.nan
+    checks = {name: check[index, :count].tolist() for name, check in scores.checks.items()}
     return Attribution(
-        text=asked.given.text,
+        text=encoded.text,
         tokens=surfaces(model, tokens.ids),
         token_ids=tokens.ids,
         special=tokens.special,
@@ -262,16 +279,16 @@ def _attribution(
         side=settings.side,
         task=model.task,
         checks=checks,
-        notes=_notes(model, asked.given, checks),
+        notes=_notes(model, encoded, checks),
     )
 
 
-def _notes(model: LiveModel, given: Input, checks: Mapping[str, Sequence[float]]) -> list[str]:
+def _notes(model: LiveModel, encoded: Input, checks: Mapping[str, Sequence[float]]) -> list[str]:
     notes = []
-    if given.dropped:
+    if encoded.dropped:
         end = "first" if model.task == "causal" else "last"
         notes.append(
-            f"the {end} {given.dropped} tokens were cut off: the window of {model.name} has "
+            f"the {end} {encoded.dropped} tokens were cut off: the window of {model.name} has "
             f"{model.max_length}"
         )
     if model.task == "causal":
@@ -282,6 +299,10 @@ def _notes(model: LiveModel, given: Input, checks: Mapping[str, Sequence[float]]
             f"{max(checks['completeness_delta']):.0%}"
         )
     return notes
+
+
+def _readouts(model: LiveModel, items: Sequence[_Item]) -> Int[Tensor, "B T"]:
+    return _padded([[p.readout for p in item.target_positions] for item in items], model)
 
 
 def _padded(rows: Sequence[Sequence[int]], model: LiveModel) -> Int[Tensor, "B T"]:
@@ -295,5 +316,5 @@ def _part(values: Tensor | None, index: int, size: int) -> Float[np.ndarray, "..
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32 or wider: numpy has no bfloat16."""
+    """Convert to float32 or wider: numpy has no bfloat16."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Baselines that never ask the model: a method that does not beat them explains nothing.
+"""Baselines that do not run the model: a method that does not beat them explains nothing.
 
 B inputs, P positions, T targets.
 """
@@ -10,64 +10,62 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.attribution.inputs import surfaces
-from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError, MismatchError
 
 
-def random(question: Question) -> Scores:
-    """One draw of uniform numbers, by the seed and the tokens, whatever else is in the batch.
+def random(batch: AttributionBatch) -> Scores:
+    """One draw of uniform numbers from the seed and the tokens, whatever else is in the batch.
 
-    A single draw says little: whoever compares with it averages over many seeds.
+    A single draw says little: average over many seeds when comparing with it.
     """
-    scores = torch.zeros(question.visible.shape)
-    for index, (ids, attended) in enumerate(
-        zip(question.scored_ids, question.attended, strict=True)
-    ):
-        tokens = ids[attended].tolist()
-        digest = hashlib.sha256(repr((question.settings.seed, tokens)).encode()).digest()
+    scores = torch.zeros(batch.visible.shape)
+    for index, (ids, mask) in enumerate(zip(batch.scored_ids, batch.token_mask, strict=True)):
+        tokens = ids[mask].tolist()
+        digest = hashlib.sha256(repr((batch.settings.seed, tokens)).encode()).digest()
         draw = np.random.default_rng(np.frombuffer(digest, np.uint32)).random(len(tokens))
         scores[index, : len(tokens)] = torch.tensor(draw, dtype=scores.dtype)[:, None]
-    return Scores(scores.to(question.scored_ids.device))
+    return Scores(scores.to(batch.scored_ids.device))
 
 
-def recency(question: Question) -> Scores:
-    """How near each position is to the read-out, nearest first: minus their distance."""
-    positions = torch.arange(question.scored_ids.shape[1], device=question.readouts.device)
-    distances = (positions[None, :, None] - question.readouts[:, None, :]).abs()
+def recency(batch: AttributionBatch) -> Scores:
+    """Minus the distance of each position from the read-out: nearest first."""
+    positions = torch.arange(batch.scored_ids.shape[1], device=batch.readouts.device)
+    distances = (positions[None, :, None] - batch.readouts[:, None, :]).abs()
     return Scores(-distances.float())
 
 
-def inverse_log_frequency(question: Question) -> Scores:
+def inverse_log_frequency(batch: AttributionBatch) -> Scores:
     """-ln of each token's relative frequency in nats: rarest first.
 
-    One is added to every count, so that a token that was never seen has a score.
+    One is added to every count, so that a token without occurrences has a score.
 
     Raises:
         ConfigError: There are no counts.
         MismatchError: The counts are of another vocabulary.
     """
-    counts = question.settings.counts
+    counts = batch.settings.counts
     if counts is None:
         raise ConfigError("inverse_log_frequency needs the counts of the tokens (--counts)")
-    if int(question.scored_ids.max()) >= len(counts):
+    if int(batch.scored_ids.max()) >= len(counts):
         raise MismatchError(
             f"the counts have {len(counts)} tokens and the input holds id "
-            f"{int(question.scored_ids.max())}; they are of another tokenizer"
+            f"{int(batch.scored_ids.max())}; they are of another tokenizer"
         )
     smoothed = np.asarray(counts, dtype=float) + 1
     information = torch.tensor(np.log(smoothed.sum()) - np.log(smoothed))
-    return _of_tokens(question, information[question.scored_ids.cpu()])
+    return _of_tokens(batch, information[batch.scored_ids.cpu()])
 
 
-def token_length(question: Question) -> Scores:
-    """How many characters each token has, without the space before it: longest first."""
-    texts = [surfaces(question.model, ids) for ids in question.scored_ids.tolist()]
-    lengths = [[len(each.strip().removeprefix("##")) for each in text] for text in texts]
-    return _of_tokens(question, torch.tensor(lengths))
+def token_length(batch: AttributionBatch) -> Scores:
+    """Number of characters of each token, without the space before it: longest first."""
+    texts = [surfaces(batch.model, ids) for ids in batch.scored_ids.tolist()]
+    lengths = [[len(token.strip().removeprefix("##")) for token in text] for text in texts]
+    return _of_tokens(batch, torch.tensor(lengths))
 
 
-def _of_tokens(question: Question, scores: Float[Tensor, "B P"]) -> Scores:
-    """The same score for every target."""
-    scores = scores.float().to(question.readouts.device)
-    return Scores(scores[:, :, None].expand(-1, -1, question.readouts.shape[1]))
+def _of_tokens(batch: AttributionBatch, scores: Float[Tensor, "B P"]) -> Scores:
+    """Repeat one score per token for every target."""
+    scores = scores.float().to(batch.readouts.device)
+    return Scores(scores[:, :, None].expand(-1, -1, batch.readouts.shape[1]))

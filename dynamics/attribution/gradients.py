@@ -1,6 +1,6 @@
-"""Gradients of a prediction with respect to what the embedding looks up for each token.
+"""Gradients of a prediction with respect to the row that the embedding looks up for each token.
 
-The rows are fed in place of the embedding's answer; positions, segments and norms are added to them
+The rows replace the output of the embedding lookup; positions, segments and norms are added to them
 once, by the model. The paper's released code feeds the output of the embedding module there, and
 takes absolute values: the protocol `paper` does the same (NormXLogit, arXiv 2411.16252).
 
@@ -14,41 +14,42 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynamics.attribution.question import Question, Scores
+from dynamics.attribution.batch import AttributionBatch, Scores
+from dynamics.distribution import install_command
 from dynamics.errors import ConfigError
 
 Rows = Float[Tensor, "B P E"]
-CONVERGED = 0.05  # of what the prediction changes by, from baseline to input
+CONVERGED = 0.05  # largest error, relative to the change of the prediction from baseline to input
 FIXED_STEPS, MOST_STEPS = 50, 800
-ROUNDING = 1e-5  # of the prediction; a smaller change is none
-POSITIONS_AT_ONCE = 2048  # of all steps and inputs that integrated gradients run together,
-ON_ACCELERATORS = 8192  # which have more units to keep busy
+ROUNDING = 1e-5  # smallest change of a prediction that is not rounding, relative to the prediction
+POSITIONS_AT_ONCE = 2048  # positions of all steps and inputs that integrated gradients run together
+ON_ACCELERATORS = 8192  # the same on accelerators, which have more units to keep busy
 
 
-def gradient_norm(question: Question) -> Scores:
+def gradient_norm(batch: AttributionBatch) -> Scores:
     """Norm of each token's gradient: L2 over features, L1 in the paper's protocol; unsigned."""
-    order = 1 if question.settings.rules.unsigned_gradients else 2
-    return _scores(question, lambda slope, rows: slope.norm(p=order, dim=-1))
+    order = 1 if batch.settings.rules.unsigned_gradients else 2
+    return _scores(batch, lambda slope, rows: slope.norm(p=order, dim=-1))
 
 
-def gradient_x_input(question: Question) -> Scores:
+def gradient_x_input(batch: AttributionBatch) -> Scores:
     """Dot product of each token's gradient and row; the L1 norm of their product in the paper's."""
-    return _scores(question, lambda slope, rows: _summed(question, slope * rows))
+    return _scores(batch, lambda slope, rows: _sum_features(batch, slope * rows))
 
 
-def integrated_gradients(question: Question) -> Scores:
-    """Gradients averaged on the way from a baseline, times the way (arXiv 1703.01365), by captum.
+def integrated_gradients(batch: AttributionBatch) -> Scores:
+    """Gradients averaged from a baseline to the input, times their difference (arXiv 1703.01365).
 
-    Gauss-Legendre steps are doubled, for each input and target on its own, until the scores sum to
-    the change of the prediction within 5 % of it, or 800 are reached. The baseline puts the mask
-    token, the padding token or zeros in place of each token, the first of these that the tokenizer
-    has unless the settings name one; special tokens keep their rows, and score 0. The paper's
-    protocol takes 50 steps from zeros, for special tokens too, and sums absolute values over
-    features.
+    Computed by captum. The number of Gauss-Legendre steps is doubled, for each input and target
+    separately, until the scores sum to the change of the prediction within 5 % of it, or 800 are
+    reached. The baseline has the mask token, the padding token or zeros in place of each token, the
+    first of these that exists, unless the settings name one; special tokens keep their rows, and
+    score 0. The paper's protocol takes 50 steps from zeros, for special tokens too, and sums
+    absolute values over features.
 
     Returns:
         Scores, and as checks `completeness_delta`, the distance of the signed sum from the change
-        of the prediction, as a part of the change, and `steps`. NaN for targets that do not exist.
+        of the prediction, relative to the change, and `steps`. NaN for targets that do not exist.
 
     Raises:
         ConfigError: captum or the baseline's token is missing, or there are no steps.
@@ -57,144 +58,143 @@ def integrated_gradients(question: Question) -> Scores:
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise ConfigError(
-            "integrated_gradients needs captum: pip install 'dynamics[attribution]'"
+            f"integrated_gradients needs captum: {install_command('attribution')}"
         ) from error
-    fixed, asked = question.settings.rules.fixed_steps, question.asked
-    first_steps = FIXED_STEPS if fixed else question.settings.steps
+    has_fixed_steps, target_mask = batch.settings.rules.fixed_steps, batch.target_mask
+    first_steps = FIXED_STEPS if has_fixed_steps else batch.settings.steps
     if first_steps < 1:
         raise ConfigError(f"integrated gradients need at least 1 step, steps is {first_steps}")
-    question, rows = _fed(question)
-    start = _baseline(question, rows)
-    values = rows.new_zeros(*rows.shape[:2], asked.shape[1])
-    delta, taken = (torch.full_like(values[:, 0], torch.nan) for _ in range(2))
+    batch, rows = _with_input_rows(batch)
+    baseline = _baseline_rows(batch, rows)
+    values = rows.new_zeros(*rows.shape[:2], target_mask.shape[1])
+    delta, steps_done = (torch.full_like(values[:, 0], torch.nan) for _ in range(2))
     with torch.no_grad():
-        end = predict(question, rows)
-        change = end - predict(question, start)
-    scale = change.abs().maximum(ROUNDING * end.abs()).clamp_min(torch.finfo(end.dtype).tiny)
+        prediction = predict(batch, rows)
+        change = prediction - predict(batch, baseline)
+    tiny = torch.finfo(prediction.dtype).tiny
+    scale = change.abs().maximum(ROUNDING * prediction.abs()).clamp_min(tiny)
     positions = POSITIONS_AT_ONCE if rows.device.type == "cpu" else ON_ACCELERATORS
-    at_once = positions // rows.shape[1]
-    for target in asked.any(0).nonzero().flatten().tolist():
-        along = _prediction_of(question, target)
-        left, steps = asked[:, target].nonzero().flatten(), first_steps
-        while len(left):
-            shares = IntegratedGradients(along).attribute(
-                rows[left],
-                start[left],
-                additional_forward_args=(left,),
+    rows_at_once = positions // rows.shape[1]
+    for target in target_mask.any(0).nonzero().flatten().tolist():
+        forward = _prediction_of(batch, target)
+        remaining, steps = target_mask[:, target].nonzero().flatten(), first_steps
+        while len(remaining):
+            shares = IntegratedGradients(forward).attribute(
+                rows[remaining],
+                baseline[remaining],
+                additional_forward_args=(remaining,),
                 n_steps=steps,
                 method="gausslegendre",
-                internal_batch_size=max(at_once, len(left)),
+                internal_batch_size=max(rows_at_once, len(remaining)),
             )
-            values[left, :, target] = _summed(question, shares)
-            missing = (shares.sum((1, 2)) - change[left, target]).abs()
-            delta[left, target] = missing / scale[left, target]
-            taken[left, target] = steps
-            if fixed or steps >= MOST_STEPS:
+            values[remaining, :, target] = _sum_features(batch, shares)
+            # Completeness, Sundararajan et al. 2017, proposition 1: shares sum to the change.
+            missing = (shares.sum((1, 2)) - change[remaining, target]).abs()
+            delta[remaining, target] = missing / scale[remaining, target]
+            steps_done[remaining, target] = steps
+            if has_fixed_steps or steps >= MOST_STEPS:
                 break
-            left = left[~(delta[left, target] <= CONVERGED)]
+            remaining = remaining[~(delta[remaining, target] <= CONVERGED)]  # NaN has not
             steps = min(2 * steps, MOST_STEPS)
-    return Scores(values, checks={"completeness_delta": delta, "steps": taken})
+    return Scores(values, checks={"completeness_delta": delta, "steps": steps_done})
 
 
-def looked_up(question: Question) -> Rows:
-    """What the embedding looks up for the scored tokens, in float32 or wider."""
+def looked_up(batch: AttributionBatch) -> Rows:
+    """Return the rows that the embedding looks up for the scored tokens, in float32 or wider."""
     with torch.no_grad():
-        rows = question.stack.look_up(question.scored_ids)
+        rows = batch.stack.look_up(batch.scored_ids)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
-def predict(question: Question, rows: Rows) -> Float[Tensor, "B T"]:
-    """The predictions for rows that are fed in place of the looked-up ones."""
-    narrow = rows.to(question.model.network.dtype)
-    return question.predictions(question.read(rows=narrow)).to(rows.dtype)
+def predict(batch: AttributionBatch, rows: Rows) -> Float[Tensor, "B T"]:
+    """Return the predictions for rows that replace the looked-up ones."""
+    narrow = rows.to(batch.model.network.dtype)
+    return batch.predictions(batch.read(rows=narrow)).to(rows.dtype)
 
 
 def per_target(
     predictions: Float[Tensor, "B T"],
-    asked: Bool[Tensor, "B T"],
+    target_mask: Bool[Tensor, "B T"],
     rows: Rows,
-    reduced: Callable[[Rows], Float[Tensor, "B P"]],
+    reduce: Callable[[Rows], Float[Tensor, "B P"]],
 ) -> Float[Tensor, "B P T"]:
-    """Gradients of predictions, one backward pass for each target, reduced over features.
+    """Return the gradients of predictions, one backward pass per target, reduced over features.
 
     Targets that no input has are skipped and score 0. An input's prediction depends on its own rows
     only, so that inputs do not mix.
     """
-    values = rows.new_zeros(*rows.shape[:2], asked.shape[1])
-    for target in asked.any(0).nonzero().flatten().tolist():
+    values = rows.new_zeros(*rows.shape[:2], target_mask.shape[1])
+    for target in target_mask.any(0).nonzero().flatten().tolist():
         (slope,) = torch.autograd.grad(predictions[:, target].sum(), rows, retain_graph=True)
-        values[:, :, target] = reduced(slope)
+        values[:, :, target] = reduce(slope)
     return values
 
 
 @torch.enable_grad()
-def _scores(question: Question, reduced: Callable[[Rows, Rows], Tensor]) -> Scores:
-    question, rows = _fed(question)
+def _scores(batch: AttributionBatch, reduce: Callable[[Rows, Rows], Tensor]) -> Scores:
+    batch, rows = _with_input_rows(batch)
     rows.requires_grad_()
-    predictions, fixed = predict(question, rows), rows.detach()
-    values = per_target(predictions, question.asked, rows, lambda slope: reduced(slope, fixed))
+    predictions, constant = predict(batch, rows), rows.detach()
+    values = per_target(predictions, batch.target_mask, rows, lambda slope: reduce(slope, constant))
     return Scores(values)
 
 
-def _fed(question: Question) -> tuple[Question, Rows]:
-    """Rows to start from, and the question they are fed to."""
-    rows = looked_up(question)
-    if not question.settings.rules.embeds_twice:
-        return question, rows
-    batch = replace(question.batch, token_type_ids=None)
-    question = replace(question, batch=batch, reading=None)
+def _with_input_rows(batch: AttributionBatch) -> tuple[AttributionBatch, Rows]:
+    """Return the batch to run, and the rows that gradients are taken at."""
+    rows = looked_up(batch)
+    if not batch.settings.rules.embeds_twice:
+        return batch, rows
+    batch = replace(batch, inputs=replace(batch.inputs, token_type_ids=None), reading=None)
     with torch.no_grad():
-        twice = question.read().scored.embedding.to(rows.dtype)
-    if twice.shape != rows.shape:
+        embedded = batch.read().scored.embedding.to(rows.dtype)
+    if embedded.shape != rows.shape:
         raise ConfigError(
-            f"{question.model.name}: protocol paper feeds the embedding module's output, of size "
-            f"{twice.shape[-1]}, as rows, of size {rows.shape[-1]}; use protocol sound"
+            f"{batch.model.name}: protocol paper feeds the embedding module's output, of size "
+            f"{embedded.shape[-1]}, as rows, of size {rows.shape[-1]}; use protocol sound"
         )
-    return question, twice
+    return batch, embedded
 
 
-def _baseline(question: Question, rows: Rows) -> Rows:
-    """Rows that integrated gradients start from; what padding starts from has no gradient."""
-    if question.settings.rules.fixed_steps:
+def _baseline_rows(batch: AttributionBatch, rows: Rows) -> Rows:
+    """Return the start of integrated gradients; at padding it is of no effect."""
+    if batch.settings.rules.fixed_steps:
         return torch.zeros_like(rows)
-    tokenizer, wanted = question.model.tokenizer, question.settings.baseline
-    if wanted == "auto":
-        known = (name for name in ("mask", "pad") if _token(question, name) is not None)
-        wanted = next(known, "zero")
-    start = torch.zeros_like(rows)
-    if wanted != "zero":
-        if (token := _token(question, wanted)) is None:
+    tokenizer, kind = batch.model.tokenizer, batch.settings.baseline
+    if kind == "auto":
+        available = (name for name in ("mask", "pad") if _special_id(batch, name) is not None)
+        kind = next(available, "zero")
+    baseline = torch.zeros_like(rows)
+    if kind != "zero":
+        if (token_id := _special_id(batch, kind)) is None:
             raise ConfigError(
-                f"{question.model.name}: the tokenizer has no {wanted} token to start integrated "
+                f"{batch.model.name}: the tokenizer has no {kind} token to start integrated "
                 "gradients from; use baseline auto or zero"
             )
-        start = looked_up(question.with_ids(torch.full_like(question.scored_ids, token)))
+        baseline = looked_up(batch.with_ids(torch.full_like(batch.scored_ids, token_id)))
     ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's end is its unknown token too
-    special = [
-        each for each in tokenizer.all_special_ids if each in ends or each != tokenizer.unk_token_id
-    ]
-    keep = torch.isin(question.scored_ids, torch.tensor(special).to(question.scored_ids))
-    return torch.where(keep[:, :, None], rows, start)
+    special_ids = [i for i in tokenizer.all_special_ids if i in ends or i != tokenizer.unk_token_id]
+    is_special = torch.isin(batch.scored_ids, torch.tensor(special_ids).to(batch.scored_ids))
+    return torch.where(is_special[:, :, None], rows, baseline)
 
 
-def _token(question: Question, name: str) -> int | None:
-    return getattr(question.model.tokenizer, f"{name}_token_id")
+def _special_id(batch: AttributionBatch, name: str) -> int | None:
+    return getattr(batch.model.tokenizer, f"{name}_token_id")
 
 
 def _prediction_of(
-    question: Question, target: int
+    batch: AttributionBatch, target: int
 ) -> Callable[[Rows, Int[Tensor, " B"]], Float[Tensor, " B"]]:
-    """One target's prediction, as a function of rows and of the inputs that they stand for."""
-    only = slice(target, target + 1)
-    one = replace(
-        question,
-        readouts=question.readouts[:, only],
-        targets=question.targets[:, only],
-        foils=question.foils[:, only],
+    """Return a function of rows, and of the inputs they belong to, that predicts one target."""
+    column = slice(target, target + 1)
+    single = replace(
+        batch,
+        readouts=batch.readouts[:, column],
+        targets=batch.targets[:, column],
+        foils=batch.foils[:, column],
     )
-    return lambda rows, inputs: predict(one.select(inputs), rows)[:, 0]
+    return lambda rows, indices: predict(single.select(indices), rows)[:, 0]
 
 
-def _summed(question: Question, shares: Rows) -> Float[Tensor, "B P"]:
-    unsigned = question.settings.rules.unsigned_gradients
-    return (shares.abs() if unsigned else shares).sum(-1)
+def _sum_features(batch: AttributionBatch, shares: Rows) -> Float[Tensor, "B P"]:
+    is_unsigned = batch.settings.rules.unsigned_gradients
+    return (shares.abs() if is_unsigned else shares).sum(-1)

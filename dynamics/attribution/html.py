@@ -1,7 +1,7 @@
-"""Attributions as HTML that loads nothing: for a notebook, or one page.
+"""Attributions as self-contained HTML: a fragment for a notebook, or a page.
 
-Everything that comes from a text, a vocabulary or a model's name is escaped. Shades are laid over
-the background of whoever shows it, so that text keeps its contrast in light and dark.
+Everything that comes from a text, a vocabulary or a model's name is escaped. Shades are translucent
+over the background of the notebook or browser, so that text keeps its contrast in light and dark.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,11 +10,11 @@ from html import escape
 import numpy as np
 from jaxtyping import Float
 
-from dynamics.attribution import view
+from dynamics.attribution import display
 from dynamics.attribution.result import Attribution
 
 _CELLS = 20_000  # a larger matrix is left out: no browser shows it in reasonable time
-_OPAQUE = 0.65  # of the strongest shade; text on it keeps a contrast of 4.5 in light and dark
+_OPACITY = 0.65  # of the strongest shade; text on it keeps a contrast of 4.5 in light and dark
 
 _STYLE = """
 .da{font:14px/1.5 system-ui,sans-serif;color:inherit;margin:0 0 2.5em;max-width:100%}
@@ -53,23 +53,23 @@ h1{{font:600 1.3em/1.4 system-ui,sans-serif}}
 
 
 def page(attributions: Iterable[Attribution], title: str) -> str:
-    """One page that stands for itself.
+    """Return attributions as a complete HTML page.
 
     Args:
-        attributions: What it shows; those that differ in layer or revision only are shown together.
-        title: Its title.
+        attributions: The attributions; those that differ in layer or revision only share a section.
+        title: Title of the page.
     """
-    return _PAGE.format(title=escape(view.visible(title)), body=fragment(attributions))
+    return _PAGE.format(title=escape(display.printable(title)), body=fragment(attributions))
 
 
 def fragment(attributions: Iterable[Attribution]) -> str:
-    """A part of a page, or what a notebook shows."""
-    shown = [_group(group) for group in view.groups(attributions)]
-    return f"<style>{_STYLE}</style>\n{_legend()}\n" + "\n".join(shown)
+    """Return attributions as a part of an HTML page, such as the output of a notebook cell."""
+    sections = [_group(group) for group in display.groups(attributions)]
+    return f"<style>{_STYLE}</style>\n{_legend()}\n" + "\n".join(sections)
 
 
 def _legend() -> str:
-    steps = "".join(f'<i style="{_shade(each)}"></i>' for each in np.linspace(-1, 1, 9))
+    steps = "".join(f'<i style="{_shade(shade)}"></i>' for shade in np.linspace(-1, 1, 9))
     return (
         f'<div class="da scale">negative {steps} positive <p>Full colour is the largest absolute '
         "score of the tokens that are ranked; special tokens may go beyond.</p></div>"
@@ -77,57 +77,57 @@ def _legend() -> str:
 
 
 def _group(group: Sequence[Attribution]) -> str:
-    one = group[0]
-    parts = [f"<h2>{escape(view.heading(one, alone=len(group) == 1))}</h2>"]
-    parts += [*_alone(one)] if len(group) == 1 else [*_compared(group)]
-    notes = dict.fromkeys(note for each in group for note in each.notes)
-    parts += [f'<p class="note">{escape(view.visible(note))}</p>' for note in notes]
+    first, is_single = group[0], len(group) == 1
+    parts = [f"<h2>{escape(display.heading(first, with_label=is_single))}</h2>"]
+    parts += _single(first) if is_single else _comparison(group)
+    notes = dict.fromkeys(note for attribution in group for note in attribution.notes)
+    parts += [f'<p class="note">{escape(display.printable(note))}</p>' for note in notes]
     return f'<div class="da">{"".join(parts)}</div>'
 
 
-def _alone(one: Attribution) -> Iterator[str]:
-    shades = view.shades(one)
-    for target, explained in enumerate(one.targets):
-        yield f"<h3>target {escape(view.named(explained))}</h3>"
-        yield _text(one, shades[:, target], target)
-        if checks := view.checks(one, target):
+def _single(attribution: Attribution) -> Iterator[str]:
+    shades, targets = display.shades(attribution), attribution.targets
+    for index, target in enumerate(targets):
+        yield f"<h3>target {escape(display.named(target))}</h3>"
+        yield _text(attribution, shades[:, index], index)
+        if checks := display.checks(attribution, index):
             yield f"<p>checks: {escape(', '.join(checks))}</p>"
-    if len(one.targets) > 1:
+    if len(targets) > 1:
         yield "<h3>every position and target</h3>"
         yield _matrix(
-            [view.cell(token) for token in one.tokens],
-            [view.cell(each.token) for each in one.targets],
-            [[one] * len(one.targets)] * len(one.tokens),
+            [display.cell(token) for token in attribution.tokens],
+            [display.cell(target.token) for target in targets],
+            [[attribution] * len(targets)] * len(attribution.tokens),
             lambda row, column: (row, column),
         )
-    tables = (_numbers(one, target) for target in range(len(one.targets)))
-    opened = " open" if len(one.targets) == 1 else ""
-    yield f"<details{opened}><summary>numbers</summary>{''.join(tables)}</details>"
+    tables = (_numbers(attribution, index) for index in range(len(targets)))
+    state = " open" if len(targets) == 1 else ""
+    yield f"<details{state}><summary>numbers</summary>{''.join(tables)}</details>"
 
 
-def _compared(group: Sequence[Attribution]) -> Iterator[str]:
-    """For each target a matrix: layers x positions, or positions x steps."""
-    one = group[0]
-    tokens = [view.cell(token) for token in one.tokens]
-    for target, explained in enumerate(one.targets):
-        targets = [view.named(each.targets[target]) for each in group]
-        same = len(set(targets)) == 1
-        yield f"<h3>target {escape(view.named(explained) if same else 'of each')}</h3>"
-        yield _text(group[-1], view.shades(group[-1])[:, target], target)
-        names = view.labels(group)
-        told = [*([] if same else [targets]), [", ".join(view.checks(e, target)) for e in group]]
-        names = ["\n".join(filter(None, parts)) for parts in zip(names, *told, strict=True)]
-        if view.is_series(group):
-            yield _matrix(tokens, names, [group] * len(tokens), lambda row, _, at=target: (row, at))
+def _comparison(group: Sequence[Attribution]) -> Iterator[str]:
+    """Yield for each target a matrix: layers x positions, or positions x steps."""
+    tokens = [display.cell(token) for token in group[0].tokens]
+    for target in range(len(group[0].targets)):
+        targets = [display.named(attribution.targets[target]) for attribution in group]
+        is_same = len(set(targets)) == 1
+        yield f"<h3>target {escape(targets[0] if is_same else 'of each')}</h3>"
+        yield _text(group[-1], display.shades(group[-1])[:, target], target)
+        checks = [", ".join(display.checks(attribution, target)) for attribution in group]
+        columns = [display.labels(group), *([] if is_same else [targets]), checks]
+        names = ["\n".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+        if display.is_series(group):
+            yield _matrix(tokens, names, [group] * len(tokens), lambda row, _, t=target: (row, t))
         else:
-            rows = [[each] * len(tokens) for each in group]
-            yield _matrix(names, tokens, rows, lambda _, column, at=target: (column, at))
+            rows = [[attribution] * len(tokens) for attribution in group]
+            yield _matrix(names, tokens, rows, lambda _, column, t=target: (column, t))
 
 
-def _text(one: Attribution, shades: Float[np.ndarray, " P"], target: int) -> str:
+def _text(attribution: Attribution, shades: Float[np.ndarray, " P"], target: int) -> str:
     pieces = [
-        f'<span class="t"{_look(one, index, target, shades[index])}>{escape(piece)}</span>'
-        for index, piece in enumerate(view.running(one))
+        f'<span class="t"{_cell_look(attribution, index, target, shades[index])}>{escape(piece)}'
+        "</span>"
+        for index, piece in enumerate(display.running(attribution))
     ]
     return f'<p class="text">{"".join(pieces)}</p>'
 
@@ -136,67 +136,72 @@ def _matrix(
     rows: Sequence[str],
     columns: Sequence[str],
     sources: Sequence[Sequence[Attribution]],
-    place: Callable[[int, int], tuple[int, int]],
+    position_and_target: Callable[[int, int], tuple[int, int]],
 ) -> str:
-    """A table of scores.
+    """Return a table of scores.
 
     Args:
-        rows: Their names.
-        columns: Their names.
-        sources: What each cell is of.
-        place: Position and target of a row and a column.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        sources: Attribution that each cell shows.
+        position_and_target: Function from a row and a column to the indices of the score.
     """
     if len(rows) * len(columns) > _CELLS:
         return f"<p>{len(rows):,} x {len(columns):,} scores are not drawn; JSON holds them.</p>"
-    shades = {id(each): view.shades(each) for line in sources for each in line}
+    shades = {id(source): display.shades(source) for line in sources for source in line}
     lines = [_row("th", ["", *columns])]
     for row, (name, line) in enumerate(zip(rows, sources, strict=True)):
         cells = ""
-        for column, each in enumerate(line):
-            at = place(row, column)
-            look = _look(each, *at, shades[id(each)][at])
-            cells += f"<td{look}>{view.number(each.scores[at])}</td>"
+        for column, source in enumerate(line):
+            index = position_and_target(row, column)
+            look = _cell_look(source, *index, shades[id(source)][index])
+            cells += f"<td{look}>{display.number(source.scores[index])}</td>"
         lines.append(f'<tr><th class="word">{escape(name)}</th>{cells}</tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def _numbers(one: Attribution, target: int) -> str:
-    """All positions with their ranks; two ranks where a ranking has two directions."""
-    orders = view.orders(one)
-    ranks = [{at: i for i, at in enumerate(one.ranking(target, name), 1)} for name in orders]
+def _numbers(attribution: Attribution, target: int) -> str:
+    """Return a table of all positions with their rank in each order."""
+    orders = display.orders(attribution)
+    rankings = [attribution.ranking(target, name) for name in orders]
+    ranks = [{position: rank for rank, position in enumerate(order, 1)} for order in rankings]
     head = ["position", "token", "id", "score", "norm", "logit"]
     rows = [_row("th", [*head, *(f"rank ({name})" for name in orders)])]
-    for index, (token, token_id) in enumerate(zip(one.tokens, one.token_ids, strict=True)):
-        ranked = (str(each.get(index, "")) for each in ranks)
-        numbers = [str(index), view.cell(token), str(token_id), *_of(one, index, target)]
-        rows.append(_row("td", [*numbers, *ranked]))
-    meant = "; ".join(f"{name}: {meaning}" for name, meaning in orders.items())
+    tokens = zip(attribution.tokens, attribution.token_ids, strict=True)
+    for index, (token, token_id) in enumerate(tokens):
+        numbers = _formatted(attribution, index, target)
+        cells = [str(index), display.cell(token), str(token_id), *numbers]
+        rows.append(_row("td", [*cells, *(str(rank.get(index, "")) for rank in ranks)]))
+    legend = "; ".join(f"{name}: {meaning}" for name, meaning in orders.items())
     return (
-        f"<p>target {escape(view.named(one.targets[target]))}; {escape(meant)}</p>"
+        f"<p>target {escape(display.named(attribution.targets[target]))}; {escape(legend)}</p>"
         f'<div class="wide"><table>{"".join(rows)}</table></div>'
     )
 
 
-def _of(one: Attribution, index: int, target: int) -> list[str]:
-    norm = "" if one.norm is None else view.number(one.norm[index], sign="")
-    logit = "" if one.logit is None else view.number(one.logit[index, target])
-    return [view.number(one.scores[index, target]), norm, logit]
+def _formatted(attribution: Attribution, index: int, target: int) -> list[str]:
+    """Return score, norm and logit of a position as text, empty where there is none."""
+    norms, logits = attribution.norm, attribution.logit
+    norm = "" if norms is None else display.number(norms[index], sign="")
+    logit = "" if logits is None else display.number(logits[index, target])
+    return [display.number(attribution.scores[index, target]), norm, logit]
 
 
 def _row(kind: str, cells: Sequence[str]) -> str:
     return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
 
 
-def _look(one: Attribution, index: int, target: int, shade: float) -> str:
-    """Shade and title of a score."""
-    score, norm, logit = _of(one, index, target)
-    told = f"position {index}, {view.cell(one.tokens[index])!r}, id {one.token_ids[index]}: {score}"
-    told += f", norm {norm}" * bool(norm) + f", logit {logit}" * bool(logit)
-    return f' title="{escape(told)}" style="{_shade(shade)}"'
+def _cell_look(attribution: Attribution, index: int, target: int, shade: float) -> str:
+    """Return the HTML attributes with the shade and the tooltip of a score."""
+    score, norm, logit = _formatted(attribution, index, target)
+    token, token_id = display.cell(attribution.tokens[index]), attribution.token_ids[index]
+    tooltip = f"position {index}, {token!r}, id {token_id}: {score}"
+    tooltip += f", norm {norm}" * bool(norm) + f", logit {logit}" * bool(logit)
+    return f' title="{escape(tooltip)}" style="{_shade(shade)}"'
 
 
 def _shade(shade: float) -> str:
     if np.isnan(shade):
         return ""
-    red, green, blue = view.POSITIVE if shade > 0 else view.NEGATIVE
-    return f"background:rgba({red},{green},{blue},{abs(shade) * _OPAQUE:.3f})"
+    red, green, blue = display.POSITIVE if shade > 0 else display.NEGATIVE
+    return f"background:rgba({red},{green},{blue},{abs(shade) * _OPACITY:.3f})"

@@ -1,4 +1,4 @@
-"""Texts to token ids, and batches of them.
+"""Texts encoded to token ids with their words, and batches of them.
 
 P positions of an input. Truncation is counted, never silent.
 """
@@ -11,7 +11,7 @@ from itertools import accumulate, takewhile
 from typing import Any, cast
 
 from dynamics.errors import CheckpointError, ConfigError, message_of
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 
 Content = str | Mapping[str, Any] | Sequence[Mapping[str, str]]
 _WORD = re.compile(r"\S+")
@@ -22,15 +22,15 @@ _SPACE_MARKS = ("\u2581", "\u0120")  # how sentencepiece and byte-level BPE writ
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids and what the text says of each.
+    """Token ids with their words and segments.
 
     Attributes:
         ids: Token ids.
-        special: Which ones are special tokens, whether the tokenizer added them or the text holds
-            them; what stands for a word (the unknown and the mask token) is none.
-        words: Index of the whitespace-separated word each belongs to, None for special tokens.
-        segments: Segment of each, for models that have segments.
-        word_texts: Text of each word, with the white space before it; empty where none is known.
+        special: Flags of special tokens, whether the tokenizer added them or the text holds them;
+            tokens that stand for a word (the unknown and the mask token) are not special.
+        words: Index of the whitespace-separated word of each token, None for special tokens.
+        segments: Segment of each token, for models that have segments.
+        word_texts: Text of each word, with the white space before it; empty where unknown.
     """
 
     ids: list[int]
@@ -48,93 +48,98 @@ class Input:
     """One input of a model.
 
     Attributes:
-        text: As it was given.
+        text: The text before tokenisation.
         tokens: Its tokens; those of the source in an encoder-decoder.
-        given: Position of the first token of the continuation that was given.
-        decoder: What the decoder gets, in an encoder-decoder; its first token starts it.
-        dropped: Tokens that were cut off to fit the model's window.
+        continuation_start: Position of the first token of the continuation, None without one.
+        decoder: Tokens of the decoder, in an encoder-decoder; the first one is its start token.
+        dropped: Number of tokens that were cut off to fit the model's window.
     """
 
     text: str
     tokens: Tokens
-    given: int | None = None
+    continuation_start: int | None = None
     decoder: Tokens | None = None
     dropped: int = 0
 
     @property
-    def predicting(self) -> Tokens:
-        """The tokens that a causal prediction follows."""
+    def context(self) -> Tokens:
+        """The tokens that a causal prediction follows: those of the decoder, if there is one."""
         return self.tokens if self.decoder is None else self.decoder
 
     def followed_by(self, model: LiveModel, ids: Sequence[int]) -> "Input":
-        """This input with tokens behind those that a causal prediction follows.
+        """Return this input with tokens appended to its context.
 
         Args:
             model: The model, whose tokenizer has the tokens; one that begins with a space begins a
                 word.
-            ids: The tokens.
+            ids: Ids of the tokens.
         """
-        before = self.predicting
+        context = self.context
         entries = [str(entry) for entry in model.tokenizer.convert_ids_to_tokens(list(ids))]
         starts = [
             entry.startswith(_SPACE_MARKS) or surface[:1].isspace()
             for entry, surface in zip(entries, surfaces(model, ids), strict=True)
         ]
-        last = max((word for word in before.words if word is not None), default=-1)
+        last = max((word for word in context.words if word is not None), default=-1)
         words = [last + count for count in accumulate(map(int, starts))]
-        texts = [*before.word_texts]
+        texts = [*context.word_texts]
         texts += [""] * (max(last, 0) + 1 - len(texts))
         for word in dict.fromkeys(words):
-            of_word = [index for index, own in enumerate(words) if own == word]
+            token_indices = [index for index, word_index in enumerate(words) if word_index == word]
             decoded = model.tokenizer.decode(
-                [ids[index] for index in of_word], clean_up_tokenization_spaces=False
+                [ids[index] for index in token_indices], clean_up_tokenization_spaces=False
             )
-            text = _surface(entries[of_word[0]], str(decoded))
+            text = _surface(entries[token_indices[0]], str(decoded))
+            # Tokens that begin no word extend the last one of the context.
             texts[word:] = [texts[word] + text if word < len(texts) else text]
-        longer = Tokens(
-            [*before.ids, *ids],
-            [*before.special, *[False] * len(ids)],
-            [*before.words, *words],
+        extended = Tokens(
+            [*context.ids, *ids],
+            [*context.special, *[False] * len(ids)],
+            [*context.words, *words],
             word_texts=texts,
         )
         if self.decoder is None:
-            return replace(self, tokens=longer, given=len(before))
-        return replace(self, decoder=longer, given=len(before))
+            return replace(self, tokens=extended, continuation_start=len(context))
+        return replace(self, decoder=extended, continuation_start=len(context))
 
 
 def as_texts(texts: Content | Iterable[Content]) -> Iterable[Content]:
-    """Inputs one by one, where one alone was given as well.
+    """Return an iterable of inputs, also for a single input.
 
     A string is one text, a mapping one input and a list of chat messages one conversation.
 
     Raises:
-        ConfigError: It is none of them, and not several.
+        ConfigError: The argument is neither an input nor an iterable.
+
+    Example:
+        >>> as_texts("one text"), as_texts({"text": "one text", "target": "id:5"})
+        (['one text'], [{'text': 'one text', 'target': 'id:5'}])
     """
     if isinstance(texts, str | Mapping) or _is_conversation(texts):
         return [cast(Content, texts)]
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise ConfigError(
-            f"what is to be explained is of type {type(texts).__name__}; give a text, chat "
-            "messages, a mapping with 'text', or several of them"
+            f"the texts are of type {type(texts).__name__}; give a text, chat messages, a mapping "
+            "with 'text', or several of them"
         )
     return cast(Iterable[Content], texts)
 
 
 def as_mapping(content: Content) -> Mapping[str, Any]:
-    """One input by the names of its parts."""
+    """Return one input as a mapping with `text` or `messages`."""
     if isinstance(content, str):
         return {"text": content}
     return content if isinstance(content, Mapping) else {"messages": content}
 
 
 def text_of(model: LiveModel, content: Content) -> str:
-    """The text of an input; of chat messages what the model's template makes of them.
+    """Return the text of an input; chat messages are rendered by the model's template.
 
-    The template is asked to begin an answer, unless the last message is one.
+    The template opens an assistant message at the end, unless the last message is one.
 
     Raises:
-        ConfigError: The text is empty or no string; or the messages are none, the tokenizer has no
-            template for them, or the template refuses them.
+        ConfigError: The text is empty or no string; or the messages are malformed, the tokenizer
+            has no chat template, or the template refuses them.
     """
     parts = as_mapping(content)
     if "messages" not in parts:
@@ -153,14 +158,14 @@ def text_of(model: LiveModel, content: Content) -> str:
             f"the tokenizer of {model.name} has no chat template; give the text that the model is "
             "to see"
         )
-    answers = messages[-1]["role"] == "assistant"
+    ends_with_assistant = messages[-1]["role"] == "assistant"
     try:
         return str(
             model.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=not answers
+                list(messages), tokenize=False, add_generation_prompt=not ends_with_assistant
             )
         )
-    except Exception as error:  # a template is a program of whoever wrote the tokenizer
+    except Exception as error:  # a template is foreign code and may raise anything
         reason = message_of(error)
         raise ConfigError(
             f"the chat template of {model.name} refuses the messages: {reason}"
@@ -179,48 +184,50 @@ def _is_conversation(content: Any) -> bool:
 def encode(model: LiveModel, content: Content) -> Input:
     """Tokenise one input as the model was trained: with the special tokens of its tokenizer.
 
-    A text that begins or ends with special tokens of its own gets none twice. A text longer than
+    Special tokens that the text itself begins or ends with are not added again. A text longer than
     the model's window loses its end, or its beginning in a causal LM, whose predictions follow the
     end.
 
     Args:
         model: The model.
-        content: A text, or `text` with `text_pair` (a second segment) or `continuation` (what a
-            causal LM or a decoder is given to predict); or chat messages, alone or as `messages`.
+        content: A text, or a mapping of `text` with `text_pair` (a second segment) or
+            `continuation` (text for a causal LM or a decoder to predict); or chat messages, alone
+            or as `messages`.
 
     Raises:
-        ConfigError: The text is empty, or the model cannot take what was given, or has no row for a
+        ConfigError: The text is empty, the model does not take such an input, or has no row for a
             token of it.
     """
-    given = as_mapping(content)
+    parts = as_mapping(content)
     text = text_of(model, content)
-    pair, continuation = (given.get(key) for key in ("text_pair", "continuation"))
+    pair, continuation = (parts.get(key) for key in ("text_pair", "continuation"))
     if not plain_ids(model, text):
         raise ConfigError(f"the text is empty ({text!r}); an attribution needs tokens to score")
     if not isinstance(continuation, str | None):
         raise ConfigError(f"a continuation is a text, not of type {type(continuation).__name__}")
     if continuation and not model.is_causal:
         raise ConfigError(f"{model.name} predicts no continuation, its task is {model.task}")
-    follows = following_ids(model, continuation) if continuation else []
+    continuation_ids = following_ids(model, continuation) if continuation else []
     room = model.max_length
-    if room is not None and len(follows) >= room:
+    if room is not None and len(continuation_ids) >= room:
         raise ConfigError(
-            f"the continuation has {len(follows)} tokens, the window of {model.name} has {room}"
+            f"the continuation has {len(continuation_ids)} tokens, the window of {model.name} has "
+            f"{room}"
         )
     if room is not None and not model.is_encoder_decoder:
-        room -= len(follows)
+        room -= len(continuation_ids)
     tokens, dropped = _with_special(model, text, pair, room)
-    _check_ids(model, [*tokens.ids, *follows])
+    _check_ids(model, [*tokens.ids, *continuation_ids])
     decoder = _decoder_start(model, tokens) if model.is_encoder_decoder else None
     encoded = Input(text, tokens, decoder=decoder, dropped=dropped)
-    return encoded.followed_by(model, follows) if follows else encoded
+    return encoded.followed_by(model, continuation_ids) if continuation_ids else encoded
 
 
 def _check_ids(model: LiveModel, ids: Sequence[int]) -> None:
-    """Refuse a special token that was added to the tokenizer, and never to the model.
+    """Refuse a token that was added to the tokenizer, and never to the model.
 
     Raises:
-        ConfigError: There is one.
+        ConfigError: An id has no row in the embedding.
     """
     rows = model.network.config.get_text_config().vocab_size
     if (token_id := max(ids)) >= rows:
@@ -232,25 +239,25 @@ def _check_ids(model: LiveModel, ids: Sequence[int]) -> None:
 
 
 def to_batch(model: LiveModel, inputs: Sequence[Input]) -> Batch:
-    """Inputs as one batch, padded on the right."""
-    tokens = [given.tokens for given in inputs]
+    """Pad the inputs on the right to one batch."""
+    tokens = [encoded.tokens for encoded in inputs]
     return model.padded(
-        [each.ids for each in tokens],
-        [each.segments for each in tokens if each.segments is not None],
-        [given.decoder.ids for given in inputs if given.decoder is not None],
+        [sequence.ids for sequence in tokens],
+        [sequence.segments for sequence in tokens if sequence.segments is not None],
+        [encoded.decoder.ids for encoded in inputs if encoded.decoder is not None],
     )
 
 
-def one_token(model: LiveModel, written: str) -> int:
-    """Id of a token, from its entry, from its text as it is printed, or from `id:N`.
+def parse_token(model: LiveModel, written: str) -> int:
+    """Return the id of a token from its vocabulary entry, its printed text, or `id:N`.
 
     Raises:
         ConfigError: The text is several tokens, none or an unknown one, or the id is outside the
             vocabulary.
     """
     rows = model.network.config.get_text_config().vocab_size
-    if named := re.fullmatch(r"id:(-?\d+)", written):
-        if not 0 <= (token_id := int(named[1])) < rows:
+    if match := re.fullmatch(r"id:(-?\d+)", written):
+        if not 0 <= (token_id := int(match[1])) < rows:
             raise ConfigError(
                 f"token id {token_id} is outside the vocabulary of {model.name} (0 to {rows - 1})"
             )
@@ -264,9 +271,9 @@ def one_token(model: LiveModel, written: str) -> int:
         raise ConfigError(f"{written!r} is unknown to the tokenizer of {model.name}")
     if len(ids) == 1:
         return ids[0]
-    inside = _behind_a_letter(model, written) or []
-    if surfaces(model, inside) == [written]:
-        return inside[0]
+    inner_ids = _ids_after_letter(model, written) or []
+    if surfaces(model, inner_ids) == [written]:
+        return inner_ids[0]
     pieces = model.tokenizer.convert_ids_to_tokens(ids)
     spaced = following_ids(model, f" {written}")
     hint = f", or ' {written}', which is one token" if len(spaced) == 1 else ""
@@ -277,10 +284,10 @@ def one_token(model: LiveModel, written: str) -> int:
 
 
 def surfaces(model: LiveModel, ids: Sequence[int]) -> list[str]:
-    """The text of each token as in running text; its entry where that is no valid text."""
+    """Return each token as in running text; its vocabulary entry where that is no valid text."""
     entries = model.tokenizer.convert_ids_to_tokens(list(ids))
     return [
-        f"id:{token_id}"  # a row that no token has
+        f"id:{token_id}"  # a row of the embedding without a token
         if entry is None
         else _surface(
             str(entry), str(model.tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
@@ -296,36 +303,35 @@ def _surface(entry: str, text: str) -> str:
 
 
 def plain_ids(model: LiveModel, text: str) -> list[int]:
-    """Token ids of a text without special tokens."""
+    """Return the token ids of a text without special tokens."""
     return list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def following_ids(model: LiveModel, text: str) -> list[int]:
-    """Token ids of a text that follows another, without special tokens.
+    """Return the token ids of a text that follows another, without special tokens.
 
-    Sentencepiece puts a space before whatever it is given, so that a text which begins with one
-    would have two. A text that begins with none begins a word, where the tokenizer has texts begin
-    words.
+    Sentencepiece adds a space before every text, so that a text which begins with one would have
+    two. A text without a leading space begins a word, if the tokenizer begins texts with words.
     """
-    behind = _behind_a_letter(model, text) if text[:1].isspace() else None
-    return plain_ids(model, text) if behind is None else behind
+    ids = _ids_after_letter(model, text) if text[:1].isspace() else None
+    return plain_ids(model, text) if ids is None else ids
 
 
-def _behind_a_letter(model: LiveModel, text: str) -> list[int] | None:
-    """Token ids of a text that a letter stands before; None where the two share a token."""
-    letter, both = plain_ids(model, _LETTER), plain_ids(model, _LETTER + text)
-    return both[len(letter) :] if both[: len(letter)] == letter else None
+def _ids_after_letter(model: LiveModel, text: str) -> list[int] | None:
+    """Return the token ids of a text behind a letter; None where the two share a token."""
+    letter_ids, ids = plain_ids(model, _LETTER), plain_ids(model, _LETTER + text)
+    return ids[len(letter_ids) :] if ids[: len(letter_ids)] == letter_ids else None
 
 
 def _decoder_start(model: LiveModel, source: Tokens) -> Tokens:
-    """What a decoder gets before anything is given: its start, then the source for a classifier."""
+    """Return the decoder's first tokens: its start token, then the source for a classifier."""
     if model.task in ("seq2seq", "none"):
         start = getattr(model.network.config, "decoder_start_token_id", None)
         if start is None:
             raise ConfigError(f"the config of {model.name} has no decoder_start_token_id")
         if model.task == "seq2seq":
             return Tokens([start], [True], [None])
-        ids = [start, *source.ids[:-1]]  # a base model is given its decoder's tokens
+        ids = [start, *source.ids[:-1]]  # a base model does not make its decoder's tokens itself
     else:
         ids = model.decoder_ids(source.ids)
     if ids == list(source.ids):
@@ -344,8 +350,8 @@ def _decoder_start(model: LiveModel, source: Tokens) -> Tokens:
 
 
 @dataclass
-class _Row:
-    """A token while its input is put together: id, which text it is of, where in it, segment."""
+class _Token:
+    """A token of the tokenizer's output: id, index of its text, span in that text, segment."""
 
     token_id: int
     sequence: int | None
@@ -356,52 +362,57 @@ class _Row:
 def _with_special(
     model: LiveModel, text: str, pair: str | None, room: int | None
 ) -> tuple[Tokens, int]:
-    whole = _rows(model, text, pair, None)
-    fitting = whole
-    dropped = 0 if room is None else max(0, len(whole) - room)
+    """Tokenise with special tokens; return at most `room` tokens and how many were dropped."""
+    tokens = _tokenize(model, text, pair, None)
+    dropped = 0 if room is None else max(0, len(tokens) - room)
     if room is not None and dropped:
-        # Special tokens that the text begins with may be cut off; then those added are no second.
-        fitting = _rows(model, text, pair, room)
-        for wanted in range(room + 1, room + 3):
-            if len(longer := _rows(model, text, pair, wanted)) <= room:
-                fitting = longer
+        # Where the text itself begins or ends with special tokens, those are removed after the
+        # cut, and one or two more tokens fit.
+        tokens = _tokenize(model, text, pair, room)
+        for limit in range(room + 1, room + 3):
+            if len(longer := _tokenize(model, text, pair, limit)) <= room:
+                tokens = longer
     reserved = _reserved_ids(model)
-    special = [row.sequence is None or row.token_id in reserved for row in fitting]
+    special = [token.sequence is None or token.token_id in reserved for token in tokens]
     texts = (text, pair or "")
-    cuts = [
+    special_spans = [
         [
-            row.span
-            for row, alone in zip(fitting, special, strict=True)
-            if alone and row.sequence == at
+            token.span
+            for token, is_special in zip(tokens, special, strict=True)
+            if is_special and token.sequence == sequence
         ]
-        for at in range(len(texts))
+        for sequence in range(len(texts))
     ]
-    spans = [_word_spans(part, cut) for part, cut in zip(texts, cuts, strict=True)]
+    spans = [_word_spans(part, cuts) for part, cuts in zip(texts, special_spans, strict=True)]
     starts = [[start for start, _ in part] for part in spans]
     words = [
         None
-        if alone or row.sequence is None
-        else _word(starts[row.sequence], row.span) + row.sequence * len(spans[0])
-        for row, alone in zip(fitting, special, strict=True)
+        if is_special or token.sequence is None
+        else _word(starts[token.sequence], token.span) + token.sequence * len(spans[0])
+        for token, is_special in zip(tokens, special, strict=True)
     ]
-    tokens = Tokens(
-        [row.token_id for row in fitting],
+    fitting = Tokens(
+        [token.token_id for token in tokens],
         special,
         words,
-        [row.segment for row in fitting] if model.has_segments else None,
-        [part[slice(*span)] for part, own in zip(texts, spans, strict=True) for span in own],
+        [token.segment for token in tokens] if model.has_segments else None,
+        [
+            part[start:end]
+            for part, part_spans in zip(texts, spans, strict=True)
+            for start, end in part_spans
+        ],
     )
-    return tokens, dropped
+    return fitting, dropped
 
 
-def _rows(model: LiveModel, text: str, pair: str | None, room: int | None) -> list[_Row]:
-    """The tokens with the special ones around them, without those that the text itself has there.
+def _tokenize(model: LiveModel, text: str, pair: str | None, room: int | None) -> list[_Token]:
+    """Tokenise with special tokens, without adding those that the text itself has at its ends.
 
     Args:
         model: The model.
         text: The text.
-        pair: A second one.
-        room: Tokens that are left where it is longer, counted before any is found twice.
+        pair: A second text.
+        room: Tokens to truncate to, counted before duplicate special tokens are removed.
     """
     tokenizer = model.tokenizer
     side = tokenizer.truncation_side
@@ -418,27 +429,24 @@ def _rows(model: LiveModel, text: str, pair: str | None, room: int | None) -> li
         )
     finally:
         tokenizer.truncation_side = side
-    rows = [
-        _Row(*row)
-        for row in zip(
-            encoded["input_ids"],
-            encoded.sequence_ids(),
-            encoded["offset_mapping"],
-            encoded["token_type_ids"],
-            strict=True,
-        )
-    ]
+    columns = (
+        encoded["input_ids"],
+        encoded.sequence_ids(),
+        encoded["offset_mapping"],
+        encoded["token_type_ids"],
+    )
+    tokens = [_Token(*row) for row in zip(*columns, strict=True)]
     for _ in range(2):  # from the front, then from the back
-        added = list(takewhile(lambda row: row.sequence is None, rows))
-        own = rows[len(added) : 2 * len(added)]
-        if [row.token_id for row in added] == [row.token_id for row in own]:
-            rows = rows[len(added) :]
-        rows.reverse()
-    return rows
+        added = list(takewhile(lambda token: token.sequence is None, tokens))
+        following = tokens[len(added) : 2 * len(added)]
+        if [token.token_id for token in added] == [token.token_id for token in following]:
+            tokens = tokens[len(added) :]
+        tokens.reverse()
+    return tokens
 
 
 def _reserved_ids(model: LiveModel) -> set[int]:
-    """Ids of special tokens, without those that stand for a word only."""
+    """Return the ids of special tokens, without those whose only role is to stand for a word."""
     tokenizer = model.tokenizer
     roles = {
         name: getattr(tokenizer, f"{name}_token_id")
@@ -449,11 +457,11 @@ def _reserved_ids(model: LiveModel) -> set[int]:
 
 
 def _word_spans(text: str, special: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Where each word of a text is, with the white space before it, and at the end also behind it.
+    """Return the span of each word with the white space before it; the last one also behind it.
 
     Args:
         text: The text.
-        special: Where it holds special tokens, which end a word and are of none.
+        special: Spans of its special tokens, which end a word and belong to none.
     """
     spans: list[tuple[int, int]] = []
     start = 0
@@ -466,5 +474,5 @@ def _word_spans(text: str, special: Sequence[tuple[int, int]]) -> list[tuple[int
 
 
 def _word(starts: Sequence[int], span: tuple[int, int]) -> int:
-    """Index of the word that a token's last character lies in."""
+    """Return the index of the word that a token's last character lies in."""
     return max(0, bisect_right(starts, max(span[0], span[1] - 1)) - 1)

@@ -1,8 +1,8 @@
-"""Attributions as files of Inseq 0.7, written and read without it.
+"""Attributions as files of Inseq 0.7, written and read without Inseq.
 
 The format is that of `inseq.data.attribution` and `inseq.utils.serialization` in Inseq 0.7: JSON in
 which an object is its class and its attributes, and a tensor is a safetensors file with the one
-tensor `attribution`, in base64. Classes named in a file are never imported here.
+tensor `attribution`, in base64. Classes named in a file are never imported.
 
 P positions that are scored, T targets, G tokens of Inseq's target, L layers.
 """
@@ -27,9 +27,9 @@ from dynamics.errors import ConfigError, CorpusError
 _DATA, _TYPING = "inseq.data.attribution", "inseq.utils.typing"
 _COARSE = "CoarseFeatureAttributionSequenceOutput"
 _LAYERED = "MultiDimensionalFeatureAttributionSequenceOutput"
-_OWN = "dynamics"  # the entry of `info` that holds what Inseq has no place for
+_EXTRA = "dynamics"  # the entry of `info` with the fields that Inseq has no place for
 _GZIP = b"\x1f\x8b"
-_MALFORMED = (  # what reading anything else than such a file ends in
+_MALFORMED = (  # errors of reading a file that is not of Inseq
     ValueError,
     LookupError,
     TypeError,
@@ -42,29 +42,29 @@ _MALFORMED = (  # what reading anything else than such a file ends in
 
 
 def to_inseq(attributions: Iterable[Attribution]) -> str:
-    """The text of a JSON file that `inseq.FeatureAttributionOutput.load` reads.
+    """Return the text of a JSON file that `inseq.FeatureAttributionOutput.load` reads.
 
     A causal prediction is a generated token, scored over the tokens before it; other predictions
     are the target of an encoder-decoder whose source is the text. Consecutive layers of one text
-    are one sequence with a dimension for layers. Checks are step scores. Scores are kept in
-    float32; what Inseq has no place for stands in `info`.
+    are one sequence with a dimension for layers. Checks are step scores. Scores are in float32;
+    fields that Inseq has no place for are in `info`.
 
     Args:
-        attributions: Of one model and method, which is what one file of Inseq holds.
+        attributions: Attributions of one model and method, as one file of Inseq holds them.
 
     Raises:
-        ConfigError: There is none, or they are of several models or methods.
+        ConfigError: There are none, or they are of several models or methods.
     """
-    given = list(attributions)
-    made_by = {(each.model, each.method) for each in given}
-    if len(made_by) != 1:
-        told = ", ".join(f"{method} of {model}" for model, method in sorted(made_by)) or "nothing"
+    attributions = list(attributions)
+    sources = {(attribution.model, attribution.method) for attribution in attributions}
+    if len(sources) != 1:
+        names = ", ".join(f"{method} of {model}" for model, method in sorted(sources)) or "nothing"
         raise ConfigError(
-            f"an Inseq file holds the attributions of one model by one method, not of {told}; "
+            f"an Inseq file holds the attributions of one model by one method, not of {names}; "
             "write one file for each"
         )
-    sequences = _by_layers(given)
-    first = given[0]
+    sequences = _group_layers(attributions)
+    first = attributions[0]
     info = {
         "attribution_method": first.method,
         "attribute_target": _is_generated(first) and first.task == "seq2seq",
@@ -79,28 +79,28 @@ def to_inseq(attributions: Iterable[Attribution]) -> str:
         "step_scores": list(first.checks),
         "tokenizer_class": None,
         "tokenizer_name": None,
-        _OWN: [[_own(each) for each in group] for group in sequences],
+        _EXTRA: [[_extra(attribution) for attribution in group] for group in sequences],
     }
     content = {
         "sequence_attributions": [_sequence(group) for group in sequences],
         "step_attributions": None,
         "info": info,
     }
-    whole = _instance(_DATA, "FeatureAttributionOutput", content)
-    return json.dumps(whole, indent=4, sort_keys=True)
+    output = _instance(_DATA, "FeatureAttributionOutput", content)
+    return json.dumps(output, indent=4, sort_keys=True)
 
 
 def from_inseq(path: Path) -> list[Attribution]:
-    """Read a file of Inseq: ours, or one with a score for each token, or token and layer.
+    """Read a file of Inseq, or of `to_inseq`, with a score for each token, or token and layer.
 
-    Sides of an encoder-decoder become attributions of their own, and so do layers. What stock
-    Inseq does not tell is empty: words, and which tokens are special.
+    Each side of an encoder-decoder and each layer becomes an attribution. In a file that Inseq
+    wrote there are no words, and no token counts as special.
 
     Args:
         path: JSON, gzipped or not.
 
     Raises:
-        CorpusError: The file cannot be read, or is no such file.
+        CorpusError: The file cannot be read, or was not saved by Inseq.
         ConfigError: Its scores have more dimensions; aggregate them in Inseq before saving.
     """
     try:
@@ -116,72 +116,74 @@ def from_inseq(path: Path) -> list[Attribution]:
         ) from error
 
 
-def _by_layers(given: Sequence[Attribution]) -> list[list[Attribution]]:
+def _group_layers(attributions: Sequence[Attribution]) -> list[list[Attribution]]:
     groups: list[list[Attribution]] = []
-    for each in given:
-        if groups and _follows(groups[-1][-1], each):
-            groups[-1].append(each)
+    for attribution in attributions:
+        if groups and _is_later_layer(groups[-1][-1], attribution):
+            groups[-1].append(attribution)
         else:
-            groups.append([each])
+            groups.append([attribution])
     return groups
 
 
-def _follows(before: Attribution, after: Attribution) -> bool:
-    """Whether two are layers of one text, in ascending order."""
-    if before.layer is None or after.layer is None or before.layer >= after.layer:
+def _is_later_layer(first: Attribution, second: Attribution) -> bool:
+    """Return whether the second attribution is of the same text and a later layer."""
+    if first.layer is None or second.layer is None or first.layer >= second.layer:
         return False
     return all(
-        getattr(before, name) == getattr(after, name)
+        getattr(first, name) == getattr(second, name)
         for name in ("text", "tokens", "token_ids", "targets", "revision", "side", "norm_source")
     )
 
 
-def _is_generated(one: Attribution) -> bool:
-    """Whether targets follow the scored tokens one by one, as what Inseq calls generated."""
-    if one.task != "causal" and (one.task, one.side) != ("seq2seq", "target"):
+def _is_generated(attribution: Attribution) -> bool:
+    """Return whether the targets are consecutive and see no later token: generated, in Inseq."""
+    task, side = attribution.task, attribution.side
+    if task != "causal" and (task, side) != ("seq2seq", "target"):
         return False
-    positions = [each.position for each in one.targets]
-    first = positions[0]
+    positions = [target.position for target in attribution.targets]
+    first, scores = positions[0], attribution.scores
     return (
-        1 <= first <= len(one.tokens)
+        1 <= first <= len(attribution.tokens)
         and positions == list(range(first, first + len(positions)))
-        and all(np.isnan(one.scores[at:, target]).all() for target, at in enumerate(positions))
+        and all(np.isnan(scores[start:, target]).all() for target, start in enumerate(positions))
     )
 
 
-def _generated_text(one: Attribution) -> str:
-    tokens, _ = _target_side(one)
+def _generated_text(attribution: Attribution) -> str:
+    tokens, _ = _target_side(attribution)
     return "".join(token for token, _ in tokens).strip()
 
 
-def _target_side(one: Attribution) -> tuple[list[tuple[str, int]], int]:
-    """Tokens of Inseq's target with their ids, and the first that is explained."""
-    predicted = [(each.token, each.token_id) for each in one.targets]
-    if not _is_generated(one):
+def _target_side(attribution: Attribution) -> tuple[list[tuple[str, int]], int]:
+    """Return the tokens of Inseq's target with their ids, and the index of the first explained."""
+    predicted = [(target.token, target.token_id) for target in attribution.targets]
+    if not _is_generated(attribution):
         return predicted, 0
-    start = one.targets[0].position
-    before = list(zip(one.tokens, one.token_ids, strict=True))[:start]
-    return [*before, *predicted], start
+    start = attribution.targets[0].position
+    prefix = list(zip(attribution.tokens, attribution.token_ids, strict=True))[:start]
+    return [*prefix, *predicted], start
 
 
 def _sequence(group: Sequence[Attribution]) -> dict[str, Any]:
-    one = group[0]
-    tokens, start = _target_side(one)
-    generated = _is_generated(one)
+    first = group[0]
+    tokens, start = _target_side(first)
+    generated = _is_generated(first)
     layered = len(group) > 1
-    size = len(tokens) if generated else len(one.tokens)
-    scores = np.full((size, len(one.targets), len(group)), np.nan, dtype=np.float32)
-    for layer, each in enumerate(group):
-        scores[: len(each.scores), :, layer] = each.scores[:size]
+    size = len(tokens) if generated else len(first.tokens)
+    scores = np.full((size, len(first.targets), len(group)), np.nan, dtype=np.float32)
+    for layer, attribution in enumerate(group):
+        scores[: len(attribution.scores), :, layer] = attribution.scores[:size]
     encoded = _encode(scores if layered else scores[..., 0])
-    source = tokens[:start] if generated else list(zip(one.tokens, one.token_ids, strict=True))
+    source = tokens[:start] if generated else list(zip(first.tokens, first.token_ids, strict=True))
     content = {
         "source": _tokens(source),
         "target": _tokens(tokens),
         "source_attributions": None if generated else encoded,
         "target_attributions": encoded if generated else None,
         "step_scores": {
-            name: _encode(np.array(values, dtype=np.float32)) for name, values in one.checks.items()
+            name: _encode(np.array(values, dtype=np.float32))
+            for name, values in first.checks.items()
         },
         "sequence_scores": {},
         "attr_pos_start": start,
@@ -192,9 +194,9 @@ def _sequence(group: Sequence[Attribution]) -> dict[str, Any]:
     return _instance(_DATA, _LAYERED if layered else _COARSE, content)
 
 
-def _own(one: Attribution) -> dict[str, Any]:
-    """What Inseq has no place for, and what tells whether the tensors still belong to it."""
-    return {key: value for key, value in one.to_dict().items() if key != "scores"}
+def _extra(attribution: Attribution) -> dict[str, Any]:
+    """Return all fields but the scores; tokens and targets show whether Inseq changed the file."""
+    return {key: value for key, value in attribution.to_dict().items() if key != "scores"}
 
 
 def _instance(module: str, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,23 +220,23 @@ def _decode(encoded: str) -> Float[np.ndarray, "..."]:
 
 def _read(output: Mapping[str, Any]) -> list[Attribution]:
     info, sequences = output["info"], output["sequence_attributions"]
-    nothing = [None] * len(sequences)
-    own, texts = info.get(_OWN, nothing), info.get("input_texts", nothing)
-    if len(own) != len(sequences):  # Inseq merged several files, and kept the first one's
-        own = nothing
-    read = []
-    for sequence, text, mine in zip(sequences, texts, own, strict=True):
+    missing = [None] * len(sequences)
+    extras, texts = info.get(_EXTRA, missing), info.get("input_texts", missing)
+    if len(extras) != len(sequences):  # Inseq merged several files, and kept `info` of the first
+        extras = missing
+    attributions = []
+    for sequence, text, extra in zip(sequences, texts, extras, strict=True):
         parts = sequence["attributes"]
         for side in ("source_attributions", "target_attributions"):
             if parts[side] is not None:
                 layered = sequence["__instance_type__"][1] == _LAYERED
-                scores = _by_layer(_decode(parts[side]), layered)
+                scores = _with_layer_axis(_decode(parts[side]), layered)
                 plain = _plain(parts, side, scores, text, info)
-                read += _restored(plain, mine) if mine else plain
-    return read
+                attributions += _restore(plain, extra) if extra else plain
+    return attributions
 
 
-def _by_layer(scores: Float[np.ndarray, "..."], layered: bool) -> Float[np.ndarray, "P T L"]:
+def _with_layer_axis(scores: Float[np.ndarray, "..."], layered: bool) -> Float[np.ndarray, "P T L"]:
     if scores.ndim == 2:
         return scores[:, :, None]
     if scores.ndim != 3 or not layered:
@@ -252,9 +254,9 @@ def _plain(
     text: str | None,
     info: Mapping[str, Any],
 ) -> list[Attribution]:
-    """Attributions from what stock Inseq tells."""
+    """Return attributions from the fields that Inseq itself writes."""
     source, target = (
-        [(each["attributes"]["token"], each["attributes"]["id"]) for each in parts[key]]
+        [(token["attributes"]["token"], token["attributes"]["id"]) for token in parts[key]]
         for key in ("source", "target")
     )
     start, end = parts["attr_pos_start"], parts["attr_pos_end"]
@@ -263,7 +265,7 @@ def _plain(
     if scores.shape[:2] != (len(scored), len(explained)):
         raise ValueError(f"scores of shape {scores.shape} for {len(scored)} tokens")
     tokens, token_ids = zip(*scored, strict=True)
-    alone = parts["source_attributions"] is None
+    target_only = parts["source_attributions"] is None
     layers = range(scores.shape[2]) if scores.shape[2] > 1 else [None]
     return [
         Attribution(
@@ -280,8 +282,8 @@ def _plain(
             method=str(info.get("attribution_method")),
             model=str(info.get("model_name")),
             layer=layer,
-            side="target" if side == "target_attributions" and not alone else "source",
-            task="causal" if alone else None,
+            side="target" if side == "target_attributions" and not target_only else "source",
+            task="causal" if target_only else None,
             checks={
                 name: _decode(values).tolist()
                 for name, values in (parts["step_scores"] or {}).items()
@@ -291,25 +293,27 @@ def _plain(
     ]
 
 
-def _restored(plain: Sequence[Attribution], own: Sequence[Mapping[str, Any]]) -> list[Attribution]:
-    """With what our own part of the file adds, unless Inseq has changed the tokens since."""
-    if len(plain) != len(own):
+def _restore(
+    plain: Sequence[Attribution], extras: Sequence[Mapping[str, Any]]
+) -> list[Attribution]:
+    """Add the fields that `to_inseq` stored, unless Inseq has changed the tokens since."""
+    if len(plain) != len(extras):
         return list(plain)
     restored = []
-    for one, mine in zip(plain, own, strict=True):
-        size = min(len(one.tokens), len(mine["tokens"]))
-        before = size if one.task is None else one.targets[0].position
-        ids = [each["token_id"] for each in mine["targets"]]
-        same = (
-            mine["token_ids"][:before] == list(one.token_ids[:before])
-            and mine["tokens"][:before] == list(one.tokens[:before])
-            and ids == [each.token_id for each in one.targets]
+    for attribution, extra in zip(plain, extras, strict=True):
+        size = min(len(attribution.tokens), len(extra["tokens"]))
+        end = size if attribution.task is None else attribution.targets[0].position
+        target_ids = [target["token_id"] for target in extra["targets"]]
+        is_unchanged = (
+            extra["token_ids"][:end] == list(attribution.token_ids[:end])
+            and extra["tokens"][:end] == list(attribution.tokens[:end])
+            and target_ids == [target.token_id for target in attribution.targets]
         )
-        if not same:
+        if not is_unchanged:
             return list(plain)
-        scores = np.full((len(mine["tokens"]), len(ids)), np.nan)
-        scores[:size] = one.scores[:size]
+        scores = np.full((len(extra["tokens"]), len(target_ids)), np.nan)
+        scores[:size] = attribution.scores[:size]
         restored.append(
-            replace(Attribution.from_dict({**mine, "scores": scores.tolist()}), scores=scores)
+            replace(Attribution.from_dict({**extra, "scores": scores.tolist()}), scores=scores)
         )
     return restored

@@ -2,7 +2,7 @@
 
 The model runs once as a linear one: attention weights, standard deviations of norms and the slopes
 act(z)/z of activations are constants. The logit is then the sum of the shares of the tokens'
-embeddings and of the additive terms. One forward pass, and one backward pass for each target.
+embeddings and of the additive terms. It takes one forward pass, and a backward pass per target.
 """
 
 import re
@@ -10,18 +10,18 @@ import re
 import torch
 from torch.autograd import forward_ad
 
+from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.attribution.gradients import looked_up, per_target, predict
-from dynamics.attribution.question import Question, Scores
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.linearized import linearized
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # of the largest of prediction, scores and bias
 _RECURRENT = re.compile("mamba|rwkv|recurrent|deltanet|xlstm|retention", re.IGNORECASE)
 
 
 def refuses(model: LiveModel) -> str | None:
-    """Why the rules do not cover a model."""
+    """Return the reason why the rules do not cover a model, None when they do."""
     kinds = {type(module).__name__ for module in model.network.modules()}
     recurrent = sorted(filter(_RECURRENT.search, kinds))
     if not recurrent:
@@ -29,7 +29,7 @@ def refuses(model: LiveModel) -> str | None:
     return f"its scan over a state ({recurrent[0]}) is not attention, and no rule makes it linear"
 
 
-def cp_lrp(question: Question) -> Scores:
+def cp_lrp(batch: AttributionBatch) -> Scores:
     """Share of each token's embedding in the logit of each target; signed.
 
     CP-LRP (arXiv 2202.07304) with the slopes act(z)/z for activations, and half of the gradient for
@@ -38,49 +38,52 @@ def cp_lrp(question: Question) -> Scores:
 
     Returns:
         Scores, and as checks `bias`, the share of all additive terms: biases, position and segment
-        embeddings, and in an encoder-decoder the tokens of the other side; and `conservation`, how
-        far scores and bias are from summing to the prediction, as a part of the largest of the
-        three. The bias is a derivative of its own, not what is left over. NaN for targets that do
+        embeddings, and in an encoder-decoder the tokens of the other side; and `conservation`, the
+        distance of the sum of scores and bias from the prediction, relative to the largest of the
+        three. The bias is computed as a derivative, not as the remainder. NaN for targets that do
         not exist.
 
     Raises:
-        ConfigError: The log-probability is asked for, which is no sum of shares.
+        ConfigError: The logit form is a log-probability, which is no sum of shares.
         MeasureError: Scores and bias miss the prediction by more than .001, in half precision by
             more than 16 units of rounding, or torch cannot follow the additive terms.
     """
-    asked, network = question.asked, question.model.network
-    form = question.settings.logit_form
-    if question.form == "log_sigmoid" or (
-        form == "log_probability" and bool((asked & (question.foils < 0)).any())
+    target_mask, network = batch.target_mask, batch.model.network
+    form = batch.settings.logit_form
+    if batch.form == "log_sigmoid" or (
+        form == "log_probability" and bool((target_mask & (batch.foils < 0)).any())
     ):
         raise ConfigError(
             "cp_lrp shares a logit out, and a log-probability is no sum of shares; use the logit "
-            "form raw" + ("" if question.form == "log_sigmoid" else " or centered, or give foils")
+            "form raw" + ("" if batch.form == "log_sigmoid" else " or centered, or give foils")
         )
-    rows = looked_up(question).requires_grad_()
-    _ = question.model.output  # both try the model as it is
+    rows = looked_up(batch).requires_grad_()
+    _ = batch.model.output  # this and the head probe the model, before it is linearized
     if form != "raw":
-        _ = question.model.head
+        _ = batch.model.head
     with torch.enable_grad(), linearized(network):
         try:
-            both = predict(question, rows)
+            dual = predict(batch, rows)
         except NotImplementedError as error:  # torch names the operation
             raise MeasureError(
-                f"{question.model.name} ({type(network).__name__}): the architecture has an "
+                f"{batch.model.name} ({type(network).__name__}): the architecture has an "
                 f"operation that the rules of cp_lrp do not cover: {str(error).splitlines()[0]}"
             ) from error
-        predictions, bias = forward_ad.unpack_dual(both)
+        predictions, bias = forward_ad.unpack_dual(dual)
         bias = torch.zeros_like(predictions) if bias is None else bias.detach()
-    fixed = rows.detach()
-    values = per_target(predictions, asked, rows, lambda slope: (slope * fixed).sum(-1))
+    constant = rows.detach()
+    values = per_target(predictions, target_mask, rows, lambda slope: (slope * constant).sum(-1))
+    # Conservation: prediction = sum of the scores + bias.
     parts = torch.stack([predictions.detach(), -values.sum(1), -bias])
     largest = parts.abs().amax(0).maximum(values.abs().sum(1)).clamp_min(1e-6)
-    error = (parts.sum(0).abs() / largest).where(asked, torch.nan)
-    worst = error[asked].max() if asked.any() else error.new_zeros(())
+    error = (parts.sum(0).abs() / largest).where(target_mask, torch.nan)
+    worst = error[target_mask].max() if target_mask.any() else error.new_zeros(())
     if not worst <= max(TOLERANCE, 16 * torch.finfo(network.dtype).eps):
         raise MeasureError(
-            f"{question.model.name} ({type(network).__name__}): scores and bias miss the "
+            f"{batch.model.name} ({type(network).__name__}): scores and bias miss the "
             f"prediction by {worst:.2g} of the largest of them; the architecture has an operation "
             "that the rules of cp_lrp do not cover"
         )
-    return Scores(values, checks={"bias": bias.where(asked, torch.nan), "conservation": error})
+    return Scores(
+        values, checks={"bias": bias.where(target_mask, torch.nan), "conservation": error}
+    )

@@ -19,17 +19,21 @@ REGRESSION_ORDER = {
 }
 
 
+_SHOWN = 3  # targets that a repr names
+_TEXT = 60  # characters of the input in it
+
+
 @dataclass(frozen=True)
 class Target:
     """A prediction that is explained.
 
     Attributes:
-        position: Position of the predicted token, one past the end for what would follow; of the
-            read-out for a label (-1 when it is the mean of all).
+        position: Position of the predicted token, one past the end for the token that follows the
+            text; position of the read-out for a label (-1 for the mean of all positions).
         token_id: Token id or label predicted.
-        token: Its surface string or the label's name.
-        foil_id: Token id or label it is contrasted with.
-        foil: Its surface string.
+        token: Surface string of the token, or name of the label.
+        foil_id: Token id or label that the target is contrasted with.
+        foil: Surface string or name of the foil.
     """
 
     position: int
@@ -47,27 +51,27 @@ class Attribution:
         text: The input.
         tokens: Surface string of each position.
         token_ids: Token id of each position.
-        special: Which positions the tokenizer added.
+        special: Flags of the positions with special tokens.
         words: Index of the whitespace-separated word of each position, None for special tokens.
-        targets: What is explained.
+        targets: Predictions that are explained.
         scores: Positions x targets; NaN where a position cannot have a part in a prediction.
         norm: Norm of each position's input embedding, where the score has that factor.
         logit: Logit of each target at each position, where the score has that factor.
         method: Name in `METHODS`.
         layer: Layer whose representations the head reads, None for the last.
-        norm_source: Which norm.
-        logit_form: Which logit.
+        norm_source: As in `AttributionSettings`.
+        logit_form: As in `AttributionSettings`.
         protocol: `sound` or `paper`.
-        model: Where the model comes from.
+        model: Name or folder of the model.
         revision: Its branch, tag, commit or step.
-        side: Whose tokens are scored, in an encoder-decoder.
+        side: Side whose tokens are scored, in an encoder-decoder.
         word_texts: Text of each word as it stands in the input, with the white space before it;
             empty where it is not known.
-        task: What the model predicts: `causal`, `masked`, `seq2seq`, `classification`,
-            `regression`, or `none`; None when it is not known.
-        asked: What else was asked for, as the command line had it.
+        task: Task of the model: `causal`, `masked`, `seq2seq`, `classification`, `regression`, or
+            `none`; None when it is not known.
+        asked: The other settings of the command that made it, by option name.
         checks: Numbers that say whether scores can be trusted, one for each target.
-        notes: What a reader has to know: truncation, a failed check, what the head reads.
+        notes: Remarks for the reader: truncation, a failed check, how to read causal scores.
     """
 
     text: str
@@ -93,29 +97,38 @@ class Attribution:
     checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        targets = ", ".join(repr(target.token) for target in self.targets[:_SHOWN])
+        more = ", ..." if len(self.targets) > _SHOWN else ""
+        text = self.text if len(self.text) <= _TEXT else f"{self.text[:_TEXT]}..."
+        return (
+            f"<Attribution {self.method} of {text!r}: {len(self.tokens)} positions, "
+            f"targets {targets}{more}>"
+        )
+
     def ranking(self, target: int = 0, order: str = "descending") -> list[int]:
-        """Positions from the most important to the least, by signed score; ties in text order.
+        """Rank positions from the most important to the least, by signed score; ties in text order.
 
         Special tokens and positions without a score are left out; the paper's protocol leaves out
-        the first position and what has no score only.
+        the first position and positions without a score only.
 
         Args:
-            target: Which target.
+            target: Index of the target.
             order: `descending`; `ascending` for regression, where the formula's direction and its
                 stated intuition differ.
         """
         scores = self.scores[:, target]
         paper = self.protocol == "paper"
         left_out = [index == 0 for index in range(len(scores))] if paper else self.special
-        kept = [i for i in range(len(scores)) if not left_out[i] and not np.isnan(scores[i])]
-        return sorted(kept, key=lambda i: -scores[i] if order == "descending" else scores[i])
+        ranked = [i for i in range(len(scores)) if not left_out[i] and not np.isnan(scores[i])]
+        return sorted(ranked, key=lambda i: -scores[i] if order == "descending" else scores[i])
 
     def to_word_level(self) -> "Attribution":
         """Sum the scores of the tokens of each whitespace-separated word.
 
-        Special tokens stay alone. The factors are given up: a product of sums is not the sum. Where
-        some tokens of a word have no score, the word has the sum of the others; NaN if none has.
-        Positions of targets become those of words.
+        Special tokens stay alone. The factors become None: a product of sums is not the sum of the
+        products. Tokens without a score do not count; a word without any score is NaN. Positions of
+        targets become those of words.
         """
         groups: list[list[int]] = []
         for index, word in enumerate(self.words):
@@ -134,7 +147,7 @@ class Attribution:
             special=[self.special[i] for i in first],
             words=[self.words[i] for i in first],
             targets=[
-                replace(each, position=places.get(each.position, -1)) for each in self.targets
+                replace(target, position=places.get(target.position, -1)) for target in self.targets
             ],
             scores=scores,
             norm=None,
@@ -142,20 +155,20 @@ class Attribution:
         )
 
     def _text(self, group: Sequence[int]) -> str:
-        """Text of the tokens of a word as it was given, or one after the other."""
+        """Return the text of a word as it stands in the input, or its tokens joined."""
         word = self.words[group[0]]
         text = "" if word is None or word >= len(self.word_texts) else self.word_texts[word]
         return text or "".join(self.tokens[index] for index in group)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it; NaN becomes None."""
+        """Return the attribution as JSON can hold it; NaN becomes None."""
         content: dict[str, Any] = {
             "text": self.text,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),
             "targets": [
-                {key: value for key, value in vars(each).items() if value is not None}
-                for each in self.targets
+                {key: value for key, value in vars(target).items() if value is not None}
+                for target in self.targets
             ],
             "scores": _plain(self.scores),
         }
@@ -183,17 +196,17 @@ class Attribution:
         return content
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the attribution as one line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     def to_inseq(self) -> str:
-        """The text of a JSON file that Inseq loads; `dynamics.attribution.inseq` writes several."""
+        """Return a JSON file that Inseq loads; `dynamics.attribution.inseq` takes several."""
         from dynamics.attribution.inseq import to_inseq
 
         return to_inseq([self])
 
     def show(self, top: int = 10) -> None:
-        """Print it to the terminal, in colour where there is some.
+        """Print the attribution to the terminal, in colour if the terminal has colours.
 
         Args:
             top: Tokens in the table of each target; 0 for all, in text order.
@@ -209,7 +222,7 @@ class Attribution:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Attribution":
-        """The attribution that `to_dict` was called on."""
+        """Rebuild an attribution from the result of `to_dict`."""
         arrays = {
             name: np.array(content[name], dtype=float) if name in content else None
             for name in ("scores", "norm", "logit")
@@ -218,7 +231,7 @@ class Attribution:
         assert arrays["scores"] is not None
         arrays["scores"] = arrays["scores"].reshape(shape)
         return cls(
-            **{**content, **arrays, "targets": [Target(**each) for each in content["targets"]]}
+            **{**content, **arrays, "targets": [Target(**entry) for entry in content["targets"]]}
         )
 
 

@@ -1,4 +1,4 @@
-"""Attributions on a terminal: in colour where there is some, with numbers everywhere."""
+"""Attributions on a terminal: text in colour, if the terminal has colours, and tables of scores."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,120 +9,124 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from dynamics.attribution import view
+from dynamics.attribution import display
 from dynamics.attribution.result import Attribution
 
-_FAINT = 0.05  # shares of the largest score below this are not coloured
-_LISTED = 4  # tokens that a row of a group names
+_FAINT = 0.05  # scores below this part of the largest are not coloured
+_LISTED = 4  # tokens in the table row of one layer or revision
 
 
 def show(
     attributions: Iterable[Attribution], *, top: int = 10, console: Console | None = None
 ) -> None:
-    """Print attributions, and then their notes, each once.
+    """Print attributions, and then their notes without repetition.
 
-    Those that differ in layer or revision only become one table.
+    Attributions that differ in layer or revision only become one table.
 
     Args:
-        attributions: What to print.
+        attributions: Attributions to print.
         top: Tokens in the table of each target; 0 for all, in text order.
-        console: Where to; standard output when None.
+        console: Console to print to; standard output when None.
     """
     console = console or Console(highlight=False)
     notes: dict[str, None] = {}
-    for group in view.groups(attributions):
+    for group in display.groups(attributions):
         console.print(render(group, top=top), Text())
-        notes |= dict.fromkeys(note for each in group for note in each.notes)
+        notes |= dict.fromkeys(note for attribution in group for note in attribution.notes)
     for note in notes:
-        console.print(Text(f"note: {view.visible(note)}", style="italic"))
+        console.print(Text(f"note: {display.printable(note)}", style="italic"))
 
 
 def render(group: Sequence[Attribution], *, top: int = 10) -> RenderableType:
-    """One attribution, or several that differ in layer or revision only."""
-    one = group[0]
-    parts: list[RenderableType] = [Text(view.heading(one, alone=len(group) == 1), style="bold")]
-    for target in range(len(one.targets)):
-        parts += _alone(one, target, top) if len(group) == 1 else _compared(group, target)
+    """Render one attribution, or several that differ in layer or revision only."""
+    first, is_single = group[0], len(group) == 1
+    heading = display.heading(first, with_label=is_single)
+    parts: list[RenderableType] = [Text(heading, style="bold")]
+    for target in range(len(first.targets)):
+        parts += _single(first, target, top) if is_single else _comparison(group, target)
     return Group(*parts)
 
 
-def _alone(one: Attribution, target: int, top: int) -> Iterator[RenderableType]:
-    yield Text(f"target {view.named(one.targets[target])}")
-    yield _indented(_text(one, target))
-    if not one.ranking(target):
+def _single(attribution: Attribution, target: int, top: int) -> Iterator[RenderableType]:
+    yield Text(f"target {display.named(attribution.targets[target])}")
+    yield _indented(_text(attribution, target))
+    if not attribution.ranking(target):
         yield _indented(Text("nothing is ranked: the target is predicted from special tokens only"))
         return
-    for order, meaning in view.orders(one).items():
-        if one.task == "regression":
+    for order, meaning in display.orders(attribution).items():
+        if attribution.task == "regression":
             yield Text(f"{order}: {meaning}")
-        yield _indented(_table(one, target, order, top))
-    if checks := view.checks(one, target):
+        yield _indented(_table(attribution, target, order, top))
+    if checks := display.checks(attribution, target):
         yield Text(f"checks: {', '.join(checks)}")
 
 
-def _text(one: Attribution, target: int) -> Text:
-    pieces = zip(view.running(one), view.shades(one)[:, target], strict=True)
+def _text(attribution: Attribution, target: int) -> Text:
+    shades = display.shades(attribution)[:, target]
+    pieces = zip(display.running(attribution), shades, strict=True)
     return Text.assemble(*((piece, _style(shade)) for piece, shade in pieces))
 
 
-def _table(one: Attribution, target: int, order: str, top: int) -> Table:
-    ranked = one.ranking(target, order)
-    shades = view.shades(one)[:, target]
-    given = {} if one.norm is None else {"norm": ("", one.norm)}
-    given |= {} if one.logit is None else {"logit": ("+", one.logit[:, target])}
-    table = _new_table("rank", "position", "token", "score", *given)
-    for index in ranked[:top] if top else range(len(one.tokens)):
+def _table(attribution: Attribution, target: int, order: str, top: int) -> Table:
+    ranked = attribution.ranking(target, order)
+    shades = display.shades(attribution)[:, target]
+    norm, logit = attribution.norm, attribution.logit
+    factors = {} if norm is None else {"norm": ("", norm)}
+    factors |= {} if logit is None else {"logit": ("+", logit[:, target])}
+    table = _new_table("rank", "position", "token", "score", *factors)
+    for index in ranked[:top] if top else range(len(attribution.tokens)):
         table.add_row(
             str(ranked.index(index) + 1) if index in ranked else "-",
             str(index),
-            Text(view.cell(one.tokens[index]), style=_style(shades[index])),
-            view.number(one.scores[index, target]),
-            *(view.number(values[index], sign) for sign, values in given.values()),
+            Text(display.cell(attribution.tokens[index]), style=_style(shades[index])),
+            display.number(attribution.scores[index, target]),
+            *(display.number(values[index], sign) for sign, values in factors.values()),
         )
     return table
 
 
-def _compared(group: Sequence[Attribution], target: int) -> Iterator[RenderableType]:
-    """One row for each layer or revision."""
-    targets = [view.named(each.targets[target]) for each in group]
+def _comparison(group: Sequence[Attribution], target: int) -> Iterator[RenderableType]:
+    """Yield a table with a row for each layer or revision."""
+    targets = [display.named(attribution.targets[target]) for attribution in group]
     names = list(group[0].checks)
     differ = len(set(targets)) > 1
     table = _new_table(
         "",
         *(["target"] if differ else []),
-        *(view.check_name(name) for name in names),
+        *(display.check_name(name) for name in names),
         "highest scores",
     )
-    for label, named, each in zip(view.labels(group), targets, group, strict=True):
+    for label, named, attribution in zip(display.labels(group), targets, group, strict=True):
         table.add_row(
-            Text(view.visible(label)),
+            Text(display.printable(label)),
             *([Text(named)] if differ else []),
-            *(view.number(each.checks[name][target], sign="") for name in names),
-            _listed(each, target),
+            *(display.number(attribution.checks[name][target], sign="") for name in names),
+            _highest(attribution, target),
         )
     if not differ:
         yield Text(f"target {targets[0]}")
-    yield _indented(Text("".join(view.running(group[0]))))
+    yield _indented(Text("".join(display.running(group[0]))))
     yield _indented(table)
 
 
-def _listed(one: Attribution, target: int) -> Text:
-    shades = view.shades(one)[:, target]
-    listed = [
+def _highest(attribution: Attribution, target: int) -> Text:
+    """Return the tokens with the highest scores, on one line."""
+    shades = display.shades(attribution)[:, target]
+    pieces = [
         Text.assemble(
-            (view.cell(one.tokens[index]), _style(shades[index])),
-            f" {view.number(one.scores[index, target])}",
+            (display.cell(attribution.tokens[index]), _style(shades[index])),
+            f" {display.number(attribution.scores[index, target])}",
         )
-        for index in one.ranking(target)[:_LISTED]
+        for index in attribution.ranking(target)[:_LISTED]
     ]
-    return Text(", ").join(listed)
+    return Text(", ").join(pieces)
 
 
 def _new_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="underline")
     for name in columns:
-        words = name in ("", "token", "target", "highest scores")
-        table.add_column(name, justify="left" if words else "right", overflow="fold")
+        is_text = name in ("", "token", "target", "highest scores")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table
 
 
@@ -133,6 +137,6 @@ def _indented(part: RenderableType) -> Padding:
 def _style(shade: float) -> Style:
     if np.isnan(shade) or abs(shade) < _FAINT:
         return Style()
-    hue = view.POSITIVE if shade > 0 else view.NEGATIVE
-    red, green, blue = (round(255 + (each - 255) * abs(shade)) for each in hue)
+    hue = display.POSITIVE if shade > 0 else display.NEGATIVE
+    red, green, blue = (round(255 + (channel - 255) * abs(shade)) for channel in hue)
     return Style(color="#000000", bgcolor=f"#{red:02x}{green:02x}{blue:02x}")

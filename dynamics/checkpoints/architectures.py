@@ -1,8 +1,8 @@
-"""Families of keys, and the key that plays each role.
+"""Families of models by the keys of their tensors, and the key in each role.
 
-Keys differ from the attributes of the live model: GPT-NeoX has `embed_out.weight` on disk and
-`lm_head` in memory. The families here are told by their keys alone and know what older writers
-used; `model_types` has the keys of every class of transformers, and what keys do not tell.
+Keys differ from the attributes of the model in memory: GPT-NeoX has `embed_out.weight` on disk and
+`lm_head` in memory. The families here are recognised by their keys alone and include the keys of
+older programs; `model_types` has the keys of every class of transformers, and further facts.
 """
 
 import re
@@ -16,23 +16,26 @@ Role = Literal[
 Norm = Literal["layer", "rms"]
 
 LAST_LAYER = "{last}"
-"""Stands in a key for the index of the last layer."""
+"""Placeholder in a key for the index of the last layer."""
+
+
+ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps its tensors; of several keys the first one present counts.
+    """Keys of the tensors of a family; of several keys the first one present counts.
 
     A base model saved without its head has the same keys without the leading prefix.
 
     Attributes:
         input_embedding: Keys of the matrix looked up by token id.
         output_embedding: Keys of the matrix that gives the logits.
-        final_norm: Keys, without `.weight` and `.bias`, of the norm whose output meets the output
-            embedding (in masked language models the one inside the prediction head). `{last}`
-            stands for the index of the last layer.
+        final_norm: Keys, without `.weight` and `.bias`, of the norm whose output is multiplied by
+            the output embedding (in masked language models the one inside the prediction head).
+            `{last}` stands for the index of the last layer.
         output_bias: Keys of the bias added to the logits.
-        head_shows: Whether a model that has a head is told by its final norm or output bias;
+        head_shows: Whether a model with a head is recognised by its final norm or output bias;
             otherwise an absent output embedding says nothing about the head.
     """
 
@@ -81,7 +84,7 @@ FAMILIES: dict[str, Family] = {
         final_norm=("model.decoder.final_layer_norm", "decoder.final_layer_norm"),
     ),
     "t5": Family(  # a tied T5 scales the final hidden state by hidden_size ** -0.5
-        # One matrix, of which some tools keep one of three keys.
+        # One matrix; some tools save it under one of these three keys.
         input_embedding=("shared.weight", "encoder.embed_tokens.weight", _T5_OR_OPT),
         output_embedding=("lm_head.weight",),
         final_norm=("decoder.final_layer_norm",),
@@ -179,9 +182,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def find_family(keys: Collection[str]) -> str | None:
-    """Name of the family one of whose input embeddings is among the keys, None when there is none.
+    """Find the family that has an input embedding among the keys, None when there is none.
 
-    Of several that one counts of which most roles are there, of equals the first.
+    Of several families, the one with most roles among the keys; on a tie the first.
 
     Example:
         >>> find_family(["gpt_neox.embed_in.weight", "embed_out.weight"])
@@ -198,7 +201,7 @@ def find_family(keys: Collection[str]) -> str | None:
 
 
 def find_headed_family(keys: Collection[str]) -> str | None:
-    """Name of the first family whose output embedding and final norm are among the keys.
+    """Find the first family whose output embedding and final norm are among the keys.
 
     Example:
         >>> find_headed_family(["lm_head.weight", "transformer.ln_f.weight"])
@@ -214,7 +217,7 @@ def find_headed_family(keys: Collection[str]) -> str | None:
 
 
 def find_roles(family: Family, keys: Collection[str]) -> dict[Role, str]:
-    """The key that plays each role; a role that no key plays is left out.
+    """Find the key in each role; roles without a key are left out.
 
     Args:
         family: The family the keys belong to.
@@ -224,7 +227,7 @@ def find_roles(family: Family, keys: Collection[str]) -> dict[Role, str]:
         >>> find_roles(FAMILIES["llama"], ["model.embed_tokens.weight", "model.norm.weight"])
         {'input_embedding': 'model.embed_tokens.weight', 'final_norm_weight': 'model.norm.weight'}
     """
-    norms = [_of_last_layer(name, keys) for name in family.final_norm]
+    norms = [_fill_last_layer(name, keys) for name in family.final_norm]
     candidates: dict[Role, list[str]] = {
         "input_embedding": [*family.input_embedding],
         "output_embedding": [*family.output_embedding],
@@ -240,8 +243,8 @@ def find_roles(family: Family, keys: Collection[str]) -> dict[Role, str]:
     return roles
 
 
-def _of_last_layer(name: str, keys: Collection[str]) -> str:
-    """The name with the largest index that keys have in the place of `{last}`."""
+def _fill_last_layer(name: str, keys: Collection[str]) -> str:
+    """Replace `{last}` in a name by the largest index that the keys have there."""
     if LAST_LAYER not in name:
         return name
     pattern = re.compile(re.escape(name.partition(LAST_LAYER)[0]) + r"(\d+)\.")

@@ -1,4 +1,4 @@
-"""Repositories in the cache of `huggingface_hub`, read from their folders without asking a hub.
+"""Repositories in the cache of `huggingface_hub`, read from their folders without a request.
 
 models--ORGANISATION--NAME/refs/REVISION      holds the hash of a commit
 models--ORGANISATION--NAME/snapshots/COMMIT/  the files of that commit, links into blobs
@@ -16,7 +16,7 @@ class CachedRepository:
 
     Attributes:
         folder: Its `models--ORGANISATION--NAME`.
-        snapshots: Folder of each revision in `refs` that has one, by revision.
+        snapshots: Folders of the revisions in `refs` that have one, by revision.
         absent: Revisions in `refs` whose snapshot is not in the cache.
         unnamed: Snapshots that no revision in `refs` names.
     """
@@ -28,11 +28,11 @@ class CachedRepository:
 
     @property
     def name(self) -> str:
-        """The repository as namespace/name."""
+        """Repository as namespace/name."""
         return self.folder.name.removeprefix(_PREFIX).replace("--", "/")
 
     def revisions_of(self, snapshot: Path) -> list[str]:
-        """The revisions that name a snapshot, ascending."""
+        """Return the revisions that name a snapshot, ascending."""
         return sorted(name for name, path in self.snapshots.items() if path == snapshot)
 
 
@@ -55,12 +55,12 @@ def cached_repository(folder: Path) -> CachedRepository | None:
         for path in sorted((folder / "refs").rglob("*"))
         if path.is_file()
     }
-    found = {name: snapshot for name, snapshot in references.items() if snapshot.is_dir()}
-    named = set(found.values())
+    snapshots = {name: snapshot for name, snapshot in references.items() if snapshot.is_dir()}
+    named = set(snapshots.values())
     return CachedRepository(
         folder,
-        found,
-        tuple(sorted(references.keys() - found.keys())),
+        snapshots,
+        tuple(sorted(references.keys() - snapshots.keys())),
         tuple(
             path
             for path in sorted((folder / "snapshots").iterdir())
@@ -70,6 +70,6 @@ def cached_repository(folder: Path) -> CachedRepository | None:
 
 
 def cached_repositories(folder: Path) -> list[CachedRepository]:
-    """The repositories of models in a cache, by name; none where `folder` is no cache."""
+    """List the repositories of models in a cache, by name; empty where `folder` is no cache."""
     folders = sorted(path for path in folder.glob(f"{_PREFIX}*--*") if path.is_dir())
     return [repository for path in folders if (repository := cached_repository(path)) is not None]

@@ -18,6 +18,7 @@ from dynamics.checkpoints.architectures import (
     find_headed_family,
     find_roles,
 )
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
 from dynamics.checkpoints.model_types import (
     FinalNorm,
@@ -27,27 +28,27 @@ from dynamics.checkpoints.model_types import (
 )
 from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
-from dynamics.checkpoints.tensors import digest
-from dynamics.checkpoints.ties import Tie, find_tie, stated_tie
-from dynamics.checkpoints.weight_files import name_contents
+from dynamics.checkpoints.ties import Tie, expected_tie, find_tie
+from dynamics.checkpoints.training_folder import is_training, read_training, training_of
+from dynamics.checkpoints.weight_files import unsupported_format
 from dynamics.checkpoints.weights import ReadableTensor, Weights
 from dynamics.errors import CheckpointError
 
-_REMEMBERED = 16  # checkpoints whose index is kept in memory: twice as many as are read at once
+_REMEMBERED = 16  # checkpoints whose index stays in memory: twice as many as an audit reads at once
 _NOT_ABSENT: frozenset[Role] = frozenset({"output_embedding", "final_norm_weight"})
-"""Roles whose absence says something about the model, so that no index is trusted about it."""
+"""Roles whose absence is a fact about the model, so that shards are searched beyond an index."""
 _IDENTIFYING = 16  # hexadecimal digits of a digest
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model at one step of its training; nothing is read before it is asked for.
+    """A model at one step of its training; files are read on demand.
 
     Attributes:
-        place: Its folder, the one file that holds it, or where else its files are.
+        place: Its folder, its single file, or another store of its files.
         step: Training steps taken.
-        tokens: Tokens trained on up to this step, where the series knows.
-        label: Its name, where its place has another: a snapshot is named for its commit.
+        tokens: Tokens trained on up to this step, where known from the series.
+        label: Its name, where that of its place differs: a snapshot is named for its commit.
     """
 
     place: Path | FileStore
@@ -57,7 +58,7 @@ class Checkpoint:
 
     @cached_property
     def store(self) -> FileStore:
-        """Where its files are."""
+        """Store of its files."""
         if not isinstance(self.place, Path):
             return self.place
         if self.place.is_file():
@@ -82,12 +83,12 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """Hash of the commit on a hub; None for a folder, and before a tag was read from."""
+        """Hash of the commit on a hub; None for a folder, and for a tag until it is first read."""
         return self.store.commit
 
     @property
     def traffic(self) -> Traffic:
-        """What reading it transferred so far."""
+        """Requests and bytes transferred so far to read it."""
         return self.store.traffic
 
     def tensor(
@@ -95,33 +96,33 @@ class Checkpoint:
     ) -> torch.Tensor:
         """Read one tensor, in the dtype on disk, or float32 where codes are stored.
 
-        Of other tensors nothing is read.
+        No byte of another tensor is read.
 
         Args:
-            role: Which one. `output_embedding` is the input embedding when they are tied.
-            rows: Which ones: consecutive ones, or those of ascending ids; all of them when None.
+            role: Role of the tensor. `output_embedding` is the input embedding when they are tied.
+            rows: Consecutive rows, or those of ascending ids; all of them when None.
 
         Returns:
             Of shape (V, D) for embeddings, (V,) for the output bias, (D,) for the final norm. It
             may be a view of the mapped file; changing it does not change the file.
 
         Raises:
-            CheckpointError: The checkpoint has no such tensor, or its numbers are of no type or
-                layout that is read, or a file is missing, damaged, unsafe or cannot be fetched.
+            CheckpointError: The checkpoint has no such tensor, its numbers are of an unsupported
+                type or layout, or a file is missing, damaged, unsafe or cannot be fetched.
         """
         return _contents(self).locate(role).read(rows)
 
     def has(self, role: Role) -> bool:
-        """Whether the checkpoint has a tensor in this role."""
+        """Return whether the checkpoint has a tensor in this role."""
         contents = _contents(self)
         return role in contents.roles or (role == "output_embedding" and contents.tied)
 
     def digest(self, role: Role) -> str:
-        """SHA-256 of a tensor's dtype, shape and values, whatever file format holds it."""
+        """Compute the SHA-256 of a tensor's dtype, shape and values, in any file format."""
         return digest(self.tensor(role))
 
     def locate(self, role: Role) -> ReadableTensor:
-        """In which file a tensor is and where in it, of which dtype and shape.
+        """Return a tensor with its file, position, dtype and shape, unread.
 
         Raises:
             CheckpointError: As for `tensor`.
@@ -129,22 +130,22 @@ class Checkpoint:
         return _contents(self).locate(role)
 
     def bytes(self, role: Role) -> int:
-        """Bytes of a tensor on disk."""
+        """Return the bytes of a tensor on disk."""
         return _contents(self).locate(role).nbytes
 
     def file_sha256(self, role: Role) -> str | None:
-        """Hexadecimal SHA-256 of the whole file that holds a tensor.
+        """Return the hexadecimal SHA-256 of the whole file that holds a tensor.
 
-        A hub tells it without sending the file, or tells none (None); a file on disk is read.
+        A hub provides it without sending the file, or not at all (None); a file on disk is read.
         """
         return self.store.sha256(_contents(self).locate(role).filename)
 
     def identity(self) -> str | None:
-        """Which weights these are: `sha256:` over all weights files, or `commit:`.
+        """Return an identifier of the weights: `sha256:` over all weights files, or `commit:`.
 
-        The files of a folder are read whole. A hub tells their digests without sending them; where
-        it does not, the commit stands for them, and None says that neither is known. The same
-        weights in other files are others.
+        The files of a folder are read whole. A hub provides their digests without sending them;
+        where it does not, the commit stands for them. None when neither is known. The same weights
+        in other files have another identifier.
 
         Raises:
             CheckpointError: There are no weights, or they cannot be reached.
@@ -162,14 +163,14 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines that a reader of its numbers should know, such as that its index is stale."""
+        """Remarks on its files that matter for its numbers, such as a stale index."""
         return _contents(self).notes
 
     @property
     def model_type(self) -> str | None:
-        """What its config.json calls its architecture; None where nothing does."""
-        found = _contents(self).config.get("model_type")
-        return None if found is None else str(found)
+        """Model type in its config.json; None where there is none."""
+        model_type = _contents(self).config.get("model_type")
+        return None if model_type is None else str(model_type)
 
     @property
     def final_norm(self) -> Norm | None:
@@ -178,14 +179,14 @@ class Checkpoint:
 
     @property
     def final_norm_note(self) -> str | None:
-        """One line on why the norm before the output embedding is not known, None when it is."""
+        """Reason in one line why the norm before the output embedding is unknown, None if known."""
         return _contents(self).final_norm.note if self.has("output_embedding") else None
 
     def final_norm_gain(self) -> torch.Tensor | None:
-        """Factor of each of the D features in the norm before the output embedding.
+        """Read the gain of the norm before the output embedding, one factor for each of D features.
 
-        This is the stored weight, or 1 + weight, as the model class has it. None where the norm has
-        no weight, or is not known.
+        This is the stored weight, or 1 + weight, depending on the model class. None where the norm
+        has no weight, or is not known.
         """
         offset = _contents(self).final_norm.gain_offset
         if offset is None or not self.has("final_norm_weight"):
@@ -199,20 +200,18 @@ class Checkpoint:
 
     @cached_property
     def tokens_seen(self) -> int | None:
-        """Tokens trained on up to this step, None when nothing recorded it."""
+        """Tokens trained on up to this step, None when not recorded."""
         if self.tokens is not None or self.path is None:
             return self.tokens
-        if self.path.parent.name == "checkpoints":
-            training = read_json(LocalFolder(self.path.parent.parent), "train.json") or {}
-            if isinstance(per_step := training.get("tokens_per_step"), int):
-                return per_step * self.step
+        if folder := training_of(self.path):
+            return read_training(folder).tokens_per_step * self.step
         state = read_json(self.store, "trainer_state.json") or {}
         recorded = state.get("num_input_tokens_seen")
         return int(recorded) if recorded else None
 
 
 class _Contents:
-    """What a checkpoint holds; a tensor is looked up in its file when it is asked for."""
+    """Tensors and configuration of a checkpoint; a tensor is looked up in its file on demand."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -221,31 +220,31 @@ class _Contents:
             self._weights.search_shards()
         layout = self._find_roles()
         if layout is None or not layout[1].keys() >= _NOT_ABSENT:
-            self._weights.search_shards()  # an index may leave out what its shards hold
+            self._weights.search_shards()  # an index may lack tensors that its shards hold
             layout = self._find_roles()
         if layout is None:
             raise CheckpointError(
-                f"{store.name}: no input embedding is known by these keys; matrices found are "
-                f"{_largest_matrices(self._weights)}; known families are {', '.join(FAMILIES)}"
+                f"{store.name}: no input embedding is known by these keys; the largest matrices "
+                f"are {_largest_matrices(self._weights)}; known families are " + ", ".join(FAMILIES)
             )
         self.family, self.roles = layout
         key = self.roles["input_embedding"]
         if len(shape := self._tensors[key].shape) != 2 or 0 in shape:
             # DeepSpeed ZeRO-3 leaves empty tensors in the file of the model.
-            contents = name_contents(store.path) if isinstance(store, LocalFolder) else None
+            contents = unsupported_format(store.path) if isinstance(store, LocalFolder) else None
             raise CheckpointError(
                 f"{store.name}: {key!r} should be a matrix, but is of shape {shape}"
                 + (f"; {contents}" if contents else "")
             )
 
     def _find_roles(self) -> tuple[Family, dict[Role, str]] | None:
-        """The family and the key in each role, None when no embedding is known.
+        """Find the family and the key in each role, None when no embedding is recognised.
 
-        Where a tied matrix was saved under the key of the output embedding alone, it is the input
+        A tied matrix that was saved only under the key of the output embedding is the input
         embedding as well.
 
         Raises:
-            CheckpointError: There is an output embedding alone, and nothing says that it is tied.
+            CheckpointError: There is only an output embedding, and no config.json ties it.
         """
         self._unwrapped = (
             UnwrappedTensors(self._weights, {key: key for key in self._weights})
@@ -258,7 +257,7 @@ class _Contents:
         if (name := find_headed_family(self._tensors)) is None:
             return None
         roles = find_roles(FAMILIES[name], self._tensors)
-        if not stated_tie(self.config):
+        if not expected_tie(self.config):
             raise CheckpointError(
                 f"{self._store.name}: holds an output embedding, {roles['output_embedding']!r}, "
                 "but no input embedding, and its config.json does not say that they are tied"
@@ -267,20 +266,21 @@ class _Contents:
         return FAMILIES[name], roles
 
     def _has_keys_of_its_class(self) -> bool:
-        """Tell whether the keys are those of the class that config.json names, none in front.
+        """Return whether the keys are those of the class in config.json, without a prefix.
 
-        An output embedding elsewhere, as behind a wrapper of the body alone, speaks against it.
+        An output embedding under a prefix, as with a wrapper of the body alone, is evidence against
+        it.
         """
         layout = find_layout(self._weights, self.config)
-        of_type = facts_of(str(self.config.get("model_type")))
-        if layout is None or layout[0] not in [facts.family for facts in of_type]:
+        type_facts = facts_of(str(self.config.get("model_type")))
+        if layout is None or layout[0] not in [facts.family for facts in type_facts]:
             return False
         family, roles = layout
         heads = tuple(f".{key}" for key in family.output_embedding)
         return "output_embedding" in roles or not any(key.endswith(heads) for key in self._weights)
 
     def _roles_of(self, keys: Collection[str]) -> Mapping[Role, str]:
-        """Return the key of each role that keys show, none when they are of no known layout."""
+        """Return the key in each role; empty when the keys are of no known layout."""
         layout = find_layout(keys, self.config)
         return {} if layout is None else layout[1]
 
@@ -288,14 +288,14 @@ class _Contents:
     def config(self) -> Mapping[str, Any]:
         """Contents of config.json, empty when there is none.
 
-        A step of which `dynamics train` kept the embeddings alone has that of the first whole one.
+        A step of `dynamics train` with embeddings only has the config.json of the first full one.
         """
         config = read_json(self._store, "config.json")
         if config is None and isinstance(self._store, LocalFolder):
             steps = self._store.path.parent
-            if steps.name == "checkpoints" and (steps.parent / "train.json").exists():
-                for whole in sorted(steps.glob("*/config.json"))[:1]:
-                    config = read_json(LocalFolder(whole.parent), "config.json")
+            if steps.name == "checkpoints" and is_training(steps.parent):
+                for path in sorted(steps.glob("*/config.json"))[:1]:
+                    config = read_json(LocalFolder(path.parent), "config.json")
         return config or {}
 
     @cached_property
@@ -305,17 +305,17 @@ class _Contents:
         return find_tie(self.family, self.roles, self._tensors, self.config)
 
     def _check_absent(self, keys: tuple[str, ...]) -> None:
-        """Refuse to call a tensor absent of whose module something else than a bias is stored.
+        """Refuse to treat a tensor as absent when its module stores anything but a bias.
 
         Raises:
-            CheckpointError: Something is.
+            CheckpointError: Its module does.
         """
         modules = tuple(key.removesuffix("weight") for key in keys)
         for key in self._unwrapped if modules else ():
             if key.startswith(modules) and not key.endswith("bias"):
                 raise CheckpointError(
-                    f"{self._store.name}: holds {key!r}, so that there is an output embedding, but "
-                    "none in a layout that is read; save the weights as float16, bfloat16 or "
+                    f"{self._store.name}: holds {key!r}, so there is an output embedding, but in "
+                    "an unsupported layout; save the weights as float16, bfloat16 or "
                     "float32 and give that folder"
                 )
 
@@ -326,15 +326,15 @@ class _Contents:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """Lines about the files that a reader of the numbers should know."""
+        """Remarks on the files that matter for the numbers read from them."""
         notes = [*self._weights.notes, *self._unwrapped.notes]
         for role in ("input_embedding", "output_embedding"):
             key = self.roles.get(role)
             if key is not None and isinstance(tensor := self._tensors[key], QuantisedTensor):
-                what = role.replace("_", " ")
+                matrix = role.replace("_", " ")
                 notes.append(
-                    f"the {what} {key!r} is stored as {tensor.layout.description}; its norms are "
-                    "those of the numbers they stand for"
+                    f"the {matrix} {key!r} is stored as {tensor.layout.description}; its norms are "
+                    "those of the decoded numbers"
                 )
         return (*notes, *([self._tie.note] if self._tie.note else []))
 
@@ -344,12 +344,12 @@ class _Contents:
         return find_final_norm(self._tensors, self.roles, self.config)
 
     def locate(self, role: Role) -> ReadableTensor:
-        """Where the tensor in a role is; a tied output embedding is the input embedding."""
+        """Return the tensor in a role, unread; a tied output embedding is the input embedding."""
         if role == "output_embedding" and self.tied:
             role = "input_embedding"
         if role not in self.roles:
-            found = ", ".join(self.roles)
-            raise CheckpointError(f"{self._store.name}: has no {role}; it has {found}")
+            present = ", ".join(self.roles)
+            raise CheckpointError(f"{self._store.name}: has no {role}; it has {present}")
         return self._tensors[self.roles[role]]
 
 

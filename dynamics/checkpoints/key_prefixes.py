@@ -1,9 +1,9 @@
-"""Keys without what wrappers of a model put in front of them or between their parts.
+"""Removal of the parts that wrappers of a model add to keys.
 
 DistributedDataParallel and DeepSpeed add `module.`, torch.compile `_orig_mod.`, FSDP and activation
-checkpointing theirs in the middle, a Lightning module the name of the attribute that holds the
+checkpointing a part in the middle, a Lightning module the name of the attribute that holds the
 model, often `model.` or `net.`; they nest. But `model.` is also part of the keys of many models, so
-the keys are understood as they are first.
+unchanged keys are tried first.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from dynamics.errors import CheckpointError
 
-# Parts of a key that no model has, wherever they stand.
+# Parts of a key that only wrappers have, at any position.
 _WRAPPERS = frozenset(
     {
         "_orig_mod",
@@ -22,11 +22,11 @@ _WRAPPERS = frozenset(
         "_fpw_module",
     }
 )
-# First parts of keys that are often a wrapper's, and can be a model's.
+# First parts of keys that are often those of a wrapper, and can be those of a model.
 _LEADING = frozenset(
     {"module", "model", "net", "network", "base_model", "student", "state_dict", "state", "app"}
 )
-_DEEPEST = 6  # prefixes, one after the other
+_DEEPEST = 6  # most prefixes in a row
 _ADAPTERS = ("lora_", "modules_to_save", "ia3_l", "hada_w", "vera_lambda")
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ class UnwrappedTensors(Mapping[str, T]):
     """Tensors by the keys of the model itself.
 
     Attributes:
-        wrapped: The tensors by the keys of the files.
+        wrapped: The tensors by the keys in the files.
         keys_in_files: The key in the files for each key of the model.
-        removed: What was taken off the keys, none when they are as in the files.
+        removed: Parts that were removed from the keys.
     """
 
     wrapped: Mapping[str, T]
@@ -48,7 +48,7 @@ class UnwrappedTensors(Mapping[str, T]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line on what was taken off the keys, none when nothing was."""
+        """Note on the parts removed from the keys, empty when there are none."""
         if not self.removed:
             return ()
         return (f"keys are read without {', '.join(map(repr, self.removed))} of a wrapper",)
@@ -71,34 +71,34 @@ def unwrap(
 ) -> UnwrappedTensors[T]:
     """Take the prefixes of wrappers off the keys of a checkpoint.
 
-    Of the keys as they are and without one, two, ... leading parts those count that show the most
-    roles; of equals those from which the least is taken.
+    The keys are tried unchanged and without one, two, ... leading parts. The form with the most
+    roles is used; on a tie the one with the least removed.
 
     Args:
-        tensors: The tensors by the keys of the files.
-        find_roles: Gives the key of each role that keys show, none when their family is not known.
-        name: What messages call the checkpoint.
+        tensors: The tensors by the keys in the files.
+        find_roles: Returns the key in each role, none when the family of the keys is unknown.
+        name: Name of the checkpoint in messages.
 
     Raises:
-        CheckpointError: Two prefixes show equally many roles (a student and its teacher), or what
-            the prefixes hide are adapters that were not merged.
+        CheckpointError: Two prefixes have equally many roles (a student and its teacher), or the
+            model has adapters that are not merged.
     """
     plain = {key: key for key in tensors}
     inner = _without_wrappers(plain)
     candidates = {"": inner} | {
         prefix: _without_prefix(inner, prefix) for prefix in _prefixes(inner)
     }
-    shown = {
-        prefix: len(_certain(find_roles(keys), prefix, inner))
+    role_counts = {
+        prefix: len(_reliable_roles(find_roles(keys), prefix, inner))
         for prefix, keys in candidates.items()
     }
-    most = max(shown.values())
+    most = max(role_counts.values())
     if len(find_roles(plain)) >= most:
         return UnwrappedTensors(tensors, plain)
-    shortest, *longer = [prefix for prefix, count in shown.items() if count == most]
-    if rival := next((prefix for prefix in longer if not prefix.startswith(shortest)), None):
+    shortest, *longer = [prefix for prefix, count in role_counts.items() if count == most]
+    if second := next((prefix for prefix in longer if not prefix.startswith(shortest)), None):
         raise CheckpointError(
-            f"{name}: holds two models, under the prefixes {shortest!r} and {rival!r}; save the "
+            f"{name}: holds two models, under the prefixes {shortest!r} and {second!r}; save the "
             "state dict of one of them"
         )
     if adapter := next((key for key in plain if any(part in key for part in _ADAPTERS)), None):
@@ -111,12 +111,13 @@ def unwrap(
     return UnwrappedTensors(tensors, candidates[shortest], removed)
 
 
-def _certain(roles: Mapping[Any, str], prefix: str, keys: Collection[str]) -> Mapping[Any, str]:
-    """Return the roles, none when all there is is a key such as `embedding.weight`.
+def _reliable_roles(
+    roles: Mapping[Any, str], prefix: str, keys: Collection[str]
+) -> Mapping[Any, str]:
+    """Return the roles, none when the only one is a key such as `embedding.weight`.
 
-    Models of every kind have one without their prefix; another role must speak for the family. A
-    prefix that the input embedding does not have is that of a part, such as a block, not of the
-    model.
+    Models of every kind have such a key without their prefix, so the family needs a second role. A
+    prefix that the input embedding lacks belongs to a part of the model, such as a block.
     """
     if prefix and prefix + roles.get("input_embedding", "") not in keys:
         return {}
@@ -124,7 +125,7 @@ def _certain(roles: Mapping[Any, str], prefix: str, keys: Collection[str]) -> Ma
 
 
 def _without_wrappers(keys: Mapping[str, str]) -> dict[str, str]:
-    """Take out the parts that are wrappers' wherever they stand; keep keys that would meet."""
+    """Remove the parts of wrappers at any position; change nothing if two keys became equal."""
     shortened = {
         ".".join(part for part in key.split(".") if part not in _WRAPPERS): original
         for key, original in keys.items()
@@ -133,7 +134,7 @@ def _without_wrappers(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_prefix(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
-    """Take a prefix off the keys that begin with it; of two keys that meet that one counts."""
+    """Remove a prefix from the keys that have it; these replace equal keys without it."""
     unprefixed = {key: original for key, original in keys.items() if not key.startswith(prefix)}
     return unprefixed | {
         key.removeprefix(prefix): original
@@ -145,7 +146,7 @@ def _without_prefix(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _prefixes(keys: Collection[str]) -> list[str]:
     """List leading parts that a wrapper may have added, the shorter ones first.
 
-    A part is a wrapper's by its name, or because every key begins with it.
+    A part counts by its name, or because every key begins with it.
     """
     prefixes, level = list[str](), [""]
     for _ in range(_DEEPEST):
@@ -161,7 +162,7 @@ def _prefixes(keys: Collection[str]) -> list[str]:
 
 
 def _first_parts(keys: Collection[str], prefix: str) -> set[str]:
-    """Return the next part of every key that begins with a prefix and goes on after that part."""
+    """Return the part after a prefix, for keys with the prefix and at least two further parts."""
     tails = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
     return {tail.partition(".")[0] for tail in tails if "." in tail}
 

@@ -1,9 +1,9 @@
-"""Facts of the model classes of transformers, measured and kept as data.
+"""Facts about the model classes of transformers, measured and stored as data.
 
-`architecture_facts.json` is written by `scripts/architecture_facts.py`, which builds every causal,
-masked and sequence-to-sequence class small, runs it, calls its final norm alone, and saves it. So
-keys on disk and type and gain of the norm are those of the version of transformers that the file
-names. What no release of transformers has is added here, from its source.
+`architecture_facts.json` is written by `scripts/architecture_facts.py`, which builds a small model
+of every causal, masked and sequence-to-sequence class, runs it, calls its final norm alone, and
+saves it. Keys on disk, and type and gain of the norm, are those of the version of transformers that
+the file names. Classes that no release of transformers has are added here, from their source.
 """
 
 import json
@@ -18,25 +18,25 @@ from dynamics.checkpoints.architectures import FAMILIES, Family, Norm, Role, fin
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What holds for a model class, perhaps under one setting of its config.
+    """Facts about a model class, some of them for one setting of its config only.
 
     Attributes:
         model_type: As in config.json; empty for files without one.
         class_name: The class.
-        family: Where it keeps its tensors, on disk and in memory.
-        norm: Type of the norm whose output the output embedding receives, None where no norm does.
-        module: Name of that norm in the live model, or of what comes instead; `{last}` stands for
+        family: Keys of its tensors, on disk and in memory.
+        norm: Type of the norm in front of the output embedding, None where there is none.
+        module: Name of that norm in the model, or of the module in its place; `{last}` stands for
             the index of the last layer.
         has_weight: Whether the norm has a weight.
         has_bias: Whether the norm has a bias, None where it may have one.
-        gain_offset: What is added to the weight before features are multiplied by it.
-        tied: Whether embeddings are tied where config.json does not say.
+        gain_offset: Number added to the weight before features are multiplied by it.
+        tied: Whether embeddings are tied by default, without a setting in config.json.
         ties: Whether they can be tied.
         scaled: Whether hidden states are multiplied by a constant between norm and output
             embedding; it changes no ratio of folded norms, which leave it out.
-        settings: What config.json has to say for this to hold, None for a name that it lacks.
-        required_keys: Further keys that have to be in the files for this to hold.
-        refusal: Why the norm is not known under these settings, None when it is.
+        settings: Values in config.json under which the facts hold, None for an absent name.
+        required_keys: Further keys in the files under which the facts hold.
+        refusal: Reason why the norm is unknown under these settings, None when it is known.
     """
 
     model_type: str
@@ -56,11 +56,11 @@ class ModelFacts:
 
     @property
     def is_special(self) -> bool:
-        """Tell whether it holds under conditions, instead of what holds for the class otherwise."""
+        """Whether the facts hold under conditions, in place of the general ones about the class."""
         return bool(self.settings or self.required_keys)
 
     def applies(self, config: Mapping[str, Any], keys: Collection[str]) -> bool:
-        """Tell whether its conditions are met; without a config no setting is."""
+        """Return whether the conditions are met; without a config no setting is."""
         if self.settings and not config:
             return False
         text = config.get("text_config")
@@ -73,13 +73,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """The norm whose output the output embedding receives.
+    """Norm in front of the output embedding.
 
     Attributes:
         type: Under `layer` the mean over the features of a row of the output embedding changes no
             prediction. None where there is no such norm, or it is not known.
-        gain_offset: What is added to its weight to give its gain; None as for `type`.
-        note: One line on why it is not known, None when it is.
+        gain_offset: Number added to its weight to give its gain; None as for `type`.
+        note: Reason in one line why the norm is unknown, None when it is known.
     """
 
     type: Norm | None = None
@@ -93,9 +93,9 @@ class FactsTable:
 
     Attributes:
         transformers: Version of transformers that was probed.
-        facts: By model type.
+        facts: Facts by model type.
         refused: Reasons why a class could not be probed, by `model_type/Class`.
-        not_built: Errors with which a small model could not be built or run, likewise.
+        not_built: Errors that kept a small model from being built or run, by the same names.
     """
 
     transformers: str
@@ -106,7 +106,7 @@ class FactsTable:
 
 @cache
 def facts_table() -> FactsTable:
-    """Read the table; it is read once."""
+    """Read the table, once per process."""
     assert __package__ is not None
     data = json.loads(files(__package__).joinpath("architecture_facts.json").read_text("utf-8"))
     by_type: dict[str, list[ModelFacts]] = {}
@@ -118,12 +118,12 @@ def facts_table() -> FactsTable:
 
 
 def facts_of(model_type: str) -> tuple[ModelFacts, ...]:
-    """Facts of every class of a model type; none where it is not covered."""
+    """Return the facts of every class of a model type; empty where it is not covered."""
     return (*_FROM_SOURCE.get(model_type, ()), *facts_table().facts.get(model_type, ()))
 
 
 def refusal_of(config: Mapping[str, Any], class_name: str) -> str | None:
-    """Return why the output embedding of a class cannot be told; None otherwise, or not covered.
+    """Return the reason why the output embedding of a class is unknown, None without a reason.
 
     Args:
         config: As in config.json.
@@ -139,17 +139,17 @@ def refusal_of(config: Mapping[str, Any], class_name: str) -> str | None:
 def find_layout(
     keys: Collection[str], config: Mapping[str, Any]
 ) -> tuple[Family, dict[Role, str]] | None:
-    """Find the key in each role: by the facts of the model type, else as in the known families.
+    """Find the key in each role: by the facts of the model type, else by the known families.
 
     Args:
-        keys: The keys in the files, or the names of a live model's parameters.
+        keys: The keys in the files, or the names of the parameters of a model in memory.
         config: Contents of config.json, empty when there is none.
 
     Returns:
-        The family, and the key that plays each role; None when no input embedding is known.
+        The family, and the key in each role; None when no input embedding is recognised.
     """
-    of_type = facts_of(_model_type(config) or "")
-    applying = _preferred([facts for facts in of_type if facts.applies(config, keys)])
+    type_facts = facts_of(_model_type(config) or "")
+    applying = _most_specific([facts for facts in type_facts if facts.applies(config, keys)])
     classes = str(config.get("architectures"))
     for facts in sorted(applying, key=lambda facts: f"'{facts.class_name}'" not in classes):
         roles = find_roles(facts.family, keys)
@@ -163,22 +163,22 @@ def find_layout(
 def find_final_norm(
     keys: Collection[str], roles: Mapping[Role, str], config: Mapping[str, Any]
 ) -> FinalNorm:
-    """Tell the norm before the output embedding, from facts of the class and never from a name.
+    """Find the norm before the output embedding, from facts of the class and never from a name.
 
     Args:
-        keys: The keys in the files, or the names of a live model's parameters.
+        keys: The keys in the files, or the names of the parameters of a model in memory.
         roles: The key that plays each role, from `find_layout`.
         config: Contents of config.json, empty when there is none.
     """
     model_type = _model_type(config)
     key, has_bias = roles.get("final_norm_weight"), "final_norm_bias" in roles
     if model_type is None:
-        # Any class may have written the files: all that use these keys have to agree.
+        # Any class may have written the files, so all classes with these keys must agree.
         classes = (*facts_table().facts.values(), *_FROM_SOURCE.values(), _WITHOUT_CONFIG)
         candidates = [
             facts
-            for of_type in classes
-            for facts in of_type
+            for type_facts in classes
+            for facts in type_facts
             if facts.required_keys or (facts.has_weight and facts.has_bias in (has_bias, None))
         ]
     elif not (candidates := facts_of(model_type)):
@@ -193,7 +193,7 @@ def find_final_norm(
             return key is None
         return key is not None and find_roles(facts.family, keys).get("final_norm_weight") == key
 
-    fitting = _preferred([facts for facts in candidates if fits(facts)])
+    fitting = _most_specific([facts for facts in candidates if fits(facts)])
     if fitting and (refusal := fitting[0].refusal):
         return FinalNorm(note=f"{refusal}; {_NOT_FOLDED}")
     norms = {
@@ -204,8 +204,8 @@ def find_final_norm(
         return norms.pop()
     if model_type is not None:
         return FinalNorm(
-            note=f"the final norm of model type {model_type} is looked for under other keys than "
-            f"the files have; {_NOT_FOLDED}"
+            note=f"the final norm of model type {model_type} is expected under other keys "
+            f"than the files have; {_NOT_FOLDED}"
         )
     return FinalNorm(
         note="there is no config.json with a model_type, and models with the same keys differ in "
@@ -218,8 +218,8 @@ def _model_type(config: Mapping[str, Any]) -> str | None:
     return model_type if isinstance(model_type, str) else None
 
 
-def _preferred(applying: list[ModelFacts]) -> list[ModelFacts]:
-    """Prefer facts that hold under conditions, those without a norm first."""
+def _most_specific(applying: list[ModelFacts]) -> list[ModelFacts]:
+    """Select facts that hold under conditions, preferably those without a norm, else all."""
     special = [facts for facts in applying if facts.is_special]
     without_norm = [facts for facts in special if facts.norm is None]
     return without_norm or special or applying
@@ -250,7 +250,7 @@ def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
     module: str = record.get("module") or record.get("before") or stem
 
     def with_base(*names: str) -> tuple[str, ...]:
-        """The names, and those of a base model saved without its head."""
+        """Return the names, and those of a base model saved without its head."""
         return tuple(dict.fromkeys([*names, *(name.removeprefix(prefix) for name in names)]))
 
     return ModelFacts(

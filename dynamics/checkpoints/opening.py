@@ -1,17 +1,17 @@
-"""A series by whatever names it: a folder, a name in the catalog, a repository on a hub."""
+"""Open a series by a folder, a name in the catalog or a repository on a hub."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dynamics.checkpoints.catalog import PublicSeries, find
+from dynamics.checkpoints.catalog.public_series import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series, revision_of
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series, revision_of
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries, open_series
 from dynamics.errors import CheckpointError
 
-_SHOWN = 5  # names a note shows
+_SHOWN = 5  # names listed in a note
 
 
 def open_any(series: str, hub: Hub | None = None) -> CheckpointSeries:
@@ -20,7 +20,7 @@ def open_any(series: str, hub: Hub | None = None) -> CheckpointSeries:
     Args:
         series: A folder as in `open_series`, a name of the catalog (`pythia-160m`), or a hub
             repository (`EleutherAI/pythia-160m`), whose steps are its revisions.
-        hub: The hub, as the environment says when None.
+        hub: The hub; when None, the one that the environment configures.
 
     Raises:
         CheckpointError: There is no such folder, name or repository; the nearest names are shown.
@@ -30,71 +30,70 @@ def open_any(series: str, hub: Hub | None = None) -> CheckpointSeries:
     if path.exists() or _looks_like_a_path(series, path):
         return open_series(series)
     try:
-        known = find(series)
+        entry = find(series)
     except CheckpointError as error:
         if series.count("/") != 1:
-            raise CheckpointError(f"there is no folder {series!r} here, and {error}") from error
+            raise CheckpointError(f"there is no folder {series!r}, and {error}") from error
         return open_hub_series(series, hub=hub)
-    return open_public_series(known, hub)
+    return open_public_series(entry, hub)
 
 
-def open_public_series(known: PublicSeries, hub: Hub | None = None) -> CheckpointSeries:
+def open_public_series(entry: PublicSeries, hub: Hub | None = None) -> CheckpointSeries:
     """Open a series of the catalog, its steps parsed from the names that exist.
 
     Args:
-        known: Entry of the catalog.
-        hub: The hub, as the environment says when None.
+        entry: Entry of the catalog.
+        hub: The hub; when None, the one that the environment configures.
 
     Raises:
-        CheckpointError: The series is not readable as tensors, does not exist, or none of the
-            names found is a step of it.
+        CheckpointError: The series has no tensors to read, does not exist, or none of the names
+            in its repository is a step of it.
         StepError: Two names are of one step.
     """
-    if not known.readable:
-        raise CheckpointError(f"{known.name} cannot be read: {known.unreadable_because}")
+    if not entry.readable:
+        raise CheckpointError(f"{entry.name} cannot be read: {entry.unreadable_because}")
     hub = hub or Hub()
-    if known.where == "repository":
-        places = {repo: HubRevision(hub, repo, "main") for repo in _repositories(known, hub)}
+    if entry.where == "repository":
+        places = {repo: HubRevision(hub, repo, "main") for repo in _repositories(entry, hub)}
     else:
-        (repo,) = known.repositories
-        references = hub.commits(repo, known.branch) if known.branch else hub.references(repo)
-        places = {each.name: revision_of(hub, repo, each) for each in references}
-    steps = known.parse(places)
-    if not steps:
+        (repo,) = entry.repositories
+        references = hub.commits(repo, entry.branch) if entry.branch else hub.references(repo)
+        places = {reference.name: revision_of(hub, repo, reference) for reference in references}
+    names = entry.parse(places)
+    if not names:
         raise CheckpointError(
-            f"{known.name}: none of the {len(places)} names found is a step of it; the catalog "
-            f"expects names such as {known.revisions[0]}"
+            f"{entry.name}: none of the {len(places)} names in its repository is a step of it; the "
+            f"catalog expects names such as {entry.revisions[0]}"
         )
-    name = known.name if known.where == "repository" else known.repositories[0]
+    step_names = {name.name for name in names.values()}
     return CheckpointSeries(
-        name,
+        entry.name if entry.where == "repository" else entry.repositories[0],
         tuple(
-            Checkpoint(places[said.name], step, said.tokens_seen) for step, said in steps.items()
+            Checkpoint(places[name.name], step, name.tokens_seen) for step, name in names.items()
         ),
-        notes=_passed_over(known, {*places} - {said.name for said in steps.values()} - {"main"}),
+        notes=_skipped_note(entry.name, {*places} - step_names - {"main"}),
     )
 
 
-def _passed_over(known: PublicSeries, others: set[str]) -> tuple[str, ...]:
-    """A line on names that are no steps of a series, nothing where there are none."""
-    if not others:
+def _skipped_note(name: str, skipped: set[str]) -> tuple[str, ...]:
+    """Return a note on names that are no steps of a series; empty where there are none."""
+    if not skipped:
         return ()
-    shown = ", ".join(sorted(others)[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-    return (
-        f"passed over, as no steps of {known.name} in the catalog: {shown} ({len(others)} in all)",
-    )
+    shown = ", ".join(sorted(skipped)[:_SHOWN]) + (", ..." if len(skipped) > _SHOWN else "")
+    reason = f"they are no steps of {name} in the catalog"
+    return (f"skipped because {reason}: {shown} ({len(skipped)} in all)",)
 
 
-def _repositories(known: PublicSeries, hub: Hub) -> list[str]:
-    """Repositories that exist, one for each checkpoint."""
-    found: list[str] = []
-    for listed in known.repositories:
-        if "*" in listed:
-            alike = hub.repositories(listed.partition("*")[0])
-            found += [repo for repo in alike if fnmatchcase(repo, listed)]
+def _repositories(entry: PublicSeries, hub: Hub) -> list[str]:
+    """Return the repositories that exist, one for each checkpoint."""
+    repositories: list[str] = []
+    for pattern in entry.repositories:
+        if "*" in pattern:
+            candidates = hub.repositories(pattern.partition("*")[0])
+            repositories += [repo for repo in candidates if fnmatchcase(repo, pattern)]
         else:
-            found.append(listed)
-    return found
+            repositories.append(pattern)
+    return repositories
 
 
 def _looks_like_a_path(series: str, path: Path) -> bool:

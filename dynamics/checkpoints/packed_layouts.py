@@ -1,8 +1,8 @@
-"""Arithmetic of quantised weights: from stored codes and scales to the numbers they stand for.
+"""Arithmetic of quantised weights: decoding of stored codes and scales to numbers.
 
-V rows (tokens), D columns (features), G groups of columns that share a scale. A layout gets the
-parts of some rows, of n <= V token ids: parts stored by row as those n rows, the others whole.
-Everything is computed in float32, so that a number is rounded once.
+V rows (tokens), D columns (features), G groups of columns that share a scale. A layout receives the
+parts for n <= V token ids: parts stored by row as those n rows, the other parts whole. All
+arithmetic is in float32, so that a number is rounded once.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ _AWQ_ORDER = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
 
 
 class Layout(Protocol):
-    """How the parts of a quantised matrix make up its rows."""
+    """Decoder of the rows of a quantised matrix from its parts."""
 
     @property
     def description(self) -> str:
-        """Type of the codes, scales, and the tool that writes them, for messages."""
+        """Type of the codes and scales, and the tool that writes them, for messages."""
         ...
 
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
@@ -52,8 +52,8 @@ class ScaledRows:
         width: D.
         bits: Bits of a packed code, 0 for codes that are not packed. Packed codes form a
             stream of bits from the lowest bit of the first byte on, without gaps.
-        offset: What packing added to each code.
-        divisor: Code that the scale itself stands for.
+        offset: Number that packing added to each code.
+        divisor: Code whose decoded value is the scale itself.
         block_rows: Rows that share a scale; 1 where scales are stored by row.
         block_columns: Columns that share a scale.
         exponents: Whether scales are uint8 exponents of 2 with bias 127 (OCP MX, E8M0).
@@ -87,6 +87,7 @@ class ScaledRows:
         if (scale := parts.get("scale")) is not None:
             scale = self._of_rows(scale, ids).float()
             if self.exponents:
+                # OCP Microscaling Formats (MX) v1.0: E8M0, an exponent of 2 with bias 127.
                 scale = torch.exp2(scale - 127)
             values *= self._of_columns(scale, parts.get("g_idx"))
         if self.divisor != 1:
@@ -96,17 +97,17 @@ class ScaledRows:
         return values
 
     def _of_rows(self, grid: Tensor, ids: np.ndarray) -> Tensor:
-        """Rows of a grid of scales, one for each id or one for all: (n or 1, G)."""
+        """Select the rows of a grid of scales, one per id or one for all: (n or 1, G)."""
         grid = grid.reshape(grid.shape[0] if grid.dim() else 1, -1)
         if self.block_rows == 1 or len(grid) == 1:
             return grid
         return grid[torch.from_numpy(ids // self.block_rows)]
 
     def _of_columns(self, grid: Tensor, g_idx: Tensor | None) -> Tensor:
-        """(n, G) -> (n, D), or (n, 1) where all columns share one."""
+        """Expand groups to columns: (n, G) -> (n, D), or (n, 1) where all columns share one."""
         if grid.shape[1] == 1:
             return grid
-        if g_idx is not None and (g_idx >= 0).all():  # -1 where groups are of neighbours
+        if g_idx is not None and (g_idx >= 0).all():  # -1 where a group is of adjacent columns
             return grid[:, g_idx.long()]
         return grid.repeat_interleave(self.block_columns, dim=1)[:, : self.width]
 
@@ -125,7 +126,7 @@ class Lookup:
         width: D.
         block: Numbers in a block.
         nested_block: Blocks that share a nested magnitude, 0 where there is none.
-        nested_offset: What was subtracted from magnitudes before they were quantised.
+        nested_offset: Number subtracted from magnitudes before they were quantised.
     """
 
     description: str
@@ -137,15 +138,18 @@ class Lookup:
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
         """Compute rows in float32."""
         pairs = parts["codes"]
+        # The first code of a byte is in its high bits.
         codes = torch.stack([pairs >> 4, pairs & 15], dim=-1).view(len(ids), self.width)
         starts = torch.from_numpy(ids).long()[:, None] * self.width
         first_blocks = starts // self.block
         places = (starts + torch.arange(self.width)) // self.block - first_blocks  # (n, D)
         blocks = first_blocks + torch.arange(int(places.max()) + 1)  # (n, blocks of a row)
         absmax = parts["absmax"].flatten()
-        blocks.clamp_(max=len(absmax) - 1)  # a last row may have fewer
+        blocks.clamp_(max=len(absmax) - 1)  # the last row may have fewer
         magnitudes = absmax[blocks]
         if self.nested_block:
+            # Double dequantisation, Dettmers et al. 2023 (QLoRA), eq. 6; bitsandbytes subtracts an
+            # offset beforehand.
             outer = parts["nested_absmax"].flatten()[blocks // self.nested_block]
             magnitudes = parts["nested_quant_map"][magnitudes.int()] * outer + self.nested_offset
         return parts["quant_map"].float()[codes.int()] * magnitudes.float().gather(1, places)
@@ -157,14 +161,14 @@ class PackedColumns:
 
     Parts, all whole: `scales` (G, V). GPTQ packs features, `qweight` (D / codes, V); AWQ packs
     tokens, `qweight` (D, V / codes). Both pack the tokens of `qzeros` (G, V / codes). `g_idx` (D,)
-    is the group of each feature; where there is none, a group is of neighbours.
+    is the group of each feature; without it, a group is of adjacent features.
 
     Attributes:
         description: As in `Layout`.
         width: D.
         bits: Bits of a code.
         awq: Whether packed as AWQ does, eight tokens in a word in its own order.
-        zero_point_offset: What writing subtracted from zero points.
+        zero_point_offset: Number that the writer subtracted from zero points.
     """
 
     description: str
@@ -191,7 +195,7 @@ class PackedColumns:
 
 
 def unpack_bits(words: Int[Tensor, "n words"], bits: int, width: int) -> Int[Tensor, "n D"]:
-    """Take codes out of the stream of bits that each row is.
+    """Unpack codes from rows that are dense streams of bits.
 
     Args:
         words: Integers of any type, contiguous along a row.
@@ -199,7 +203,7 @@ def unpack_bits(words: Int[Tensor, "n words"], bits: int, width: int) -> Int[Ten
         width: Codes in a row; bits beyond them are padding.
     """
     stream = words.contiguous().view(torch.uint8)
-    if _BYTE % bits:
+    if _BYTE % bits:  # codes cross the borders of bytes: go through single bits
         flags = np.unpackbits(stream.numpy(), axis=1, bitorder="little")
         flags = flags[:, : width * bits].reshape(len(flags), width, bits)
         return torch.from_numpy(np.packbits(flags, axis=2, bitorder="little")[..., 0]).int()
@@ -211,11 +215,11 @@ def unpack_bits(words: Int[Tensor, "n words"], bits: int, width: int) -> Int[Ten
 def unpack_words(
     words: Int[Tensor, "words n"], index: Int[Tensor, " m"], bits: int
 ) -> Int[Tensor, "m n"]:
-    """Take some codes out of words that are packed along the first axis.
+    """Unpack selected codes from words that are packed along the first axis.
 
     Args:
         words: int32.
-        index: Places of the codes along the first axis.
+        index: Positions of the codes along the first axis.
         bits: Bits of a code; must divide 32.
     """
     per_word = WORD // bits

@@ -1,8 +1,8 @@
-"""Tensors of a checkpoint as floating-point numbers, those among them that are stored as codes too.
+"""Tensors of a checkpoint as floating-point numbers, including those that are stored as codes.
 
-Quantised weights are codes (int8, float8, packed integers) with scales in tensors beside them. The
-layouts that their tools document are read as the float32 numbers the codes stand for; any other
-type of number is refused, since norms of codes say nothing about weights.
+Quantised weights are codes (int8, float8, packed integers) with scales in further tensors. The
+layouts that their tools document are decoded to float32; any other type of number is refused, since
+norms of codes say nothing about weights.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from dynamics.checkpoints.entries import contiguous_stride
+from dynamics.checkpoints.formats.tensor_entries import contiguous_stride
 from dynamics.checkpoints.packed_layouts import (
     WORD,
     Layout,
@@ -33,11 +33,11 @@ _FLOAT8 = (
     torch.float8_e5m2fnuz,
 )
 _FLOAT8_SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
-_BLOCK = 128  # rows and columns of a block of DeepSeek's float8, where config.json says nothing
-_ROWS = 1024  # decoded at once, so that what decoding takes stays small
+_BLOCK = 128  # rows and columns of a block of DeepSeek's float8, unless config.json has them
+_ROWS = 1024  # rows decoded at a time, to bound the memory of decoding
 _INT8_LARGEST = 127  # code that bitsandbytes gives to the largest magnitude of a row
 
-# What stands in place of `.weight` where a tool stores codes under a name of their own.
+# Suffixes in place of `.weight` under which tools store codes.
 _CODE_SUFFIXES = {
     ".weight_packed": "compressed-tensors",
     ".qweight": "GPTQ or AWQ",
@@ -56,9 +56,9 @@ class Part:
     """A stored tensor that a quantised matrix is made of.
 
     Attributes:
-        name: What its layout calls it.
+        name: Name in its layout.
         tensor: The tensor.
-        by_row: Whether its rows are those of the matrix; else it is read whole.
+        by_row: Whether it has one row per row of the matrix; otherwise it is read whole.
     """
 
     name: str
@@ -71,9 +71,9 @@ class QuantisedTensor:
     """A matrix stored as codes, read as float32.
 
     Attributes:
-        parts: Its codes first, then what they are scaled with.
+        parts: Its codes first, then scales and zero points.
         shape: V and D.
-        layout: How the parts make up its rows.
+        layout: Arithmetic that decodes its rows from the parts.
     """
 
     parts: tuple[Part, ...]
@@ -125,7 +125,7 @@ class QuantisedTensor:
         return values
 
     def part_bytes(self, ids: np.ndarray) -> list[int]:
-        """Bytes of each range of the files that reading the rows of ascending ids takes."""
+        """Return the bytes of each file range that is read for the rows of ascending ids."""
         sizes: list[int] = []
         for part in self.parts:
             sizes += part.tensor.part_bytes(ids) if part.by_row else [part.tensor.nbytes]
@@ -135,13 +135,13 @@ class QuantisedTensor:
 class FloatTensors(Mapping[str, ReadableTensor]):
     """Tensors of a checkpoint by key, each as floating-point numbers.
 
-    A matrix whose codes have another name stands under the key of the weight: `lm_head.weight` for
-    `lm_head.weight_packed`. What cannot be read as numbers is refused when it is looked up.
+    A matrix whose codes have another name has the key of the weight: `lm_head.weight` for
+    `lm_head.weight_packed`. A tensor that cannot be decoded is refused when it is looked up.
 
     Args:
-        name: What messages call the checkpoint.
+        name: Name of the checkpoint in messages.
         stored: Tensors as they are stored.
-        config: Gives the contents of config.json, which only codes need.
+        config: Returns the contents of config.json, which only codes need.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class FloatTensors(Mapping[str, ReadableTensor]):
 
 @dataclass(frozen=True)
 class _StoredWeight:
-    """A key, and what stands beside it in the files and in config.json."""
+    """A key, with the related tensors in the files and settings in config.json."""
 
     name: str
     key: str
@@ -217,15 +217,15 @@ class _StoredWeight:
         return self.read_config()
 
     def find(self, key: str) -> ReadableTensor | None:
-        """A stored tensor by its full key, None when there is none."""
+        """Return a stored tensor by its full key, None when there is none."""
         return self.stored.get(key)
 
     def module(self, name: str) -> ReadableTensor | None:
-        """A stored tensor of the same module."""
+        """Return a stored tensor of the same module, None when there is none."""
         return self.find(f"{self.key.removesuffix(_WEIGHT)}.{name}")
 
     def require(self, name: str) -> ReadableTensor:
-        """A stored tensor of the same module, which must be there."""
+        """Return a stored tensor of the same module, or refuse the key without it."""
         if (tensor := self.module(name)) is None:
             self.refuse(
                 f"are codes, but {self.key.removesuffix(_WEIGHT)}.{name} is not beside them"
@@ -234,12 +234,12 @@ class _StoredWeight:
 
     @property
     def quantisation(self) -> Mapping[str, Any]:
-        """What config.json says of quantisation, empty where it says nothing."""
+        """Settings of quantisation in config.json, empty when there are none."""
         inner = self.config.get("text_config")
         for config in (self.config, inner if isinstance(inner, Mapping) else {}):
             for field in ("quantization_config", "quantization", "compression_config"):
-                if isinstance(stated := config.get(field), Mapping):
-                    return stated
+                if isinstance(settings := config.get(field), Mapping):
+                    return settings
         return {}
 
     @property
@@ -250,12 +250,12 @@ class _StoredWeight:
     @property
     def formats(self) -> list[str]:
         """Formats of compressed-tensors that config.json names, overall and group by group."""
-        settings = [self.quantisation, *self._groups]
-        return sorted({str(stated["format"]) for stated in settings if stated.get("format")})
+        groups = [self.quantisation, *self._groups]
+        return sorted({str(group["format"]) for group in groups if group.get("format")})
 
     @property
     def weight_schemes(self) -> list[Mapping[str, Any]]:
-        """How compressed-tensors quantised weights, group by group."""
+        """Schemes of compressed-tensors for weights, group by group."""
         schemes = (group.get("weights") for group in self._groups)
         return [scheme for scheme in schemes if isinstance(scheme, Mapping)]
 
@@ -265,13 +265,13 @@ class _StoredWeight:
         groups = groups.values() if isinstance(groups, Mapping) else ()
         return [group for group in groups if isinstance(group, Mapping)]
 
-    def refuse(self, why: str) -> NoReturn:
-        """Raise what says that the numbers of the key cannot be read, and what to do."""
-        stated = f" (config.json: quant_method {self.method!r})" if self.method else ""
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise an error that the numbers of the key cannot be read, with a remedy."""
+        method = f" (config.json: quant_method {self.method!r})" if self.method else ""
         raise CheckpointError(
-            f"{self.name}: the numbers of {self.key!r} {why}{stated}; save the weights as float16, "
-            "bfloat16 or float32 (transformers: model.dequantize(), then model.save_pretrained) "
-            "and give that folder"
+            f"{self.name}: the numbers of {self.key!r} {reason}{method}; save the weights as "
+            "float16, bfloat16 or float32 (transformers: model.dequantize(), then "
+            "model.save_pretrained) and give that folder"
         )
 
 
@@ -293,10 +293,12 @@ def _float8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
 def _int8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
     if (row_magnitudes := weight.module("SCB")) is not None:
         written_as = weight.module("weight_format")
+        # Format 0 is row-major; the others are orders of tiles for single GPU generations.
         if written_as is not None and written_as.read().flatten().tolist() != [0]:
             weight.refuse("are int8 codes of bitsandbytes in another order than row by row")
         if row_magnitudes.shape != codes.shape[:1]:
             weight.refuse(f"are {codes.shape} codes, but SCB beside them is {row_magnitudes.shape}")
+        # Row-wise absmax quantisation, Dettmers et al. 2022 (LLM.int8()): code * max|row| / 127.
         layout = ScaledRows(
             "int8 codes with SCB (bitsandbytes)", codes.shape[1], divisor=_INT8_LARGEST
         )
@@ -309,7 +311,7 @@ def _int8(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
 def _scaled(
     weight: _StoredWeight, codes: ReadableTensor, scale_name: str, description: str
 ) -> QuantisedTensor:
-    """Codes of one byte each, with a scale per tensor, row, group of columns or block."""
+    """Locate codes of one byte each, with a scale per tensor, row, group of columns or block."""
     if len(codes.shape) != 2:
         weight.refuse(f"are {_type(codes)} codes of shape {codes.shape}, which is no matrix")
     scale = weight.require(scale_name)
@@ -334,22 +336,22 @@ def _scaled(
 
 
 def _packed(weight: _StoredWeight) -> QuantisedTensor:
-    """compressed-tensors, `pack-quantized`: dense bits in int32, zero points packed along rows."""
+    """Locate `pack-quantized` codes: dense bits in int32, zero points packed along rows."""
     codes, scale, shape = (
         weight.require(name) for name in ("weight_packed", "weight_scale", "weight_shape")
     )
     schemes = weight.weight_schemes
     rows, width = (int(size) for size in shape.read().flatten().tolist()[:2])
-    stated_bits = {scheme.get("num_bits") for scheme in schemes if scheme.get("type") != "float"}
+    num_bits = {scheme.get("num_bits") for scheme in schemes if scheme.get("type") != "float"}
     bits = [
         count
-        for count in stated_bits
+        for count in num_bits
         if isinstance(count, int) and codes.shape == (rows, math.ceil(width * count / WORD))
     ]
     if codes.dtype != torch.int32 or "pack-quantized" not in weight.formats or len(bits) != 1:
         weight.refuse(
             f"are codes in {_type(codes)} {codes.shape} for a matrix of shape {(rows, width)}; "
-            f"config.json names the formats {weight.formats} and num_bits {[*stated_bits]}, and "
+            f"config.json names the formats {weight.formats} and num_bits {[*num_bits]}, and "
             "int32 in the format pack-quantized of compressed-tensors with num_bits is read"
         )
     if WORD % bits[0] and math.ceil(width / (WORD // bits[0])) == codes.shape[1]:
@@ -376,24 +378,23 @@ def _packed(weight: _StoredWeight) -> QuantisedTensor:
         scale=scale,
         zero_point=zero_point,
         g_idx=weight.module("weight_g_idx"),
-        whole=("zero_point",),
+        read_whole=("zero_point",),
     )
 
 
 def _mlx(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
-    """MLX: dense bits in uint32, a scale and a bias for each group of columns."""
+    """Locate codes of MLX: dense bits in uint32, a scale and a bias per group of columns."""
     scales = weight.require("scales")
     biases = weight.module("biases") or weight.module("qbiases")
-    stated = weight.quantisation
-    module = stated.get(weight.key.removesuffix(_WEIGHT))
-    settings = {**stated, **module} if isinstance(module, Mapping) else stated
+    general = weight.quantisation
+    of_module = general.get(weight.key.removesuffix(_WEIGHT))
+    settings = {**general, **of_module} if isinstance(of_module, Mapping) else general
     mode, bits, group = (settings.get(name) for name in ("mode", "bits", "group_size"))
     if biases is None or mode not in (None, "affine"):
         weight.refuse(f"are codes of MLX in the mode {mode}; affine is read, with biases")
     if not isinstance(bits, int) or not isinstance(group, int) or not 0 < bits <= 8:
         weight.refuse(
-            "are codes of MLX, but config.json does not tell their bits and group_size under "
-            "quantization"
+            "are codes of MLX, but config.json has no bits and group_size under quantization"
         )
     rows, width = codes.shape[0], scales.shape[1] * group
     hidden_size = weight.config.get("hidden_size", width)
@@ -414,7 +415,7 @@ def _mlx(weight: _StoredWeight, codes: ReadableTensor) -> QuantisedTensor:
 def _bitsandbytes_4bit(
     weight: _StoredWeight, state: ReadableTensor, quant_type: str
 ) -> QuantisedTensor:
-    """bitsandbytes: 4-bit codes of a table, whatever type they are stored under."""
+    """Locate 4-bit codes of bitsandbytes, stored under any type of number."""
     codes = weight.find(weight.key)
     try:
         settings = json.loads(bytes(state.read().flatten().tolist()))
@@ -447,15 +448,15 @@ def _bitsandbytes_4bit(
     shape = (rows, width // 2)
     entry = replace(codes.entry, dtype=torch.uint8, shape=shape, stride=contiguous_stride(shape))
     return _matrix(
-        (rows, width), layout, codes=replace(codes, entry=entry), **parts, whole=tuple(names)
+        (rows, width), layout, codes=replace(codes, entry=entry), **parts, read_whole=tuple(names)
     )
 
 
 def _packed_columns(weight: _StoredWeight) -> QuantisedTensor:
-    """GPTQ and AWQ: int32 words of the transposed matrix."""
-    stated = weight.quantisation
-    method, bits = weight.method.lower(), stated.get("bits", stated.get("w_bit"))
-    version = str(stated.get("checkpoint_format", stated.get("format", stated.get("version", ""))))
+    """Locate codes of GPTQ or AWQ: int32 words of the transposed matrix."""
+    config = weight.quantisation
+    method, bits = weight.method.lower(), config.get("bits", config.get("w_bit"))
+    version = str(config.get("checkpoint_format", config.get("format", config.get("version", ""))))
     version = version.lower() or {"gptq": "gptq", "awq": "gemm"}.get(method, "")
     names = ("qweight", "qzeros", "scales")
     qweight, qzeros, scales = (weight.require(name) for name in names)
@@ -489,21 +490,21 @@ def _packed_columns(weight: _StoredWeight) -> QuantisedTensor:
     g_idx = None if awq else weight.module("g_idx")
     if g_idx is not None and g_idx.shape != (width,):
         weight.refuse(f"have g_idx of shape {g_idx.shape}, where {(width,)} is expected")
-    return _matrix((rows, width), layout, **parts, g_idx=g_idx, whole=names)
+    return _matrix((rows, width), layout, **parts, g_idx=g_idx, read_whole=names)
 
 
 def _matrix(
     shape: tuple[int, ...],
     layout: Layout,
     *,
-    whole: tuple[str, ...] = (),
+    read_whole: tuple[str, ...] = (),
     **parts: ReadableTensor | None,
 ) -> QuantisedTensor:
-    """A quantised matrix; parts of V rows are read by row, unless they are named in `whole`."""
-    whole = (*whole, "g_idx")
+    """Build a quantised matrix; parts of V rows are read by row, except `read_whole`."""
+    read_whole = (*read_whole, "g_idx")
     return QuantisedTensor(
         tuple(
-            Part(name, tensor, by_row=name not in whole and tensor.shape[:1] == shape[:1])
+            Part(name, tensor, by_row=name not in read_whole and tensor.shape[:1] == shape[:1])
             for name, tensor in parts.items()
             if tensor is not None
         ),
@@ -513,7 +514,7 @@ def _matrix(
 
 
 def _grid(scale: ReadableTensor) -> tuple[int, int]:
-    """Rows and columns of a grid of scales, of which the columns may not be stored."""
+    """Return the rows and columns of a grid of scales; a missing axis counts as 1."""
     rows, columns, *_ = (*scale.shape, 1, 1)
     return rows, columns
 
@@ -521,15 +522,15 @@ def _grid(scale: ReadableTensor) -> tuple[int, int]:
 def _scale_grid(
     weight: _StoredWeight, shape: tuple[int, ...], scale: ReadableTensor, layout: ScaledRows
 ) -> ScaledRows:
-    """The layout with the rows and columns that share a scale, told from shapes and config.json."""
+    """Add the rows and columns per scale to a layout, derived from shapes and config.json."""
     count_rows, count_columns = _grid(scale)
-    stated = weight.quantisation.get("weight_block_size") or next(
+    block_shape = weight.quantisation.get("weight_block_size") or next(
         (s["block_structure"] for s in weight.weight_schemes if s.get("block_structure")), None
     )
-    stated = stated if isinstance(stated, list) and len(stated) == 2 else None
+    block_shape = block_shape if isinstance(block_shape, list) and len(block_shape) == 2 else None
     sizes = []
     for axis, count in enumerate((count_rows, count_columns)):
-        size, block = shape[axis], stated[axis] if stated else _BLOCK
+        size, block = shape[axis], block_shape[axis] if block_shape else _BLOCK
         if count in (1, size):
             sizes.append(size // count)
         elif math.ceil(size / block) == count and (axis == 0 or count_rows != shape[0]):
@@ -539,17 +540,17 @@ def _scale_grid(
         else:
             weight.refuse(
                 f"are codes of shape {shape} with scales of shape {scale.shape}, which are one per "
-                f"tensor, row, group of columns or block of {stated or [_BLOCK, _BLOCK]}"
+                f"tensor, row, group of columns or block of {block_shape or [_BLOCK, _BLOCK]}"
             )
     return replace(layout, block_rows=sizes[0], block_columns=sizes[1])
 
 
 def _check_size(name: str, key: str, tensor: ReadableTensor) -> None:
-    """Refuse a tensor that repeats its stored rows to more than its file could hold."""
+    """Refuse a tensor that repeats stored rows to more bytes than its file has."""
     repeats = isinstance(tensor, LocatedTensor) and 0 in tensor.entry.stride
     if repeats and tensor.nbytes > tensor.file_bytes:
         raise CheckpointError(
-            f"{name}: {key!r} of shape {tensor.shape} repeats what is stored: it would take "
+            f"{name}: {key!r} of shape {tensor.shape} repeats stored rows: it would take "
             f"{tensor.nbytes:,} bytes, its file has {tensor.file_bytes:,}; save a contiguous copy "
             "of it"
         )

@@ -1,4 +1,4 @@
-"""Which rows of an embedding are read, where not all are: ids and ranges of ids."""
+"""Selection of some rows of an embedding by ids and ranges of ids."""
 
 import re
 from dataclasses import dataclass
@@ -40,18 +40,18 @@ class RowSelection:
         """Refuse rows that a matrix does not have.
 
         Raises:
-            ConfigError: There are some.
+            ConfigError: A row lies beyond the matrix.
         """
         last = self.ranges[-1][1] - 1
         if last >= vocab_size:
             raise ConfigError(
-                f"--rows asks for row {last}, but the embedding of {name} has {vocab_size} rows; "
+                f"--rows selects row {last}, but the embedding of {name} has {vocab_size} rows; "
                 f"the last one is {vocab_size - 1}"
             )
 
 
 def parse_rows(text: str) -> RowSelection:
-    """The rows that a text means: `5,17,290`, `0:1000` (without row 1000), or both.
+    """Parse a selection of rows: `5,17,290`, `0:1000` (without row 1000), or both.
 
     Raises:
         ConfigError: The text is malformed, or a range holds no row, or a row is given twice.

@@ -1,10 +1,10 @@
 """Training steps in the names of folders, branches and repositories, whichever program wrote them.
 
-1. `parse_step_name` reads one name: step, tokens, and what tells it from other series (`variant`).
-2. `choose_names` takes the names of one training from all the names in one place, and says in words
-   which others it passed over.
+1. `parse_step_name` reads one name: step, tokens, and the part that separates series (`variant`).
+2. `select_names` picks the names of one training from all the names in a folder or repository, and
+   has a note for each reason why names were skipped.
 
-Names without the word "step" or the like are steps of nothing: `10B` may be a size, `7` a seed.
+A name needs the word "step" or the like to count: `10B` may be a size, `7` a seed.
 """
 
 import re
@@ -16,27 +16,27 @@ from fnmatch import fnmatchcase
 from functools import cache
 from itertools import takewhile
 
-from dynamics.checkpoints.catalog import catalog
-from dynamics.checkpoints.revision_names import RevisionName, parse_name
+from dynamics.checkpoints.catalog.public_series import catalog
+from dynamics.checkpoints.catalog.revision_names import RevisionName, parse_name
 from dynamics.errors import StepError
 
 STEP, EPOCH, MILLION_TOKENS = "step", "epoch", "million tokens"
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
-_BEFORE = r"(?P<before>(?:.*[^a-z0-9])?)"
-_AFTER = r"(?P<after>(?:[^a-z0-9].*)?)"
+_PREFIX = r"(?P<prefix>(?:.*[^a-z0-9])?)"
+_SUFFIX = r"(?P<suffix>(?:[^a-z0-9].*)?)"
 _NUMBER = r"(?P<number>\d+(?:\.\d+)?)(?P<scale>[kmbt]?)"
 _STEP_WORD = r"(?:checkpoint|ckpt|chkpt|(?:global)?step|iteration|iter|ba)s?"
 
 
 @dataclass(frozen=True)
 class NamePattern:
-    """One way to write a step into a name.
+    """A spelling of a step in a name.
 
     Attributes:
         expression: Regular expression for the whole name in lower case.
-        unit: What the number counts.
-        examples: Names, and who writes them.
+        unit: Unit that the number counts.
+        examples: Names, and the programs or series that use them.
     """
 
     expression: str
@@ -46,7 +46,7 @@ class NamePattern:
 
 PATTERNS = (
     NamePattern(
-        rf"{_BEFORE}{_STEP_WORD}[-_=. ]?{_NUMBER}{_AFTER}",
+        rf"{_PREFIX}{_STEP_WORD}[-_=. ]?{_NUMBER}{_SUFFIX}",
         STEP,
         {
             "checkpoint-500": "transformers' Trainer, Mistral",
@@ -67,30 +67,30 @@ PATTERNS = (
         },
     ),
     NamePattern(
-        rf"{_BEFORE}{_NUMBER}[-_ ]?(?:steps?|iterations?|iters?){_AFTER}",
+        rf"{_PREFIX}{_NUMBER}[-_ ]?(?:steps?|iterations?|iters?){_SUFFIX}",
         STEP,
         {"model-1000steps": "scripts", "20k_steps": "scripts"},
     ),
     NamePattern(
-        rf"{_BEFORE}tokens?[-_=. ]?{_NUMBER}{_AFTER}",
+        rf"{_PREFIX}tokens?[-_=. ]?{_NUMBER}{_SUFFIX}",
         MILLION_TOKENS,
         {"tokens-4B": "scripts"},
     ),
     NamePattern(
-        rf"{_BEFORE}{_NUMBER}[-_ ]?tokens?{_AFTER}", MILLION_TOKENS, {"500M-tokens": "scripts"}
+        rf"{_PREFIX}{_NUMBER}[-_ ]?tokens?{_SUFFIX}", MILLION_TOKENS, {"500M-tokens": "scripts"}
     ),
     NamePattern(
-        rf"{_BEFORE}epochs?[-_=. ]?{_NUMBER}{_AFTER}", EPOCH, {"epoch_1": "accelerate's examples"}
+        rf"{_PREFIX}epochs?[-_=. ]?{_NUMBER}{_SUFFIX}", EPOCH, {"epoch_1": "accelerate's examples"}
     ),
 )
 """Tried in this order; the patterns of the public series come after them."""
 
-# What a name may say beside its step without being of another series.
+# Parts of a name, beside its step, that do not make it a name of another series.
 _TOKENS = re.compile(
-    r"[-_ .](?:tokens?[-_=]?(?P<said>\d+(?:\.\d+)?)(?P<unit>[kmbt]?)"
-    r"|(?P<first>\d+(?:\.\d+)?)(?P<its_unit>[kmbt])[-_]?tokens?)(?![a-z0-9])"
+    r"[-_ .](?:tokens?[-_=]?(?P<amount>\d+(?:\.\d+)?)(?P<unit>[kmbt]?)"
+    r"|(?P<leading_amount>\d+(?:\.\d+)?)(?P<leading_unit>[kmbt])[-_]?tokens?)(?![a-z0-9])"
 )
-_BARE_TOKENS = re.compile(r"-(?P<said>\d+(?:\.\d+)?)(?P<unit>[bt])")  # step-50K-105b
+_BARE_TOKENS = re.compile(r"-(?P<amount>\d+(?:\.\d+)?)(?P<unit>[bt])")  # step-50K-105b
 _STAGE = re.compile(r"(?:stage|phase)[-_]?0*(\d+)(?:[-_]?ingredient[-_]?\d+)?(?![a-z0-9])")
 _NEUTRAL = re.compile(
     r"(?<![a-z0-9])(?:(?:epoch|ep)[-_=]?\d+|[a-z_]*(?:loss|ppl|acc|accuracy)[-_=]\d+(?:\.\d+)?"
@@ -104,12 +104,12 @@ _COPY = re.compile(
 
 @dataclass(frozen=True)
 class StepName(RevisionName):
-    """What the name of a checkpoint says, and of which series it is.
+    """Content of a checkpoint's name, with its unit and the part that separates series.
 
     Attributes:
-        unit: What `step` counts: steps, or what names without steps count.
-        variant: What the name says beyond step, tokens and first stage, in lower case; names of one
-            training share it.
+        unit: Unit of `step`: steps, or epochs or million tokens where names have no steps.
+        variant: Rest of the name beyond step, tokens and first stage, in lower case; the same for
+            all names of one training.
     """
 
     unit: str = STEP
@@ -117,14 +117,13 @@ class StepName(RevisionName):
 
 
 @dataclass(frozen=True)
-class ChosenNames:
+class SelectedNames:
     """The names of one training.
 
     Attributes:
-        names: What each says, by ascending step.
-        unit: What their steps count.
-        notes: One line for each reason for which names were passed over, or that a reader of the
-            steps must know.
+        names: The parsed names, by ascending step.
+        unit: Unit of their steps.
+        notes: One line for each reason why names were skipped, and on units that are not steps.
     """
 
     names: tuple[StepName, ...]
@@ -133,11 +132,11 @@ class ChosenNames:
 
 
 def parse_step_name(name: str) -> StepName | None:
-    """Return what a name says, None when it tells no whole step.
+    """Parse the name of a checkpoint; None when it has no whole step.
 
     Example:
-        >>> found = parse_step_name("OLMo-stage1-step1000-tokens3B")
-        >>> found.step, found.tokens_seen, found.stage, found.variant
+        >>> parsed = parse_step_name("OLMo-stage1-step1000-tokens3B")
+        >>> parsed.step, parsed.tokens_seen, parsed.stage, parsed.variant
         (1000, 3000000000, 'stage1', 'olmo')
         >>> parse_step_name("step_20k").step
         20000
@@ -151,117 +150,117 @@ def parse_step_name(name: str) -> StepName | None:
         number = Decimal(match["number"]) * _SCALES[match["scale"]]
         if pattern.unit == MILLION_TOKENS:
             tokens, number = int(number), number / 10**6
-            rounded, rest = bool(match["scale"]), match["after"]
+            rounded, remainder = bool(match["scale"]), match["suffix"]
         elif match["scale"] in ("b", "t"):
-            continue  # a size, or tokens
+            continue  # a model size, or a number of tokens
         else:
-            tokens, rounded, rest = _tokens(match["after"], bool(match["scale"]))
+            tokens, rounded, remainder = _parse_tokens(match["suffix"], bool(match["scale"]))
         if number != int(number) or ("." in match["number"] and not match["scale"]):
             continue
-        if _SECOND_NUMBER.match(rest):
-            continue  # thousands after a mark, an epoch and its step, a range
-        # The slash keeps what stands before apart from what stands behind.
-        stage, variant = _variant(f"{match['before']}/{rest}")
+        if _SECOND_NUMBER.match(remainder):
+            continue  # a thousands separator, an epoch and its step, or a range
+        # The slash keeps the text in front of the step apart from the text behind it.
+        stage, variant = _parse_variant(f"{match['prefix']}/{remainder}")
         return StepName(
             name, int(number), tokens, rounded, stage, unit=pattern.unit, variant=variant
         )
-    return _of_the_catalog(name)
+    return _parse_by_catalog(name)
 
 
-def choose_names(
+def select_names(
     names: Iterable[str],
     *,
     place: str,
     usable: frozenset[str] | None = None,
     kinds_may_mix: bool = False,
     on_hub: bool = False,
-) -> ChosenNames:
-    """Choose the names that are steps of one training.
+) -> SelectedNames:
+    """Select the names that are steps of one training.
 
     Args:
-        names: Names in one place.
-        place: What messages call the place.
-        usable: Names that hold weights, all of them when None. Of two names of one step one that
-            does not is passed over; one alone of its step stays, so that its fault is told.
-        kinds_may_mix: Whether the user has chosen these names, so that several stages or kinds of
-            names are one training as long as their steps differ.
-        on_hub: Whether the names are those of a repository, which nobody can rename: stages and
-            kinds beyond the plain ones are passed over. Elsewhere they are refused.
+        names: Names in one folder or repository.
+        place: Name of that folder or repository in messages.
+        usable: Names that hold weights, all of them when None. Of two names of one step, the one
+            without weights is skipped; the only name of a step stays, so that its fault is seen.
+        kinds_may_mix: Whether the user picked these names by a pattern, so that several stages or
+            kinds of names are one training as long as their steps differ.
+        on_hub: Whether the names are those of a repository, which the user cannot rename: stages
+            and kinds beyond the plain ones are skipped there, and refused in a folder.
 
     Raises:
         StepError: Two names are of one step, or the names are of several trainings or stages.
 
     Example:
-        >>> chosen = choose_names(["step0", "step1000-tokens4B", "last"], place="here")
-        >>> [name.step for name in chosen.names]
+        >>> selection = select_names(["step0", "step1000-tokens4B", "last"], place="here")
+        >>> [name.step for name in selection.names]
         [0, 1000]
-        >>> [note.partition(";")[0] for note in chosen.notes]
-        ['passed over, as the name tells no step: last']
+        >>> [note.partition(";")[0] for note in selection.notes]
+        ['skipped because the name has no step: last']
     """
     parsed = {name: parse_step_name(name) for name in dict.fromkeys(names)}
     usable = frozenset(parsed) if usable is None else usable
     notes = []
-    stepless = [name for name, said in parsed.items() if said is None and name in usable]
-    copies = [name for name, said in parsed.items() if said and _COPY.search(said.variant)]
+    stepless = [name for name in parsed if parsed[name] is None and name in usable]
+    with_step = [name for name in parsed.values() if name is not None]
+    copies = [name.name for name in with_step if _COPY.search(name.variant)]
     if kinds_may_mix and len(copies) == len(parsed) - len(stepless):
-        copies = []  # they were asked for
+        copies = []  # the pattern of the user means them
     if stepless:
-        advice = "" if on_hub else "rename or link them as step-N to take them in"
-        notes.append(_passed_over("the name tells no step", stepless, advice))
+        advice = "" if on_hub else "rename or link them as step-N to include them"
+        notes.append(_skipped_note("the name has no step", stepless, advice))
     if marked := [name for name in copies if name in usable]:
         pattern = _pattern(marked, [name for name in parsed if name not in marked])
-        advice = "" if on_hub or pattern is None else f"'{place}/{pattern}' in quotes takes them"
+        advice = "" if on_hub or pattern is None else f"'{place}/{pattern}' in quotes selects them"
         reason = "the name marks a copy or a best, last or partial state"
-        notes.append(_passed_over(reason, marked, advice))
-    told = [said for name, said in parsed.items() if said is not None and name not in copies]
+        notes.append(_skipped_note(reason, marked, advice))
+    candidates = [name for name in with_step if name.name not in copies]
 
-    units = list(dict.fromkeys([STEP, *(said.unit for said in told if said.name in usable)]))
-    unit = next(
-        (unit for unit in units if any(s.unit == unit and s.name in usable for s in told)), STEP
-    )
-    if others := [said.name for said in told if said.unit != unit and said.name in usable]:
-        notes.append(_passed_over(f"others tell a {unit}", others))
-    told = [said for said in told if said.unit == unit]
-    if unit != STEP and told:
-        example = min(told, key=lambda said: said.step)
+    usable_units = [name.unit for name in candidates if name.name in usable]
+    unit = STEP if STEP in usable_units or not usable_units else usable_units[0]
+    skipped = [name.name for name in candidates if name.unit != unit and name.name in usable]
+    if skipped:
+        notes.append(_skipped_note(f"other names give a {unit}", skipped))
+    candidates = [name for name in candidates if name.unit == unit]
+    if unit != STEP and candidates:
+        example = min(candidates, key=lambda name: name.step)
         notes.append(f"a step is one {unit} here: {example.name} is step {example.step}")
 
     if not kinds_may_mix:
-        told, passed_over = _one_kind(told, place, usable, on_hub=on_hub)
-        if passed_over:
-            notes.append(_passed_over("of another stage or kind", passed_over))
-    told, empty = _one_per_step(told, place, usable, on_hub=on_hub)
-    if empty:
-        notes.append(_passed_over("another name of that step holds the weights", empty))
-    return ChosenNames(tuple(told), unit, tuple(notes))
+        candidates, skipped = _select_kind(candidates, place, usable, on_hub=on_hub)
+        if skipped:
+            notes.append(_skipped_note("they are of another stage or kind", skipped))
+    candidates, skipped = _select_per_step(candidates, place, usable, on_hub=on_hub)
+    if skipped:
+        notes.append(_skipped_note("another name of that step holds the weights", skipped))
+    return SelectedNames(tuple(candidates), unit, tuple(notes))
 
 
-def _tokens(after: str, thousands: bool) -> tuple[int | None, bool, str]:
-    """Tokens told behind a step, whether they are rounded, and what else is told there."""
-    match = _TOKENS.search(after) or (_BARE_TOKENS.match(after) if thousands else None)
+def _parse_tokens(suffix: str, thousands: bool) -> tuple[int | None, bool, str]:
+    """Return the tokens given behind a step, whether they are rounded, and the rest of the text."""
+    match = _TOKENS.search(suffix) or (_BARE_TOKENS.match(suffix) if thousands else None)
     if match is None:
-        return None, False, after
+        return None, False, suffix
     groups = match.groupdict()
-    number = groups["said"] or groups["first"]
-    unit = groups["unit"] or groups.get("its_unit") or ""
-    rest = after[: match.start()] + after[match.end() :]
-    return int(Decimal(number) * _SCALES[unit]), bool(unit), rest
+    number = groups["amount"] or groups["leading_amount"]
+    unit = groups["unit"] or groups.get("leading_unit") or ""
+    remainder = suffix[: match.start()] + suffix[match.end() :]
+    return int(Decimal(number) * _SCALES[unit]), bool(unit), remainder
 
 
-def _variant(said: str) -> tuple[str | None, str]:
-    """Stage, and what is left of a name beside step, tokens, a first stage and neutral words."""
+def _parse_variant(text: str) -> tuple[str | None, str]:
+    """Return the stage, and a name's rest without step, tokens, a first stage and neutral words."""
     stage = None
-    if match := _STAGE.search(said):
+    if match := _STAGE.search(text):
         stage = match[0]
         if match[1] == "1" and "ingredient" not in stage:
-            said = said[: match.start()] + said[match.end() :]
-    words = re.split(r"[^a-z0-9]+", _NEUTRAL.sub("", said))
+            text = text[: match.start()] + text[match.end() :]
+    words = re.split(r"[^a-z0-9]+", _NEUTRAL.sub("", text))
     return stage, "-".join(word for word in words if word)
 
 
 @cache
 def _catalog_patterns() -> dict[tuple[str, int], str]:
-    """Patterns of the public series and what their steps are in, with a family of each."""
+    """Return the family of the public series for each pattern of names and unit of steps."""
     return {
         (pattern, series.step_unit): series.family
         for series in catalog().values()
@@ -269,96 +268,99 @@ def _catalog_patterns() -> dict[tuple[str, int], str]:
     }
 
 
-def _of_the_catalog(name: str) -> StepName | None:
+def _parse_by_catalog(name: str) -> StepName | None:
     for (pattern, step_unit), family in _catalog_patterns().items():
-        if (said := parse_name(name, [pattern], step_unit)) is not None:
-            variant = "-".join(filter(None, [said.stage, said.seed]))
-            return StepName(**vars(said), unit=f"step of {family}", variant=variant)
+        if (parsed := parse_name(name, [pattern], step_unit)) is not None:
+            variant = "-".join(filter(None, [parsed.stage, parsed.seed]))
+            return StepName(**vars(parsed), unit=f"step of {family}", variant=variant)
     return None
 
 
-def _one_kind(
-    told: list[StepName], place: str, usable: frozenset[str], *, on_hub: bool
+def _select_kind(
+    names: list[StepName], place: str, usable: frozenset[str], *, on_hub: bool
 ) -> tuple[list[StepName], list[str]]:
-    """The names of one variant, and the names of others."""
+    """Return the names of one variant, and the names of the other variants."""
     kinds: dict[str, list[StepName]] = defaultdict(list)
-    for said in told:
-        kinds[said.variant].append(said)
+    for name in names:
+        kinds[name.variant].append(name)
     if len(kinds) < 2:
-        return told, []
+        return names, []
     if not on_hub or "" not in kinds:
-        shown = "; ".join(_shown(kind) for kind in list(kinds.values())[:4])
+        shown = "; ".join(_listed(kind) for kind in list(kinds.values())[:4])
         choice = (
             "give `patterns` to open_hub_series that fit one"
             if on_hub
-            else f"choose one by a pattern of its names{_example(place, kinds.values())}, or take "
-            f"all with '{place}/*' if their steps count on"
+            else f"choose one by a pattern of its names{_pattern_hint(place, kinds.values())}, or "
+            f"all of them with '{place}/*' if their steps continue each other"
         )
         raise StepError(f"{place}: holds names of {len(kinds)} stages or kinds ({shown}); {choice}")
-    others = [said.name for said in told if said.variant and said.name in usable]
-    return kinds[""], others
+    skipped = [name.name for name in names if name.variant and name.name in usable]
+    return kinds[""], skipped
 
 
-def _one_per_step(
-    told: list[StepName], place: str, usable: frozenset[str], *, on_hub: bool
+def _select_per_step(
+    step_names: list[StepName], place: str, usable: frozenset[str], *, on_hub: bool
 ) -> tuple[list[StepName], list[str]]:
-    """The names by ascending step, and names without weights of steps that another name has."""
+    """Return one name per step, ascending, and the skipped names without weights."""
     by_step: dict[int, list[StepName]] = defaultdict(list)
-    for said in sorted(told, key=lambda said: (said.step, said.name)):
-        by_step[said.step].append(said)
-    kept, empty = [], []
+    for name in sorted(step_names, key=lambda name: (name.step, name.name)):
+        by_step[name.step].append(name)
+    selected, skipped = [], []
     for step, names in by_step.items():
-        holding = [said for said in names if said.name in usable] or names
-        if len(holding) > 1:
-            choice = (
+        with_weights = [name for name in names if name.name in usable] or names
+        first = with_weights[0]
+        if len(with_weights) > 1:
+            advice = (
                 "give `patterns` to open_hub_series that fit one of them"
                 if on_hub
                 else "remove one of them, or link those that belong together into a folder"
             )
             raise StepError(
-                f"{place}: {holding[0].name} and {holding[1].name} are both step {step}; {choice}"
+                f"{place}: {first.name} and {with_weights[1].name} are both step {step}; {advice}"
             )
-        kept.append(holding[0])
-        empty += [said.name for said in names if said is not holding[0]]
-    return kept, empty
+        selected.append(first)
+        skipped += [name.name for name in names if name is not first]
+    return selected, skipped
 
 
-def _example(place: str, kinds: Iterable[list[StepName]]) -> str:
-    """A shell pattern, in quotes, that fits the names of one kind and no others; "" without one."""
-    names = [[said.name for said in kind] for kind in kinds]
-    for kind in names:
-        others = [name for other in names if other is not kind for name in other]
-        if (pattern := _pattern(kind, others)) is not None:
+def _pattern_hint(place: str, kinds: Iterable[list[StepName]]) -> str:
+    """Return a hint at a shell pattern that fits the names of one kind only; "" without one."""
+    groups = [[name.name for name in names] for names in kinds]
+    for names in groups:
+        excluded = [
+            name for other_names in groups if other_names is not names for name in other_names
+        ]
+        if (pattern := _pattern(names, excluded)) is not None:
             return f" in quotes, such as '{place}/{pattern}'"
     return ""
 
 
-def _pattern(names: list[str], others: list[str]) -> str | None:
-    """A shell pattern that fits names and not others; None where none is at hand."""
-    alike = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
-    start = "".join(letters[0] for letters in alike)
+def _pattern(names: list[str], excluded: list[str]) -> str | None:
+    """Return a shell pattern that fits all of `names` and none of `excluded`; None without one."""
+    shared_letters = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+    start = "".join(letters[0] for letters in shared_letters)
     starts = (start.rstrip("0123456789"), re.sub(r"[0-9]+[^0-9]*$", "", start))
     for pattern in (f"{start}{end}" for start in starts for end in ("*", "*[0-9]")):
         if all(fnmatchcase(name, pattern) for name in names) and not any(
-            fnmatchcase(name, pattern) for name in others
+            fnmatchcase(name, pattern) for name in excluded
         ):
             return pattern
     return None
 
 
-def _passed_over(reason: str, names: list[str], advice: str = "") -> str:
-    return f"passed over, as {reason}: {', '.join(names)}{advice and f'; {advice}'}"
+def _skipped_note(reason: str, names: list[str], advice: str = "") -> str:
+    return f"skipped because {reason}: {', '.join(names)}{advice and f'; {advice}'}"
 
 
-def _shown(kind: list[StepName]) -> str:
-    names = [said.name for said in kind[:2]]
+def _listed(kind: list[StepName]) -> str:
+    names = [name.name for name in kind[:2]]
     return ", ".join(names) + (", ..." if len(kind) > 2 else "")
 
 
-def described_names() -> Iterator[tuple[str, StepName, str]]:
-    """Each example of `PATTERNS`: the name, what it says, and who writes it."""
+def example_names() -> Iterator[tuple[str, StepName, str]]:
+    """Yield the examples of `PATTERNS`: the name, its parsed form, and the program that uses it."""
     for pattern in PATTERNS:
         for name, writer in pattern.examples.items():
-            said = parse_step_name(name)
-            assert said is not None
-            yield name, said, writer
+            parsed = parse_step_name(name)
+            assert parsed is not None
+            yield name, parsed, writer

@@ -1,4 +1,4 @@
-"""Where the files of one checkpoint are: a folder here, a revision on a model hub elsewhere."""
+"""Stores of the files of one checkpoint: a folder on disk, or a revision on a model hub."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dynamics.checkpoints.sources import ByteSource, LocalFile
+from dynamics.checkpoints.formats.byte_sources import ByteSource, LocalFile
 from dynamics.errors import CheckpointError
 from dynamics.files import sha256_file
 
@@ -16,25 +16,25 @@ _COUNTING = threading.Lock()
 
 @dataclass
 class Traffic:
-    """What was asked of a network and came back.
+    """Count of requests and bytes received.
 
     Attributes:
-        requests: Requests sent, repeated ones too.
-        received: Bytes of the bodies that came back, useless ones too.
-        whole: Where the same is counted for something larger.
+        requests: Requests sent, including repeated ones.
+        received: Bytes of the bodies received, including those that were discarded.
+        total: Count for a larger unit (a hub, a series) to which these numbers are added as well.
     """
 
     requests: int = 0
     received: int = 0
-    whole: "Traffic | None" = None
+    total: "Traffic | None" = None
 
     def count(self, *, requests: int = 0, received: int = 0) -> None:
-        """Add to the counts, from whichever thread."""
+        """Add to the counts; safe to call from any thread."""
         with _COUNTING:
             self.requests += requests
             self.received += received
-        if self.whole is not None:
-            self.whole.count(requests=requests, received=received)
+        if self.total is not None:
+            self.total.count(requests=requests, received=received)
 
 
 class FileStore(Protocol):
@@ -42,17 +42,17 @@ class FileStore(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
         ...
 
     @property
     def label(self) -> str:
-        """What it is called among its like: a folder's name, a revision."""
+        """Short name among the checkpoints of a series: a folder's name, a revision."""
         ...
 
     @property
     def revision(self) -> str | None:
-        """Branch, tag or commit on a hub, as it was asked for; None for a folder."""
+        """Branch, tag or commit on a hub, as the caller gave it; None for a folder."""
         ...
 
     @property
@@ -62,23 +62,23 @@ class FileStore(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """What was transferred so far."""
+        """Requests and bytes transferred so far."""
         ...
 
     def open(self, filename: str) -> ByteSource | None:
-        """A file to be read range by range, None when there is none of that name."""
+        """Open a file that is read range by range, None when there is none of that name."""
         ...
 
     def read_bytes(self, filename: str) -> bytes | None:
-        """The whole of a small file, None when there is none of that name."""
+        """Read a small file whole, None when there is none of that name."""
         ...
 
     def sha256(self, filename: str) -> str | None:
-        """Hexadecimal SHA-256 of a whole file; None when a hub does not tell."""
+        """Return the hexadecimal SHA-256 of a whole file; None when a hub does not provide it."""
         ...
 
     def folder(self, patterns: Collection[str]) -> Path:
-        """A folder on this machine with at least the files whose names fit a pattern."""
+        """Return a folder on this machine with at least the files whose names fit a pattern."""
         ...
 
 
@@ -88,8 +88,8 @@ class LocalFolder:
 
     Attributes:
         path: Its folder.
-        weights_file: Name of the file that holds its weights, when others in the folder are of
-            other checkpoints.
+        weights_file: Name of the file that holds its weights, when the folder has files of several
+            checkpoints.
     """
 
     path: Path
@@ -109,11 +109,11 @@ class LocalFolder:
 
     @property
     def traffic(self) -> Traffic:
-        """None at all."""
+        """Traffic of zero."""
         return Traffic()
 
     def has(self, filename: str) -> bool:
-        """Whether there is a file of that name.
+        """Return whether there is a file of that name.
 
         Raises:
             CheckpointError: The folder may not be read.
@@ -124,22 +124,22 @@ class LocalFolder:
             raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def names(self) -> list[str]:
-        """Names of the files in it."""
+        """List the names of the files in the folder."""
         return sorted(path.name for path in self.path.iterdir() if path.is_file())
 
     def open(self, filename: str) -> LocalFile | None:
-        """A file, mapped anew; None when there is none of that name.
+        """Open and map a file; None when there is none of that name.
 
         Raises:
-            CheckpointError: It cannot be opened, or is empty.
+            CheckpointError: The file cannot be opened, or is empty.
         """
         return LocalFile(self.path / filename) if self.has(filename) else None
 
     def read_bytes(self, filename: str) -> bytes | None:
-        """The whole of a small file, None when there is none of that name.
+        """Read a small file whole, None when there is none of that name.
 
         Raises:
-            CheckpointError: It cannot be read.
+            CheckpointError: The file cannot be read.
         """
         path = self.path / filename
         try:
@@ -148,16 +148,16 @@ class LocalFolder:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
     def sha256(self, filename: str) -> str:
-        """Hexadecimal SHA-256 of a file, all of which is read."""
+        """Compute the hexadecimal SHA-256 of a file by reading all of it."""
         return sha256_file(self.path / filename)
 
     def folder(self, patterns: Collection[str]) -> Path:
-        """The folder itself."""
+        """Return the folder itself."""
         return self.path
 
 
 def read_json(store: FileStore, filename: str) -> dict[str, Any] | None:
-    """A JSON object that stands beside weights, None when there is no such file.
+    """Read a JSON object from a file beside the weights, None when there is no such file.
 
     Raises:
         CheckpointError: The file is no JSON object.
@@ -170,6 +170,6 @@ def read_json(store: FileStore, filename: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{store.name}/{filename}: is damaged: {error}") from error
     if not isinstance(content, dict):
-        found = type(content).__name__
-        raise CheckpointError(f"{store.name}/{filename}: a JSON object is expected, not a {found}")
+        kind = type(content).__name__
+        raise CheckpointError(f"{store.name}/{filename}: a JSON object is expected, not a {kind}")
     return content

@@ -1,4 +1,4 @@
-"""Which file holds the weights of a checkpoint, or what its files are instead."""
+"""The weights file of a checkpoint, or the name of the format that its files have instead."""
 
 import re
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from dynamics.checkpoints.dcp_files import METADATA
-from dynamics.checkpoints.formats import find_named_format
+from dynamics.checkpoints.formats.dcp_files import METADATA
+from dynamics.checkpoints.formats.supported import find_named_format
 from dynamics.checkpoints.stores import FileStore, LocalFolder
 from dynamics.errors import CheckpointError
 
 SHARD_INDEX = ".index.json"
 EMBEDDINGS_FILE = "embeddings.safetensors"
-"""File of a training of ours: every tensor with a role and no other, and no config.json beside."""
+"""File of `dynamics train`: the tensors with a role and no others, without a config.json."""
 
-# In the order in which they are looked for.
+# In the order in which they are tried.
 WEIGHTS_FILES = (
     "model.safetensors",
     "model.safetensors" + SHARD_INDEX,
@@ -26,7 +26,7 @@ WEIGHTS_FILES = (
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
-# Files of those suffixes that hold what a training keeps beside its weights, or parts of weights.
+# Files with these suffixes that hold other state of a training, or parts of weights.
 _NO_WEIGHTS = (
     "*optim*",
     "*scheduler*",
@@ -46,10 +46,10 @@ _NO_WEIGHTS = (
     "layer_*model_states.pt",
     "*zero_pp_rank_*",
 )
-_MOST_ENTRIES = 2000  # of a folder that are looked at
-_SHOWN = 4  # files a message shows
+_MOST_ENTRIES = 2000  # most entries of a folder that are listed
+_SHOWN = 4  # files listed in a message
 
-# The last number in the name of a file that stands behind a word for steps.
+# The last number in a file name behind a word for steps.
 _STEP_IN_NAME = re.compile(
     r"(?:.*[-_=.])?(?:(?:checkpoint|ckpt|global[-_]?step|step|iter|iteration)[-_=]?(\d+)"
     r"|model[-_](\d{5,}))(?:[-_](?:ckpt|checkpoint))?"
@@ -57,7 +57,7 @@ _STEP_IN_NAME = re.compile(
 
 
 def step_in_name(path: Path) -> int | None:
-    """Return the step that the name of a weights file tells, None when it tells none.
+    """Return the step in the name of a weights file, None when it has none.
 
     Example:
         >>> step_in_name(Path("epoch=3-step=40.ckpt")), step_in_name(Path("last.ckpt"))
@@ -67,11 +67,11 @@ def step_in_name(path: Path) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
-def check_is_whole(path: Path) -> None:
-    """Refuse a file that was named alone and is a part of a checkpoint, or of a format not read.
+def refuse_parts(path: Path) -> None:
+    """Refuse a file that is only a part of a checkpoint, or of an unsupported format.
 
     Raises:
-        CheckpointError: It is.
+        CheckpointError: The file is one of these.
     """
     if "-of-" in path.stem or path.suffix == ".distcp":
         raise CheckpointError(
@@ -83,7 +83,7 @@ def check_is_whole(path: Path) -> None:
 
 
 def standard_files(store: FileStore) -> tuple[str, ...]:
-    """List the names of weights files that are looked for first, in this order."""
+    """List the names of weights files to try first, in this order."""
     if isinstance(store, LocalFolder) and store.weights_file is not None:
         return (store.weights_file,)
     return WEIGHTS_FILES
@@ -103,12 +103,12 @@ def other_weights_file(store: FileStore) -> str | None:
 
 
 def has_standard_file(folder: Path) -> bool:
-    """Tell whether a folder has a weights file of a standard name."""
+    """Return whether a folder has a weights file of a standard name."""
     return any(map(LocalFolder(folder).has, WEIGHTS_FILES))
 
 
 def has_weights(place: Path) -> bool:
-    """Tell whether a folder or file is one checkpoint with weights."""
+    """Return whether a folder or file is one checkpoint with weights."""
     return (
         place.is_file()
         or has_standard_file(place)
@@ -119,8 +119,8 @@ def has_weights(place: Path) -> bool:
 def other_weights_files(folder: Path) -> list[Path]:
     """List the files of a folder that hold weights and have none of the names in WEIGHTS_FILES.
 
-    A file counts by its suffix and its first bytes, unless its name is of what a training keeps
-    beside weights. Where a format of the folder says that its files are parts, none counts.
+    A file counts by its suffix and its first bytes, unless its name is that of other state of a
+    training. None counts where the files of the folder are parts of a named format.
     """
     match = find_named_format(_filenames(folder))
     if match and match[0].holds_parts:
@@ -137,8 +137,8 @@ def other_weights_files(folder: Path) -> list[Path]:
 
 
 def no_weights(store: FileStore) -> str:
-    """Say what a checkpoint without readable weights holds instead, and what to do."""
-    if isinstance(store, LocalFolder) and (named := name_contents(store.path)):
+    """Return the message for a checkpoint without readable weights: its content and a remedy."""
+    if isinstance(store, LocalFolder) and (named := unsupported_format(store.path)):
         return named
     if not isinstance(store, LocalFolder) and store.open("adapter_config.json") is not None:
         named, filename = find_named_format(["adapter_config.json"]) or (None, "")
@@ -147,11 +147,11 @@ def no_weights(store: FileStore) -> str:
     return f"{store.name}: holds no weights; looked for {', '.join(WEIGHTS_FILES)}"
 
 
-def name_contents(folder: Path) -> str | None:
-    """Say what the files of a folder are from which no weights are read, and what to do.
+def unsupported_format(folder: Path) -> str | None:
+    """Return the message for a folder of an unsupported format: its name and a remedy.
 
     Returns:
-        The message; None when nothing in the folder is known.
+        The message; None when no format is recognised.
     """
     if len(metadata := _metadata_files(folder)) > 1:
         choice = f"give the folder of one of them, such as {folder / metadata[0]}"
@@ -170,7 +170,7 @@ def name_contents(folder: Path) -> str | None:
 
 
 def _metadata_files(folder: Path) -> list[str]:
-    """List the `.metadata` files of distributed checkpoints, of optimizers not."""
+    """List the `.metadata` files of distributed checkpoints, except those of optimizers."""
     if (folder / METADATA).is_file():
         return [METADATA]
     return sorted(
@@ -183,21 +183,21 @@ def _metadata_files(folder: Path) -> list[str]:
 
 
 def _filenames(folder: Path) -> list[str]:
-    """List the names in a folder and in the folders inside, without shards that are described."""
+    """List the names in a folder and its subfolders, without chunks that a `.metadata` covers."""
     return list(islice(_walk(folder), _MOST_ENTRIES))
 
 
 def _walk(folder: Path) -> Iterator[str]:
     children = sorted(islice(folder.iterdir(), _MOST_ENTRIES))
     for parent in (folder, *(child for child in children if child.is_dir())):
-        described = (parent / METADATA).is_file()
+        has_metadata = (parent / METADATA).is_file()
         for path in sorted(islice(parent.iterdir(), _MOST_ENTRIES)):
-            if not (described and path.suffix == ".distcp"):
+            if not (has_metadata and path.suffix == ".distcp"):
                 yield path.relative_to(folder).as_posix()
 
 
 def _is_container(path: Path) -> bool:
-    """Tell whether a file begins as files of weights do: nanoGPT's train.bin holds tokens."""
+    """Return whether a file begins like a file of weights; nanoGPT's train.bin holds tokens."""
     try:
         with path.open("rb") as file:
             head = file.read(9)

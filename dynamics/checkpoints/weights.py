@@ -1,4 +1,4 @@
-"""The weights files of one checkpoint, whole or in shards."""
+"""Weights files of one checkpoint: a single file, shards, or a distributed checkpoint."""
 
 import re
 from collections import defaultdict
@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dynamics.checkpoints.containers import index_container
-from dynamics.checkpoints.dcp_files import METADATA, DistributedEntries
-from dynamics.checkpoints.entries import TensorEntry
-from dynamics.checkpoints.sources import ByteSource
+from dynamics.checkpoints.formats.byte_sources import ByteSource
+from dynamics.checkpoints.formats.dcp_files import METADATA, DistributedEntries
+from dynamics.checkpoints.formats.headers import index_tensors
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry
+from dynamics.checkpoints.formats.tensors import read_tensor
+from dynamics.checkpoints.formats.torch_files import StoredEntries
 from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
-from dynamics.checkpoints.tensors import read_tensor
-from dynamics.checkpoints.torch_files import StoredEntries
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
     WEIGHTS_FILES,
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
-_LARGEST_SET = 10_000  # shards looked for by name
-_NAMED = 3  # keys that a note names
-_GAP = 1 << 16  # bytes read along rather than asked around
+_LARGEST_SET = 10_000  # most shards looked for by name
+_NAMED = 3  # keys listed in a note
+_GAP = 1 << 16  # largest gap in bytes that is read along, to save a request
 
 
 class ReadableTensor(Protocol):
-    """One tensor of a checkpoint that can be read whole or by rows, however its files hold it."""
+    """One tensor of a checkpoint, read whole or by rows, in any format of its files."""
 
     @property
     def filename(self) -> str:
@@ -81,7 +81,7 @@ class ReadableTensor(Protocol):
 
 @dataclass(frozen=True)
 class LocatedTensor:
-    """A tensor that lies in one file in the form in which it is read: the file and where in it."""
+    """A tensor stored in one file without quantisation: the file, and its entry there."""
 
     store: FileStore
     filename: str
@@ -103,7 +103,7 @@ class LocatedTensor:
         return self.entry.nbytes
 
     def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
-        """The tensor, or consecutive rows of it, or those of ascending ids, in the dtype on disk.
+        """Read the tensor, consecutive rows, or rows of ascending ids, in the dtype on disk.
 
         Raises:
             CheckpointError: There is no row of an id, or a file cannot be read.
@@ -132,7 +132,7 @@ class LocatedTensor:
         return self.entry.nbytes // self.entry.shape[0]
 
     def _parts(self, ids: np.ndarray) -> list[np.ndarray]:
-        """The ids, in parts each of which is read at once with what is between."""
+        """Split ids into runs; each run is read at once, including the rows between its ids."""
         return np.split(ids, np.flatnonzero((np.diff(ids) - 1) * self._row_bytes > _GAP) + 1)
 
     @property
@@ -142,13 +142,13 @@ class LocatedTensor:
 
 
 class Weights(Mapping[str, ReadableTensor]):
-    """The tensors of a checkpoint by key; a shard is opened when one of its keys is asked for.
+    """Tensors of a checkpoint by key; a shard is opened when one of its keys is looked up.
 
     Args:
         store: The files of the checkpoint.
 
     Attributes:
-        notes: Lines about the files that a reader of the numbers should know.
+        notes: Remarks on the files that matter for the numbers read from them.
 
     Raises:
         CheckpointError: There is no weights file, or it or a shard is damaged or unsafe.
@@ -177,12 +177,12 @@ class Weights(Mapping[str, ReadableTensor]):
         return self._located[key]
 
     def search_shards(self) -> None:
-        """Add the tensors that shards hold and their index does not name; `notes` tell of them.
+        """Add tensors that are in the shards but not in their index, with a line in `notes`.
 
-        transformers reads every tensor of every shard that the index names, wherever the index
-        places it, the last shard counting. Shards of the same set that the index does not name are
-        read here as well: a model without them would lack what they hold. Shards that cannot be
-        read are noted; the word of the index stands for what they hold.
+        transformers reads every tensor of every shard that the index names, even where the index
+        places it in another shard; the last shard wins. Shards of the same set that the index does
+        not name are read here as well, since a model would lack their tensors. A shard that cannot
+        be read is noted, and the index is trusted for its keys.
         """
         if self._index_name is None:
             return
@@ -195,7 +195,7 @@ class Weights(Mapping[str, ReadableTensor]):
                     holders[key].append(filename)
             except CheckpointError as error:
                 self.notes.append(
-                    f"{error}; what it holds is taken from {index_name}, if that tells"
+                    f"{error}; its tensors are those that {index_name} lists for it, if any"
                 )
                 continue
             if filename not in named:
@@ -215,17 +215,19 @@ class Weights(Mapping[str, ReadableTensor]):
                     f"by transformers; {index_name} says {self._files.get(key)}"
                 )
             self._files[key] = filenames[-1]
-        of_other_sets = [
+        other_sets = [
             filename
             for filename in (self._store.names() if isinstance(self._store, LocalFolder) else ())
             if _SHARD.fullmatch(filename) and filename not in {*named, *_shard_set(named)}
         ]
-        if of_other_sets:
-            self.notes.append(f"of another set of shards, and not read: {', '.join(of_other_sets)}")
+        if other_sets:
+            self.notes.append(
+                f"not read because they belong to another set of shards: {', '.join(other_sets)}"
+            )
 
     def _index(self, filename: str) -> Mapping[str, TensorEntry]:
         if filename not in self._indexes:
-            self._indexes[filename] = index_container(_open(self._store, filename))
+            self._indexes[filename] = index_tensors(_open(self._store, filename))
         return self._indexes[filename]
 
     def __contains__(self, key: object) -> bool:
@@ -238,10 +240,10 @@ class Weights(Mapping[str, ReadableTensor]):
         return len(self._files)
 
     def file_digests(self) -> list[str | None]:
-        """SHA-256 of each file that holds them, by name; None for one that a hub does not tell.
+        """Return the SHA-256 of each weights file, by name; None where a hub does not provide it.
 
         Raises:
-            CheckpointError: A file is not there, or cannot be reached.
+            CheckpointError: A file is missing, or cannot be reached.
         """
         digests = []
         distributed = self._distributed.filenames if self._distributed is not None else []
@@ -252,12 +254,12 @@ class Weights(Mapping[str, ReadableTensor]):
 
     @property
     def step(self) -> int | None:
-        """Steps of the training that a file of torch.save records, None when there are none."""
-        indexes = [each for each in self._indexes.values() if isinstance(each, StoredEntries)]
+        """Training step that a file of torch.save records, None when it records none."""
+        indexes = [index for index in self._indexes.values() if isinstance(index, StoredEntries)]
         return indexes[0].step if indexes else None
 
     def _find(self) -> dict[str, str]:
-        """The file of every key."""
+        """Return the file of each key."""
         for name in standard_files(self._store):
             if name.endswith(SHARD_INDEX):
                 if (index := read_json(self._store, name)) is not None:
@@ -277,7 +279,7 @@ class Weights(Mapping[str, ReadableTensor]):
         return dict.fromkeys(self._distributed, name)
 
     def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
-        self._indexes[name] = index = index_container(source)
+        self._indexes[name] = index = index_tensors(source)
         if isinstance(index, StoredEntries) and index.path:
             note = f"the state dict is read from {'.'.join(index.path)!r}"
             unread = ", ".join(index.unread)
@@ -293,7 +295,7 @@ def _open(store: FileStore, filename: str) -> ByteSource:
 
 
 def _shard_set(filenames: Iterable[str]) -> set[str]:
-    """Names of all shards of the sets that some shards say they are of.
+    """Return the names of all shards in the sets that some shards belong to.
 
     Example:
         >>> sorted(_shard_set(["model-00001-of-00002.bin"]))
@@ -315,5 +317,7 @@ def _shards(index: Mapping[str, Any], name: str) -> dict[str, str]:
         raise CheckpointError(f"{name}: has no 'weight_map' from keys to shards")
     for shard in weight_map.values():
         if not isinstance(shard, str) or PurePosixPath(shard).name != shard or shard == "..":
-            raise CheckpointError(f"{name}: {shard!r} is no file name of a shard beside it")
+            raise CheckpointError(
+                f"{name}: {shard!r} is not the file name of a shard in the same folder"
+            )
     return weight_map

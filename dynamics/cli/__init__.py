@@ -1,1 +1,1 @@
-"""The command line: parses, calls one function, prints."""
+"""The command line: each command parses its arguments, calls one function and prints."""

@@ -12,6 +12,7 @@ from dynamics.cli.output import DryRun, Json, Stages, emit
 from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
 from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
+from dynamics.distribution import DISTRIBUTION, VERSION
 
 app = typer.Typer(
     name="dynamics",
@@ -30,13 +31,26 @@ app.command()(tokens)
 app.command()(track)
 
 
+def _print_version(wanted: bool) -> None:
+    """Print name and version of the program and stop."""
+    if wanted:
+        print(DISTRIBUTION, VERSION)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print name and version."
+        ),
     ] = False,
 ) -> None:
-    """Options of every command; `main` has taken --debug out before this runs."""
+    """Options of every command; `main` removes --debug before this runs."""
 
 
 @app.command()
@@ -49,18 +63,27 @@ def train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a tiny language model; the same command goes on when interrupted.
+    """Train a tiny language model; run the same command again to resume.
 
-    With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs on two processes.
+    With `torchrun --nproc-per-node 2 -m dynamics train ...` it runs in two processes.
     """
-    from dynamics.config import load
-    from dynamics.training.train import train as train_model
+    from dynamics.config import StudySettings
+    from dynamics.errors import ConfigError
+    from dynamics.study.settings import load_study
 
-    loaded = load(config, settings or ())
+    # Settings are read before torch is imported, so that a slip is refused at once.
+    loaded = load_study(config, settings or ())
+    if not isinstance(loaded, StudySettings):
+        raise ConfigError(
+            f"{config} is a study of several runs, not one training; `dynamics study {config}` "
+            "does all of them"
+        )
     folder = folder_of(loaded.name, output)
     if dry_run:
         show_preview(loaded, folder, as_json)
         return
+    from dynamics.training.train import train as train_model
+
     with Stages() as stages:
         checkpoints = train_model(
             loaded, folder, report=stages.report, on_step=stages.training(loaded.training.steps)
@@ -78,15 +101,17 @@ def count(
             "--sequence-length, or a public series like pythia-160m, whose stream is sampled."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write counts.parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Path of the counts.parquet to write.")
+    ],
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="Folder, tokenizer.json or hub name; training folders and series have their own."
+            help="Folder, tokenizer.json or hub name; not needed for training folders and series."
         ),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the model, where the tokenizer has more or fewer.")
+        int | None, typer.Option(help="Rows of the embedding, if the tokenizer has more or fewer.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     split: Annotated[
@@ -100,66 +125,71 @@ def count(
         str | None,
         typer.Option(
             "--format",
-            help="Read files as text, json, csv, parquet or arrow, whatever they seem to hold.",
+            help="Read files as text, json, csv, parquet or arrow instead of guessing.",
         ),
     ] = None,
     separator: Annotated[
         str | None,
         typer.Option(
-            help="Text between documents in one file or row, '<|endoftext|>' for one; they are "
-            "split there, and it is not counted."
+            help="Text between documents in one file or row, such as '<|endoftext|>'; it is not "
+            "counted."
         ),
     ] = None,
-    max_documents: Annotated[int | None, typer.Option(help="Read no more documents.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="Most documents to read.")] = None,
     allow_loss: Annotated[
         bool,
         typer.Option(
-            "--allow-loss", help="Count a text of which more than 1 % becomes no token as well."
+            "--allow-loss", help="Count the text even if more than 1 % of it becomes no token."
         ),
     ] = False,
     sequence_length: Annotated[
-        int | None, typer.Option(help="T of a stream of rows of T + 1 ids that is not ours.")
+        int | None,
+        typer.Option(help="Sequence length T of a third-party stream (rows of T + 1 ids)."),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Type of the ids in that stream, unless its header tells it (uint16)."),
+        typer.Option(help="Type of the ids in that stream (default: by its header, else uint16)."),
     ] = None,
     sample_tokens: Annotated[
-        int, typer.Option(help="Tokens to read of the stream of a public series, at least.")
+        int, typer.Option(help="Tokens to sample from the stream of a public series, at least.")
     ] = 100_000_000,
     information_gain: Annotated[
         bool,
-        typer.Option("--information-gain", help="Count each token's information gain as well."),
+        typer.Option("--information-gain", help="Also compute each token's information gain."),
     ] = False,
-    window: Annotated[int, typer.Option(help="Tokens to each side that it looks at.")] = 10,
+    window: Annotated[
+        int, typer.Option(help="Window of the information gain: tokens to each side.")
+    ] = 10,
     pairs: Annotated[
         int | None,
         typer.Option(
-            help="Pairs of every token where it is compared across frequency; 8 windows by default."
+            help="Context pairs per token for equal-count information gain (default: 8 windows)."
         ),
     ] = None,
     oyama: Annotated[
-        bool, typer.Option("--oyama", help="Count Oyama's symmetric window as well.")
+        bool, typer.Option("--oyama", help="Also use the symmetric window of Oyama et al. 2023.")
     ] = False,
-    shuffles: Annotated[int, typer.Option(help="Shuffled corpora that correct --oyama.")] = 10,
+    shuffles: Annotated[
+        int, typer.Option(help="Shuffled corpora for the correction of --oyama.")
+    ] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
     contiguous: Annotated[
         bool,
         typer.Option(
             "--contiguous",
-            help="Rows of a stream that is not ours follow one another in the text (nanoGPT, "
-            "OLMo), so pairs may cross their ends.",
+            help="Rows of a third-party stream are consecutive text (nanoGPT, OLMo), so pairs may "
+            "cross row ends.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Count tokens of a corpus or of a token stream."""
     from dynamics.corpus.count import count_corpus
-    from dynamics.corpus.information import InformationSettings
+    from dynamics.corpus.information.gain import InformationSettings
     from dynamics.errors import ConfigError
 
     if oyama and not information_gain:
-        raise ConfigError("--oyama is a kind of information gain; give --information-gain as well")
+        raise ConfigError("--oyama needs --information-gain; give both")
     information = InformationSettings(window, pairs, oyama, shuffles, seed)
 
     with Stages() as stages:
@@ -194,10 +224,10 @@ def count(
 
 @app.command()
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn beside each other.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn side by side.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")],
     figures: Annotated[
-        list[str] | None, typer.Option(help="Only this figure; may be given several times.")
+        list[str] | None, typer.Option(help="Draw only this figure; may be given several times.")
     ] = None,
     formats: Annotated[
         list[str], typer.Option("--format", help="pdf, svg or png; may be given several times.")
@@ -206,7 +236,7 @@ def plot(
 ) -> None:
     """Draw the figures of one or several runs."""
     from dynamics.report.figures import plot as plot_runs
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     opened = [Run(path) for path in runs]
     left_out: list[str] = []

@@ -1,6 +1,6 @@
 """The command that attributes predictions to tokens."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dynamics.cli.output import Stages, emit
+from dynamics.progress import OnProgress, no_progress
 
 if TYPE_CHECKING:
     from dynamics.attribution.result import Attribution
@@ -24,16 +25,18 @@ def attribute(
     model: Annotated[
         str,
         typer.Argument(
-            help="A folder of a model, a training folder, a name of the catalog or of a hub; with "
+            help="A model folder, a training folder, a catalog name or a hub repository; with "
             "--steps a series."
         ),
     ],
-    text: Annotated[str | None, typer.Argument(help="The input; or --file, or --dataset.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(help="The input text; or give --file or --dataset.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
             help="Inputs: JSON lines with text (and text_pair, continuation, target, foil), or "
-            "one text a line in a .txt."
+            "a .txt with one text per line."
         ),
     ] = None,
     dataset: Annotated[
@@ -44,70 +47,71 @@ def attribute(
     text_pair: Annotated[str | None, typer.Option(help="A second segment after TEXT.")] = None,
     continuation: Annotated[
         str | None,
-        typer.Option(help="What follows TEXT, to be explained with --target given."),
+        typer.Option(help="Text that follows TEXT; --target given explains its tokens."),
     ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Follow TEXT over these steps of a series: all, last, 0,1,512, log2(512)."
+            help="Attribute TEXT at these steps of a series: all, last, 0,1,512, log2(512)."
         ),
     ] = None,
     method: Annotated[
         list[str],
-        typer.Option(help="May be given several times; 'all' takes each that fits the model."),
+        typer.Option(help="Method; may be given several times; 'all' uses all that fit the model."),
     ] = ["normxlogit"],  # noqa: B006 (typer copies it)
     target: Annotated[
         str,
         typer.Option(
-            help="predicted (the model's own), given (each token of the text or continuation), a "
-            "label, a token, or id:N."
+            help="Prediction to explain: predicted (the most likely), given (each token of the "
+            "text or continuation), a label, a token, or id:N."
         ),
     ] = "predicted",
     foil: Annotated[
-        str | None, typer.Option(help="Label, token or id:N the target is contrasted with.")
+        str | None, typer.Option(help="Label, token or id:N to contrast the target with.")
     ] = None,
     position: Annotated[
         int | None,
-        typer.Option(
-            help="Position that is predicted: masked in a masked LM; the next by default."
-        ),
+        typer.Option(help="Position to predict (default: the next); it is masked in a masked LM."),
     ] = None,
     generate: Annotated[
-        int, typer.Option(min=0, help="Tokens to generate greedily first, and to explain.")
+        int, typer.Option(min=0, help="Generate this many tokens greedily, and explain them.")
     ] = 0,
     layers: Annotated[
         str | None,
         typer.Option(
             metavar="all|0,3,12",
-            help="Layers the head reads, 0 for the embeddings; the last by default.",
+            help="Layers to apply the output head to; 0 is the embeddings (default: the last).",
         ),
     ] = None,
     norm_source: Annotated[
-        str, typer.Option(help="Which norm: row, row_centered, module_output, 'layer N'.")
+        str,
+        typer.Option(
+            help="Vector whose norm is used: row, row_centered, module_output, 'layer N'."
+        ),
     ] = "module_output",
     logit_form: Annotated[
-        Literal["raw", "centered", "log_probability"], typer.Option(help="Which logit.")
+        Literal["raw", "centered", "log_probability"], typer.Option(help="Form of the logit.")
     ] = "raw",
     protocol: Annotated[
         Literal["sound", "paper"],
-        typer.Option(help="'paper' keeps the quirks of the released code."),
+        typer.Option(help="'paper' reproduces the released code of the paper."),
     ] = "sound",
     baseline: Annotated[
         Literal["auto", "zero", "pad", "mask"],
-        typer.Option(help="What integrated gradients start from."),
+        typer.Option(help="Baseline input of integrated gradients."),
     ] = "auto",
     occlude_with: Annotated[
         Literal["auto", "mask", "pad", "unk", "mean", "delete"],
-        typer.Option(help="What occlusion puts in place of a token."),
+        typer.Option(help="Replacement of an occluded token."),
     ] = "auto",
     counts: Annotated[
         Path | None,
         typer.Option(help="counts.parquet of `dynamics count`, for inverse_log_frequency."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random scores.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random scores.")] = 0,
     side: Annotated[
         Literal["source", "target"],
-        typer.Option(help="Whose tokens are scored, in an encoder-decoder."),
+        typer.Option(help="Side of an encoder-decoder whose tokens are scored."),
     ] = "source",
     exclude_readout: Annotated[
         bool,
@@ -123,24 +127,33 @@ def attribute(
     ] = 10,
     shape: Annotated[
         Format | None,
-        typer.Option("--format", help="By the suffix of -o, else table; json is one line each."),
+        typer.Option(
+            "--format",
+            help="Output format (default: by the suffix of -o, else table); json is JSON lines.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File; JSON lines go on where they were interrupted."),
+        typer.Option(
+            "--output", "-o", help="Output file; an interrupted JSON-lines file is resumed."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs that are run at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per batch.")] = 16,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64"], typer.Option(help="Of the weights.")
+        Literal["float32", "bfloat16", "float16", "float64"],
+        typer.Option(help="Type of the weights."),
     ] = "float32",
-    device: Annotated[str, typer.Option(help="As torch calls it: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Device in torch's notation: cpu, cuda, cuda:1.")
+    ] = "cpu",
     task: Annotated[
         Literal["causal", "masked", "seq2seq", "classification", "regression", "none"] | None,
-        typer.Option(help="What the head predicts, where config.json does not say."),
+        typer.Option(help="Task of the output head, if config.json does not tell it."),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code from the model's repository."),
     ] = False,
 ) -> None:
     """Attribute predictions to the tokens of a text.
@@ -151,38 +164,38 @@ def attribute(
     from dynamics.errors import ConfigError
 
     form = _format(shape, as_json, output)
-    given = {"text": text, "text_pair": text_pair, "continuation": continuation}
-    texts = _texts({key: value for key, value in given.items() if value}, file, dataset, column)
-    chosen_layers = _layers(layers)
+    fields = {"text": text, "text_pair": text_pair, "continuation": continuation}
+    texts = _texts({key: value for key, value in fields.items() if value}, file, dataset, column)
+    layer_numbers = _layers(layers)
     if steps is not None and (file or dataset):
         raise ConfigError("--steps follows one text over a series; give it as TEXT")
-    from dynamics.attribution.question import Settings
-    from dynamics.attribution.runs import (
-        Run,
+    from dynamics.attribution.batch import AttributionSettings
+    from dynamics.attribution.job import (
+        AttributionJob,
+        attribute_series,
         check_methods,
         choose_methods,
         counts_for,
-        follow,
-        write_followed,
+        write_series_attributions,
     )
-    from dynamics.attribution.targets import Ask
+    from dynamics.attribution.targets import TargetSpec
     from dynamics.checkpoints.opening import open_any
     from dynamics.models.load import load_model
 
     check_methods(method)
     with Stages() as stages:
-        chosen: list[str] = []
+        methods: list[str] = []
 
-        def load(place: "Checkpoint | str") -> Run:
+        def load(place: "Checkpoint | str") -> AttributionJob:
             loaded = load_model(
                 place, task=task, dtype=dtype, device=device, trust_remote_code=trust_remote_code
             )
-            run = Run(
+            job = AttributionJob(
                 loaded,
                 method,
-                ask=Ask(target, foil, position, generate),
-                layers=chosen_layers,
-                settings=Settings(
+                target_spec=TargetSpec(target, foil, position, generate),
+                layers=layer_numbers,
+                settings=AttributionSettings(
                     norm_source=norm_source,
                     logit_form=logit_form,
                     side=side,
@@ -196,32 +209,28 @@ def attribute(
                 word_level=word_level,
                 batch_size=batch_size,
             )
-            chosen[:] = chosen or choose_methods(run, texts[0], stages.report)
-            return replace(run, methods=chosen)
+            methods[:] = methods or choose_methods(job, texts[0], stages.report)
+            return replace(job, methods=methods)
 
-        many: Callable[[int, int], None] = stages.counter("attributing")
+        show_progress = stages.counter("attributing")
         if steps is not None:
             series = open_any(model).select(steps)
             for note in series.notes:
                 stages.report(note)
-            total, made = len(series.checkpoints), follow(series, load, texts[0])
-            write = partial(write_followed, series, load, texts[0])
+            total, results = len(series.checkpoints), attribute_series(series, load, texts[0])
+            write = partial(write_series_attributions, series, load, texts[0])
         else:
-            run = load(model)
-            total, made = len(texts), run.attributions(texts)
-            write = partial(run.write, texts)
-        count = many if total > 1 else _silent
+            job = load(model)
+            total, results = len(texts), job.attributions(texts)
+            write = partial(job.write, texts)
+        count = show_progress if total > 1 else no_progress
         if form == "json" and output is not None:
-            if kept := write(output, count):
-                stages.report(f"{kept} lines were there already")
+            if skipped := write(output, count):
+                stages.report(f"{output} already held {skipped} lines, which are kept")
         else:
-            _put(_counted(made, total, count), form, output, top, together=steps is not None)
+            _put(_counted(results, total, count), form, output, top, together=steps is not None)
     if output is not None:
         emit(as_json, {"attributions": str(output)}, f"attributions: {output}")
-
-
-def _silent(*told: object) -> None:
-    """For what is told already, or needs no progress."""
 
 
 def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
@@ -236,23 +245,22 @@ def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
     return form
 
 
-def _texts(given: dict[str, str], file: Path | None, dataset: str | None, column: str) -> Texts:
-    """The inputs, checked before a model is loaded."""
-    from dynamics.attribution.files import read_dataset, read_texts
+def _texts(fields: dict[str, str], file: Path | None, dataset: str | None, column: str) -> Texts:
+    """Return the inputs, checked before a model is loaded."""
+    from dynamics.attribution.input_files import read_dataset, read_texts
     from dynamics.errors import ConfigError
 
-    ways = [
-        name for name, each in {"TEXT": given, "--file": file, "--dataset": dataset}.items() if each
-    ]
-    if len(ways) > 1:
-        raise ConfigError(f"{' and '.join(ways)} give the input twice; leave one out")
+    inputs = {"TEXT": fields, "--file": file, "--dataset": dataset}
+    names = [name for name, value in inputs.items() if value]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} give the input twice; leave one out")
     if file is not None:
         return read_texts(file)
     if dataset is not None:
         return read_dataset(dataset, column)
-    if not given.get("text", "").strip():
+    if not fields.get("text", "").strip():
         raise ConfigError("TEXT is missing or empty; give it, or --file, or --dataset")
-    return [given]
+    return [fields]
 
 
 def _layers(written: str | None) -> list[int] | Literal["all"] | None:
@@ -269,29 +277,29 @@ def _layers(written: str | None) -> list[int] | Literal["all"] | None:
 
 
 def _counted(
-    made: Iterable[list["Attribution"]], total: int, count: Callable[[int, int], None]
+    results: Iterable[list["Attribution"]], total: int, count: OnProgress
 ) -> Iterator[list["Attribution"]]:
-    for done, each in enumerate(made, 1):
-        yield each
+    for done, attributions in enumerate(results, 1):
+        yield attributions
         count(done, total)
 
 
 def _put(
-    made: Iterable[list["Attribution"]],
+    results: Iterable[list["Attribution"]],
     form: Format,
     output: Path | None,
     top: int,
     *,
     together: bool,
 ) -> None:
-    """Print, as soon as there is something to print, or write a file.
+    """Print or write attributions; tables and JSON lines as soon as they are computed.
 
     Args:
-        made: The attributions of each text, or of each step.
-        form: A table or JSON is printed; the others are one whole.
-        output: Where to, standard output when None.
-        top: Tokens of a table.
-        together: Whether a table compares all of them.
+        results: The attributions of each text, or of each step.
+        form: Output format.
+        output: File of an HTML page or inseq JSON; standard output when None.
+        top: Most tokens of a table.
+        together: Whether to show all attributions in one table.
     """
     from dynamics.attribution.html import page
     from dynamics.attribution.inseq import to_inseq
@@ -299,17 +307,17 @@ def _put(
     from dynamics.files import whole_file
 
     if form == "json":
-        for attributions in made:
-            print(*(each.to_json() for each in attributions), sep="\n", flush=True)
+        for attributions in results:
+            print(*(attribution.to_json() for attribution in attributions), sep="\n", flush=True)
     elif form == "table":
-        for attributions in [list(chain(*made))] if together else made:
+        for attributions in [list(chain(*results))] if together else results:
             show(attributions, top=top)
     else:
-        every = list(chain(*made))
-        title = f"Attributions of {every[0].model}"
-        content = page(every, title) if form == "html" else to_inseq(every)
+        attributions = list(chain(*results))
+        title = f"Attributions of {attributions[0].model}"
+        content = page(attributions, title) if form == "html" else to_inseq(attributions)
         if output is None:
             print(content)
             return
-        with whole_file(output) as whole:
-            whole.write_text(content, "utf-8")
+        with whole_file(output) as partial_file:
+            partial_file.write_text(content, "utf-8")

@@ -9,10 +9,10 @@ import typer
 from dynamics.cli.output import Stages, emit, size, table
 
 if TYPE_CHECKING:
-    from dynamics.tracking.audit import Audit
-    from dynamics.tracking.audit_findings import Finding
+    from dynamics.audit.finding import Finding
+    from dynamics.audit.series_audit import Audit
 
-_FOUND_WRONG = 1
+_EXIT_WRONG = 1
 _COLUMNS = ("", "kind", "steps", "tensor", "what")
 
 
@@ -27,35 +27,35 @@ def audit(
     tensors: Annotated[
         Literal["none", "rows", "all"] | None,
         typer.Option(
-            help="What to read of each embedding: none (hubs tell hashes), 1,024 rows of one "
-            "beyond 4 MiB, or all. By default none on a hub, rows in a folder. Rows that are not "
-            "finite are found among those read."
+            help="Rows to read of each embedding: none (hubs list hashes), rows (1,024 rows if it "
+            "is beyond 4 MiB), or all (default: none on a hub, rows in a folder). NaN and infinity "
+            "are found in the rows read only."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check that every step is there, holds what it should, and lies on one trajectory.
+    """Check that every step exists, has the expected contents, and lies on one trajectory.
 
-    Exit status 1 when something is wrong; what is explained or merely noted is not.
+    The exit status is 1 if a finding is wrong; findings that are explained or notes do not count.
     """
+    from dynamics.audit.series_audit import audit_series
     from dynamics.checkpoints.opening import open_any
-    from dynamics.tracking.audit import audit_series
 
     opened = open_any(series)
     with Stages() as stages:
-        found = audit_series(
+        audited = audit_series(
             opened, steps=steps, tensors=tensors, on_checkpoint=stages.counter("audit")
         )
     order = ("wrong", "explained", "note")
-    rows = [_row(each) for each in sorted(found.findings, key=lambda f: order.index(f.severity))]
+    rows = [_row(f) for f in sorted(audited.findings, key=lambda f: order.index(f.severity))]
     shown = [table([_COLUMNS, *rows])] if rows else []
-    emit(as_json, _result(found), "\n".join([*shown, _verdict(found)]))
-    if found.wrong:
-        sys.exit(_FOUND_WRONG)
+    emit(as_json, _result(audited), "\n".join([*shown, _verdict(audited)]))
+    if audited.wrong:
+        sys.exit(_EXIT_WRONG)
 
 
 def _row(finding: "Finding") -> list[str]:
-    from dynamics.tracking.audit_findings import name_steps
+    from dynamics.audit.finding import name_steps
 
     link = f" [{finding.link}]" if finding.link else ""
     count = f" ({len(finding.steps)})" if len(finding.steps) > 1 else ""
@@ -68,17 +68,17 @@ def _row(finding: "Finding") -> list[str]:
     ]
 
 
-def _verdict(found: "Audit") -> str:
-    looked = f"{found.series}: {len(found.steps):,} checkpoints, {found.rows_read} read"
-    if found.requests:
-        looked += f", {found.requests:,} requests, {size(found.received)}"
-    if not found.wrong:
-        return f"{looked}: nothing is wrong"
-    wrong, flagged = len(found.wrong), len(found.flagged_steps)
+def _verdict(audit: "Audit") -> str:
+    summary = f"{audit.series}: {len(audit.steps):,} checkpoints, {audit.rows_read} read"
+    if audit.requests:
+        summary += f", {audit.requests:,} requests, {size(audit.received)}"
+    if not audit.wrong:
+        return f"{summary}: nothing is wrong"
+    wrong, flagged = len(audit.wrong), len(audit.flagged_steps)
     findings = "1 finding is" if wrong == 1 else f"{wrong} findings are"
     steps = "1 step" if flagged == 1 else f"{flagged or 'no'} steps"
-    return f"{looked}: {findings} wrong, {steps} should be left out"
+    return f"{summary}: {findings} wrong, {steps} should be left out"
 
 
-def _result(found: "Audit") -> dict[str, Any]:
-    return asdict(found) | {"wrong": len(found.wrong), "flagged_steps": found.flagged_steps}
+def _result(audit: "Audit") -> dict[str, Any]:
+    return asdict(audit) | {"wrong": len(audit.wrong), "flagged_steps": audit.flagged_steps}

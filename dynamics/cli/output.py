@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, progress on standard error."""
+"""Output of the commands: results on standard output, progress on standard error."""
 
 import json
 import os
@@ -11,12 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")]
+from dynamics.progress import OnProgress
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what the command would do and cost, and stop.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def command_line() -> str:
-    """The command as it was typed, for the record."""
+    """Return the command line as it was typed."""
     return shlex.join(["dynamics", *sys.argv[1:]])
 
 
@@ -31,7 +35,7 @@ def emit(as_json: bool, result: Mapping[str, Any], text: str, lines: Iterable[st
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; a row of one cell counts for no width."""
+    """Return rows with columns padded to their widest cell; a row of one cell sets no width."""
     full = [row for row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in zip(*full, strict=True)]
     return "\n".join(
@@ -41,7 +45,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def size(size: int) -> str:
-    """Bytes in a few digits."""
+    """Return a number of bytes in three digits with its unit."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
@@ -49,7 +53,7 @@ def size(size: int) -> str:
 
 
 class Stages:
-    """Progress of a command with several stages: a bar on a terminal, else a line now and then."""
+    """Progress of a command with several stages: a bar on a terminal, else a line per tenth."""
 
     def __enter__(self) -> "Stages":
         from rich.console import Console
@@ -88,10 +92,8 @@ class Stages:
         if not self._silent:
             self._progress.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def counter(
-        self, name: str, received: Callable[[], int] = lambda: 0
-    ) -> Callable[[int, int], None]:
-        """A function that shows how many of a total are done, and the bytes received by then."""
+    def counter(self, name: str, received: Callable[[], int] = lambda: 0) -> OnProgress:
+        """Return a function that shows how many of a total are done, and the bytes received."""
         task = self._progress.add_task(name, start=False, visible=False, note="")
 
         def show(done: int, total: int) -> None:
@@ -100,7 +102,7 @@ class Stages:
         return show
 
     def training(self, total: int) -> Callable[[Mapping[str, Any]], None]:
-        """A function that shows lines of `train.jsonl`."""
+        """Return a function that shows lines of `train.jsonl`."""
         task = self._progress.add_task("training", start=False, visible=False, note="")
 
         def show(line: Mapping[str, Any]) -> None:

@@ -8,13 +8,13 @@ import typer
 from dynamics.cli.output import emit, size, table
 
 if TYPE_CHECKING:
-    from dynamics.checkpoints.catalog import Defect, PublicSeries
+    from dynamics.checkpoints.catalog.public_series import Defect, PublicSeries
 
 app = typer.Typer(help="What public checkpoint series offer and cost.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-_FOLD = 60  # a family of more series is one row, unless it is asked for
+_FOLD = 60  # longer families are shown as one row without --family
 _COLUMNS = ("name", "family", "steps", "tokens", "tied", "licence", "defects", "readable")
 
 
@@ -23,21 +23,21 @@ def list_series(
     family: Annotated[str | None, typer.Option(help="Only the series of this family.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the public series of the catalog; nothing is asked of the hub.
+    """List the public series of the catalog, without requests to the hub.
 
-    Steps are those to be expected, defects those that matter to a reader of the files today.
+    `steps` is the expected number of steps, `defects` the number of defects not yet repaired.
     """
     members = _members(family)
     rows: list[Sequence[str]] = []
     for name, series in members.items():
         shown = series if family or len(series) <= _FOLD else series[:1]
-        rows += [_row(each) for each in shown]
+        rows += [_row(member) for member in shown]
         if hidden := len(series) - len(shown):
             rows.append([f"... {hidden} more; --family {name} lists them"])
-    everything = [each for series in members.values() for each in series]
+    listed = [member for series in members.values() for member in series]
     emit(
         as_json,
-        {"series": [dict(zip(_COLUMNS, _facts(each), strict=True)) for each in everything]},
+        {"series": [dict(zip(_COLUMNS, _facts(member), strict=True)) for member in listed]},
         table([_COLUMNS, *rows]),
     )
 
@@ -48,37 +48,37 @@ def show(
         str, typer.Argument(metavar="NAME", help="Name in the catalog, or a full repository id.")
     ],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask nothing of the hub: the catalog alone.")
+        bool, typer.Option("--offline", help="Use the catalog alone; no requests to the hub.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one public series: its steps, shapes, defects, and what reading it costs.
 
-    The hub is asked which steps exist and for the index of the last one; no weights are read.
+    Requests from the hub the list of steps and the index of the last one; reads no weights.
     """
-    from dynamics.checkpoints.catalog import find
-    from dynamics.checkpoints.describe import describe
+    from dynamics.checkpoints.catalog.public_series import find
+    from dynamics.checkpoints.series_description import describe_series
 
-    known = find(name)
-    facts = describe(name)
-    if not offline and known.readable:
-        facts["hub"] = _asked(known)
+    entry = find(name)
+    facts = describe_series(name)
+    if not offline and entry.readable:
+        facts["hub"] = _hub_facts(entry)
     lines = [
         *table(_facts_shown(facts)).splitlines(),
         *_section("on the hub", _hub_shown(facts.get("hub"))),
         *_section("unverified", facts["unverified"]),
-        *_section("known defects", [_defect(each) for each in known.defects]),
+        *_section("known defects", [_defect(defect) for defect in entry.defects]),
     ]
     emit(as_json, facts, "\n".join([f"{facts['name']} ({facts['family']})", *lines]))
 
 
-def _asked(known: "PublicSeries") -> dict[str, Any]:
-    from dynamics.checkpoints.describe import hub_facts
+def _hub_facts(entry: "PublicSeries") -> dict[str, Any]:
     from dynamics.checkpoints.opening import open_public_series
+    from dynamics.checkpoints.series_description import hub_facts
     from dynamics.errors import CheckpointError
 
     try:
-        return hub_facts(open_public_series(known), known)
+        return hub_facts(open_public_series(entry), entry)
     except CheckpointError as error:
         return {"not_reached": str(error)}
 
@@ -88,22 +88,22 @@ def _hub_shown(hub: Mapping[str, Any] | None) -> list[str]:
         return []
     if "not_reached" in hub:
         return [f"not reached: {hub['not_reached']}"]
-    part, whole = hub["bytes_per_checkpoint"], hub["file_bytes_per_checkpoint"]
+    part, files = hub["bytes_per_checkpoint"], hub["file_bytes_per_checkpoint"]
     missing = ", ".join(f"{step:,}" for step in hub["missing"][:8])
     more = ", ..." if len(hub["missing"]) > 8 else ""
     return [
         f"{hub['checkpoints']:,} checkpoints, steps {hub['first']:,} to {hub['last']:,}",
-        f"expected but not there: {missing}{more}" if missing else "every expected step is there",
+        f"expected but missing: {missing}{more}" if missing else "every expected step is there",
         f"last one: {', '.join(hub['files'])}; {hub['dtype']}; {hub['rows']:,} rows; "
         f"{'tied' if hub['tied'] else 'not tied'}",
-        f"embeddings are {size(part)} of the {size(whole)} of their files, {part / whole:.1%}; in "
+        f"embeddings are {size(part)} of the {size(files)} of their files, {part / files:.1%}; in "
         f"all {size(hub['bytes'])} of {size(hub['file_bytes'])}",
         f"{hub['requests_to_index_one']} requests for the index of one",
     ]
 
 
 def _members(family: str | None) -> dict[str, list["PublicSeries"]]:
-    from dynamics.checkpoints.catalog import catalog, families
+    from dynamics.checkpoints.catalog.public_series import catalog, families
     from dynamics.errors import CheckpointError, did_you_mean
 
     if family is not None and family not in families():
@@ -116,7 +116,7 @@ def _members(family: str | None) -> dict[str, list["PublicSeries"]]:
 
 def _facts(series: "PublicSeries") -> tuple[Any, ...]:
     tokens = None if series.last is None else series.tokens_seen(series.last)
-    open_defects = sum(not each.repaired and each.kind != "explained" for each in series.defects)
+    open_defects = sum(not d.repaired and d.kind != "explained" for d in series.defects)
     return (
         series.name,
         series.family,
@@ -171,16 +171,16 @@ def _facts_shown(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _cost(cost: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if cost is None:
-        return [("cost", "not known; the shapes are not")]
-    part, whole = cost["bytes_per_checkpoint"], cost["whole_model_bytes_per_checkpoint"]
+        return [("cost", "unknown, as the shapes are unknown")]
+    part, model = cost["bytes_per_checkpoint"], cost["whole_model_bytes_per_checkpoint"]
     assumed = f" (assuming {', '.join(cost['assumed'])})" if cost["assumed"] else ""
-    share = f" of {size(whole)}, {cost['share']:.1%}" if whole else ""
+    share = f" of {size(model)}, {cost['share']:.1%}" if model else ""
     pairs = [("one checkpoint", f"{size(part)}{share}{assumed}")]
     if cost["bytes"]:
-        against = f" of {size(cost['whole_model_bytes'])}" if whole else ""
+        against = f" of {size(cost['whole_model_bytes'])}" if model else ""
         fewest, most = cost["requests"]
-        about = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        pairs.append(("whole series", f"{size(cost['bytes'])}{against}, about {about} requests"))
+        requests = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        pairs.append(("whole series", f"{size(cost['bytes'])}{against}, about {requests} requests"))
     return pairs
 
 

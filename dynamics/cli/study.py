@@ -1,4 +1,4 @@
-"""The command that does a whole study: of one training, of arms and seeds, or of public series."""
+"""The command that runs a whole study: one training, arms and seeds, or public series."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
+from dynamics.configurations import shipped_configurations
 
 if TYPE_CHECKING:
     from dynamics.config import StudySettings
-    from dynamics.study_config import ArmsStudy, SeriesStudy
+    from dynamics.study.settings import ArmsStudy, SeriesStudy
 
-Config = Annotated[Path, typer.Argument(help="Settings of the study, a YAML file.")]
+Config = Annotated[
+    Path,
+    typer.Argument(
+        help="YAML file of the settings, or the name of one that comes with the program: "
+        f"{', '.join(shipped_configurations())}."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the file."),
@@ -27,29 +34,27 @@ def study(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(
-            min=1, help="Runs at once, of a study of several: each a process with its threads."
-        ),
+        typer.Option(min=1, help="Runs at once in a study of several runs, each in a process."),
     ] = 1,
     page: Annotated[
         Path | None,
         typer.Option(
             "--report",
-            help="Page of a study of several runs, figures in a folder of its name beside it; "
-            "report.md in the folder by default.",
+            help="Page of a study of several runs; its figures go to a folder of the same name "
+            "beside it (default: report.md in the output folder).",
         ),
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train, count, track and plot into one folder; the same command goes on when interrupted.
+    """Train, count, track and plot into one folder; run the same command again to resume.
 
-    A file with arms and seeds trains each of them, one with series tracks each of them; both end
-    with a page over all of their runs.
+    A file with arms and seeds trains all of them, one with series tracks all of them; both end with
+    a page over all runs.
     """
     from dynamics.config import StudySettings
     from dynamics.errors import ConfigError
-    from dynamics.study_config import load_study
+    from dynamics.study.settings import load_study
 
     loaded = load_study(config, settings or ())
     folder = folder_of(loaded.name, output)
@@ -64,7 +69,7 @@ def study(
     if dry_run:
         show_preview(loaded, folder / "training", as_json)
         return
-    from dynamics.study import run_study
+    from dynamics.study.single import run_study
 
     with Stages() as stages:
         result = run_study(
@@ -80,7 +85,7 @@ def study(
 
 
 def folder_of(name: str, output: Path | None) -> Path:
-    """Where something goes: the folder that is given, or `runs/NAME`."""
+    """Return the output folder: `output` if given, else `runs/NAME`."""
     return output or Path("runs") / name
 
 
@@ -101,25 +106,25 @@ def _several(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from dynamics.study_config import ArmsStudy
+    from dynamics.study.settings import ArmsStudy
 
     if dry_run:
-        from dynamics.study_plans import plan_arms, plan_series
+        from dynamics.study.plans import plan_arms, plan_series
 
         expected = plan_arms(loaded) if isinstance(loaded, ArmsStudy) else plan_series(loaded)
         emit(as_json, asdict(expected), expected.describe())
         return
-    from dynamics.studies import run_arms, run_series
+    from dynamics.study.several import run_arms, run_series
 
     with Stages() as stages:
-        about = {
+        options = {
             "page": page,
             "workers": workers,
             "command": command_line(),
             "report": stages.report,
         }
         if isinstance(loaded, ArmsStudy):
-            result = run_arms(loaded, folder, **about)
+            result = run_arms(loaded, folder, **options)
         else:
-            result = run_series(loaded, folder, **about)
+            result = run_series(loaded, folder, **options)
     emit(as_json, result, f"page: {result['page']}\nfigures:", result["figures"])

@@ -13,38 +13,40 @@ if TYPE_CHECKING:
 
 
 def tokens(
-    run: Annotated[Path, typer.Argument(help="A run folder, or that of a study.")],
-    gained: Annotated[Literal["norm", "importance"], typer.Option(help="What they gained.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or a study folder.")],
+    gained: Annotated[Literal["norm", "importance"], typer.Option(help="Quantity that changed.")],
     between: Annotated[tuple[int, int], typer.Option(help="The two steps.", metavar="STEP STEP")],
     measure: Annotated[
         str | None,
         typer.Option(
-            help="Which norm, or other measure of the run: input_embedding_norm by default. With "
-            "--gained importance, what importance is correlated with."
+            help="Norm or other measure of the run (default: input_embedding_norm). With --gained "
+            "importance, the measure that importance is correlated with."
         ),
     ] = None,
     importance: Annotated[
         str | None,
         typer.Option(
-            help="Which importance: occlusion by default, or the first of the run. With --gained "
-            "norm, what the norm is correlated with."
+            help="Importance (default: occlusion, or the first of the run). With --gained norm, "
+            "the importance that the norm is correlated with."
         ),
     ] = None,
     lost: Annotated[
-        bool, typer.Option("--lost", help="List those that lost most instead.")
+        bool, typer.Option("--lost", help="List the tokens that lost most instead.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="How many tokens.")] = 20,
-    shape: Annotated[Literal["table", "json"], typer.Option("--format", help="How.")] = "table",
+    top: Annotated[int, typer.Option(min=1, help="Number of tokens.")] = 20,
+    shape: Annotated[
+        Literal["table", "json"], typer.Option("--format", help="Output format.")
+    ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """List the tokens whose norm or importance changed most between two steps.
 
-    With each comes what it did to the correlation with log frequency, which is what a trend shows.
+    Each is listed with its contribution to the change of the rank correlation.
     """
-    from dynamics.tracking.run import Run
-    from dynamics.tracking.tokens import changed_tokens
+    from dynamics.runs.changed_tokens import changed_tokens
+    from dynamics.runs.run import Run
 
-    found = changed_tokens(
+    changes = changed_tokens(
         Run(run),
         gained=gained,
         between=between,
@@ -53,19 +55,19 @@ def tokens(
         top=top,
         lost=lost,
     )
-    rows = found.astype(object).where(found.notna(), None).to_dict("records")
-    rho = [None if math.isnan(value) else value for value in found.attrs["rho"]]
-    result = {**found.attrs, "rho": rho, "tokens": rows}
-    emit(as_json or shape == "json", result, _described(found))
+    rows = changes.astype(object).where(changes.notna(), None).to_dict("records")
+    rho = [None if math.isnan(value) else value for value in changes.attrs["rho"]]
+    result = {**changes.attrs, "rho": rho, "tokens": rows}
+    emit(as_json or shape == "json", result, _as_text(changes))
 
 
-def _described(found: "pd.DataFrame") -> str:
-    of, against, steps = (found.attrs[each] for each in ("of", "against", "steps"))
-    before, after = found.attrs["rho"]
-    kind = "log change" if "_norm" in of and "error" not in found else "change"
+def _as_text(changes: "pd.DataFrame") -> str:
+    measure, against, steps = (changes.attrs[key] for key in ("of", "against", "steps"))
+    first_rho, last_rho = changes.attrs["rho"]
+    kind = "log change" if "_norm" in measure and "error" not in changes else "change"
     names = ["token", "id", "count", *(f"step {step:,}" for step in steps), kind]
-    numbers = [name for name in found.columns if name not in ("token_id", "token", "count")]
-    names += ["error"] if "error" in found else []
+    numbers = [name for name in changes.columns if name not in ("token_id", "token", "count")]
+    names += ["error"] if "error" in changes else []
     rows = [
         [
             _visible(row["token"]),
@@ -74,16 +76,17 @@ def _described(found: "pd.DataFrame") -> str:
             *(f"{row[name]:.4g}" for name in ("before", "after")),
             *(f"{row[name]:+.4g}" for name in numbers[2:]),
         ]
-        for row in found.to_dict("records")
+        for row in changes.to_dict("records")
     ]
     return (
-        f"rho of {of} with {against}: {before:+.3f} at step {steps[0]:,}, {after:+.3f} at step "
-        f"{steps[1]:,} ({found.attrs['n']:,} tokens)\n{table([[*names, 'rho change'], *rows])}"
+        f"rho of {measure} with {against}: {first_rho:+.3f} at step {steps[0]:,}, "
+        f"{last_rho:+.3f} at step {steps[1]:,} ({changes.attrs['n']:,} tokens)\n"
+        f"{table([[*names, 'rho change'], *rows])}"
     )
 
 
 def _visible(token: str) -> str:
-    """A token in a table: spaces are shown, what is not printable is an escape."""
-    from dynamics.attribution.view import visible
+    """Return a token for a table: spaces as ␣, unprintable characters as escapes."""
+    from dynamics.attribution.display import printable
 
-    return visible(token).replace(" ", "␣")
+    return printable(token).replace(" ", "␣")

@@ -1,16 +1,12 @@
-"""The command that follows a series: norms from its weights, and what its models do with tokens."""
+"""The command that tracks a series: norms from its weights, importances from its models."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from dynamics.cli.output import DryRun, Json, Stages, command_line, emit
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
+from dynamics.tracking.executors import executor_for
 
 
 def track(
@@ -27,7 +23,7 @@ def track(
     counts: Annotated[
         str,
         typer.Option(
-            help="counts.parquet; 'auto' takes the series' own; 'none' follows norms alone."
+            help="A counts.parquet; 'auto' finds that of the series; 'none' measures norms alone."
         ),
     ] = "auto",
     steps: Annotated[
@@ -39,24 +35,25 @@ def track(
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Read these rows only, 0:1000 or 5,17,290; what needs every row is left out."
+            help="Read only these rows, 0:1000 or 5,17,290; measures that need every row are left "
+            "out."
         ),
     ] = None,
     allow_flagged: Annotated[
-        bool, typer.Option("--allow-flagged", help="Keep steps of a hub that the audit doubts.")
+        bool, typer.Option("--allow-flagged", help="Keep steps of a hub that the audit flags.")
     ] = False,
     exposure: Annotated[
         Literal["auto", "exact"],
         typer.Option(
-            help="'exact' reads a public series' token stream up to the last step; 'auto' counts "
-            "exposure for local trainings only."
+            help="'exact' reads the token stream of a public series up to the last step; 'auto' "
+            "counts exposure of local trainings only."
         ),
     ] = "auto",
     stream: Annotated[
         Path | None,
         typer.Option(
-            help="The token stream the series was trained on, a file of ids in training order, to "
-            "count exact exposure from."
+            help="File of token ids that the series was trained on, in training order, to count "
+            "exact exposure."
         ),
     ] = None,
     sequence_length: Annotated[
@@ -71,30 +68,31 @@ def track(
     ] = None,
     stream_dtype: Annotated[
         str | None,
-        typer.Option(help="Type of the ids in --stream, unless its header tells it (uint16)."),
+        typer.Option(help="Type of the ids in --stream (default: by its header, else uint16)."),
     ] = None,
     importance: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Run the models and measure importances of tokens: all, or names with commas; "
-            "may be given several times.",
+            help="Run the models and measure these importances of tokens: all, or names with "
+            "commas; may be given several times.",
         ),
     ] = None,
     surgery: Annotated[
-        bool, typer.Option("--surgery", help="Held-out loss after surgery on the norms.")
+        bool,
+        typer.Option("--surgery", help="Measure the held-out loss after surgery on the norms."),
     ] = False,
     agreement: Annotated[
         bool,
         typer.Option(
-            "--agreement", help="Agreement of attribution methods with occlusion within inputs."
+            "--agreement", help="Compare attribution methods with occlusion within inputs."
         ),
     ] = False,
     probe: Annotated[
         str | None,
         typer.Option(
-            help="Text or token stream that the models are run on; by default the series' own "
-            "training stream, and its held-out rows."
+            help="Text or token stream that the models are run on (default: the training stream of "
+            "the series and its held-out rows)."
         ),
     ] = None,
     text_column: Annotated[
@@ -103,30 +101,30 @@ def track(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Split of --probe, where it is a data set, a folder or a pattern, or all "
-            "(default: train, where there are splits)."
+            help="Split of --probe if it is a data set, a folder or a pattern, or all (default: "
+            "train, where there are splits)."
         ),
     ] = None,
     format_name: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Read --probe as text, json, csv, parquet or arrow, whatever it seems to hold.",
+            help="Read --probe as text, json, csv, parquet or arrow instead of guessing.",
         ),
     ] = None,
     probe_dtype: Annotated[
         str | None,
         typer.Option(
-            help="Type of the ids in --probe, where it is a file of ids whose header does not tell "
-            "it (uint16, or uint32 for more than 65,536 entries)."
+            help="Type of the ids in --probe if it is a file of ids (default: by its header, else "
+            "uint16, or uint32 for more than 65,536 entries)."
         ),
     ] = None,
     separator: Annotated[
         str | None,
-        typer.Option(help="Text between the documents of --probe, '<|endoftext|>' for one."),
+        typer.Option(help="Text between the documents of --probe, such as '<|endoftext|>'."),
     ] = None,
     probe_tokens: Annotated[
-        str | None, typer.Option(metavar="IDS", help="Probe these tokens as well: 5,17.")
+        str | None, typer.Option(metavar="IDS", help="Also probe these tokens: 5,17.")
     ] = None,
     probe_size: Annotated[
         int, typer.Option(help="Tokens to probe in each of 10 strata of frequency.")
@@ -134,23 +132,25 @@ def track(
     contexts: Annotated[int, typer.Option(help="Contexts of each probed token.")] = 16,
     context_length: Annotated[int, typer.Option(help="Tokens of a context.")] = 64,
     live_steps: Annotated[
-        str, typer.Option(help="At which of the steps the models are run.")
+        str, typer.Option(help="Steps, among the tracked ones, at which the models are run.")
     ] = "all",
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models are run.")
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device that the models are run on.")
     ] = "auto",
-    everything: Annotated[
+    all_measures: Annotated[
         bool,
-        typer.Option("--all", help="Take slow measures too, and all rows where some would do."),
+        typer.Option(
+            "--all", help="Also take slow measures, and use all rows instead of a sample."
+        ),
     ] = False,
     workers: Annotated[
         int,
         typer.Option(
-            min=1, help="Checkpoints under way at once, on threads; on a cluster at least."
+            min=1, help="Checkpoints to measure at once, on threads; on a cluster at least."
         ),
     ] = 1,
     dask: Annotated[
-        str | None, typer.Option(help="Address of a dask scheduler that does the work instead.")
+        str | None, typer.Option(help="Address of a dask scheduler to measure on.")
     ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -159,28 +159,28 @@ def track(
 
     Steps that cannot be measured are left out, and the same command adds them once they can be; so
     are steps of a hub that the cheap audit flags, unless --allow-flagged. With --importance,
-    --surgery or --agreement the model of each step is run as well. They can be added to a run that
-    is there, once and all together.
+    --surgery or --agreement the model of each step is run as well. These can be added to an
+    existing run, but only once: a run folder holds one set of their settings.
     """
     from dynamics.checkpoints.opening import open_any
     from dynamics.errors import ConfigError
+    from dynamics.runs.findings import last_step_table
     from dynamics.tracking.cost import live_cost, track_cost
     from dynamics.tracking.exposed import open_exposed
-    from dynamics.tracking.origin import find_counts
     from dynamics.tracking.probe_text import ProbeReading
-    from dynamics.tracking.summary import last_step_table
     from dynamics.tracking.track import track as track_series
+    from dynamics.tracking.training_data import find_counts
 
     reading = ProbeReading(text_column, split, format_name, probe_dtype, separator)
     if reading != ProbeReading() and probe is None:
         raise ConfigError(
-            "--text-column, --split, --format, --probe-dtype and --separator tell how --probe is "
-            "read; give --probe"
+            "--text-column, --split, --format, --probe-dtype and --separator are settings of "
+            "--probe; give --probe"
         )
     live = None
     if importance or surgery or agreement:
         from dynamics.importance.probes import ProbeSettings
-        from dynamics.tracking.live import LiveSettings
+        from dynamics.tracking.live_stage import LiveSettings
 
         live = LiveSettings(
             importance=tuple(
@@ -203,32 +203,32 @@ def track(
         )
     elif probe or probe_tokens:
         raise ConfigError(
-            "nothing is probed without --importance, --surgery or --agreement; give one of them"
+            "--probe and --probe-tokens need --importance, --surgery or --agreement; give one"
         )
     if dry_run:
         cost = track_cost(opened := open_any(series), steps, rows)
         running = live and live_cost(opened, steps, live)
-        told = [each.describe() for each in (cost, running) if each]
-        emit(as_json, cost.__dict__ | {"live": running and running.__dict__}, "\n".join(told))
+        texts = [part.describe() for part in (cost, running) if part]
+        emit(as_json, cost.__dict__ | {"live": running and running.__dict__}, "\n".join(texts))
         return
     if output is None:
-        raise ConfigError("give the run folder with -o")
+        raise ConfigError("tracking needs a run folder; give it with -o")
     exposed = open_exposed(stream, sequence_length, batch_size, stream_dtype)
     opened = open_any(series)
-    with Stages() as stages, _executor(workers, dask) as (executor, ahead):
-        found = find_counts(
+    with Stages() as stages, executor_for(workers, dask) as (executor, ahead):
+        token_counts = find_counts(
             opened, counts, report=stages.report, on_progress=stages.counter("counting")
         )
         run = track_series(
             opened,
             output,
-            counts=found,
+            counts=token_counts,
             steps=steps,
             rule=rule,
             rows=rows,
             command=command_line(),
             allow_flagged=allow_flagged,
-            everything=everything,
+            everything=all_measures,
             exposure=exposure,
             exposed=exposed,
             live=live,
@@ -239,37 +239,17 @@ def track(
             on_live=stages.counter("running the model", lambda: opened.traffic.received),
         )
     result: dict[str, object] = {"run": str(output)}
-    if left_out := run.info["series"]["left_out"]:
+    if left_out := run.record.series.left_out:
         result["left_out"] = left_out
     emit(as_json, result, f"{last_step_table(run)}\nrun: {output}")
 
 
-def _token_ids(written: str | None) -> tuple[int, ...]:
+def _token_ids(text: str | None) -> tuple[int, ...]:
     from dynamics.errors import ConfigError
 
     try:
-        return tuple(int(each) for each in written.split(",")) if written else ()
+        return tuple(map(int, text.split(","))) if text else ()
     except ValueError as error:
         raise ConfigError(
-            f"cannot read the token ids {written!r}; give numbers with commas, such as 5,17"
+            f"cannot read the token ids {text!r}; give numbers with commas, such as 5,17"
         ) from error
-
-
-@contextmanager
-def _executor(workers: int, dask: str | None) -> Iterator[tuple["Executor | None", int]]:
-    """Threads, a cluster, or None for this thread; and the checkpoints under way at once."""
-    if dask is not None:
-        from dynamics.tracking.cluster import dask_executor
-
-        with dask_executor(dask) as (executor, threads):
-            yield executor, max(workers, threads)
-    elif workers > 1:
-        from concurrent.futures import ThreadPoolExecutor
-
-        pool = ThreadPoolExecutor(workers)
-        try:
-            yield pool, workers
-        finally:
-            pool.shutdown(cancel_futures=True)
-    else:
-        yield None, 1

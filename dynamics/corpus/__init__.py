@@ -1,1 +1,1 @@
-"""Text to a token stream on disk, and the stream to counts."""
+"""Corpora: from text to a token stream on disk, and from the stream to counts."""

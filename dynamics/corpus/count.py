@@ -1,16 +1,16 @@
-"""Counting whatever is given: text in any form, a token stream, or that of a public series."""
+"""Counts of a corpus in any form: text, a token stream, or the stream of a public series."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
-from dynamics.corpus.information import InformationSettings, OnPass
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
-from dynamics.corpus.sample_blocks import OnProgress
-from dynamics.corpus.sources import documents
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.information.gain import InformationSettings, OnPass
+from dynamics.corpus.public.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
+from dynamics.corpus.public.sample_blocks import OnProgress
+from dynamics.corpus.tokenizers.loading import load_tokenizer
+from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TOKENS, open_stream
 from dynamics.errors import CorpusError
 
@@ -38,28 +38,28 @@ def count_corpus(
     """Count the tokens of a corpus.
 
     Args:
-        corpus: A source of text as in `sources.documents`, or a token stream: a training folder,
+        corpus: A source of text as in `corpora.documents`, or a token stream: a training folder,
             its `tokens.bin`, or with `sequence_length` any file of ids; or a public series whose
             token stream is known, of which a sample is counted.
         tokenizer: Folder, `tokenizer.json` or hub name; None takes the one of the training folder
             or of the public series.
-        vocab_size: Rows of the model, where they are not as many as the tokenizer's entries.
+        vocab_size: Rows of the model, if they differ from the number of the tokenizer's entries.
         text_column: Column that holds the text, where there are columns.
         split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
-        max_documents: Read no more documents of a text.
-        format_name: Read files of text in this format, whatever they seem to hold.
-        sequence_length: T of a stream of rows of T + 1 ids that is not ours.
-        dtype: Type on disk of a stream that is not ours, uint16 by default.
-        sample_tokens: Tokens of the sample of a public series.
-        information: Count information gain as well; not of a sample.
-        contiguous: The rows of a stream that is not ours follow one another in the text, so that
-            pairs of information gain may cross their ends.
-        separator: Text between documents; a text is split where it stands.
-        allow_loss: Whether more than 1 % of a text may become no token.
-        report: Called with lines that name what is fetched, which files are passed over, what was
-            found in the text, and what takes much memory.
-        on_progress: Called with how many blocks of a sample are done, and how many there are.
-        on_pass: Called with how many passes of information gain are done, and how many there are.
+        max_documents: Largest number of documents that are read.
+        format_name: Read files of text in this format, whatever their names and contents suggest.
+        sequence_length: T of a third-party stream of rows of T + 1 ids.
+        dtype: Type of the ids of a third-party stream, uint16 by default.
+        sample_tokens: Number of tokens to sample from a public series.
+        information: Count information gain as well; not possible for a sample.
+        contiguous: The rows of a third-party stream follow one another in the text, so that pairs
+            of information gain may cross their ends.
+        separator: Text between documents; a text is split at every occurrence.
+        allow_loss: Accept a text of which more than 1 % becomes no token.
+        report: Called with lines on fetched files, skipped files, findings in the text, and large
+            use of memory.
+        on_progress: Called with the number of blocks of a sample that are done, and of all blocks.
+        on_pass: Called with the number of passes of information gain that are done, and of all.
 
     Raises:
         CorpusError: The corpus cannot be read, is empty, needs a tokenizer, or too much of it

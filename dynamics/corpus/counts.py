@@ -1,32 +1,32 @@
-"""Token counts of a corpus: a table with a row per vocabulary entry, and the file that keeps it."""
+"""Token counts of a corpus: a table with a row per vocabulary entry, and its file."""
 
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information import InformationSettings, OnPass, information_columns
-from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.pairs import TextCollector
-from dynamics.corpus.spelling import piece_marks
+from dynamics.corpus.information.gain import InformationSettings, OnPass, information_columns
+from dynamics.corpus.information.pairs import TextCollector
 from dynamics.corpus.tally import Tally
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import (
+from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
     tokenize,
     tokenizer_sha256,
     vocabulary_size,
 )
+from dynamics.corpus.tokenizers.spelling import piece_marks
+from dynamics.corpus.tokenizers.text_checks import TextChecks
+from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
 from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
-from dynamics.corpus.vocabulary_rows import check_rows, cut_to_rows
+from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
 
@@ -39,34 +39,34 @@ _METADATA_KEY = b"dynamics.counts"
 
 @dataclass(frozen=True)
 class CountsInfo:
-    """Where counts come from.
+    """Provenance of counts: tokenizer, corpus and settings.
 
     Attributes:
         tokenizer_sha256: Digest of the tokenizer.
-        corpus_digest: SHA-256 over the documents, or of the file of a stream of others; over the
+        corpus_digest: SHA-256 over the documents, or of the file of a third-party stream; over the
             digests of its files where there are several.
         tokens_counted: Sum of the counts.
         vocab_size: Rows of the table.
-        continuation_prefix: Begins the text of tokens that go on with a word (`##`), None where
-            none is so marked.
-        word_end_suffix: Ends the text of tokens that end a word (`</w>`), None where none is so
-            marked.
-        lost_share: Share of the text's characters that became no token (`text_loss`); None of a
+        continuation_prefix: Prefix of tokens that continue a word (`##`), None where the vocabulary
+            has none.
+        word_end_suffix: Suffix of tokens that end a word (`</w>`), None where the vocabulary has
+            none.
+        lost_share: Share of the text's characters that became no token (`text_loss`); None for a
             stream.
-        unknown_share: Share of them that became the unknown token; None of a stream.
-        window: Tokens either side that information gain looks at, None without information gain.
+        unknown_share: Share of them that became the unknown token; None for a stream.
+        window: Context tokens to either side in information gain, None without information gain.
         pairs: Pairs of each token in information gain of equal counts, None without.
-        shuffles: Shuffled corpora that correct Oyama's window, None without.
-        information_seed: Seed of those shuffles, None without.
-        contiguous: Whether pairs cross the ends of rows in a stream of others; None of text and of
-            our own streams, and without information gain.
-        dynamics_version: Version that counted.
-        sampled_from: Repository and commit of the stream of which a sample was counted; None, and
-            all that follows as well, where all of the corpus was.
+        shuffles: Number of shuffled corpora that correct Oyama's window, None without.
+        information_seed: Seed of the shuffles, None without them.
+        contiguous: True if pairs cross the ends of rows in a third-party stream; None for text, for
+            streams that `dynamics` wrote, and without information gain.
+        dynamics_version: Version of `dynamics` that counted.
+        sampled_from: Repository and commit of the stream of which a sample was counted; None,
+            like all fields below, where the whole corpus was counted.
         stream_tokens: Tokens of that stream.
         blocks: Blocks of the sample.
         block_rows: Rows of a block.
-        seed: Seed that chose them.
+        seed: Seed of the choice of blocks.
     """
 
     tokenizer_sha256: str
@@ -82,7 +82,7 @@ class CountsInfo:
     shuffles: int | None = None
     information_seed: int | None = None
     contiguous: bool | None = None
-    dynamics_version: str = field(default_factory=lambda: version("dynamics"))
+    dynamics_version: str = VERSION
     sampled_from: str | None = None
     stream_tokens: int | None = None
     blocks: int | None = None
@@ -103,13 +103,17 @@ class Counts:
             token's. Counts of a sample are those of the sample; there `relative_frequency`
             estimates the token's share of the stream, and `relative_frequency_se` is the standard
             error of that (null for a token not met).
-        info: Where they come from.
-        name: What messages call them, the path of a file that was read.
+        info: Provenance of the counts.
+        name: Name in messages: the path of a file that was read.
     """
 
     table: pd.DataFrame
     info: CountsInfo
     name: str = "the counts"
+
+    def __repr__(self) -> str:
+        entries, tokens = len(self.table), self.info.tokens_counted
+        return f"<Counts {self.name}: {entries:,} entries, {tokens:,} tokens>"
 
     def write(self, path: Path) -> None:
         """Write a parquet file, whole or not at all; equal counts give equal bytes."""
@@ -134,32 +138,32 @@ def count_stream(
 ) -> Counts:
     """Count one pass of a token stream, every id of every row.
 
-    Documents are told apart by the end-of-text token, which counts as part of the document it ends.
-    In our own streams the permutation of the rows is undone first, so document counts are exact
-    (rows that are held out end documents, but are not counted); streams of others are read in file
-    order, where rows that were shuffled join what was apart.
+    Documents end with the end-of-text token, which counts as part of the document it ends. In a
+    stream that `dynamics` wrote the permutation of the rows is undone first, so that document
+    counts are exact (held-out rows end documents, but are not counted). Third-party streams are
+    read in file order, where shuffled rows join parts of different documents.
 
     Args:
-        stream: Ours or another's.
-        tokenizer: The one that made the ids.
+        stream: A stream written by `dynamics`, or a third-party one.
+        tokenizer: The tokenizer that made the ids.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `twin` as far as
-            the stream has any, then `padding`; special or added entries beyond them that never
+            the stream has twins, then `padding`; special or added entries beyond them that never
             occur are left out.
         information: Count information gain as well, which holds the stream in memory.
-        contiguous: For information gain of a stream of others: its rows follow one another in the
+        contiguous: For information gain of a third-party stream: its rows follow one another in the
             text. Otherwise they may have been shuffled, and no pair crosses their ends.
-        report: Receives a line for what a reader of the counts should know.
-        on_pass: Called with how many passes of information gain are done, and how many there are.
+        report: Receives a line for each fact that a reader of the counts should know.
+        on_pass: Called with the number of passes of information gain that are done, and of all.
 
     Raises:
         MismatchError: The stream was made by another tokenizer, or `vocab_size` is too small.
         CorpusError: The stream holds an id beyond the vocabulary.
     """
     sha256 = tokenizer_sha256(tokenizer)
-    if (made_with := stream.info.tokenizer_sha256) not in (None, sha256):
+    if (stream_sha256 := stream.info.tokenizer_sha256) not in (None, sha256):
         raise MismatchError(
-            f"{stream.path} was made with tokenizer {made_with[:12]}, the one "
-            f"given is {sha256[:12]}; give the tokenizer of the training folder"
+            f"{stream.path} was made with tokenizer {stream_sha256[:12]}, the one given is "
+            f"{sha256[:12]}; give the tokenizer of the training folder"
         )
     vocab_size = vocab_size or stream.info.id_count
     check_rows(tokenizer, vocab_size)
@@ -177,14 +181,14 @@ def count_stream(
             collector.add(ids, owners + pieces)
     table = _with_twins(_table(tally, tokenizer, rows), stream.info.twins or {})
     digest = stream.info.corpus_digest or stream.digest
-    others = information is not None and stream.info.row_order != ROW_ORDER
+    third_party = information is not None and stream.info.row_order != ROW_ORDER
     info = CountsInfo(
         sha256,
         digest,
         tally.tokens,
         rows,
         *piece_marks(tokenizer.backend_tokenizer),
-        contiguous=contiguous if others else None,
+        contiguous=contiguous if third_party else None,
     )
     counts = _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
     return _cut(counts, vocab_size, report)
@@ -200,18 +204,18 @@ def count_documents(
     report: Report = lambda line: None,
     on_pass: OnPass = lambda done, total: None,
 ) -> Counts:
-    """Count the tokens of documents in the order given, without any between them.
+    """Count the tokens of documents in their order, without any token between them.
 
     Args:
-        documents: Text.
-        tokenizer: Applied to each document as a whole.
+        documents: Documents of text.
+        tokenizer: Tokenizer, applied to each document as a whole.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`, and
             special or added entries beyond them that never occur are left out.
         information: Count information gain as well, which holds the tokens in memory.
-        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
-        report: Receives a line for what a reader of the counts should know of the text, and for a
-            large document that cannot be cut, which takes memory.
-        on_pass: Called with how many passes of information gain are done, and how many there are.
+        allow_loss: Accept that more than 1 % of the text becomes no token (`text_loss`).
+        report: Receives a line for each finding in the text, and for a large document that cannot
+            be cut, which takes memory.
+        on_pass: Called with the number of passes of information gain that are done, and of all.
 
     Raises:
         CorpusError: There is no text, or too much of it becomes no token.
@@ -246,13 +250,13 @@ def count_documents(
 
 
 def _table(tally: Tally, tokenizer: "PreTrainedTokenizerFast", rows: int) -> pd.DataFrame:
-    """The table of counts; what occurs is reachable, whatever was tried."""
+    """Table of counts; a token that occurs is not called unreachable."""
     kinds = token_kinds(tokenizer, rows, occurring=tally.occurring)
     return tally.table(token_surfaces(tokenizer, rows), kinds)
 
 
 def _cut(counts: Counts, rows: int | None, report: Report) -> Counts:
-    """The counts without special and added entries at their end that have no row of the model."""
+    """Cut special and added entries at the end of the counts for which the model has no row."""
     if rows is None or rows >= len(counts.table):
         return counts
     difference = f"the tokenizer has {len(counts.table)} entries, the vocabulary only {rows} rows"
@@ -277,17 +281,19 @@ def read_counts(path: Path | str) -> Counts:
         info = CountsInfo(**json.loads((table.schema.metadata or {})[_METADATA_KEY]))
         frame = table.to_pandas().astype({"document_count": "Int64"})
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path} holds no counts of ours ({error}); count again") from error
+        raise CorpusError(
+            f"{path} is not a file of counts written by `dynamics count` ({error}); count again"
+        ) from error
     return Counts(frame, info, str(path))
 
 
 def check_tokenizer(counts: Counts, sha256: str, name: str) -> None:
-    """Refuse to join counts with something of another tokenizer.
+    """Refuse to join counts with data of another tokenizer.
 
     Args:
         counts: Counts of one tokenizer.
         sha256: Digest of the tokenizer of `name`.
-        name: The model, series or file they are to be joined with.
+        name: The model, series or file that the counts are joined with.
 
     Raises:
         MismatchError: The digests differ.
@@ -306,15 +312,16 @@ def _with_information(
     settings: InformationSettings | None,
     on_pass: OnPass,
 ) -> Counts:
-    """The counts, with the columns of information gain where it was asked for."""
+    """Add the columns of information gain if they were requested."""
     if collector is None or settings is None:
         return counts
-    after, before = word_edges(tokenizer, len(counts.table))
+    joins_next, joins_previous = word_edges(tokenizer, len(counts.table))
     if "twin_of" in counts.table:
         twin_of = counts.table["twin_of"].to_numpy()
-        spelt = np.where(twin_of >= 0, twin_of, np.arange(len(twin_of)))
-        after, before = after[spelt], before[spelt]
-    columns = information_columns(collector.text(), (after, before), settings, on_pass=on_pass)
+        originals = np.where(twin_of >= 0, twin_of, np.arange(len(twin_of)))
+        joins_next, joins_previous = joins_next[originals], joins_previous[originals]
+    edges = joins_next, joins_previous
+    columns = information_columns(collector.text(), edges, settings, on_pass=on_pass)
     info = replace(
         counts.info,
         window=settings.window,
@@ -326,7 +333,7 @@ def _with_information(
 
 
 def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
-    """The table in which twins are called so, and after the tokens they stand for."""
+    """Set kind `twin` for twin rows, and their `token` to the original's."""
     if not twins:
         return table
     originals, twin_ids = list(twins), list(twins.values())
@@ -340,18 +347,20 @@ def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
 def _in_source_order(
     stream: TokenStream, end: int | None, contiguous: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Chunks of ids, with the numbers of the document and of the running text each belongs to.
+    """Chunks of ids, with the number of the document and of the running text of each id.
 
-    Our permutation is undone. Rows that are held out are read for the documents that end there, and
-    left out; running text ends with them, and in a shuffled stream of others with every row.
+    The permutation of `dynamics` is undone. Held-out rows are read for the documents that end
+    there, and left out; running text ends at them, and in a shuffled third-party stream at every
+    row.
     """
-    torn = stream.info.row_order != ROW_ORDER and not contiguous
-    ended = torn_off = 0
+    rows_are_torn = stream.info.row_order != ROW_ORDER and not contiguous
+    document_count = piece_count = 0
     for rows, trained in _source_rows(stream):
         ends = rows == end if end is not None else np.zeros(rows.shape, bool)
-        owners = ended + np.cumsum(ends).reshape(rows.shape) - ends
-        pieces = torn_off + np.cumsum(np.ones(len(rows), bool) if torn else ~trained)
-        ended, torn_off = ended + int(ends.sum()), int(pieces[-1])
+        # The end-of-text token belongs to the document that it ends.
+        owners = document_count + np.cumsum(ends).reshape(rows.shape) - ends
+        pieces = piece_count + np.cumsum(np.ones(len(rows), bool) if rows_are_torn else ~trained)
+        document_count, piece_count = document_count + int(ends.sum()), int(pieces[-1])
         ids = rows[trained].reshape(-1)
         if len(ids):
             width = rows.shape[1]
@@ -359,7 +368,7 @@ def _in_source_order(
 
 
 def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of rows in source order, held-out ones among them, and which are trained on."""
+    """Chunks of rows in source order, held-out rows included, and the mask of trained rows."""
     rows_per_chunk = max(1, TOKENS_PER_CHUNK // (stream.sequence_length + 1))
     if stream.info.row_order != ROW_ORDER:
         for start in range(0, stream.rows, rows_per_chunk):
@@ -368,14 +377,15 @@ def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]
         return
     held_out = open_held_out(stream.path.parent)
     rows = stream.rows + stream.info.held_out_rows
-    place = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
+    # Position in the permuted stream of each row of the source.
+    stream_rows = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
     for start in range(0, rows, rows_per_chunk):
-        places = place[start : start + rows_per_chunk]
-        trained = places < stream.rows
-        chunk = np.empty((len(places), stream.sequence_length + 1), stream.ids.dtype)
-        chunk[trained] = stream.ids[places[trained]]
+        indices = stream_rows[start : start + rows_per_chunk]
+        trained = indices < stream.rows
+        chunk = np.empty((len(indices), stream.sequence_length + 1), stream.ids.dtype)
+        chunk[trained] = stream.ids[indices[trained]]
         if held_out is not None:
-            chunk[~trained] = held_out.ids[places[~trained] - stream.rows]
+            chunk[~trained] = held_out.ids[indices[~trained] - stream.rows]
         yield chunk, trained
 
 

@@ -1,4 +1,4 @@
-"""How often each token was seen up to a step of training, as input and as target."""
+"""Exposure: occurrences of each token up to a step of training, as input and as target."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,11 +13,11 @@ Exposure = tuple[np.ndarray, np.ndarray]
 
 
 def exposure(stream: TokenStream, step: int, batch_size: int, vocab_size: int) -> Exposure:
-    """Times each token was an input and a target in steps 0 to `step` - 1.
+    """Count how often each token was an input and a target in steps 0 to `step` - 1.
 
     Args:
-        stream: What training consumes.
-        step: Number of steps done; after none, nothing was seen.
+        stream: The stream that training consumes.
+        step: Number of steps done; for 0 all counts are 0.
         batch_size: Rows per step.
         vocab_size: V, more than the largest id.
 
@@ -33,29 +33,29 @@ def exposure(stream: TokenStream, step: int, batch_size: int, vocab_size: int) -
 def exposures(
     stream: TokenStream, steps: Iterable[int], batch_size: int, vocab_size: int
 ) -> Iterator[Exposure]:
-    """The same for several steps, cheapest when they ascend: what was counted is not read again.
+    """Exposure at several steps, cheapest when they ascend: no row is then read twice.
 
-    Exposure is full passes plus a prefix of the pass at hand; the prefix is carried from step to
+    Exposure is full passes plus a prefix of the current pass; the prefix is carried from step to
     step.
 
     Raises:
         CorpusError: The stream holds an id that is not in 0 to `vocab_size` - 1.
     """
-    whole: np.ndarray | None = None
+    full_pass: np.ndarray | None = None
     prefix = np.zeros((2, vocab_size), np.int64)
-    at = 0
+    counted_rows = 0
     for step in steps:
         passes, row = divmod(step * batch_size, stream.rows)
-        if passes and whole is None:
-            whole = prefix + _uses(stream, at, stream.rows, vocab_size)
-        if at > 2 * row:  # nearer from the beginning than back
-            prefix, at = np.zeros_like(prefix), 0
-        if row >= at:
-            prefix += _uses(stream, at, row, vocab_size)
+        if passes and full_pass is None:
+            full_pass = prefix + _uses(stream, counted_rows, stream.rows, vocab_size)
+        if counted_rows > 2 * row:  # counting from the start reads less than subtracting
+            prefix, counted_rows = np.zeros_like(prefix), 0
+        if row >= counted_rows:
+            prefix += _uses(stream, counted_rows, row, vocab_size)
         else:
-            prefix -= _uses(stream, row, at, vocab_size)
-        at = row
-        inputs, targets = prefix.copy() if whole is None else passes * whole + prefix
+            prefix -= _uses(stream, row, counted_rows, vocab_size)
+        counted_rows = row
+        inputs, targets = prefix.copy() if full_pass is None else passes * full_pass + prefix
         yield inputs, targets
 
 
@@ -64,7 +64,7 @@ def _uses(stream: TokenStream, start: int, stop: int, vocab_size: int) -> np.nda
 
 
 def count_uses(rows: np.ndarray, vocab_size: int, where: str) -> np.ndarray:
-    """Counts as input and as target in rows of T + 1 ids: all but the last or the first column.
+    """Count ids as inputs and as targets in rows of T + 1: without the last or the first column.
 
     Returns:
         int64, of shape (2, vocab_size).
@@ -72,19 +72,19 @@ def count_uses(rows: np.ndarray, vocab_size: int, where: str) -> np.ndarray:
     Raises:
         CorpusError: An id is not in 0 to `vocab_size` - 1.
     """
-    everything, last, first = (
+    total, last, first = (
         count_ids(ids, vocab_size, where) for ids in (rows.reshape(-1), rows[:, -1], rows[:, 0])
     )
-    return np.stack([everything - last, everything - first])
+    return np.stack([total - last, total - first])
 
 
 def count_ids(ids: np.ndarray, vocab_size: int, where: str) -> np.ndarray:
-    """Occurrences of each id in a flat array, read in chunks; none in an empty one.
+    """Count each id of a flat array, read in chunks; an empty array gives zeros.
 
     Args:
         ids: One axis, unsigned or signed integers, a memory map or not.
         vocab_size: V, more than the largest id.
-        where: What messages call the array.
+        where: Name of the array in messages.
 
     Raises:
         CorpusError: An id is not in 0 to `vocab_size` - 1.

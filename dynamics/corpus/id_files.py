@@ -1,7 +1,7 @@
 """Files of token ids that other tools wrote: their headers, and whether the type fits the ids.
 
-Flat arrays (nanoGPT, Pythia, OLMo) do not tell the type of their ids. Read in a wrong one, most ids
-are 0 in every second place, or larger than any vocabulary, and counts of them look like counts.
+Flat arrays (nanoGPT, Pythia, OLMo) do not state the type of their ids. Read in a wrong type, every
+second id is 0, or ids are larger than any vocabulary, and their counts still look like counts.
 """
 
 import struct
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.corpus.signatures import HEAD_BYTES, signature_of
+from dynamics.corpus.documents.signatures import HEAD_BYTES, signature_of
 from dynamics.errors import CorpusError
 
 DEFAULT_DTYPE = "uint16"
@@ -32,12 +32,12 @@ _MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8
 
 @dataclass(frozen=True)
 class Layout:
-    """How ids lie in a file, as a header in it or beside it says.
+    """Type and position of the ids in a file, according to a header in it or beside it.
 
     Attributes:
-        dtype: Numpy's name of their type.
+        dtype: Numpy's name of the type.
         offset: Bytes before the first id.
-        header: What says so, as messages name it.
+        header: Name of the header in messages.
     """
 
     dtype: str
@@ -48,19 +48,18 @@ class Layout:
 def open_ids(path: Path, dtype: str | None, vocab_size: int | None = None) -> np.ndarray:
     """Open a file of token ids as one flat memory map.
 
-    Headers of numpy, llm.c and (in the .idx beside) Megatron tell the type. Where there is none,
-    the ids are read in the type that is named, and refused where a sample of them shows that it is
-    another.
+    Headers of numpy, llm.c and Megatron (in the .idx file beside) state the type. Without a
+    header, the ids are read in the type given, and refused if a sample of them shows that it is
+    wrong.
 
     Args:
         path: The file.
-        dtype: Type of the ids; None for what a header says, else `uint16`, or `uint32` for a
-            vocabulary that needs it.
+        dtype: Type of the ids; None for the type in the header, without one `uint16`, or `uint32`
+            for a vocabulary that needs it.
         vocab_size: Entries of the vocabulary, where known.
 
     Raises:
-        CorpusError: It is empty, holds no integers or something else than ids, is cut, or its type
-            is another.
+        CorpusError: The file is empty, cut, holds something other than ids, or ids of another type.
     """
     try:
         np.dtype(dtype or DEFAULT_DTYPE)
@@ -69,7 +68,7 @@ def open_ids(path: Path, dtype: str | None, vocab_size: int | None = None) -> np
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
-        raise CorpusError(f"{path} holds nothing, expected integers")
+        raise CorpusError(f"{path} is empty; expected integers")
     if head.startswith(b"\x93NUMPY"):
         return _open_numpy(path, dtype)
     layout = _llm_c_layout(path, head) or _megatron_layout(path)
@@ -79,7 +78,7 @@ def open_ids(path: Path, dtype: str | None, vocab_size: int | None = None) -> np
         layout = Layout(dtype or ("uint32" if needs_more else DEFAULT_DTYPE), 0, "")
     elif dtype is not None and not _same_ids(dtype, layout.dtype):
         raise CorpusError(
-            f"{layout.header} says that the ids of {path} are {layout.dtype}, but {dtype} was "
+            f"{layout.header} states that the ids of {path} are {layout.dtype}, but {dtype} was "
             f"given; leave the type out ({_OPTIONS})"
         )
     itemsize = np.dtype(layout.dtype).itemsize
@@ -104,17 +103,17 @@ def _open_numpy(path: Path, dtype: str | None) -> np.ndarray:
         raise CorpusError(f"{path} cannot be read: {error}; write or fetch it again") from error
     if dtype is not None and not _same_ids(dtype, ids.dtype.str):
         raise CorpusError(
-            f"the header of {path} says that its ids are {ids.dtype}, but {dtype} was given; leave "
-            f"the type out ({_OPTIONS})"
+            f"the header of {path} states that its ids are {ids.dtype}, but {dtype} was given; "
+            f"leave the type out ({_OPTIONS})"
         )
     return ids
 
 
 def _llm_c_layout(path: Path, head: bytes) -> Layout | None:
-    """The layout of a file with the header of llm.c, None for others.
+    """Layout of a file with the header of llm.c, None for other files.
 
     Raises:
-        CorpusError: The header tells another number of ids than there are.
+        CorpusError: The header states another number of ids than the file holds.
     """
     if len(head) < _LLM_C_HEADER:
         return None
@@ -125,17 +124,17 @@ def _llm_c_layout(path: Path, head: bytes) -> Layout | None:
     expected, size = number * np.dtype(dtype).itemsize, path.stat().st_size - _LLM_C_HEADER
     if size != expected:
         raise CorpusError(
-            f"{path} is cut: its header (llm.c) tells {number:,} ids of {dtype}, {expected:,} "
+            f"{path} is cut: its header (llm.c) states {number:,} ids of {dtype}, {expected:,} "
             f"bytes, but {size:,} follow; fetch or write it again"
         )
     return Layout(dtype, _LLM_C_HEADER, "its header (llm.c)")
 
 
 def _megatron_layout(path: Path) -> Layout | None:
-    """The layout that the index of a Megatron data set beside the file tells, None without one.
+    """Layout according to the index of a Megatron data set beside the file, None without one.
 
     Raises:
-        CorpusError: The index is of another file, or of a type that is no id's.
+        CorpusError: The index belongs to another file, or its type is not one of integers.
     """
     index = path.with_suffix(".idx")
     if path.suffix != ".bin" or not index.is_file():
@@ -150,13 +149,13 @@ def _megatron_layout(path: Path) -> Layout | None:
     dtype = _MEGATRON_DTYPES.get(code)
     if dtype is None:
         raise CorpusError(
-            f"{index} describes data of type {code}, which is none of integers; {path} holds no "
-            "token ids"
+            f"{index} describes data of type {code}, which is not an integer type; {path} holds "
+            "no token ids"
         )
     expected = int(lengths.sum(dtype=np.int64)) * np.dtype(dtype).itemsize
     if len(lengths) != sequences or expected != path.stat().st_size:
         raise CorpusError(
-            f"{path} has {path.stat().st_size:,} bytes, but {index.name} beside it tells "
+            f"{path} has {path.stat().st_size:,} bytes, but {index.name} beside it states "
             f"{expected:,} ({dtype}); fetch both again, or move the index away if it is of another "
             "file"
         )
@@ -164,22 +163,22 @@ def _megatron_layout(path: Path) -> Layout | None:
 
 
 def _same_ids(first: str, second: str) -> bool:
-    """Tell whether two integer types read the same ids: signed or not, as none is negative."""
-    one_type, other_type = np.dtype(first), np.dtype(second)
-    both_integers = one_type.kind in "iu" and other_type.kind in "iu"
-    return both_integers and one_type.str[::2] == other_type.str[::2]  # "<u2" without its kind
+    """Return whether two integer types read the same ids, which are never negative."""
+    first_type, second_type = np.dtype(first), np.dtype(second)
+    are_integers = first_type.kind in "iu" and second_type.kind in "iu"
+    return are_integers and first_type.str[::2] == second_type.str[::2]  # "<u2" without its kind
 
 
 def _refuse_other_files(path: Path, head: bytes, dtype: str | None) -> None:
-    """Refuse what is no flat array of ids, by its first bytes.
+    """Refuse a file that is not a flat array of ids, by its first bytes.
 
     Raises:
-        CorpusError: It is another kind of file, or text.
+        CorpusError: The file is of another kind, or text.
     """
     signature = signature_of(head)
     if signature is not None and not signature.name.startswith("UTF"):
         remedy = signature.remedy
-        raise CorpusError(f"{path} is {signature.name}, no flat file of token ids; {remedy}")
+        raise CorpusError(f"{path} is {signature.name}, not a flat file of token ids; {remedy}")
     if np.dtype(dtype or DEFAULT_DTYPE).itemsize > 1 and _is_text(head):  # bytes may be ids
         raise CorpusError(
             f"{path} holds text, not token ids; leave --sequence-length out to count it as text"
@@ -187,7 +186,7 @@ def _refuse_other_files(path: Path, head: bytes, dtype: str | None) -> None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Tell text by 64 bytes or more of UTF-8 without control characters, which ids do not make."""
+    """Return whether bytes are text: 64 or more of UTF-8 without control characters, unlike ids."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -200,10 +199,10 @@ def _is_text(head: bytes) -> bool:
 
 
 def _refuse_wrong_type(ids: np.ndarray, path: Path) -> None:
-    """Refuse ids of which a sample shows that they are of another type than they are read in.
+    """Refuse ids if a sample of them shows that they were read in a wrong type.
 
     Raises:
-        CorpusError: They are; the message names the type that makes sense of them, if any does.
+        CorpusError: The type is wrong; the message names the type that fits, if any does.
     """
     sample = _sample(ids)
     symptom = _symptom(sample.view(ids.dtype))
@@ -227,10 +226,11 @@ def _sample(ids: np.ndarray) -> np.ndarray:
 
 
 def _symptom(ids: np.ndarray) -> str | None:
-    """A property of the ids that those of a text do not have; None where there is none.
+    """Symptom of ids read in a wrong type; None where there is none.
 
-    Three are looked for; ids of text have the last two with a chance below 2^-32, as they do not
-    care about the parity of their place, and spread over all low bytes.
+    Three symptoms are looked for; the ids of a text show one of the last two with a probability
+    below 2^-32, because they do not depend on the parity of their position and spread over all low
+    bytes.
 
     - A tenth of the ids are larger than any vocabulary: read too wide, or in the other byte order.
     - No id in every second place exceeds 0 (or 15, in 16 bits), but at least 32 of the others do:

@@ -21,16 +21,16 @@ class Tally:
 
     @property
     def occurring(self) -> np.ndarray:
-        """Which tokens were counted so far."""
+        """Mask of the tokens that were counted so far."""
         return self._count > 0
 
     def add(self, ids: np.ndarray, where: str) -> None:
-        """Count a chunk, and note where its tokens were first seen."""
-        found = count_ids(ids, len(self._count), where)
-        new = np.flatnonzero((found > 0) & (self._count == 0))
+        """Count a chunk, and record the positions at which its tokens were first seen."""
+        counts = count_ids(ids, len(self._count), where)
+        new = np.flatnonzero((counts > 0) & (self._count == 0))
         if len(new):
-            self._first_seen[new] = self.tokens + _first_positions(ids, new, len(found))
-        self._count += found
+            self._first_seen[new] = self.tokens + _first_positions(ids, new, len(counts))
+        self._count += counts
         self.tokens += len(ids)
 
     def add_documents(self, ids: np.ndarray, owners: np.ndarray) -> None:
@@ -38,13 +38,14 @@ class Tally:
 
         Args:
             ids: A chunk, not empty.
-            owners: Number of the document of each id, never falling; a document may go on in the
-                next chunk.
+            owners: Number of the document of each id, never falling; a document may continue in
+                the next chunk.
         """
         pairs = owners * len(self._count) + ids
         pairs.sort()
         distinct = pairs[np.diff(pairs, prepend=-1) > 0]
         document, token = np.divmod(distinct, len(self._count))
+        # The open document began in an earlier chunk, where some of its tokens were counted.
         counted = (document == self._open_document) & self._in_open_document[token]
         self._document_count += np.bincount(token[~counted], minlength=len(self._count))
         if document[-1] != self._open_document:
@@ -53,9 +54,9 @@ class Tally:
         self._in_open_document[token[document == self._open_document]] = True
 
     def table(self, surfaces: list[str], kinds: list[str]) -> pd.DataFrame:
-        """The columns of `Counts.table`; document counts are null when none was added."""
-        known = self._open_document >= 0
-        documents = self._document_count if known else [None] * len(self._document_count)
+        """Columns of `Counts.table`; document counts are null when no documents were added."""
+        has_documents = self._open_document >= 0
+        documents = self._document_count if has_documents else [None] * len(self._document_count)
         return pd.DataFrame(
             {
                 "token_id": np.arange(len(self._count)),
@@ -68,13 +69,13 @@ class Tally:
         )
 
 
-def _first_positions(ids: np.ndarray, wanted: np.ndarray, vocab_size: int) -> np.ndarray:
-    """Where in a chunk each of the wanted ids, all of them there, stands first."""
-    if len(wanted) <= _FEW:
-        return np.array([np.argmax(ids == token_id) for token_id in wanted.tolist()])
-    is_wanted = np.zeros(vocab_size, bool)
-    is_wanted[wanted] = True
-    backwards = np.flatnonzero(is_wanted[ids])[::-1]
+def _first_positions(ids: np.ndarray, token_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """First position in a chunk of each of some token ids, all of which occur in it."""
+    if len(token_ids) <= _FEW:
+        return np.array([np.argmax(ids == token_id) for token_id in token_ids.tolist()])
+    is_searched = np.zeros(vocab_size, bool)
+    is_searched[token_ids] = True
+    backwards = np.flatnonzero(is_searched[ids])[::-1]
     first = np.zeros(vocab_size, np.int64)
     first[ids[backwards]] = backwards  # of equal ids the last assigned stays
-    return first[wanted]
+    return first[token_ids]

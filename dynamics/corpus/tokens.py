@@ -2,9 +2,9 @@
 
 `tokens.bin` is a flat little-endian array of rows of T + 1 ids, in the order in which training
 consumes them: step t takes rows [t*B, (t+1)*B) modulo the number of rows, so every pass has the
-same order. A row gives T inputs, its ids [:-1], and T targets, its ids [1:]. `tokens.json` tells
-what the file holds; rows kept out of training lie beside it in `held_out.bin`. Streams of others
-(nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without.
+same order. A row gives T inputs, its ids [:-1], and T targets, its ids [1:]. `tokens.json`
+describes the file; rows kept out of training are beside it in `held_out.bin`. Third-party streams
+(nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without `tokens.json`.
 """
 
 import hashlib
@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.id_files import open_ids
-from dynamics.corpus.kinds import token_kinds
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import end_of_text_id, tokenize, tokenizer_sha256, vocabulary_size
+from dynamics.corpus.tokenizers.kinds import token_kinds
+from dynamics.corpus.tokenizers.loading import (
+    end_of_text_id,
+    tokenize,
+    tokenizer_sha256,
+    vocabulary_size,
+)
+from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
@@ -40,18 +45,18 @@ _ROWS_PER_WRITE = 4096
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What is known of a stream; None is what a stream of others does not tell.
+    """Description of a stream; None for facts that a third-party stream does not state.
 
     Attributes:
-        dtype: Numpy's name of the type on disk, `<u2` or `<u4` in our own streams.
+        dtype: Numpy's name of the type on disk, `<u2` or `<u4` in streams that `dynamics` wrote.
         rows: Number of rows of `sequence_length` + 1 ids.
-        sequence_length: Tokens a row feeds to the model.
+        sequence_length: Tokens that a row feeds to the model.
         tokenizer_sha256: Digest of the tokenizer that made the ids.
         vocab_size: Entries of that tokenizer; every id is smaller but for twins.
         end_of_text_id: Id that ends each document.
         seed: Seed of the row permutation.
-        row_order: How the rows came into their order.
-        source: Where the text came from, as the user named it.
+        row_order: Rule by which the rows were ordered.
+        source: Source of the text, as the user named it.
         documents: Number of documents read; the last may be cut.
         corpus_digest: SHA-256 over the documents, each as UTF-8 after its length in bytes.
         tokens_sha256: SHA-256 of `tokens.bin`.
@@ -91,7 +96,7 @@ class TokenStream:
 
     Attributes:
         path: The file of ids.
-        info: What is known of them.
+        info: Description of the stream.
         ids: Memory map of shape (rows, sequence_length + 1).
     """
 
@@ -111,16 +116,16 @@ class TokenStream:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file; reads all of it when it is a stream of others."""
+        """SHA-256 of the file; reads all of a third-party stream."""
         return self.info.tokens_sha256 or sha256_file(self.path)
 
     def rows_for_step(self, step: int, batch_size: int) -> np.ndarray:
-        """The (batch_size, sequence_length + 1) ids that step `step`, from 0, consumes."""
-        chosen = np.arange(step * batch_size, (step + 1) * batch_size) % self.rows
-        return np.asarray(self.ids[chosen])
+        """Ids that step `step`, from 0, consumes, of shape (batch_size, sequence_length + 1)."""
+        rows = np.arange(step * batch_size, (step + 1) * batch_size) % self.rows
+        return np.asarray(self.ids[rows])
 
     def passes(self, steps: int, batch_size: int) -> float:
-        """How often `steps` steps go through the stream."""
+        """Number of passes over the stream in `steps` steps."""
         return steps * batch_size / self.rows
 
 
@@ -132,7 +137,7 @@ class CorpusDigest:
         self.documents = 0
 
     def add(self, document: Document) -> None:
-        """Take in the next document; one that is too large to hold is read once more."""
+        """Add the next document; a `LargeText` is read once more."""
         if isinstance(document, str):
             content = document.encode()
             self._hash.update(len(content).to_bytes(8, "little") + content)
@@ -163,8 +168,8 @@ def write_stream(
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 
-    Each document is ended by the end-of-text token. What remains beyond the last whole row is
-    dropped before the rows are permuted.
+    Each document ends with the end-of-text token. Tokens beyond the last whole row are dropped
+    before the rows are permuted.
 
     Args:
         folder: Training folder.
@@ -172,15 +177,15 @@ def write_stream(
         tokenizer: Must have an end-of-sentence or a separator token.
         sequence_length: T, in tokens; a row has T + 1.
         seed: Seed of the row permutation.
-        max_tokens: Use so many tokens of the text at most, end-of-text tokens included.
+        max_tokens: Largest number of tokens used, end-of-text tokens included.
         source: Name of the text, for the record.
-        held_out_rows: So many rows, the last of the permuted ones, are kept out of the stream, in a
-            file of their own (`open_held_out`).
-        twins: Which tokens get a duplicate id, in what share of their occurrences; held-out rows
-            have them as well. Drawn by the seed, apart from the permutation.
-        allow_loss: Whether more than 1 % of the text may become no token (`text_loss`).
-        report: Receives a line for what a reader of the stream should know of the text, and for a
-            large document that cannot be cut, which takes memory.
+        held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
+            stream, in a file of their own (`open_held_out`).
+        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
+            do, also in held-out rows. Drawn by the seed, independently of the permutation.
+        allow_loss: Accept that more than 1 % of the text becomes no token (`text_loss`).
+        report: Receives a line for each finding in the text, and for a large document that cannot
+            be cut, which takes memory.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
@@ -225,11 +230,12 @@ def write_stream(
         )
     table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
     rng = np.random.default_rng(seed)
-    chosen = None
-    if twins is not None:
+    twin_ids = None
+    if twins is not None:  # before the permutation, so that held-out rows have twins as well
         count = count_table(table, vocab_size)
-        chosen = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
-        substitute(table, chosen, twins.share, rng.spawn(1)[0])
+        twin_ids = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
+        substitute(table, twin_ids, twins.share, rng.spawn(1)[0])
+    # Without its description a stream counts as unfinished: it goes first and is written last.
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     order = rng.permutation(rows)
@@ -252,7 +258,7 @@ def write_stream(
         tokens_sha256=sha256_file(folder / TOKENS),
         held_out_rows=held_out_rows,
         held_out_sha256=sha256_file(folder / HELD_OUT) if held_out_rows else None,
-        twins=chosen,
+        twins=twin_ids,
         twin_share=twins and twins.share,
     )
     write_json(folder / INFO, asdict(info))
@@ -262,8 +268,8 @@ def write_stream(
 def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtype) -> None:
     with whole_file(path) as partial, partial.open("wb") as file:
         for start in range(0, len(order), _ROWS_PER_WRITE):
-            chosen = table[order[start : start + _ROWS_PER_WRITE]]
-            file.write(chosen.astype(dtype, copy=False).tobytes())
+            rows = table[order[start : start + _ROWS_PER_WRITE]]
+            file.write(rows.astype(dtype, copy=False).tobytes())
 
 
 def open_stream(
@@ -278,14 +284,14 @@ def open_stream(
     Args:
         path: A training folder, its `tokens.bin`, or, with `sequence_length`, any file of ids: flat
             (nanoGPT, Pythia, OLMo) or with the header of numpy, llm.c or (beside) Megatron.
-        dtype: Type of the ids in a flat stream of others, as `id_files.open_ids` takes it.
-        sequence_length: T of a stream of others, which is then read in rows of T + 1; the remainder
-            is dropped. Pythia's rows of 2,049 have T = 2,048.
-        vocab_size: Entries of the vocabulary of a stream of others, where known.
+        dtype: Type of the ids in a flat third-party stream, see `id_files.open_ids`.
+        sequence_length: T of a third-party stream, which is then read in rows of T + 1; the
+            remainder is dropped. Pythia's rows of 2,049 have T = 2,048.
+        vocab_size: Entries of the vocabulary of a third-party stream, where known.
 
     Raises:
         CorpusError: The stream is missing, damaged or shorter than a row, its ids are of another
-            type, or how to read it is not known.
+            type, or a third-party stream was given without sequence_length.
     """
     path = Path(path).expanduser()
     path = path / TOKENS if path.is_dir() else path
@@ -295,8 +301,8 @@ def open_stream(
         return _open_foreign(path, dtype, sequence_length, vocab_size)
     if path.name != TOKENS or not path.with_name(INFO).is_file():
         raise CorpusError(
-            f"{path} has no {INFO} beside it; give sequence_length (and dtype) to read a stream of "
-            "others, or write ours again if writing was interrupted"
+            f"{path} has no {INFO} beside it; give sequence_length (and dtype) to read a "
+            "third-party stream, or write the stream again if writing was interrupted"
         )
     info = _read_info(path.with_name(INFO))
     return TokenStream(path, info, _mapped(path, info))
@@ -312,7 +318,8 @@ def open_held_out(path: Path | str) -> TokenStream | None:
         The rows, in the order of the permutation; None where none were held out.
 
     Raises:
-        CorpusError: There is no token stream of ours, or the held-out rows are missing or damaged.
+        CorpusError: There is no token stream with its description, or the held-out rows are missing
+            or damaged.
     """
     folder = Path(path).expanduser()
     info = open_stream(folder).info
@@ -337,10 +344,10 @@ def open_held_out(path: Path | str) -> TokenStream | None:
 
 def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
     shape = (info.rows, info.sequence_length + 1)
-    found, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
-    if found != expected:
+    size, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
+    if size != expected:
         raise CorpusError(
-            f"{path} is damaged: it has {found:,} bytes, {INFO} says {expected:,}; write it again"
+            f"{path} is damaged: it has {size:,} bytes, {INFO} says {expected:,}; write it again"
         )
     return np.memmap(path, info.dtype, "r", shape=shape)
 

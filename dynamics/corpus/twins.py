@@ -1,8 +1,8 @@
-"""Twins: a second id for chosen tokens, drawn at each occurrence, so that chance sets frequency.
+"""Twins: a second id for some tokens, drawn at each occurrence, so that chance sets frequency.
 
-Each occurrence of a chosen token becomes its twin with one probability, independently. Token and
+Each occurrence of such a token becomes its twin with one probability, independently. Token and
 twin then stand for the same text in the same contexts and differ in how often they are trained,
-which nothing but chance has decided: what differs between the two is an effect of frequency.
+which chance has decided: any difference between the two is an effect of frequency.
 Precedent: Wilson & Schakel (2015, arXiv:1510.02675) set the frequency of words by experiment.
 
 V entries of the tokenizer.
@@ -19,7 +19,7 @@ from dynamics.errors import CorpusError
 from dynamics.statistics.vocabulary import KINDS
 
 FEWEST_OCCURRENCES = 10
-"""A token is chosen only if this many are expected of its twin, and are left to the token."""
+"""Fewest expected occurrences of a twin, and of the token that it is split from."""
 
 _ROWS_PER_CHUNK = 4096
 
@@ -27,31 +27,31 @@ _ROWS_PER_CHUNK = 4096
 def choose_twins(
     counts: Integer[np.ndarray, " V"], kinds: Sequence[str], twins: TwinSettings
 ) -> dict[int, int]:
-    """Which tokens get a twin, and its id: V, V + 1, ... by falling count of the token.
+    """Select the tokens that get a twin; twin ids are V, V + 1, ... by falling count of the token.
 
-    The tokens stand evenly spread over the ranks of frequency among ordinary tokens that occur
+    The tokens are evenly spread over the ranks of frequency among ordinary tokens that occur
     often enough for both ids to be met 10 times. Nothing is drawn, so that trainings on one corpus
     with different seeds share the tokens. Equally frequent tokens are ranked by their ids.
 
     Args:
         counts: Occurrences of each token in the corpus.
         kinds: Kind of each token, as `kinds.token_kinds` gives it.
-        twins: How many tokens, and the probability that an occurrence becomes the twin.
+        twins: Number of tokens, and probability that an occurrence becomes the twin.
 
     Raises:
-        CorpusError: Fewer tokens occur often enough than are asked for.
+        CorpusError: Fewer tokens than requested occur often enough.
     """
     fewest = math.ceil(FEWEST_OCCURRENCES / min(twins.share, 1 - twins.share))
     eligible = np.flatnonzero(np.isin(kinds, KINDS) & (counts >= fewest))
     if len(eligible) < twins.tokens:
         raise CorpusError(
-            f"corpus.twins asks for {twins.tokens} tokens, but {len(eligible)} ordinary tokens "
-            f"occur {fewest} times or more, as a share of {twins.share:g} needs; ask for fewer, or "
-            "give more text"
+            f"corpus.twins.tokens is {twins.tokens}, but only {len(eligible)} ordinary tokens "
+            f"occur {fewest} times or more, as a share of {twins.share:g} needs; lower "
+            "corpus.twins.tokens, or give more text"
         )
     ranked = eligible[np.argsort(-counts[eligible], kind="stable")]
-    chosen = ranked[np.arange(twins.tokens) * (len(ranked) - 1) // max(twins.tokens - 1, 1)]
-    return {token_id: len(counts) + at for at, token_id in enumerate(chosen.tolist())}
+    selected = ranked[np.arange(twins.tokens) * (len(ranked) - 1) // max(twins.tokens - 1, 1)]
+    return {token_id: len(counts) + index for index, token_id in enumerate(selected.tolist())}
 
 
 def substitute(
@@ -60,7 +60,7 @@ def substitute(
     share: float,
     rng: np.random.Generator,
 ) -> None:
-    """Turn each occurrence of a token that has a twin into the twin with probability `share`.
+    """Replace each occurrence of a token that has a twin by the twin with probability `share`.
 
     Args:
         table: Token ids; changed in place.
@@ -80,7 +80,7 @@ def substitute(
 def count_table(
     table: Integer[np.ndarray, "rows width"], vocab_size: int
 ) -> Integer[np.ndarray, " V"]:
-    """Occurrences of each of `vocab_size` ids in a table, which holds no others."""
+    """Occurrences of each of `vocab_size` ids in a table, which holds no larger ids."""
     counts = np.zeros(vocab_size, np.int64)
     for rows in _chunks(table):
         counts += np.bincount(rows.reshape(-1), minlength=vocab_size)

@@ -1,1 +1,1 @@
-"""What the model does with each token of its vocabulary, in frozen contexts of the corpus."""
+"""Importance of each token for the model, in frozen contexts of the corpus, and norm surgery."""

@@ -1,4 +1,4 @@
-"""The importances: one number for each context of a token, from what the model does with it.
+"""Importances: one number for each context of a probed token, from passes of the model.
 
 N contexts, T tokens that are probed, V tokens.
 """
@@ -16,7 +16,7 @@ from dynamics.attribution.methods import METHODS
 from dynamics.errors import ConfigError, MeasureError, did_you_mean
 from dynamics.importance.passes import InputRows, Passes
 from dynamics.importance.probes import ProbeSet, half_means
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 
 IDS_AT_ONCE = 4096  # token ids that run together
 Values = Float[Tensor, " N"]
@@ -24,14 +24,14 @@ Values = Float[Tensor, " N"]
 
 @dataclass(frozen=True)
 class Importance:
-    """An importance.
+    """An importance measure.
 
     Attributes:
-        function: One value for each context.
-        passes: The forward passes over a context that it needs in a causal LM; those of one name
-            are shared.
-        tasks: What the models that it fits predict.
-        method: Name in `METHODS` of the attribution that it is the mean of, if of one.
+        function: Returns one value for each context.
+        passes: Names of the forward passes over a context that it needs in a causal LM; passes of
+            the same name are shared.
+        tasks: Tasks of the models that it fits.
+        method: Name in `METHODS` of the attribution that it is the mean of, None for others.
     """
 
     function: Callable[[Passes], Values]
@@ -46,17 +46,17 @@ def occlusion(passes: Passes) -> Values:
 
 
 def occlusion_loss(passes: Passes) -> Values:
-    """Rise of the next token's loss in nats, without the token; negative where it is in the way."""
-    target = passes.ids[passes.each, passes.positions + 1]
-    before, after = (
+    """Rise of the next token's loss in nats without the token; negative if the token misleads."""
+    target = passes.ids[passes.context_index, passes.positions + 1]
+    loss, occluded_loss = (
         passes.surprisal(states, passes.next, target) for states in (passes.clean, passes.occluded)
     )
-    return after - before
+    return occluded_loss - loss
 
 
 def occlusion_later(passes: Passes) -> Values:
     """`occlusion` summed over the predictions of the next and all later tokens of the context."""
-    return _summed(passes, passes.clean, passes.occluded)
+    return _sum_later(passes, passes.clean, passes.occluded)
 
 
 def occlusion_norm_matched(passes: Passes) -> Values:
@@ -65,39 +65,41 @@ def occlusion_norm_matched(passes: Passes) -> Values:
 
 
 def occlusion_norm_matched_later(passes: Passes) -> Values:
-    """The same summed over the predictions of the next and all later tokens of the context."""
-    return _summed(passes, passes.equalized, passes.exchanged)
+    """`occlusion_norm_matched` summed over the predictions of the next and all later tokens."""
+    return _sum_later(passes, passes.equalized, passes.exchanged)
 
 
 def surprisal(passes: Passes) -> Values:
     """-log probability in nats of the token in its own place."""
-    target = passes.ids[passes.each, passes.positions]
+    target = passes.ids[passes.context_index, passes.positions]
     if passes.masks:
-        return passes.surprisal(passes.self_masked, (passes.each, passes.positions), target)
-    return passes.surprisal(passes.clean, (passes.each, passes.positions - 1), target)
+        return passes.surprisal(
+            passes.self_masked, (passes.context_index, passes.positions), target
+        )
+    return passes.surprisal(passes.clean, (passes.context_index, passes.positions - 1), target)
 
 
-def _summed(passes: Passes, before: Tensor, after: Tensor) -> Values:
-    """Divergences added over the later positions of each context."""
-    each = passes.divergence(before, after, passes.later)
-    total = each.new_zeros(len(passes.ids), dtype=torch.float64)
-    return total.index_add(0, passes.later[0], each.double())
+def _sum_later(passes: Passes, clean: Tensor, changed: Tensor) -> Values:
+    """Sum the divergences over the later positions of each context."""
+    divergences = passes.divergence(clean, changed, passes.later)
+    total = divergences.new_zeros(len(passes.ids), dtype=torch.float64)
+    return total.index_add(0, passes.later[0], divergences.double())
 
 
 def _attribution(method: str, passes: Passes) -> Values:
-    return passes.attributed(method).values[passes.each, passes.positions, 0].abs()
+    return passes.attributed(method).values[passes.context_index, passes.positions, 0].abs()
 
 
 def _norm_factor(passes: Passes) -> Values:
     norm = passes.attributed("normxlogit").norm
     assert norm is not None
-    return norm[passes.each, passes.positions]
+    return norm[passes.context_index, passes.positions]
 
 
 def _logit_factor(passes: Passes) -> Values:
     logit = passes.attributed("normxlogit").logit
     assert logit is not None
-    return logit[passes.each, passes.positions, 0].abs()
+    return logit[passes.context_index, passes.positions, 0].abs()
 
 
 _CAUSAL = ("causal",)
@@ -126,7 +128,7 @@ IMPORTANCES: dict[str, Importance] = {
 model's own prediction at the end of the context."""
 
 DEFAULT_METHODS = ("normxlogit", "gradient_x_input")
-"""Methods of attribution that `all` takes."""
+"""Methods of attribution that `all` includes."""
 
 
 def check_importances(names: Iterable[str]) -> None:
@@ -143,44 +145,46 @@ def check_importances(names: Iterable[str]) -> None:
 
 
 def choose_importances(names: Sequence[str], model: LiveModel | None = None) -> list[str]:
-    """The importances that are meant, in the order of `IMPORTANCES`.
+    """Expand `all` and NormXLogit; return the names in the order of `IMPORTANCES`.
 
     Args:
-        names: Names; `all` is every one that fits the model, of attribution NormXLogit and Gradient
-            x Input. NormXLogit comes with its factors.
-        model: The model; None for what `all` is at most.
+        names: Names; `all` stands for the importances that fit the model, of attribution
+            NormXLogit and Gradient x Input. NormXLogit comes with its factors.
+        model: The model; None to return all names that `all` can stand for.
 
     Raises:
-        ConfigError: There is no such importance, or one that is named does not fit the model.
+        ConfigError: There is no such importance, or a named one does not fit the model.
     """
     check_importances(names)
-    wanted = set(names)
-    if "attribution_normxlogit" in wanted:
-        wanted |= {name for name, each in IMPORTANCES.items() if each.method == "normxlogit"}
-    for name, each in IMPORTANCES.items():
-        misfit = None if model is None else _misfit(each, model)
-        if misfit and name in wanted:
+    selected = set(names)
+    if "attribution_normxlogit" in selected:
+        selected |= {
+            name for name, importance in IMPORTANCES.items() if importance.method == "normxlogit"
+        }
+    for name, importance in IMPORTANCES.items():
+        misfit = None if model is None else _misfit(importance, model)
+        if misfit and name in selected:
             raise ConfigError(f"{name} does not fit {model and model.name}: {misfit}")
-        if "all" in wanted and not misfit and each.method in (None, *DEFAULT_METHODS):
-            wanted.add(name)
-    if model is not None and wanted == {"all"}:
+        if "all" in selected and not misfit and importance.method in (None, *DEFAULT_METHODS):
+            selected.add(name)
+    if model is not None and selected == {"all"}:
         raise ConfigError(f"no importance fits {model.name}, whose task is {model.task}")
-    return [name for name in IMPORTANCES if name in wanted]
+    return [name for name in IMPORTANCES if name in selected]
 
 
 def forwards_per_context(names: Sequence[str], length: int) -> int:
-    """Forward passes over a context that importances take together in a causal LM.
+    """Number of forward passes over a context that importances need together in a causal LM.
 
-    A masked LM takes one more for surprisal. Integrated gradients take 50 when they converge at
-    once. A backward pass counts as none.
+    A masked LM needs one more for surprisal. Integrated gradients count as converged after their
+    first 50 steps. Backward passes are not counted.
 
     Args:
         names: Names, as in `choose_importances`.
         length: Ids of a context.
     """
-    needed = {each for name in choose_importances(names) for each in IMPORTANCES[name].passes}
-    several = {"integrated_gradients": 52, "occlusion": length}
-    return sum(several.get(each, 1) for each in needed)
+    passes = {key for name in choose_importances(names) for key in IMPORTANCES[name].passes}
+    counts = {"integrated_gradients": 52, "occlusion": length}
+    return sum(counts.get(key, 1) for key in passes)
 
 
 @torch.no_grad()
@@ -198,31 +202,31 @@ def measure_contexts(
         probes: The contexts.
         names: As in `choose_importances`.
         counts: Occurrences of each token, for attribution by frequency.
-        entries: Which rows of the embedding the mean row and the mean norm are of, those that the
-            tokenizer has an entry for and their twins; all when None.
+        entries: Mask of the embedding rows in the mean row and the mean norm: those with an entry
+            in the tokenizer, and their twins; all when None.
 
     Raises:
         ConfigError: An importance does not fit the model, or needs counts.
         MeasureError: An importance is not finite.
     """
-    chosen = choose_importances(names, model)
+    names = choose_importances(names, model)
     rows = InputRows(model, entries)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
-    at_once = max(1, IDS_AT_ONCE // probes.length)
-    parts = (
-        torch.tensor(each, device=model.device).split(at_once)
-        for each in (probes.ids, probes.positions, probes.replacements)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    contexts_at_once = max(1, IDS_AT_ONCE // probes.length)
+    chunks = (
+        torch.tensor(array, device=model.device).split(contexts_at_once)
+        for array in (probes.ids, probes.positions, probes.replacements)
     )
-    for ids, positions, replacements in zip(*parts, strict=True):
+    for ids, positions, replacements in zip(*chunks, strict=True):
         passes = Passes(model, rows, ids, positions, replacements, counts)
-        for name in chosen:
+        for name in names:
             values = IMPORTANCES[name].function(passes).double()
             if not values.isfinite().all():
                 raise MeasureError(
                     f"{name} of {model.name} is not finite; its weights or its dtype are at fault"
                 )
-            found[name].append(values.numpy(force=True))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            parts[name].append(values.numpy(force=True))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def measure_importances(
@@ -232,15 +236,15 @@ def measure_importances(
     counts: Integer[np.ndarray, " V"] | None = None,
     entries: Bool[np.ndarray, " V"] | None = None,
 ) -> Mapping[str, np.ndarray]:
-    """Importances of each probed token, as the columns of a table.
+    """Mean importances of each probed token, as the columns of a table.
 
     Args:
         model: A causal or a masked LM.
         probes: The contexts.
         names: As in `choose_importances`.
         counts: Occurrences of each token, for attribution by frequency.
-        entries: Which rows of the embedding the mean row and the mean norm are of, those that the
-            tokenizer has an entry for and their twins; all when None.
+        entries: Mask of the embedding rows in the mean row and the mean norm: those with an entry
+            in the tokenizer, and their twins; all when None.
 
     Returns:
         `token_id`, `contexts`, and for each importance its mean over the contexts of the token,
@@ -266,10 +270,10 @@ def measure_importances(
 
 
 def _misfit(importance: Importance, model: LiveModel) -> str | None:
-    """Why an importance does not fit a model, None when it does."""
+    """Return the reason why an importance does not fit a model, None when it does."""
     if model.task not in importance.tasks:
         return (
-            f"it is of {' and '.join(importance.tasks)} language models, the task is {model.task}"
+            f"it is for {' and '.join(importance.tasks)} language models, the task is {model.task}"
         )
     if model.task == "masked" and model.tokenizer.mask_token_id is None:
         return "its tokenizer has no mask token"

@@ -1,9 +1,9 @@
-"""The forward passes that importances share, each made when it is first needed.
+"""The forward passes that importances share, each run when it is first needed.
 
-A causal LM is looked at where it predicts the token after the probed one. A masked LM predicts only
-what is masked: it is looked at at the next position, which is masked for it in every pass, before
-and after the probed token is changed. Contexts are fed as the token stream has them, without
-special tokens around them.
+In a causal LM the prediction of the token after the probed one is measured. A masked LM predicts
+masked tokens only: there the token after the probed one is masked in all passes, with the probed
+token as it is and changed, and its prediction measured. Contexts are rows of the token stream,
+without special tokens around them.
 
 N contexts of L ids, P pairs of a context and a position, V rows of an embedding, E their size,
 D hidden size.
@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynamics.attribution.from_ids import question_of_ids
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings, Scores
+from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Question, Scores, Settings
 from dynamics.errors import CheckpointError
-from dynamics.models.live import Batch, LiveModel
+from dynamics.models.live_model import Batch, LiveModel
 from dynamics.models.output import nearly_equal
 from dynamics.scores.divergence import kl_divergence
 from dynamics.scores.logits import CHUNK
@@ -37,23 +37,25 @@ class InputRows:
 
     Args:
         model: The model.
-        entries: Which rows mean row and mean norm are of, those that do not pad; all when None.
+        entries: Mask of the rows in the mean row and the mean norm, without padding rows; all when
+            None.
     """
 
     def __init__(self, model: LiveModel, entries: Bool[np.ndarray, " V"] | None = None) -> None:
         self._stack = model.stack()
         weight = model.embedding_matrix
-        known = weight if entries is None else weight[torch.from_numpy(entries).to(weight.device)]
-        self.mean: Float[Tensor, " E"] = self._stack.as_looked_up(mean_row(known))
+        mask = None if entries is None else torch.from_numpy(entries).to(weight.device)
+        token_rows = weight if mask is None else weight[mask]
+        self.mean: Float[Tensor, " E"] = self._stack.as_looked_up(mean_row(token_rows))
         norms = embedding_norm(weight)
-        self._factor = (embedding_norm(known).mean() / norms).masked_fill(norms == 0, 1)
+        self._factor = (embedding_norm(token_rows).mean() / norms).masked_fill(norms == 0, 1)
 
     def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... E"]:
-        """The rows as they are."""
+        """Look up the unchanged rows."""
         return self._stack.look_up(ids)
 
     def equalized(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... E"]:
-        """The rows rescaled to the mean norm, directions kept; a row that is zero stays zero."""
+        """Look up the rows rescaled to the mean norm, with their direction; zero rows stay zero."""
         rows = self._stack.look_up(ids)
         return rows * self._factor[ids, None].to(rows)
 
@@ -66,8 +68,8 @@ class Passes:
         model: A causal or a masked LM.
         rows: Its input rows.
         ids: Token ids of each context.
-        positions: Where in its context the probed token stands.
-        replacements: Token whose row takes its place where another one is wanted.
+        positions: Position of the probed token in its context.
+        replacements: Token whose row replaces that of the probed token in `exchanged`.
         counts: Occurrences of each token in the training corpus, for attribution by frequency.
     """
 
@@ -81,96 +83,95 @@ class Passes:
 
     @property
     def masks(self) -> bool:
-        """Whether the model predicts masked tokens."""
+        """Return whether the model predicts masked tokens."""
         return self.model.task == "masked"
 
     @cached_property
-    def each(self) -> Int[Tensor, " N"]:
+    def context_index(self) -> Int[Tensor, " N"]:
         """Index of each context."""
         return torch.arange(len(self.ids), device=self.ids.device)
 
     @property
     def next(self) -> Pairs:
-        """Where the token after the probed one is predicted."""
-        return self.each, self.positions + self.masks
+        """Contexts and positions at which the token after the probed one is predicted."""
+        return self.context_index, self.positions + self.masks
 
     @cached_property
     def later(self) -> Pairs:
-        """Where each token of the context after the probed one is predicted, in a causal LM."""
-        places = torch.arange(self.ids.shape[1] - 1, device=self.ids.device)
-        contexts, positions = (places >= self.positions[:, None]).nonzero().T
-        return contexts, positions
+        """Contexts and positions at which a causal LM predicts all tokens after the probed one."""
+        positions = torch.arange(self.ids.shape[1] - 1, device=self.ids.device)
+        contexts, later_positions = (positions >= self.positions[:, None]).nonzero().T
+        return contexts, later_positions
 
     @cached_property
-    def shown(self) -> Int[Tensor, "N L"]:
-        """The ids that the model gets: with the token to predict masked in a masked LM."""
-        return self._masked(self.positions + 1) if self.masks else self.ids
+    def input_ids(self) -> Int[Tensor, "N L"]:
+        """The ids that the model reads; in a masked LM the token to predict is masked."""
+        return self._mask(self.positions + 1) if self.masks else self.ids
 
     @cached_property
     def clean(self) -> Hidden:
-        """What the head gets, the context as it is."""
-        return self._run(self.shown, self.rows.look_up(self.shown))
+        """Final states of the unchanged contexts."""
+        return self._run(self.input_ids, self.rows.look_up(self.input_ids))
 
     @cached_property
     def occluded(self) -> Hidden:
-        """The same with the mean row in place of the probed token's."""
-        rows = self.rows.look_up(self.shown).clone()
-        rows[self.each, self.positions] = self.rows.mean.to(rows)
-        return self._run(self.shown, rows)
+        """Final states with the mean row in place of the probed token's."""
+        rows = self.rows.look_up(self.input_ids).clone()
+        rows[self.context_index, self.positions] = self.rows.mean.to(rows)
+        return self._run(self.input_ids, rows)
 
     @cached_property
     def equalized(self) -> Hidden:
-        """What the head gets where all input rows have the same norm."""
-        return self._run(self.shown, self.rows.equalized(self.shown))
+        """Final states where all input rows have the same norm."""
+        return self._run(self.input_ids, self.rows.equalized(self.input_ids))
 
     @cached_property
     def exchanged(self) -> Hidden:
-        """The same with the row of another token in place of the probed one's."""
-        rows = self.rows.equalized(self.shown).clone()
-        rows[self.each, self.positions] = self.rows.equalized(self.replacements)
-        return self._run(self.shown, rows)
+        """Final states as in `equalized`, with another token's row in place of the probed one's."""
+        rows = self.rows.equalized(self.input_ids).clone()
+        rows[self.context_index, self.positions] = self.rows.equalized(self.replacements)
+        return self._run(self.input_ids, rows)
 
     @cached_property
     def self_masked(self) -> Hidden:
-        """What the head of a masked LM gets where the probed token itself is masked."""
-        ids = self._masked(self.positions)
+        """Final states of a masked LM where the probed token itself is masked."""
+        ids = self._mask(self.positions)
         return self._run(ids, self.rows.look_up(ids))
 
     def attributed(self, method: str) -> Scores:
-        """Scores of every position for the model's own prediction at the end of the context."""
+        """Score every position for the model's own prediction at the end of the context."""
         if method not in self._attributed:
             with torch.enable_grad():
-                self._attributed[method] = METHODS[method].function(self._question)
+                self._attributed[method] = METHODS[method].function(self._batch)
         return self._attributed[method]
 
-    def divergence(self, before: Hidden, after: Hidden, where: Pairs) -> Float[Tensor, " P"]:
-        """KL(prediction before || prediction after) in nats, at some positions."""
+    def divergence(self, clean: Hidden, changed: Hidden, pairs: Pairs) -> Float[Tensor, " P"]:
+        """KL(clean prediction || changed prediction) in nats, at pairs of context and position."""
         parts = (
-            kl_divergence(self.model.head(before[at]), self.model.head(after[at]))
-            for at in zip(*(each.split(CHUNK) for each in where), strict=True)
+            kl_divergence(self.model.head(clean[index]), self.model.head(changed[index]))
+            for index in zip(*(indices.split(CHUNK) for indices in pairs), strict=True)
         )
         return torch.cat(list(parts))
 
     def surprisal(
-        self, states: Hidden, where: Pairs, targets: Int[Tensor, " P"]
+        self, states: Hidden, pairs: Pairs, targets: Int[Tensor, " P"]
     ) -> Float[Tensor, " P"]:
-        """-log probability in nats of a target at each of some positions."""
+        """-log probability in nats of a target at each pair of context and position."""
         parts = []
-        for contexts, positions, wanted in zip(
-            *(each.split(CHUNK) for each in (*where, targets)), strict=True
-        ):
+        chunks = zip(*(tensor.split(CHUNK) for tensor in (*pairs, targets)), strict=True)
+        for contexts, positions, chunk_targets in chunks:
             logits = self.model.head(states[contexts, positions]).float()
-            parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+            parts.append(torch.nn.functional.cross_entropy(logits, chunk_targets, reduction="none"))
         return torch.cat(parts)
 
     @cached_property
-    def _question(self) -> Question:
-        return question_of_ids(self.model, self.ids, Settings(counts=self.counts))
+    def _batch(self) -> AttributionBatch:
+        return batch_of_ids(self.model, self.ids, AttributionSettings(counts=self.counts))
 
-    def _masked(self, positions: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
+    def _mask(self, positions: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
         ids, mask = self.ids.clone(), self.model.tokenizer.mask_token_id
         assert isinstance(mask, int)
-        ids[self.each, positions] = mask
+        ids[self.context_index, positions] = mask
         return ids
 
     def _run(self, ids: Int[Tensor, "N L"], rows: Rows) -> Hidden:
@@ -178,8 +179,9 @@ class Passes:
         reading = self.model.read(Batch(ids, torch.ones_like(ids), segments), rows=rows)
         states, columns = reading.read.final, reading.columns
         assert reading.logits is not None
-        own = reading.logits[:, -1]
-        if own.isfinite().all() and not nearly_equal(self.model.head(states[:, -1], columns), own):
+        logits = reading.logits[:, -1]
+        head_logits = self.model.head(states[:, -1], columns)
+        if logits.isfinite().all() and not nearly_equal(head_logits, logits):
             raise CheckpointError(
                 f"{self.model.name}: its head, applied to one representation, does not give the "
                 "network's own logits in these contexts, so importances cannot be read through it"

@@ -1,8 +1,8 @@
-"""Norm surgery: what a model loses when the norms of its embeddings are changed, directions kept.
+"""Norm surgery: change of the held-out loss when norms of embeddings are changed, not directions.
 
-A norm may correlate with whatever it likes and still do nothing. Surgery asks the causal question:
-how much held-out loss the model gains when the norms of its input rows, or of its centred output
-rows, are replaced. V tokens of the vocabulary, D hidden size, n tokens that take part.
+A norm may correlate with other quantities and still have no effect. Surgery is an intervention: it
+measures how much held-out loss the model gains when the norms of its input rows, or of its centred
+output rows, are replaced. V tokens of the vocabulary, D hidden size, n tokens that take part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,31 +16,31 @@ from torch import Tensor, nn
 from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import ConfigError, MismatchError, did_you_mean
 from dynamics.importance.held_out import HeldOut, interval_row
-from dynamics.importance.replaced import weight_replaced
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
+from dynamics.models.patching import weight_replaced
 from dynamics.scores.norms import embedding_norm, mean_row
 from dynamics.statistics.bins import equal_count_bins, tokens_by_bin
 
-DRAWS = 3  # of surgeries that shuffle
-BATCH = 16  # rows that are run at once
-BINS = 20  # of log frequency, of at least 50 tokens each
+DRAWS = 3  # repetitions of surgeries that shuffle
+BATCH = 16  # rows that run at once
+BINS = 20  # bins of frequency, of at least 50 tokens each
 
 Norms = Float[np.ndarray, " n"]
 Counts = Integer[np.ndarray, " n"]
 
 
 def equalized(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Every token gets the mean norm."""
+    """Give every token the mean norm."""
     return np.full_like(norms, norms.mean())
 
 
 def shuffled(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Norms are permuted over all tokens."""
+    """Permute the norms over all tokens."""
     return rng.permutation(norms)
 
 
 def shuffled_within_bins(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Norms are permuted inside bins of frequency: what frequency tells of them stays."""
+    """Permute the norms inside bins of frequency, so that their relation to frequency stays."""
     changed = norms.copy()
     for tokens in tokens_by_bin(equal_count_bins(counts, BINS)):
         changed[tokens] = rng.permutation(norms[tokens])
@@ -48,9 +48,9 @@ def shuffled_within_bins(norms: Norms, counts: Counts, rng: np.random.Generator)
 
 
 def fitted(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Every token gets what the least-squares line of log norm on log frequency says.
+    """Give every token its norm on the least-squares line of log norm on log frequency.
 
-    Where all tokens are as frequent the line is flat, at the geometric mean.
+    If all tokens are equally frequent, the line is flat at the geometric mean.
     """
     frequency, target = np.log(counts), np.log(norms)
     centered = frequency - frequency.mean()
@@ -69,15 +69,15 @@ SURGERIES: dict[str, Callable[[Norms, Counts, np.random.Generator], Norms]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Operated:
-    """An embedding whose norms are operated on.
+class OperatedEmbedding:
+    """An embedding whose norms are changed by surgery.
 
     Attributes:
-        measure: The norm, as `dynamics track` calls it.
-        module: What holds the matrix.
-        shift: What is subtracted from each row before its norm is taken, and added afterwards.
+        measure: Name of the norm in `dynamics track`.
+        module: Module with the matrix.
+        shift: Vector subtracted from each row before its norm is taken, and added afterwards.
         norms: Norms of all V rows.
-        part: Which rows take part.
+        part: Mask of the rows that take part.
     """
 
     measure: str
@@ -94,7 +94,7 @@ class Operated:
         return weight.detach()
 
     def with_norms(self, norms: Norms) -> EmbeddingMatrix:
-        """A copy of the matrix in which the rows that take part have other norms.
+        """Return a copy of the matrix in which the rows that take part have other norms.
 
         A row whose norm stays the same keeps its bits.
         """
@@ -103,24 +103,25 @@ class Operated:
         matrix = self.matrix
         rows = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         factor = torch.from_numpy(growth).to(rows)[:, None]
+        # row + (row - shift) (new / old - 1): exactly the row itself where the norm stays.
         return torch.addcmul(rows, rows - self.shift.to(rows), factor).to(matrix.dtype)
 
 
-def operated(
+def operated_embeddings(
     model: LiveModel,
     counts: Integer[np.ndarray, " tokens"],
     entries: Bool[np.ndarray, " V"] | None = None,
-) -> tuple[Operated, Operated]:
-    """Both embeddings of a model: input rows as they are, output rows without their mean.
+) -> tuple[OperatedEmbedding, OperatedEmbedding]:
+    """Return both embeddings of a model: input rows as they are, output rows without their mean.
 
-    Tokens that occur take part; rows that never do (their log frequency is not defined), and rows
-    of norm 0 (they have no direction), keep what they have. A tied matrix is both.
+    Tokens that occur take part; rows of other tokens (their log frequency is not defined), and rows
+    of norm 0 (they have no direction), stay as they are. A tied matrix is both.
 
     Args:
         model: A causal or masked LM.
         counts: Occurrences of each token; rows without a count never occur.
-        entries: Which rows the tokenizer has an entry for, all when None: the mean of the output
-            rows is that of these.
+        entries: Mask of the rows in the mean of the output rows: those with an entry in the
+            tokenizer; all when None.
 
     Raises:
         ConfigError: No token occurs.
@@ -135,24 +136,24 @@ def operated(
     occurs = np.append(np.asarray(counts) > 0, np.zeros(rows - len(counts), dtype=bool))
     if not occurs.any():
         raise ConfigError(
-            f"none of the tokens of {model.name} occurs in the counts, so no norm takes part; "
+            f"none of the tokens of {model.name} occurs in the counts, so no norm can be changed; "
             "give the counts of its training corpus"
         )
-    network = model.network
-    read, write = network.get_input_embeddings(), network.get_output_embeddings()
-    assert read is not None and write is not None, "what `HeldOut` takes has both"
+    inputs, outputs = model.network.get_input_embeddings(), model.network.get_output_embeddings()
+    assert inputs is not None and outputs is not None, "`HeldOut` refuses models without them"
 
-    def side(measure: str, module: nn.Module, shift: Tensor) -> Operated:
+    def embedding(measure: str, module: nn.Module, shift: Tensor) -> OperatedEmbedding:
         weight = module.weight
         assert isinstance(weight, Tensor)
         norms = embedding_norm(weight.detach(), shift=shift).double().numpy(force=True)
-        return Operated(measure, module, shift, norms, occurs & (norms > 0))
+        return OperatedEmbedding(measure, module, shift, norms, occurs & (norms > 0))
 
-    matrix = write.weight.detach()
-    known = None if entries is None else torch.from_numpy(np.asarray(entries)).to(matrix.device)
+    matrix = outputs.weight.detach()
+    mask = None if entries is None else torch.from_numpy(np.asarray(entries)).to(matrix.device)
+    no_shift = torch.zeros_like(model.embedding_matrix[0]).double()
     return (
-        side("input_embedding_norm", read, torch.zeros_like(model.embedding_matrix[0]).double()),
-        side("output_embedding_norm_centered", write, mean_row(matrix, known)),
+        embedding("input_embedding_norm", inputs, no_shift),
+        embedding("output_embedding_norm_centered", outputs, mean_row(matrix, mask)),
     )
 
 
@@ -168,21 +169,21 @@ def surgery_rows(
     batch_size: int = BATCH,
     entries: Bool[np.ndarray, " V"] | None = None,
 ) -> Iterator[dict[str, object]]:
-    """Change of the held-out loss under each surgery, rows of the stream compared in pairs.
+    """Change of the held-out loss under each surgery, paired over rows of the stream.
 
-    Input and output norms are changed apart, in a tied model too. A surgery that shuffles is done
-    several times and the changes averaged inside each row. The model is left as it was, bit for
-    bit, whatever happens.
+    Input and output norms are changed separately, in a tied model too. A surgery that shuffles is
+    repeated and the changes averaged inside each row. Afterwards the model is restored bit for bit,
+    also after an error.
 
     Args:
         model: A causal or masked LM.
         rows: Rows of a token stream that the model was not trained on; see `HeldOut`.
         counts: Occurrences of each token in the training stream.
         kinds: Names in `SURGERIES`.
-        rng: Shuffles.
-        draws: Of each surgery that shuffles.
-        batch_size: Rows that are run at once.
-        entries: As in `operated`.
+        rng: Generator of the shuffles.
+        draws: Repetitions of each surgery that shuffles.
+        batch_size: Rows that run at once.
+        entries: As in `operated_embeddings`.
 
     Yields:
         The held-out loss in nats per target, then its change under each surgery: `measure`,
@@ -198,36 +199,40 @@ def surgery_rows(
         if kind not in SURGERIES:
             raise ConfigError(f"there is no surgery {kind!r}; {did_you_mean(kind, SURGERIES)}")
     if draws < 1:
-        raise ConfigError(f"{draws} draws shuffle nothing; give 1 or more")
+        raise ConfigError(f"draws must be at least 1; got {draws}")
     held_out = HeldOut(model, rows, batch_size)
-    sides = operated(model, counts, entries)
+    embeddings = operated_embeddings(model, counts, entries)
     plans = {
-        (side, kind): _draws(side, counts, kind, rng, draws) for side in sides for kind in kinds
+        (embedding, kind): _new_norms(embedding, counts, kind, rng, draws)
+        for embedding in embeddings
+        for kind in kinds
     }
     losses = np.zeros(len(held_out))
     changes = {plan: np.zeros(len(held_out)) for plan in plans}
     for batch in held_out.batches():
-        here, states = batch.rows, batch.states()
-        losses[here] = batch.losses(states)
-        for (side, kind), wanted in plans.items():
-            for norms in wanted:
-                with weight_replaced(side.module, side.with_norms(norms)):
-                    # The head alone is run again where only output rows have changed.
-                    changed = batch.losses(batch.states() if side is sides[0] else states)
-                changes[side, kind][here] += (changed - losses[here]) / len(wanted)
+        batch_rows, states = batch.rows, batch.states()
+        losses[batch_rows] = batch.losses(states)
+        for plan, repetitions in plans.items():
+            embedding, is_input = plan[0], plan[0] is embeddings[0]
+            for norms in repetitions:
+                with weight_replaced(embedding.module, embedding.with_norms(norms)):
+                    # Only the head runs again where only output rows have changed.
+                    changed = batch.losses(batch.states() if is_input else states)
+                changes[plan][batch_rows] += (changed - losses[batch_rows]) / len(repetitions)
     yield interval_row("model", "", "held_out_loss", losses)
-    for (side, kind), change in changes.items():
-        yield interval_row(side.measure, "held_out_loss", f"surgery_{kind}", change)
+    for (embedding, kind), change in changes.items():
+        yield interval_row(embedding.measure, "held_out_loss", f"surgery_{kind}", change)
 
 
-def _draws(
-    side: Operated,
+def _new_norms(
+    embedding: OperatedEmbedding,
     counts: Integer[np.ndarray, " tokens"],
     kind: str,
     rng: np.random.Generator,
     draws: int,
 ) -> list[Norms]:
-    """New norms, draw by draw; once where every draw is the same."""
-    norms, part = side.norms[side.part], side.part[: len(counts)]
-    made = [SURGERIES[kind](norms, counts[part], rng) for _ in range(draws)]
-    return made[:1] if all(np.array_equal(each, made[0]) for each in made) else made
+    """Return the new norms of each repetition, or of one if all repetitions are the same."""
+    norms, part = embedding.norms[embedding.part], embedding.part[: len(counts)]
+    repetitions = [SURGERIES[kind](norms, counts[part], rng) for _ in range(draws)]
+    is_constant = all(np.array_equal(new_norms, repetitions[0]) for new_norms in repetitions)
+    return repetitions[:1] if is_constant else repetitions

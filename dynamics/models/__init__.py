@@ -1,1 +1,1 @@
-"""A checkpoint as a live model: loading, representations, the head on top of them."""
+"""Live models: loading a checkpoint, its representations, and the head on top of them."""

@@ -1,4 +1,4 @@
-"""Inputs of one forward pass, what it gives, and batches run in parts where a model mixes inputs.
+"""Inputs and results of one forward pass, and batches run in parts where a model mixes inputs.
 
 B inputs, P positions, D hidden size, C labels or tokens of the vocabulary, K chosen columns.
 """
@@ -23,11 +23,11 @@ class Batch:
     """Token ids of several inputs, padded on the right.
 
     Attributes:
-        input_ids: Of the text; of the source in an encoder-decoder.
+        input_ids: Token ids of the text; of the source in an encoder-decoder.
         attention_mask: 1 for tokens, 0 for padding.
         token_type_ids: Segment of each token, where the tokenizer gives it.
-        decoder_input_ids: What the decoder gets, in an encoder-decoder.
-        decoder_attention_mask: 1 for its tokens, 0 for padding.
+        decoder_input_ids: Token ids of the decoder, in an encoder-decoder.
+        decoder_attention_mask: 1 for tokens of the decoder, 0 for padding.
     """
 
     input_ids: Ids
@@ -40,24 +40,24 @@ class Batch:
         return len(self.input_ids)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Every tensor of the batch changed in the same way."""
-        held = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-        return replace(self, **{name: change(tensor) for name, tensor in held.items()})
+        """Apply a function to every tensor of the batch."""
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Tokens of each input, of the source and of the decoder (0 where there is none)."""
+        """Number of tokens of each input, in the source and in the decoder (0 without one)."""
         decoder = self.decoder_attention_mask
         target = torch.zeros_like(self.attention_mask[:, :1]) if decoder is None else decoder
-        both = torch.stack([self.attention_mask.sum(1), target.sum(1)], dim=1)
-        return [(source, decoded) for source, decoded in both.tolist()]
+        counts = torch.stack([self.attention_mask.sum(1), target.sum(1)], dim=1)
+        return [(source, decoded) for source, decoded in counts.tolist()]
 
-    def part(self, inputs: Sequence[int], lengths: tuple[int, int]) -> "Batch":
-        """Some inputs of equal length, without their padding."""
+    def part(self, indices: Sequence[int], lengths: tuple[int, int]) -> "Batch":
+        """Select inputs of equal length, without their padding."""
         source, decoded = lengths
         return Batch(
             **{
-                name: tensor[list(inputs), : decoded if name.startswith("decoder") else source]
+                name: tensor[list(indices), : decoded if name.startswith("decoder") else source]
                 for name, tensor in vars(self).items()
                 if tensor is not None
             }
@@ -71,13 +71,13 @@ def padded_batch(
     *,
     padding: int,
 ) -> Batch:
-    """Inputs as one batch, padded on the right.
+    """Pad inputs on the right to one batch.
 
     Args:
-        ids: Token ids of each; of its source in an encoder-decoder.
+        ids: Token ids of each input; of its source in an encoder-decoder.
         segments: Segment of each token.
-        decoder: Token ids that the decoder gets.
-        padding: Token id that pads.
+        decoder: Token ids of the decoder.
+        padding: Id of the padding token.
     """
 
     def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -85,29 +85,29 @@ def padded_batch(
             [torch.tensor(row) for row in rows], batch_first=True, padding_value=value
         )
 
-    def attended(rows: Sequence[Sequence[int]]) -> Tensor:
+    def token_mask(rows: Sequence[Sequence[int]]) -> Tensor:
         return padded([[1] * len(row) for row in rows], 0)
 
     return Batch(
         padded(ids, padding),
-        attended(ids),
+        token_mask(ids),
         padded(segments, 0) if segments else None,
         padded(decoder, padding) if decoder else None,
-        attended(decoder) if decoder else None,
+        token_mask(decoder) if decoder else None,
     )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward pass of the whole network gives.
+    """Representations and logits from one forward pass of the whole network.
 
     Attributes:
         scored: Representations of the tokens that are scored.
-        read: Those of the tokens that predictions are read from; the same, but for the source of
-            an encoder-decoder.
-        logits: The network's own: of each position for some tokens of the vocabulary, or of each
-            input for all labels; None of a model without head.
-        columns: Token ids that the logits are of; None for labels.
+        read: Representations that predictions are read from: the same object, except when the
+            source of an encoder-decoder is scored.
+        logits: The network's own logits: of each position for some tokens of the vocabulary, or of
+            each input for all labels; None for a model without head.
+        columns: Token ids of the logits; None for labels.
     """
 
     scored: States
@@ -116,54 +116,55 @@ class Reading:
     columns: Int[Tensor, " K"] | None = None
 
 
-Run = Callable[[Batch, Float[Tensor, "B P E"] | None], Reading]
+Forward = Callable[[Batch, Float[Tensor, "B P E"] | None], Reading]
+"""A forward pass of a batch, with rows to use in place of those that the embedding looks up."""
 
 
-def find_batching(run: Run, probes: Batch) -> Batching:
-    """Find out whether what a network gives for an input depends on what else is in the batch.
+def find_batching(run: Forward, probes: Batch) -> Batching:
+    """Find out by trial which inputs may run together without changing each other's results.
 
     Args:
-        run: The network.
+        run: Forward pass of the network.
         probes: Three inputs, the first two of one length and the third longer.
 
     Returns:
-        `padded`: not on padding either; `equal_length`: not on other inputs of the same length;
-        `one_by_one`: it does, or the network refuses batches.
+        `padded`: any inputs; `equal_length`: inputs of the same length; `one_by_one`: none, or the
+        network refuses batches.
     """
     lengths = probes.lengths
-    alone = [run(probes.part([index], lengths[index]), None) for index in range(3)]
+    singles = [run(probes.part([index], lengths[index]), None) for index in range(3)]
 
-    def same(batch: Batch, inputs: Sequence[int]) -> bool:
+    def is_same(batch: Batch, indices: Sequence[int]) -> bool:
         try:
             together = run(batch, None)
-        except (RuntimeError, ValueError, IndexError):  # it takes single inputs, as was just seen
+        except (RuntimeError, ValueError, IndexError):  # each single input has just passed
             return False
-        return all(_agree(together, alone[index], row) for row, index in enumerate(inputs))
+        return all(_agree(together, singles[index], row) for row, index in enumerate(indices))
 
-    if same(probes, range(3)):
+    if is_same(probes, range(3)):
         return "padded"
-    return "equal_length" if same(probes.part([0, 1], lengths[0]), (0, 1)) else "one_by_one"
+    return "equal_length" if is_same(probes.part([0, 1], lengths[0]), (0, 1)) else "one_by_one"
 
 
 def run_in_parts(
-    run: Run,
+    run: Forward,
     batch: Batch,
     rows: Float[Tensor, "B P E"] | None,
     batching: Batching,
     *,
     scores_decoder: bool,
 ) -> Reading:
-    """Run inputs of equal length together, or each alone, and put what they give into one batch.
+    """Run inputs of equal length together, or each alone, and join the results to one reading.
 
     Args:
-        run: The network.
+        run: Forward pass of the network.
         batch: The inputs.
         rows: As in `LiveModel.read`.
-        batching: Which inputs may be run together.
-        scores_decoder: Whether the tokens that are scored, whose rows these are, are the decoder's.
+        batching: Inputs that may run together.
+        scores_decoder: The scored tokens, and `rows`, are the decoder's.
 
     Returns:
-        As if all were run at once; zeros at the positions of padding.
+        The reading of the whole batch; zeros at the positions of padding.
     """
     parts: dict[tuple[int, ...], list[int]] = {}
     lengths = batch.lengths
@@ -171,11 +172,11 @@ def run_in_parts(
         key = (*length, index) if batching == "one_by_one" else length
         parts.setdefault(key, []).append(index)
     readings = []
-    for inputs in parts.values():
-        length = lengths[inputs[0]]
-        fed = None if rows is None else rows[inputs, : length[scores_decoder]]
-        readings.append(run(batch.part(inputs, length), fed))
-    order = torch.tensor([index for inputs in parts.values() for index in inputs]).argsort()
+    for indices in parts.values():
+        length = lengths[indices[0]]
+        part_rows = None if rows is None else rows[indices, : length[scores_decoder]]
+        readings.append(run(batch.part(indices, length), part_rows))
+    order = torch.tensor([index for indices in parts.values() for index in indices]).argsort()
     decoder = batch.decoder_input_ids
     source = batch.input_ids.shape[1]
     target = source if decoder is None else decoder.shape[1]
@@ -187,22 +188,23 @@ def run_in_parts(
         ]
         return torch.cat(padded)[order.to(padded[0].device)]
 
-    def states(side: Sequence[States], width: int) -> States:
+    def joined_states(parts: Sequence[States], width: int) -> States:
+        layers = zip(*(states.blocks for states in parts), strict=True)
+        has_first = parts[0].first is not None
         return States(
-            joined([each.final for each in side], width),
-            None if side[0].first is None else joined([each.embedding for each in side], width),
-            tuple(
-                joined(layer, width) for layer in zip(*(each.blocks for each in side), strict=True)
-            ),
-            side[0].first_missing,
+            joined([states.final for states in parts], width),
+            joined([states.embedding for states in parts], width) if has_first else None,
+            tuple(joined(layer, width) for layer in layers),
+            parts[0].first_missing,
         )
 
-    scored = states([each.scored for each in readings], target if scores_decoder else source)
-    apart = readings[0].read is not readings[0].scored
-    logits = [each.logits for each in readings if each.logits is not None]
+    scored_width = target if scores_decoder else source
+    scored = joined_states([reading.scored for reading in readings], scored_width)
+    crosses_sides = readings[0].read is not readings[0].scored
+    logits = [reading.logits for reading in readings if reading.logits is not None]
     return Reading(
         scored,
-        states([each.read for each in readings], target) if apart else scored,
+        joined_states([r.read for r in readings], target) if crosses_sides else scored,
         _joined_logits(logits, target, joined),
         readings[0].columns,
     )
@@ -215,12 +217,12 @@ def _joined_logits(
         return None
     if logits[0].dim() > 2:
         return joined(logits, width)
-    return joined([each[:, None] for each in logits], 1)[:, 0]
+    return joined([label_logits[:, None] for label_logits in logits], 1)[:, 0]
 
 
-def _agree(together: Reading, alone: Reading, row: int) -> bool:
-    """Whether an input gives the same in a batch, at its own positions."""
-    pairs = [(together.read.final[row, : alone.read.final.shape[1]], alone.read.final[0])]
-    if alone.logits is not None and together.logits is not None:
-        pairs.append((together.logits[row, : alone.logits.shape[1]], alone.logits[0]))
+def _agree(together: Reading, single: Reading, row: int) -> bool:
+    """Return whether an input has the same result in a batch, at its positions without padding."""
+    pairs = [(together.read.final[row, : single.read.final.shape[1]], single.read.final[0])]
+    if single.logits is not None and together.logits is not None:
+        pairs.append((together.logits[row, : single.logits.shape[1]], single.logits[0]))
     return all(nearly_equal(*pair) for pair in pairs)

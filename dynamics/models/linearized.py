@@ -1,7 +1,7 @@
-"""A model that is linear at the values it is called with, by rules for functions of torch.
+"""Make a model linear at the values it is called with, by rules for functions of torch.
 
-The rules know no architecture. What they do not cover shows in a result that is not the sum of the
-shares of what is fed and of the additive terms.
+The rules do not depend on the architecture. A function that they do not cover shows: the result is
+then not the sum of the shares of the inputs and of the additive terms.
 """
 
 import re
@@ -16,8 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import forward_replaced
 
+# Attention weights and norms' divisors are constants in CP-LRP (Ali et al. 2022, arXiv 2202.07304).
 _CONSTANT = {"softmax", "rsqrt", "sqrt", "var", "std", "norm", "rdiv", "reciprocal"}
 _ACTIVATIONS = {
     *("gelu", "silu", "relu", "tanh", "sigmoid", "square", "relu6", "leaky_relu", "elu", "selu"),
@@ -30,30 +31,30 @@ _ACTIVATION_MODULE = re.compile("gelu|swish|silu|mish|relu", re.IGNORECASE)
 
 @contextmanager
 def linearized(network: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Let a model be linear in what is fed to it and in its additive terms, values unchanged.
+    """Let a model be linear in its input rows and in its additive terms, values unchanged.
 
-    Additive terms are biases and what embeddings look up: positions, segments, and tokens that no
-    rows are fed for. The forward-mode tangent of a result (`torch.autograd.forward_ad`) is their
-    share in it, for each number of the result at once. Gradients are those of what is fed.
+    Additive terms are biases and the rows that embeddings look up: positions, segments, and tokens
+    without an input row. The forward-mode tangent of a result (`torch.autograd.forward_ad`) is
+    their share in it, for each number of the result at once. Gradients are those of input rows.
 
     Softmax, norms' divisors and negative powers are constants; an activation is a slope
     act(z)/z, constant, times z; a product of two tensors gives half of its gradient to each. Other
     functions stay what they are, linear or not. The values of a result change by rounding only.
 
     Yields:
-        The additive terms, as leaves of the graph; more come while the model runs.
+        The additive terms, as leaves of the graph; more are added while the model runs.
     """
-    parameters = [each for each in network.parameters() if each.requires_grad]
-    named = (*network.named_parameters(), *network.named_buffers())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    named_tensors = (*network.named_parameters(), *network.named_buffers())
     with ExitStack() as stack:
-        for each in parameters:
-            stack.callback(each.requires_grad_, True)
-            each.requires_grad_(False)
+        for parameter in parameters:
+            stack.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
         stack.enter_context(forward_ad.dual_level())
         for module in network.modules():
             if _is_activation(module):
-                stack.enter_context(substituted(module, _as_one(module.forward)))
-        rules = _Rules([each for name, each in named if _is_bias(name, each)])
+                stack.enter_context(forward_replaced(module, _with_slope(module.forward)))
+        rules = _Rules([tensor for name, tensor in named_tensors if _is_bias(name, tensor)])
         stack.enter_context(rules)
         yield rules.terms
 
@@ -64,7 +65,7 @@ class _Rules(TorchFunctionMode):
     def __init__(self, biases: list[Tensor]) -> None:
         super().__init__()
         self.terms: list[Tensor] = []
-        self.biases = {id(each): self._additive(each) for each in biases}
+        self.biases = {id(bias): self._additive(bias) for bias in biases}
 
     def _additive(self, tensor: Tensor) -> Tensor:
         self.terms.append(tensor.detach().requires_grad_())
@@ -77,8 +78,8 @@ class _Rules(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        args = tuple(self.biases.get(id(each), each) for each in args)
-        kwargs = {name: self.biases.get(id(each), each) for name, each in (kwargs or {}).items()}
+        args = tuple(self.biases.get(id(value), value) for value in args)
+        kwargs = {key: self.biases.get(id(value), value) for key, value in (kwargs or {}).items()}
         name = func.__name__.strip("_")
         if name in _REWRITTEN:
             return _REWRITTEN[name](*args, **kwargs)
@@ -86,13 +87,13 @@ class _Rules(TorchFunctionMode):
             args = (*map(_half, args[:2]), *args[2:])
         if name in _QUOTIENTS and any(map(_depends, args[1:2])):
             args = (args[0], args[1].detach(), *args[2:])
-        answer = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         inputs = (*args, *kwargs.values())
         if name in _CONSTANT or (name == "pow" and not _is_positive(inputs[1])):
-            return answer.detach()
+            return result.detach()
         if name in _ACTIVATIONS or name == "pow":
-            return _zero_origin(inputs[0], answer)
-        return self._additive(answer) if name == "embedding" else answer
+            return _as_slope(inputs[0], result)
+        return self._additive(result) if name == "embedding" else result
 
 
 def _is_positive(power: Any) -> bool:
@@ -110,8 +111,9 @@ def _is_bias(name: str, tensor: Tensor) -> bool:
     return name.endswith("bias") and tensor.is_floating_point()
 
 
-def _as_one(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda value: _zero_origin(value, activation(value.detach()))
+def _with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply the slope rule to an activation as a whole, not to the functions it is made of."""
+    return lambda value: _as_slope(value, activation(value.detach()))
 
 
 def _depends(value: Any) -> bool:
@@ -119,14 +121,15 @@ def _depends(value: Any) -> bool:
 
 
 def _half(factor: Tensor) -> Tensor:
+    """Return the factor with half of its gradient: a product then gives half to each factor."""
     return factor / 2 + (factor / 2).detach()
 
 
-def _zero_origin(value: Tensor, answer: Tensor) -> Tensor:
-    """The answer as a slope times the value; nothing flows where the value is 0."""
-    fixed, answer = value.detach(), answer.detach()
-    slope = torch.where(fixed == 0, 0.0, answer / fixed)
-    return value * slope + (answer - fixed * slope)
+def _as_slope(value: Tensor, result: Tensor) -> Tensor:
+    """Return act(z) as a constant slope act(z)/z times z; the slope is 0 where z is."""
+    constant, result = value.detach(), result.detach()
+    slope = torch.where(constant == 0, 0.0, result / constant)
+    return value * slope + (result - constant * slope)
 
 
 def _attention(
@@ -134,13 +137,13 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    *rest: Any,
-    **named: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
     mask = None if attn_mask is None else attn_mask.detach()
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
         return nn.functional.scaled_dot_product_attention(
-            query.detach(), key.detach(), value, mask, *rest, **named
+            query.detach(), key.detach(), value, mask, *args, **kwargs
         )
 
 

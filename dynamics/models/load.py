@@ -1,6 +1,6 @@
-"""A model that runs, from wherever its checkpoint is: a folder, a training of ours, a hub.
+"""Load a live model from a folder, a training folder, a hub, or memory.
 
-A weight that is not in the files is an error: transformers would make it up at random.
+A weight that is missing from the files is an error: transformers would fill it with random numbers.
 """
 
 import os
@@ -21,13 +21,14 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from dynamics.checkpoints.catalog import PublicSeries, find
+from dynamics.checkpoints.catalog.public_series import PublicSeries, find
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.quantised import FLOATS
-from dynamics.checkpoints.revisions import HubRevision
 from dynamics.checkpoints.stores import LocalFolder, read_json
+from dynamics.checkpoints.training_folder import is_training
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
     WEIGHTS_FILES,
@@ -36,8 +37,8 @@ from dynamics.checkpoints.weight_files import (
     standard_files,
 )
 from dynamics.checkpoints.weights import Weights
-from dynamics.corpus.kinds import own_tokens
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.tokenizers.kinds import own_tokens
+from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -46,7 +47,7 @@ from dynamics.errors import (
     did_you_mean,
     message_of,
 )
-from dynamics.models.live import LiveModel, Task
+from dynamics.models.live_model import LiveModel, Task
 from dynamics.models.named_errors import named_errors
 from dynamics.models.output import accepted
 from dynamics.models.quiet import quiet_transformers
@@ -68,7 +69,7 @@ _CLASSES: dict[Task, Any] = {
     "regression": AutoModelForSequenceClassification,
     "none": AutoModel,
 }
-# The classes of each task in transformers' own tables, and the class that remote code maps to it.
+# The classes of each task in transformers' own tables, and the auto class that remote code names.
 _TASKS: dict[Task, tuple[Mapping[Any, Any], str]] = {
     "classification": (
         modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -92,7 +93,7 @@ _TOKENIZER_FILES = (
 )
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 _EMBEDDINGS_ONLY = WEIGHTS_FILES[-1]
-_SHOWN = 4  # keys a message shows
+_SHOWN = 4  # keys in a message
 
 
 def load_model(
@@ -110,69 +111,77 @@ def load_model(
     """Load a model with its head and its tokenizer, in evaluation mode.
 
     Args:
-        place: A checkpoint, or what `find_checkpoint` understands; or a model of transformers or a
-            pipeline, which is taken as it is: its dtype and device stay, its mode becomes that of
+        place: A checkpoint, or a place for `find_checkpoint`; or a model of transformers or a
+            pipeline, which is used as it is: its dtype and device stay, its mode becomes that of
             evaluation.
-        tokenizer: What turns text into its token ids, for a model that is taken as it is; a
-            checkpoint and a pipeline have their own when None.
-        task: What the head predicts; None for what `config.json` says, or the class of a model.
-            `none` loads the model without its head.
-        dtype: A dtype of torch, a name in `DTYPES`, or `auto` for the one on disk.
-        device: As torch calls it.
-        device_map: Which part goes on which device, as transformers takes it; `device` when None.
-        attn_implementation: As transformers calls it, such as `eager` or `sdpa`; its own choice
+        tokenizer: Tokenizer of a model of transformers; a checkpoint and a pipeline have their own
             when None.
-        trust_remote_code: Run code that the checkpoint brings along.
-        hub: The hub, as the environment says when None.
+        task: Kind of prediction of the head; None to take it from `config.json` or from the class
+            of a model. `none` loads the model without its head.
+        dtype: A dtype of torch, a name in `DTYPES`, or `auto` for the one on disk.
+        device: Device in torch's notation.
+        device_map: Device of each part, as transformers takes it; `device` when None.
+        attn_implementation: Name in transformers, such as `eager` or `sdpa`; its default when None.
+        trust_remote_code: Run code from the checkpoint.
+        hub: Client of the hub; one set up from the environment when None.
 
     Raises:
-        ConfigError: A setting is unknown, float16 is asked for on a CPU, or a model is given
-            without tokenizer.
-        CheckpointError: The checkpoint is not there, is damaged, of an unknown kind, without
+        ConfigError: A setting is unknown, the dtype is float16 on a CPU, or a model comes without
+            tokenizer.
+        CheckpointError: The checkpoint does not exist, is damaged, of an unknown kind, without
             tokenizer, or without some of the weights that its class needs.
         MismatchError: The tokenizer has ids that the embedding has no row for.
         StepError: Two checkpoints of a folder are of one step.
+
+    Example::
+
+        load_model("runs/demo/training")  # the last checkpoint of a training
+        load_model("EleutherAI/pythia-70m@step1000", dtype="bfloat16", device="cuda")
+        load_model(network, tokenizer=tokenizer)  # a model of transformers in memory
     """
     if isinstance(place, PreTrainedModel | Pipeline) or hasattr(place, "merge_and_unload"):
-        return _taken(place, tokenizer, task)
+        return _from_memory(place, tokenizer, task)
     if not isinstance(place, Checkpoint | Path | str):
         raise ConfigError(
-            f"a {type(place).__name__} is no model to load; give a folder, the name of a series or "
-            "repository, a checkpoint, a model of transformers with its tokenizer, or a pipeline"
+            f"cannot load a model from a {type(place).__name__}; give a folder, the name of a "
+            "series or repository, a checkpoint, a model of transformers with its tokenizer, or a "
+            "pipeline"
         )
-    numbers, target = _numbers(dtype, device, task)
+    torch_dtype, torch_device = _parse_settings(dtype, device, task)
     checkpoint = place if isinstance(place, Checkpoint) else find_checkpoint(place, hub)
     name = checkpoint.store.name
     folder = _fetch(checkpoint)
-    _check_numbers(name, folder)
-    how = {"attn_implementation": attn_implementation, "device_map": device_map}
+    _check_not_quantised(name, folder)
+    options = {"attn_implementation": attn_implementation, "device_map": device_map}
     with quiet_transformers(warnings=False):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
             task = task or _task(name, config)
-            network, told = _CLASSES[task].from_pretrained(
+            network, loading_info = _CLASSES[task].from_pretrained(
                 folder,
                 config=config,
-                dtype=numbers,
+                dtype=torch_dtype,
                 output_loading_info=True,
                 trust_remote_code=trust_remote_code,
-                **{key: value for key, value in how.items() if value is not None},
+                **{key: value for key, value in options.items() if value is not None},
             )
         except CheckpointError:
             raise
-        except Exception as error:  # files may be wrong in every way
+        except Exception as error:  # damaged files and foreign code may raise anything
             raise CheckpointError(_unloadable(name, error, task)) from error
-        own = tokenizer or _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
-    _check_complete(name, network, told["missing_keys"], task)
+        tokenizer = tokenizer or _tokenizer(checkpoint, folder, trust_remote_code=trust_remote_code)
+    _check_complete(name, network, loading_info["missing_keys"], task)
     _check_embedding(name, network)
     if device_map is None:
-        network.to(target)
+        network.to(torch_device)
     repo = checkpoint.place.repo if isinstance(checkpoint.place, HubRevision) else name
-    return _live(network, own, task, repo, checkpoint)
+    return _live(network, tokenizer, task, repo, checkpoint)
 
 
-def _taken(place: Any, tokenizer: "PreTrainedTokenizerFast | None", task: Task | None) -> LiveModel:
-    """A model that is in memory already."""
+def _from_memory(
+    place: Any, tokenizer: "PreTrainedTokenizerFast | None", task: Task | None
+) -> LiveModel:
+    """Make a live model of a network or pipeline that is in memory."""
     network = place
     if isinstance(place, Pipeline):
         network = place.model
@@ -186,7 +195,7 @@ def _taken(place: Any, tokenizer: "PreTrainedTokenizerFast | None", task: Task |
         raise ConfigError(f"the model of the pipeline is a {kind}, not one of transformers")
     if tokenizer is None:
         raise ConfigError(
-            f"a {kind} does not say how text becomes its token ids; give its tokenizer with "
+            f"a {kind} comes without a tokenizer; give its tokenizer with "
             "load_model(model, tokenizer=...)"
         )
     name = network.config.name_or_path or kind
@@ -200,11 +209,11 @@ def _live(
     name: str,
     checkpoint: Checkpoint | None,
 ) -> LiveModel:
-    """A model in evaluation mode, whose tokenizer and head fit it."""
+    """Make a live model in evaluation mode; check that tokenizer and head fit it."""
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"the tokenizer of {name} ({type(tokenizer).__name__}) is not backed by tokenizers, so "
-            "the text of a token is not known; convert it to a tokenizer.json"
+            "the text of its tokens is unknown; convert it to a tokenizer.json"
         )
     network.eval()
     _check_rows(name, network, tokenizer)
@@ -216,14 +225,14 @@ def _live(
 
 
 def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
-    """The checkpoint that a model is loaded from.
+    """Find the checkpoint to load a model from.
 
     Args:
         place: The folder of a model; a folder of checkpoints, a training folder or a study folder
             (their last checkpoint); a name of the catalog or a hub repository, as
-            namespace/name (its last checkpoint, or the only one), perhaps with `@` and a branch,
+            namespace/name (its last checkpoint, or the only one), optionally with `@` and a branch,
             tag or commit.
-        hub: The hub, as the environment says when None.
+        hub: Client of the hub; one set up from the environment when None.
 
     Raises:
         CheckpointError: There is no such folder, name, repository or revision.
@@ -232,26 +241,26 @@ def find_checkpoint(place: Path | str, hub: Hub | None = None) -> Checkpoint:
     path = Path(place).expanduser()
     if path.exists() or str(place).startswith((".", "~", "/")):
         training = path / "training"
-        is_study = (training / "train.json").is_file()
-        return open_any(str(training if is_study else path), hub).checkpoints[-1]
+        return open_any(str(training if is_training(training) else path), hub).checkpoints[-1]
     name, _, revision = str(place).partition("@")
-    known = _known(name)
-    if known is not None and known.where == "repository":
-        # A checkpoint has a repository of its own, whose name must not mean the last of them.
+    series = _catalog_series(name)
+    if series is not None and series.where == "repository":
+        # A name with a namespace is the repository of one checkpoint, not of the series.
         if "/" in name:
             return Checkpoint(HubRevision(hub or Hub(), name, revision or "main"), 0)
         if revision:
             raise CheckpointError(
                 f"{place}: each checkpoint of {name} has a repository of its own; name one of "
-                f"them, such as {known.repositories[0]}"
+                f"them, such as {series.repositories[0]}"
             )
     if not revision:
         return open_any(str(place), hub).checkpoints[-1]
-    repo = known.repositories[0] if known is not None else name
+    repo = series.repositories[0] if series is not None else name
     return Checkpoint(HubRevision(hub or Hub(), repo, revision), 0)
 
 
-def _known(name: str) -> PublicSeries | None:
+def _catalog_series(name: str) -> PublicSeries | None:
+    """Return the series of a name in the catalog; None for a repository that is not in it."""
     try:
         return find(name)
     except CheckpointError as error:
@@ -260,10 +269,10 @@ def _known(name: str) -> PublicSeries | None:
         raise CheckpointError(f"there is no folder {name!r} here, and {error}") from error
 
 
-def _numbers(
+def _parse_settings(
     dtype: str | torch.dtype, device: str | torch.device, task: Task | None
 ) -> tuple[torch.dtype | str, torch.device]:
-    """The settings as torch and transformers know them."""
+    """Check the settings; return dtype and device for transformers and torch."""
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES and dtype != "auto":
@@ -283,7 +292,7 @@ def _numbers(
 
 
 def _fetch(checkpoint: Checkpoint) -> Path:
-    """A folder on this machine with everything that loading needs."""
+    """Return a local folder with everything that loading needs, downloaded if on a hub."""
     store = checkpoint.store
     weights = next((name for name in standard_files(store) if store.open(name)), None)
     measurable = other_weights_file(store) if weights is None else weights
@@ -295,12 +304,12 @@ def _fetch(checkpoint: Checkpoint) -> Path:
         )
     if weights == _EMBEDDINGS_ONLY:
         raise CheckpointError(
-            f"{store.name}: holds the embeddings only, which are no model that runs; give a "
-            "checkpoint with all weights"
+            f"{store.name}: holds the embeddings only, and a model needs all weights to run; give "
+            "a checkpoint with all weights"
         )
     if read_json(store, "config.json") is None:
         raise CheckpointError(
-            f"{store.name}: has no config.json, which tells what model the weights are of"
+            f"{store.name}: has no config.json, which names the architecture of the weights"
         )
     if weights is None:
         raise CheckpointError(no_weights(store))
@@ -310,27 +319,27 @@ def _fetch(checkpoint: Checkpoint) -> Path:
 
 
 def _task(name: str, config: Any, kind: str | None = None) -> Task:
-    """The task of a class, by transformers' tables or by what remote code says of itself.
+    """Return the task of a class from transformers' tables, or from the auto map of remote code.
 
     Args:
-        name: What messages call the model.
+        name: Name of the model in messages.
         config: Its configuration.
         kind: Name of the class; the one that the configuration names when None.
 
     Raises:
-        CheckpointError: No class is named, or one without a head that is covered.
+        CheckpointError: No class is named, or its head is not covered.
     """
     kind = kind or next(iter(config.architectures or ()), None)
     if kind is None:
         raise CheckpointError(
-            f"{name}: config.json names no architecture, so it is not known what the head is for; "
-            f"give the task, one of {', '.join(_CLASSES)}"
+            f"{name}: config.json names no architecture, so the task of the head is unknown; give "
+            f"the task, one of {', '.join(_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
     tasks: list[Task] = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]
     tasks = tasks or [task for task, (_, auto) in _TASKS.items() if auto in remote]
     if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
-        tasks = ["masked"]  # a further head beside that over the vocabulary, which is not used
+        tasks = ["masked"]  # the second head of such a model is not used
     if not tasks:
         raise CheckpointError(
             f"{name}: the head of {kind} is not covered; heads over the vocabulary (causal, masked "
@@ -340,21 +349,21 @@ def _task(name: str, config: Any, kind: str | None = None) -> Task:
     task: Task = tasks[0]
     if {"causal", "masked"} <= {*tasks}:
         task = "causal" if getattr(config, "causal", False) else "masked"
-    if task in ("causal", "seq2seq"):  # the tables list decoders that hear as text-to-text models
+    if task in ("causal", "seq2seq"):  # the tables list audio decoders as text-to-text models
         return "seq2seq" if config.is_encoder_decoder else "causal"
-    single = config.num_labels == 1 or config.problem_type == "regression"
-    return "regression" if task == "classification" and single else task
+    is_regression = config.num_labels == 1 or config.problem_type == "regression"
+    return "regression" if task == "classification" and is_regression else task
 
 
 def _tokenizer(
     checkpoint: Checkpoint, folder: Path, *, trust_remote_code: bool
 ) -> "PreTrainedTokenizerFast":
-    """The tokenizer beside the weights, or that of the training which wrote them."""
+    """Load the tokenizer beside the weights, or that of the training which wrote them."""
     places = [folder]
     if checkpoint.path is not None:
         places.append(Path(os.path.abspath(checkpoint.path)).parents[1] / "tokenizer")  # noqa: PTH100
     for place in places:
-        if any((place / each).is_file() for each in _TOKENIZER_FILES):
+        if any((place / name).is_file() for name in _TOKENIZER_FILES):
             try:
                 return load_tokenizer(place, trust_remote_code=trust_remote_code)
             except CorpusError as error:
@@ -365,8 +374,8 @@ def _tokenizer(
     )
 
 
-def _check_numbers(name: str, folder: Path) -> None:
-    """Refuse codes whose quantizer config.json does not name: they would be loaded as weights."""
+def _check_not_quantised(name: str, folder: Path) -> None:
+    """Refuse quantised codes without a quantizer in config.json: they would load as weights."""
     store = LocalFolder(folder)
     if (read_json(store, "config.json") or {}).get("quantization_config"):
         return
@@ -382,7 +391,7 @@ def _check_numbers(name: str, folder: Path) -> None:
 
 
 def _embedding(name: str, network: PreTrainedModel) -> torch.Tensor:
-    """The matrix of a model with a row for each token."""
+    """Return the input embedding of a model."""
     try:
         return cast(torch.Tensor, network.get_input_embeddings().weight)
     except (NotImplementedError, AttributeError) as error:
@@ -393,7 +402,7 @@ def _embedding(name: str, network: PreTrainedModel) -> torch.Tensor:
 
 
 def _check_embedding(name: str, network: PreTrainedModel) -> None:
-    """Refuse a model whose input embedding is not of floating-point numbers that add up."""
+    """Refuse a model whose input embedding is not of floating-point numbers for arithmetic."""
     dtype = _embedding(name, network).dtype
     if dtype not in FLOATS:
         raise CheckpointError(
@@ -406,7 +415,7 @@ def _check_embedding(name: str, network: PreTrainedModel) -> None:
 def _check_complete(
     name: str, network: PreTrainedModel, missing: Collection[str], task: Task
 ) -> None:
-    """Refuse weights that were made up; without a head the pooler is not used."""
+    """Refuse weights that were filled at random; without a head the pooler is not used."""
     needed = sorted(key for key in missing if task != "none" or "pooler" not in key)
     if needed:
         more = len(needed) - _SHOWN
@@ -418,11 +427,11 @@ def _check_complete(
 
 
 def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast") -> None:
-    """Refuse ordinary entries without a row; a special one without is nothing's padding or mask."""
+    """Refuse ordinary tokens without a row; special ones without lose their role (pad, mask)."""
     rows = len(_embedding(name, network))
-    own = own_tokens(tokenizer)
+    added_ids = own_tokens(tokenizer)
     beyond = [i for i in tokenizer.get_vocab().values() if i >= rows]
-    if any(i not in own for i in beyond):
+    if any(i not in added_ids for i in beyond):
         raise MismatchError(
             f"{name}: its tokenizer has ids up to {max(beyond)}, its embedding {rows} rows; give "
             "the tokenizer that it was trained with"
@@ -434,11 +443,11 @@ def _check_rows(name: str, network: PreTrainedModel, tokenizer: "PreTrainedToken
 
 @torch.no_grad()
 def _check_causal(name: str, network: PreTrainedModel) -> None:
-    """Refuse a masked model under a causal head: its predictions look at what they predict."""
+    """Refuse a masked model under a causal head: its predictions see the tokens they predict."""
     ids = torch.arange(4, device=network.device).repeat(2, 1)
-    ids[1, -1] = 0
-    before, after = network(**accepted(network, {"input_ids": ids})).logits[:, 0].float()
-    if (before - after).abs().max() > 1e-2 * before.abs().max():
+    ids[1, -1] = 0  # two inputs that differ in their last token only
+    first, second = network(**accepted(network, {"input_ids": ids})).logits[:, 0].float()
+    if (first - second).abs().max() > 1e-2 * first.abs().max():
         raise CheckpointError(
             f"{name}: as a {type(network).__name__}, a prediction depends on tokens that come "
             "after it, so it is no causal language model; if it fills masks, give the task masked"

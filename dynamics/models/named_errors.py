@@ -1,4 +1,4 @@
-"""An error of torch or transformers in one line that names the model and what was done with it."""
+"""Errors of torch or transformers, turned into one line that names the model and the operation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ from dynamics.errors import DynamicsError, MeasureError, message_of
 
 @contextmanager
 def named_errors(network: PreTrainedModel, name: str, work: str) -> Iterator[None]:
-    """Turn an error that a network ends in into one line; errors of ours pass.
+    """Turn an exception of a network into a `MeasureError` of one line; a `DynamicsError` passes.
 
-    What a network raises cannot be foreseen: its code is that of a hundred architectures, and of
-    whoever wrote the files.
+    A network may raise anything: its code is that of a hundred architectures, or comes with the
+    files of the model.
 
     Args:
         network: The model.
-        name: Where it comes from.
-        work: What was done with it, as the subject of a sentence.
+        name: Name or folder of the model.
+        work: The operation, as the subject of a sentence.
 
     Raises:
-        DynamicsError: It was raised inside.
-        MeasureError: Any other exception was raised.
+        DynamicsError: As raised in the block.
+        MeasureError: Any other exception was raised in the block.
     """
     try:
         yield
@@ -37,5 +37,5 @@ def named_errors(network: PreTrainedModel, name: str, work: str) -> Iterator[Non
     except Exception as error:
         raise MeasureError(
             f"{name} ({type(network).__name__}): {work} ends in an error: {message_of(error)}; the "
-            "architecture may not fit what was asked (--debug shows where)"
+            "architecture may not be covered (--debug shows the traceback)"
         ) from error

@@ -1,4 +1,4 @@
-"""What a norm of a live model does to its input, measured instead of read from its name."""
+"""Kind, gain and bias of a norm in a live model, measured instead of read from its name."""
 
 import copy
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dynamics.axes import HiddenVector
 from dynamics.checkpoints.architectures import Norm
 
 _ROWS = 64
-_TOLERANCE = 1e-4  # of the largest output; float32 leaves about 1e-6, the other norm about 1
+_TOLERANCE = 1e-4  # of the largest output; a right fit leaves about 1e-6, the other norm about 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class NormResponse:
     Attributes:
         type: `layer` where unit rows have their mean over features subtracted, else `rms`.
         gain: Factor of each feature, in float64.
-        bias: What is added to each feature, in float64.
+        bias: Constant added to each feature, in float64.
     """
 
     type: Norm
@@ -29,7 +29,7 @@ class NormResponse:
     bias: HiddenVector
 
     def multiplies_by(self, gain: HiddenVector) -> bool:
-        """Tell whether this is the gain, up to the rounding of the probe."""
+        """Return whether this is the gain, up to the rounding of the probe."""
         return bool((self.gain - gain).abs().max() <= 10 * _TOLERANCE * (1 + gain.abs().max()))
 
 

@@ -1,4 +1,4 @@
-"""A network with its head: what it predicts over, and its logits for chosen columns only.
+"""The logits of a network with its head, over labels or the vocabulary, cut to chosen columns.
 
 B inputs, P positions, C labels or tokens of the vocabulary, K chosen columns.
 """
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.errors import CheckpointError, MeasureError
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import forward_replaced
 
 Logits = Float[Tensor, "B P K"] | Float[Tensor, "B K"]
 FINAL = "last_hidden_state"
-ROUNDING = 1e-4  # of the largest logit; what two ways of computing the same logits may differ by
+ROUNDING = 1e-4  # of the largest logit: tolerance between two ways of computing the same logits
 
 
 class NetworkOutput:
@@ -30,13 +30,13 @@ class NetworkOutput:
             labels (classification, regression), in evaluation mode.
 
     Attributes:
-        over: What the head scores: logits of a position are over the vocabulary, those of a whole
-            input over labels.
+        over: Domain of the logits: the vocabulary for those of a position, labels for those of a
+            whole input.
         columns: Number C of labels or tokens of the vocabulary.
-        base: The part that answers with the representations which the head reads.
+        base: The part that returns the representations which the head reads.
 
     Raises:
-        CheckpointError: No such part is seen.
+        CheckpointError: No part returns representations.
         MeasureError: The logits of a probe of five tokens are not finite.
     """
 
@@ -49,19 +49,19 @@ class NetworkOutput:
         probe = probe_inputs(network, ids)
         # Some models call their decoder, not the base model around it, or name neither.
         candidates = [_without_head(network), _without_head(network.get_decoder())]
-        candidates = [each for each in (*candidates, *network.modules()) if each is not network]
-        answers: dict[nn.Module, Any] = {}
+        candidates = [part for part in (*candidates, *network.modules()) if part is not network]
+        outputs: dict[nn.Module, Any] = {}
         with ExitStack() as hooks:
             for module in {*candidates} - {None}:
-                hooks.callback(module.register_forward_hook(noted_in(answers)).remove)
+                hooks.callback(module.register_forward_hook(recording_hook(outputs)).remove)
             logits = network(**accepted(network, probe)).logits
-        shown = [each for each in candidates if hasattr(answers.get(each), FINAL)]
-        if not shown:
+        bases = [part for part in candidates if hasattr(outputs.get(part), FINAL)]
+        if not bases:
             raise CheckpointError(
-                f"{type(network).__name__}: no part of it answers with {FINAL}, so the "
+                f"{type(network).__name__}: no part of it returns {FINAL}, so the "
                 "representations of its tokens cannot be read"
             )
-        self.base = shown[0]
+        self.base = bases[0]
         check_finite(logits, network)
         self.over: Literal["vocabulary", "labels"] = "vocabulary" if logits.dim() > 2 else "labels"
         self.columns: int = logits.shape[-1]
@@ -70,19 +70,19 @@ class NetworkOutput:
             self._matrix = matrix
             try:
                 cut = self(probe, self.guards)
-            except RuntimeError:  # the network adds something for every column
+            except RuntimeError:  # the network adds a vector over all columns to the logits
                 cut = logits
             if not nearly_equal(cut, logits[..., self.guards]):
                 self._matrix = None
 
     @property
     def linear(self) -> bool:
-        """Whether chosen columns can be computed without the others."""
+        """Return whether chosen columns can be computed without the others."""
         return self._matrix is not None
 
     @cached_property
     def guards(self) -> Int[Tensor, " K"]:
-        """Two columns that are compared where no others are asked for: the last and the first."""
+        """The last and the first column, compared where no columns are chosen."""
         return torch.tensor([self.columns - 1, 0], device=self.network.device)
 
     @property
@@ -96,8 +96,8 @@ class NetworkOutput:
         """Run the whole network.
 
         Args:
-            inputs: As the network takes them; what it does not take is left out.
-            columns: Labels or token ids in the order wanted, repeated if need be; all when None.
+            inputs: Inputs of the network by name; those that it does not accept are left out.
+            columns: Labels or token ids to return, in this order, with repetitions; all when None.
                 Only these rows of the output embedding are multiplied where the head is `linear`.
         """
         with self.cut_to(columns):
@@ -106,7 +106,7 @@ class NetworkOutput:
 
     @contextmanager
     def cut_to(self, columns: Int[Tensor, " K"] | None) -> Iterator[None]:
-        """Let the output embedding multiply some rows only, and what is added to logits fit them.
+        """Let the output embedding multiply some rows only, and add only their final bias.
 
         Does nothing where the head is not `linear`; `choose` then takes the columns afterwards.
         """
@@ -117,7 +117,7 @@ class NetworkOutput:
         bias = None if matrix.bias is None else matrix.bias[columns]
         with ExitStack() as stack:
             stack.enter_context(
-                substituted(
+                forward_replaced(
                     matrix,
                     lambda states: nn.functional.linear(states, matrix.weight[columns], bias),
                 )
@@ -129,16 +129,16 @@ class NetworkOutput:
             yield
 
     def choose(self, logits: Tensor, columns: Int[Tensor, " K"] | None) -> Tensor:
-        """The chosen columns of what the network gave inside `cut_to`."""
+        """Return the chosen columns of logits that were computed inside `cut_to`."""
         return logits if columns is None or self.linear else logits[..., columns]
 
 
 def accepted(network: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs without what a network does not take, for a pass that keeps no cache."""
+    """Return the inputs that a network accepts, for a pass that keeps no cache."""
     parameters = _parameters(type(network))
     # A cache is of no use in one pass, and does not fit every stack of blocks.
     inputs = {**inputs, **({"use_cache": False} if "use_cache" in parameters else {})}
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return inputs  # the network passes them on to its base model
     return {name: value for name, value in inputs.items() if name in parameters}
 
@@ -148,17 +148,17 @@ def _parameters(network_class: type[PreTrainedModel]) -> Mapping[str, inspect.Pa
     return inspect.signature(network_class.forward).parameters
 
 
-def noted_in(answers: dict[nn.Module, Any]) -> Callable[[nn.Module, Any, Any], None]:
-    """A forward hook that notes what a module answered."""
+def recording_hook(outputs: dict[nn.Module, Any]) -> Callable[[nn.Module, Any, Any], None]:
+    """Return a forward hook that stores the output of a module."""
 
-    def note(module: nn.Module, _: Any, answer: Any) -> None:
-        answers[module] = answer
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        outputs[module] = output
 
-    return note
+    return record
 
 
 def nearly_equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two ways of computing the same logits agree up to rounding; NaN agrees with nothing.
+    """Return whether two tensors of logits agree up to rounding; NaN agrees with nothing.
 
     The tolerance is a part of the largest logit, or of 1 where all are smaller: `ROUNDING`, in
     half precision 4 units of rounding.
@@ -173,12 +173,12 @@ def nearly_equal(first: Tensor, second: Tensor) -> bool:
 
 
 def probe_ids(network: PreTrainedModel, pattern: str) -> list[int] | None:
-    """Token ids of a short made-up input.
+    """Return the token ids of a short artificial input.
 
     Args:
         network: The model.
-        pattern: A letter for each position: `t` for a token that is no special one, another one
-            each time; `e` for the end of a sentence; `p` for padding.
+        pattern: A letter for each position: `t` for an ordinary token, all of them different; `e`
+            for the end of a sentence; `p` for padding.
 
     Returns:
         The ids; None where the model names no such token.
@@ -194,28 +194,28 @@ def probe_ids(network: PreTrainedModel, pattern: str) -> list[int] | None:
 
 
 def probe_inputs(network: PreTrainedModel, *rows: list[int]) -> dict[str, Tensor]:
-    """Inputs of equal length for a network, the decoder's the same where it needs some."""
+    """Return a batch of inputs of equal length; a decoder gets the same ids."""
     ids = torch.tensor(rows, device=network.device)
     decodes = network.config.is_encoder_decoder and network.get_output_embeddings() is not None
     return {"input_ids": ids} | ({"decoder_input_ids": ids} if decodes else {})
 
 
 def _without_head(network: Any) -> Any:
-    """The base model of a model, or the model itself where it is one; None of no model."""
+    """Return the base model of a model, or the model itself where it is one; else None."""
     base = getattr(network, "base_model", None)
     return base if isinstance(base, nn.Module) else None
 
 
 def special_id(network: PreTrainedModel, name: str) -> int | None:
-    """Id of a special token by the configuration, or by that of the language model in it.
+    """Return the id of a special token from the configuration, or its text configuration.
 
     Args:
         network: The model.
         name: `pad`, `bos` or `eos`.
 
     Returns:
-        None where none or several are named, or one that the embedding has no row for: defaults of
-        a larger vocabulary stay in configurations.
+        The id; None where none or several are named, or one without a row in the embedding:
+        configurations keep defaults of a larger vocabulary.
     """
     for config in (network.config, network.config.get_text_config()):
         token = getattr(config, f"{name}_token_id", None)
@@ -229,18 +229,18 @@ def _rows(network: PreTrainedModel) -> int:
 
 
 def check_finite(logits: Tensor, network: PreTrainedModel) -> None:
-    """Refuse logits of a probe that are not finite, and say what is at fault.
+    """Refuse logits of a probe that are not finite, and name the cause.
 
     Raises:
-        MeasureError: One is NaN or infinite.
+        MeasureError: A logit is NaN or infinite.
     """
     if logits.isfinite().all():
         return
     weights = network.named_parameters()
-    bad = next((name for name, weight in weights if not weight.isfinite().all()), None)
+    broken = next((name for name, weight in weights if not weight.isfinite().all()), None)
     fault = (
         "its weights are finite, so its dtype is too narrow for them: use another dtype"
-        if bad is None
-        else f"its weights are at fault: {bad} holds NaN or infinity"
+        if broken is None
+        else f"its weights are at fault: {broken} holds NaN or infinity"
     )
     raise MeasureError(f"{type(network).__name__} gives logits that are not finite; {fault}")

@@ -1,4 +1,4 @@
-"""What transformers would print on its own."""
+"""Switch off the progress bars and warnings of transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet_transformers(*, warnings: bool = True) -> Iterator[None]:
-    """No bars of transformers' own for each file it writes or reads.
+    """Switch off the progress bars that transformers shows for each file it writes or reads.
 
     Args:
-        warnings: Whether it still warns.
+        warnings: Keep the warnings of transformers.
     """
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

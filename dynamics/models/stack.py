@@ -1,4 +1,4 @@
-"""The base model read from inside: embeddings, what each block gives, what the head gets.
+"""Representations inside a base model: its embeddings, the output of each block, the final states.
 
 B inputs, P positions, D hidden size, L blocks.
 """
@@ -25,10 +25,10 @@ class States:
     """Representations of the positions of a batch.
 
     Attributes:
-        final: What the head gets, after the final norm.
-        first: What the first block gets, None where the model does not show it.
-        blocks: What each block gives, before the final norm; empty when not asked for.
-        first_missing: Why the model does not show what its first block gets.
+        final: Input of the head, after the final norm.
+        first: Input of the first block; None where it cannot be observed.
+        blocks: Output of each block, before the final norm; empty when not requested.
+        first_missing: Reason why the input of the first block cannot be observed.
     """
 
     final: Hidden
@@ -38,37 +38,37 @@ class States:
 
     @property
     def embedding(self) -> Hidden:
-        """What the first block gets.
+        """Input of the first block.
 
         It is the output of the embedding module, after position and segment embeddings, scaling and
         normalisation where the model has them.
 
         Raises:
-            CheckpointError: The model does not show it.
+            CheckpointError: It cannot be observed.
         """
         if self.first is None:
             raise CheckpointError(
-                f"{self.first_missing}, so what it gets for each token cannot be read; use the "
-                "norm source row, or a method without norms"
+                f"{self.first_missing}, so its input for each token cannot be read; use the norm "
+                "source row, or a method without norms"
             )
         return self.first
 
 
 Order = Literal["batch_first", "positions_first"]
-"""How the rows of a tensor are arranged: inputs then positions, or positions then inputs."""
+"""Order of the first two axes of a tensor: inputs then positions, or positions then inputs."""
 
 
 class Stack:
     """Embeddings, blocks and final norm of a base model, of its encoder or of its decoder.
 
     Args:
-        module: A module of transformers that gives `last_hidden_state`.
+        module: A module of transformers that returns `last_hidden_state`.
 
     Attributes:
         module: The same.
-        looked_up_order: Order of what the embedding looks up; None where the positions of an input
-            do not come first in it.
-        first_order: The same of what the first block gets.
+        looked_up_order: Order of the rows that the embedding looks up; None where they are not one
+            for each position.
+        first_order: Order of the input of the first block, likewise.
 
     Raises:
         CheckpointError: No list of blocks is found in it.
@@ -76,9 +76,9 @@ class Stack:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        # Of a model that also sees or hears, the blocks are those of its language model.
+        # In a model for images or audio as well, the blocks are those of its language model.
         text = module.get_decoder() if isinstance(module, PreTrainedModel) else module
-        lists = [each for each in text.modules() if isinstance(each, nn.ModuleList) and len(each)]
+        lists = [part for part in text.modules() if isinstance(part, nn.ModuleList) and len(part)]
         if not lists:
             raise CheckpointError(f"{type(module).__name__} has no list of blocks")
         self._blocks = _blocks_of(text, lists)
@@ -87,7 +87,7 @@ class Stack:
 
     @property
     def embedding(self) -> nn.Module:
-        """The module that looks rows up, with the scaling that some models have in it.
+        """The module that looks up the rows of tokens, with its scaling in some models.
 
         Raises:
             CheckpointError: The module does not say which of its parts that is.
@@ -100,20 +100,21 @@ class Stack:
         return self.module.get_input_embeddings()
 
     def look_up(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... E"]:
-        """The rows of token ids, as the embedding module looks them up."""
+        """Return the rows of token ids, as the embedding module looks them up."""
         return _tensor(self.embedding(ids))
 
     def as_looked_up(self, row: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
-        """Another row, scaled as the embedding module scales the rows of its matrix.
+        """Scale a row as the embedding module scales the rows of its matrix.
 
         Raises:
-            CheckpointError: What it looks up is not a multiple of its rows.
+            CheckpointError: The module does more than to scale its rows.
         """
         weight: Any = self.embedding.weight
         token = weight.norm(dim=1).argmax()
-        stored, found = weight[token].double(), self.look_up(token[None])[0].double()
-        factor = (stored @ found) / (stored @ stored)
-        if not torch.allclose(stored * factor, found, rtol=1e-2, atol=1e-3 * float(found.norm())):
+        stored, output = weight[token].double(), self.look_up(token[None])[0].double()
+        factor = (stored @ output) / (stored @ stored)
+        atol = 1e-3 * float(output.norm())
+        if not torch.allclose(stored * factor, output, rtol=1e-2, atol=atol):
             raise CheckpointError(
                 f"{type(self.embedding).__name__} does more than to scale its rows, so a row that "
                 "is not one of them cannot stand in their place"
@@ -121,7 +122,7 @@ class Stack:
         return row * factor.to(row.dtype)
 
     def arrange(self, run: Callable[[list[int]], object], ids: list[int]) -> None:
-        """Find out where the positions of an input are in what passes through.
+        """Find out how the looked-up rows and the input of the first block are ordered.
 
         An input is run, then once more with another token at one position: before the first block
         the row of that position changes, and at most its neighbours.
@@ -130,16 +131,17 @@ class Stack:
             run: Runs the network on one input.
             ids: Token ids of the input, all different, ten or more.
         """
-        at = len(ids) // 2
-        passed: list[tuple[Any, Any]] = []
-        for changed in (ids, [*ids[:at], ids[at + 1], *ids[at + 1 :]]):
+        position = len(ids) // 2
+        changed_ids = [*ids[:position], ids[position + 1], *ids[position + 1 :]]
+        tensors: list[tuple[Any, Any]] = []
+        for run_ids in (ids, changed_ids):
             with self.observed(looked_up=True) as observed:
-                run(changed)
-            firsts, looked = observed.first, observed.looked_up
-            passed.append((firsts[0] if firsts else None, looked[0] if looked else None))
-        (first, row), (changed_first, changed_row) = passed
-        self.first_order = _order(first, changed_first, len(ids), at)
-        self.looked_up_order = _order(row, changed_row, len(ids), at)
+                run(run_ids)
+            firsts, rows = observed.first, observed.looked_up
+            tensors.append((firsts[0] if firsts else None, rows[0] if rows else None))
+        (first, row), (changed_first, changed_row) = tensors
+        self.first_order = _order(first, changed_first, len(ids), position)
+        self.looked_up_order = _order(row, changed_row, len(ids), position)
 
     @property
     def depth(self) -> int:
@@ -154,7 +156,7 @@ class Stack:
         Args:
             rows: As in `observed`.
             blocks: As in `observed`.
-            inputs: As the model takes them.
+            inputs: Inputs of the model by name.
 
         Raises:
             CheckpointError: As in `observed`.
@@ -171,21 +173,22 @@ class Stack:
         blocks: bool = False,
         looked_up: bool = False,
     ) -> Iterator["Observed"]:
-        """Keep what passes through the base model while it runs, alone or inside a larger network.
+        """Record the states of the base model while it runs, alone or inside a larger network.
 
         Args:
-            rows: Taken instead of what the embedding looks up; positions, segments and norms are
-                added to it once, by the model. Positions that the model adds behind them (to fill a
-                window) keep what is looked up. An embedding that is shared with another stack gives
-                that stack what it looks up.
-            blocks: Whether to keep what each block gives.
-            looked_up: Whether to keep what the embedding looks up.
+            rows: Rows to use instead of those that the embedding looks up; positions, segments and
+                norms are added to them once, by the model. Positions that the model adds behind
+                them (to fill a window), and another stack that shares the embedding, keep the rows
+                that it looks up.
+            blocks: Record the output of each block.
+            looked_up: Record the rows that the embedding looks up.
 
         Yields:
-            Where the states are once the base model has run.
+            The record, complete once the base model has run.
 
         Raises:
-            CheckpointError: Rows are given, and their places are not known, see `arrange`.
+            CheckpointError: `rows` are passed, and the order of looked-up rows is unknown, see
+                `arrange`.
         """
         if rows is not None and self.looked_up_order is None:
             raise CheckpointError(
@@ -202,21 +205,21 @@ class Stack:
             observed.outputs.clear()
             observed.looked_up.clear()
 
-        def ended(_: nn.Module, __: Any, answer: Any) -> None:
+        def ended(_: nn.Module, __: Any, output: Any) -> None:
             running[0] = False
-            observed.answer = answer
+            observed.output = output
 
-        def fed(_: nn.Module, __: Any, answer: Any) -> Any:
+        def embedded(_: nn.Module, __: Any, output: Any) -> Any:
             if not running[0]:
                 return None
-            found, order = _tensor(answer), self.looked_up_order
+            looked_up_rows, order = _tensor(output), self.looked_up_order
             if rows is None or order is None:
-                observed.looked_up.append(found.detach().clone())
+                observed.looked_up.append(looked_up_rows.detach().clone())
                 return None
-            # A copy: some models scale what is looked up in place.
-            behind = _arranged(found, order)[:, rows.shape[1] :]
-            given = _arranged(torch.cat([rows, behind.to(rows)], dim=1), order)
-            return given if isinstance(answer, Tensor) else (given, *answer[1:])
+            # A copy: some models scale the looked-up rows in place.
+            added = _arranged(looked_up_rows, order)[:, rows.shape[1] :]
+            replaced = _arranged(torch.cat([rows, added.to(rows)], dim=1), order)
+            return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
         hooks = [
             self.module.register_forward_pre_hook(started),
@@ -229,10 +232,10 @@ class Stack:
             ),
         ]
         if rows is not None or looked_up:
-            hooks.append(self.embedding.register_forward_hook(fed))
+            hooks.append(self.embedding.register_forward_hook(embedded))
         hooks += [
             block.register_forward_hook(
-                lambda *passed: observed.outputs.append(_tensor(passed[-1]))
+                lambda _, __, output: observed.outputs.append(_tensor(output))
             )
             for block in (self._blocks if blocks else ())
         ]
@@ -243,14 +246,14 @@ class Stack:
                 hook.remove()
 
     def as_final(self, states: States, layer: int) -> Hidden:
-        """What the head would get if the model ended after a block.
+        """Return the input of the head if the model ended after a block.
 
         Args:
-            states: Read with `blocks`.
+            states: States recorded with `blocks`.
             layer: 0 for the embeddings, L for the last block.
 
         Raises:
-            CheckpointError: No final norm turns the last block's output into what the head gets.
+            CheckpointError: No final norm turns the last block's output into the head's input.
         """
         if layer == self.depth:
             return states.final
@@ -260,38 +263,39 @@ class Stack:
     def _final_norm(self, states: States) -> nn.Module:
         last = states.blocks[-1]
         for module in (nn.Identity(), *self._norms(last.shape[-1])):
-            found = module(last)
-            if found.shape == states.final.shape and torch.allclose(
-                found, states.final, rtol=1e-4, atol=1e-5
+            normed = module(last)
+            if normed.shape == states.final.shape and torch.allclose(
+                normed, states.final, rtol=1e-4, atol=1e-5
             ):
                 return module
         raise CheckpointError(
-            f"{type(self.module).__name__}: no final norm gives what the head gets from what the "
-            "last block gives, so the head cannot be applied to other layers than the last"
+            f"{type(self.module).__name__}: no final norm turns the output of the last block into "
+            "the input of the head, so the head cannot be applied to other layers than the last"
         )
 
     def _norms(self, width: int) -> list[nn.Module]:
-        inside = {id(each) for block in self._blocks for each in block.modules()}
+        """Return the norms of this width outside the blocks."""
+        in_blocks = {id(module) for block in self._blocks for module in block.modules()}
         return [
-            each
-            for each in self.module.modules()
-            if type(each).__name__.endswith("Norm")
-            and id(each) not in inside
-            and getattr(each, "weight", torch.empty(width)).shape == (width,)
+            module
+            for module in self.module.modules()
+            if type(module).__name__.endswith("Norm")
+            and id(module) not in in_blocks
+            and getattr(module, "weight", torch.empty(width)).shape == (width,)
         ]
 
 
 @dataclass(eq=False)
 class Observed:
-    """What passed through a stack in its last run.
+    """Record of the last run of a stack.
 
     Attributes:
         stack: The stack.
-        blocks: Whether what each block gave was kept.
-        first: What the first block got, each time it ran.
-        outputs: What each block gave, where it was kept.
-        looked_up: What the embedding looked up, where it was kept.
-        answer: What the base model answered; None before it ran.
+        blocks: Outputs of the blocks are recorded.
+        first: Input of the first block, each time it ran.
+        outputs: Output of each block, if recorded.
+        looked_up: Rows that the embedding looked up, if recorded.
+        output: Output of the base model; None before it ran.
     """
 
     stack: Stack
@@ -299,18 +303,18 @@ class Observed:
     first: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     looked_up: list[Tensor] = field(default_factory=list)
-    answer: Any = None
+    output: Any = None
 
     @property
     def states(self) -> States:
         """The representations.
 
         Raises:
-            CheckpointError: The base model was not called as a module or gives none; or blocks are
-                asked for, and some ran more than once.
+            CheckpointError: The base model was not called as a module or returns none; or blocks
+                are recorded, and some ran more than once.
         """
         name = type(self.stack.module).__name__
-        final = getattr(self.answer, "last_hidden_state", None)
+        final = getattr(self.output, "last_hidden_state", None)
         if final is None:
             raise CheckpointError(
                 f"{name} does not show the representations of its positions while it runs, so its "
@@ -319,57 +323,55 @@ class Observed:
         if self.blocks and len(self.outputs) != self.stack.depth:
             raise CheckpointError(
                 f"{name} runs {self.stack.depth} blocks {len(self.outputs)} times, so its layers "
-                "cannot be told apart; only the last one can be read"
+                "cannot be separated; only the last one can be read"
             )
         if not self.first:
             return States(final, None, tuple(self.outputs))
         if (order := self.stack.first_order) is None:
             form = " x ".join(map(str, self.first[0].shape))
-            missing = f"the first block of {name} gets {form} numbers, arranged in another way"
+            missing = f"the first block of {name} gets {form} numbers in an unknown order"
             return States(final, None, tuple(self.outputs), missing)
         # Some models fill the window of their attention behind the positions of the inputs.
         first, *blocks = (
-            _arranged(each, order)[:, : final.shape[1]] for each in (self.first[0], *self.outputs)
+            _arranged(layer, order)[:, : final.shape[1]] for layer in (self.first[0], *self.outputs)
         )
         return States(final, first, tuple(blocks))
 
 
 def _arranged(tensor: Tensor, order: Order) -> Tensor:
-    """Inputs then positions made of an order, or an order of inputs then positions."""
+    """Convert between an order and inputs then positions; the conversion is its own inverse."""
     return tensor if order == "batch_first" else tensor.transpose(0, 1)
 
 
 def _blocks_of(text: nn.Module, lists: list[nn.ModuleList]) -> nn.ModuleList:
-    """The first list with as many members as the configuration has layers, or the largest one."""
+    """Return the first list as long as the configuration has layers, else the largest one."""
     config: Any = getattr(text, "config", None)
     config = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
     layers = {getattr(config, name, None) for name in _LAYERS}
-    named = [each for each in lists if len(each) in layers]
-    return (
-        named[0]
-        if named
-        else max(lists, key=lambda each: sum(weight.numel() for weight in each.parameters()))
-    )
+    matching = [blocks for blocks in lists if len(blocks) in layers]
+    if matching:
+        return matching[0]
+    return max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
 
 
 def _order(
-    before: Tensor | None, after: Tensor | None, positions: int, changed: int
+    tensor: Tensor | None, changed: Tensor | None, positions: int, changed_position: int
 ) -> Order | None:
-    """The order of a tensor of one input, by the rows that a changed position changes."""
-    if before is None or after is None or before.shape != after.shape or before.dim() != 3:
+    """Return the order of a tensor of one input, from the rows that a changed token changes."""
+    if tensor is None or changed is None or tensor.shape != changed.shape or tensor.dim() != 3:
         return None
     orders: tuple[Order, ...] = ("batch_first", "positions_first")
     for order in orders:
-        rows = _arranged(before, order)
+        rows = _arranged(tensor, order)
         if len(rows) != 1:
             continue
-        differ = (rows != _arranged(after, order)).any(2)[0]
-        moved = differ.nonzero().flatten().tolist()
-        mixed = any(abs(row - changed) > _NEIGHBOURS for row in moved)
-        if not mixed and (rows.shape[1] == positions or moved == [changed]):
+        differs = (rows != _arranged(changed, order)).any(2)[0]
+        changed_rows = differs.nonzero().flatten().tolist()
+        is_mixed = any(abs(row - changed_position) > _NEIGHBOURS for row in changed_rows)
+        if not is_mixed and (rows.shape[1] == positions or changed_rows == [changed_position]):
             return order
     return None
 
 
-def _tensor(answer: Any) -> Tensor:
-    return answer if isinstance(answer, Tensor) else answer[0]
+def _tensor(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]

@@ -12,10 +12,7 @@ from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
 from dynamics.report.style import panels, step_axis
-from dynamics.tracking.compare import Arm
-
-RELIABLE = 0.7
-"""Below this reliability of an importance, points are hollow."""
+from dynamics.runs.compare import Arm
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +20,16 @@ class Curve:
     """One statistic of one arm over steps.
 
     Attributes:
-        arm: Whose.
+        arm: The arm whose runs are drawn.
         measure: As in `trends.parquet`.
         against: As in `trends.parquet`.
         statistic: As in `trends.parquet`.
         given: As in `trends.parquet`; None as in `Quantity`.
-        label: What the legend calls it.
+        label: Label in the legend.
         look: Colour, marker and style of the line.
         hollow: Steps at which the point is hollow.
-        thin: Whether it is a thin line without points and interval.
-        baseline: Whether a fine line marks the value at the first step.
+        thin: Draw a thin line without points and interval.
+        baseline: Mark the value at the first step by a fine line.
     """
 
     arm: Arm
@@ -51,22 +48,23 @@ class Curve:
         """The rows of each seed, by ascending step."""
         rows = self.arm.rows(self.measure, self.against, self.statistic, self.given)
         rows = rows[rows["value"].notna()].sort_values("step")
-        return [each for _, each in rows.groupby("seed")]
+        return [seed_rows for _, seed_rows in rows.groupby("seed")]
 
     def draw(self, ax: Axes, shade: float = 0.18) -> bool:
-        """Draw it; whether there was anything to draw. `shade` is the opacity of the interval."""
+        """Draw the curve, its interval with opacity `shade`; return whether it has any value."""
         seeds = self.seeds
         if not seeds:
             return False
         color = self.look["color"]
         if len(self.arm.runs) == 1:
             (mean,) = seeds
+            # The band over the whole curve; the pointwise interval where there is no band.
             low, high = (mean[f"band_{end}"].fillna(mean[end]) for end in ("low", "high"))
         else:
             mean = self.arm.curve(self.measure, self.against, self.statistic, self.given)
             low, high = mean["low"], mean["high"]
-            for each in seeds if not self.thin else ():
-                ax.plot(each["step"], each["value"], color=color, lw=0.4, alpha=0.45)
+            for rows in seeds if not self.thin else ():
+                ax.plot(rows["step"], rows["value"], color=color, lw=0.4, alpha=0.45)
         x, y = mean["step"].to_numpy(), mean["value"].to_numpy()
         if self.thin:
             ax.plot(x, y, color=color, lw=0.7, ls=":", label=self.label)
@@ -93,9 +91,9 @@ class Panel:
     """Curves that share their axes.
 
     Attributes:
-        title: Above the panel.
-        curves: What it shows.
-        ylabel: What the values are; shown at the first panel of a row.
+        title: Title above the panel.
+        curves: Curves to draw.
+        ylabel: Label of the vertical axis; shown at the first panel of a row.
         reach: Half-width of a null band around 0, None for no band.
     """
 
@@ -113,13 +111,13 @@ def draw_panels(
     height: float = 1.9,
     linear_within: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, without rows and columns in which nothing is to be drawn.
+    """Draw a figure of panels, without rows and columns that would be empty.
 
     Args:
         rows: Panels by row, as many in each.
-        missing: What is said when there is nothing at all.
-        width: Of a panel, in inches.
-        height: Of a panel, in inches.
+        missing: Message of the error when nothing can be drawn.
+        width: Width of a panel, in inches.
+        height: Height of a panel, in inches.
         linear_within: The vertical scale is logarithmic beyond plus and minus this; linear
             everywhere when None.
 
@@ -133,11 +131,13 @@ def draw_panels(
     full = np.array([[any(c.seeds for c in panel.curves) for panel in row] for row in grid])
     if not full.any():
         raise NothingToDrawError(missing)
-    at_rows, at_columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
-    figure, axes = panels(rows=len(at_rows), columns=len(at_columns), width=width, height=height)
+    used_rows, used_columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
+    figure, axes = panels(
+        rows=len(used_rows), columns=len(used_columns), width=width, height=height
+    )
     drawn = []
-    for i, row in enumerate(at_rows):
-        for j, column in enumerate(at_columns):
+    for i, row in enumerate(used_rows):
+        for j, column in enumerate(used_columns):
             ax, panel = axes[i][j], grid[row][column]
             if not full[row][column]:
                 ax.set_visible(False)
@@ -145,9 +145,9 @@ def draw_panels(
             if linear_within is not None:
                 ax.set_yscale("symlog", linthresh=linear_within)
             _draw_panel(ax, panel)
-            if j == np.flatnonzero(full[row][at_columns])[0]:
+            if j == np.flatnonzero(full[row][used_columns])[0]:
                 ax.set_ylabel(panel.ylabel, fontsize=7)
-            if i == np.flatnonzero(full[at_rows][:, column])[-1]:
+            if i == np.flatnonzero(full[used_rows][:, column])[-1]:
                 ax.set_xlabel("training step", fontsize=7)
             drawn.append(ax)
     return figure, drawn

@@ -1,4 +1,4 @@
-"""The figures of runs. They draw what the tables hold; a figure is a function and an entry here."""
+"""Figures of runs, drawn from their tables. A figure is a function and an entry of `FIGURES`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import norm_against_importance
 from dynamics.report.statistics_over_steps import agreement, matrices, slopes, surgery
 from dynamics.report.style import STYLE
-from dynamics.tracking.compare import check_vocabularies
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import check_vocabularies
+from dynamics.runs.run import Run
 
 DEFAULT_FORMATS = ("pdf", "png")
 FORMATS = (*DEFAULT_FORMATS, "svg")
@@ -52,8 +52,8 @@ def plot(
 
     Args:
         runs: Runs to draw beside each other.
-        folder: Where to; files of the same name are replaced.
-        figures: Names out of `FIGURES`; all that the runs hold something of when empty.
+        folder: Folder of the files; files of the same name are replaced.
+        figures: Names out of `FIGURES`; when empty, all for which the runs hold data.
         formats: Names out of `FORMATS`, each a file.
         report: Receives a line for each figure that is left out.
 
@@ -62,7 +62,7 @@ def plot(
 
     Raises:
         OutputError: A figure or a format is not known, or a run cannot be drawn in it.
-        NothingToDrawError: The runs hold nothing of a figure that was named.
+        NothingToDrawError: The runs hold no data for a figure that was named.
         MismatchError: Two runs are of different tokenizers; both are named.
     """
     if not runs:
@@ -94,7 +94,7 @@ def plot(
 def _drawn(
     runs: Sequence[Run], figures: Sequence[str], report: Callable[[str], None]
 ) -> dict[str, Figure]:
-    """The figures asked for, or all that apply."""
+    """Draw the named figures, or all that apply."""
     if figures:
         return {name: FIGURES[name](runs) for name in figures}
     drawn = {}

@@ -12,7 +12,8 @@ from matplotlib.patheffects import withStroke
 
 from dynamics.report.curves import Curve
 from dynamics.report.style import (
-    about,
+    arms_note,
+    bands_note,
     caption,
     chosen_steps,
     ends,
@@ -22,11 +23,11 @@ from dynamics.report.style import (
     spread,
     step_axis,
     title,
-    what_bands_are,
 )
-from dynamics.tracking.compare import Arm, arms_of
-from dynamics.tracking.run import Run
-from dynamics.tracking.trends import NEVER_SEEN
+from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.measures import identifiable_measures
+from dynamics.runs.run import Run
+from dynamics.runs.trends import NEVER_SEEN
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "input_embedding_norm": ("input", {"color": "#0b3c7d", "marker": "o"}),
@@ -43,14 +44,10 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
         {"color": "#a8a8a8", "linestyle": "--", "marker": ""},
     ),
 }
-"""What the correlation figure draws: label and look of each measure."""
+"""Label and look of each measure in the correlation figure."""
 
-PANELS = {
-    "input_embedding_norm": "input embedding",
-    "output_embedding_norm_centered": "output embedding,\nuniform mean removed",
-    "output_embedding_norm_centered_frequency": "output embedding,\nunigram mean removed",
-}
-"""What the other figures draw, a panel each."""
+PANELS = {name: label.panel for name, label in identifiable_measures().items()}
+"""Measures of the other figures, a panel for each."""
 
 _ARMS_IN_A_ROW = 3
 
@@ -67,11 +64,12 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
     for arm, ax in zip(arms, axes.flat, strict=False):
         for measure, (label, look) in LINES.items():
             Curve(arm, measure, "log_frequency", "spearman", "", label, look).draw(ax)
+        # The null band is one for all curves of a run; of several seeds the widest is drawn.
         reach = max(run.trend("input_embedding_norm")["null_high"].max() for run in arm.runs)
         ax.axhspan(-reach, reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
         ax.axhline(0, color="black", lw=0.5)
         step_axis(ax, arm.runs[0].steps)
-        tied = arm.runs[0].info["series"]["tied"]
+        tied = arm.runs[0].record.series.tied
         name = title(arm, 40)
         ax.set(ylim=(-1, 1), title=f"{name} (tied)" if tied else name)
     for ax in axes[-1]:
@@ -79,15 +77,15 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
     for row in axes:
         row[0].set_ylabel("Spearman correlation\nwith log frequency")
     show_legend(figure, 2 if columns == 1 else 5)
-    bands = what_bands_are(
+    bands = bands_note(
         arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
     )
     caption(
         figure,
-        f"Input and output embedding norms against token frequency. {about(arms)} {bands} Grey: "
-        "where all curves and steps of a run together stay with 95 % probability when frequencies "
-        "are permuted over tokens. Raw output norms are not identifiable: a vector added to every "
-        "row changes no prediction.",
+        f"Input and output embedding norms against token frequency. {arms_note(arms)} {bands} "
+        "Grey: where all curves and steps of a run together stay with 95 % probability when "
+        "frequencies are permuted over tokens. Raw output norms are not identifiable: a "
+        "vector added to every row changes no prediction.",
     )
     return figure
 
@@ -101,7 +99,7 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
     for arm, row in zip(arms, axes, strict=True):
         run = arm.runs[0]
         for (measure, label), ax in zip(PANELS.items(), row, strict=True):
-            if measure not in run.info["measures"]:
+            if measure not in run.record.measures:
                 ax.set_visible(False)
                 continue
             table = run.profile[run.profile["measure"] == measure]
@@ -117,8 +115,8 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
     caption(
         figure,
         "Mean norm of the tokens in each bin of frequency, bins equally wide in log frequency and "
-        f"of at least 50 tokens. {about(arms, first_seeds=True)}{lowest} Steps are spaced evenly, "
-        "not to scale.",
+        f"of at least 50 tokens. {arms_note(arms, first_seeds=True)}{lowest} Steps are "
+        "spaced evenly, not to scale.",
     )
     return figure
 
@@ -135,7 +133,7 @@ def norm_against_frequency(runs: Sequence[Run]) -> Figure:
     for (measure, label), row in zip(PANELS.items(), axes, strict=True):
         for (arm, step), ax in zip(columns, row, strict=True):
             run = arm.runs[0]
-            if measure not in run.info["measures"]:
+            if measure not in run.record.measures:
                 ax.set_visible(False)
                 continue
             _density(ax, run, measure, step)
@@ -148,8 +146,8 @@ def norm_against_frequency(runs: Sequence[Run]) -> Figure:
     caption(
         figure,
         "Norm of each token's row against how often the token occurs in one pass of the corpus. "
-        f"{about(arms, first_seeds=True)} Grey: density of tokens, logarithmic; line: median in "
-        "bins equally wide in log frequency and of at least 50 tokens, shaded: its 95 % interval.",
+        f"{arms_note(arms, first_seeds=True)} Grey: density of tokens, logarithmic; line: median "
+        "in bins equally wide in log frequency and of at least 50 tokens, shaded: 95 % interval.",
     )
     return figure
 
@@ -165,23 +163,23 @@ def _heat_map(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
     means = table.pivot_table(index="bin", columns="step", values="mean")
     if NEVER_SEEN in means.index:
         ax.axhline(1, color="white", lw=2)
-    seen = means[means.index >= 0].to_numpy()
+    bins = means[means.index >= 0].to_numpy()
     mesh = ax.pcolormesh(
-        means.to_numpy(), cmap="cividis", vmin=seen.min(), vmax=seen.max(), rasterized=True
+        means.to_numpy(), cmap="cividis", vmin=bins.min(), vmax=bins.max(), rasterized=True
     )
     figure.colorbar(mesh, ax=ax, label="mean norm", pad=0.02, extend="both")
     steps = means.columns.to_numpy()
     shown = spread(len(steps), 7)
-    ax.set_xticks(shown + 0.5, [f"{steps[at]:,}" for at in shown], rotation=90)
+    ax.set_xticks(shown + 0.5, [f"{steps[index]:,}" for index in shown], rotation=90)
     ax.set_yticks(*_bin_labels(table, means.index.to_numpy()))
 
 
 def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
-    kept = run.kept
+    kept_mask = run.kept
     # The scale begins below one token, which would be white on white otherwise.
     ax.hexbin(
-        run.tokens["count"].to_numpy()[kept],
-        run.measures(step)[measure].to_numpy()[kept],
+        run.tokens["count"].to_numpy()[kept_mask],
+        run.measures(step)[measure].to_numpy()[kept_mask],
         xscale="log",
         gridsize=28,
         norm=LogNorm(vmin=0.2),
@@ -212,9 +210,9 @@ def _bin_labels(table: pd.DataFrame, bins: np.ndarray) -> tuple[np.ndarray, list
     bounds = table.groupby("bin")[["count_low", "count_high"]].first()
     shown = spread(len(bins), 8)
     labels = []
-    for at in shown:
-        low, high = bounds.loc[bins[at]].to_numpy()
+    for index in shown:
+        low, high = bounds.loc[bins[index]].to_numpy()
         labels.append(
-            "never" if bins[at] < 0 else f"{low:,}–{high:,}" if low < high else f"{low:,}"
+            "never" if bins[index] < 0 else f"{low:,}–{high:,}" if low < high else f"{low:,}"
         )
     return shown + 0.5, labels

@@ -1,28 +1,26 @@
-"""Figures of norm and importance: whether the norm comes to encode it."""
+"""Figures of the correlation of norm and importance over training."""
 
 from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from dynamics.report.curves import RELIABLE, Curve, Panel, draw_panels
+from dynamics.report.curves import Curve, Panel, draw_panels
 from dynamics.report.style import (
-    about,
+    arms_note,
+    bands_note,
     caption,
     look,
     need_trend,
     show_legend,
     title,
-    what_bands_are,
 )
-from dynamics.tracking.compare import Arm, arms_of
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.measures import identifiable_measures
+from dynamics.runs.run import Run
+from dynamics.statistics.reliability import RELIABLE
 
-GAUGES = {
-    "input_embedding_norm": "norm of input rows",
-    "output_embedding_norm_centered": "norm of output rows,\nuniform mean removed",
-    "output_embedding_norm_centered_frequency": "norm of output rows,\nunigram mean removed",
-}
-"""Gauges of norm that are drawn against importance."""
+GAUGES = {name: label.axis for name, label in identifiable_measures().items()}
+"""Measures of the norm that are drawn against importance."""
 
 IMPORTANCES = {
     "occlusion": "occlusion, next position",
@@ -42,15 +40,15 @@ _RHO, _PARTIAL = look(0), look(1)
 
 
 def importances_of(arms: Sequence[Arm], statistic: str = "spearman") -> list[str]:
-    """Importances that norms were held against by a statistic, in the order of `IMPORTANCES`."""
-    found: set[str] = set()
+    """Importances that norms were compared with by a statistic, in the order of `IMPORTANCES`."""
+    names: set[str] = set()
     for arm in arms:
         trends = arm.trends
-        about = trends["measure"].isin(GAUGES) & (trends["statistic"] == statistic)
-        found |= set(trends["against"][about])
-    names = found - set(NO_IMPORTANCE)
-    known = [name for name in IMPORTANCES if name in names]
-    return [*known, *sorted(names - set(known))]
+        of_norms = trends["measure"].isin(GAUGES) & (trends["statistic"] == statistic)
+        names |= set(trends["against"][of_norms])
+    names -= set(NO_IMPORTANCE)
+    ordered = [name for name in IMPORTANCES if name in names]
+    return [*ordered, *sorted(names - set(ordered))]
 
 
 def importance_over_training(runs: Sequence[Run]) -> Figure:
@@ -65,14 +63,14 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     need_trend(runs, "importance")
     arms = arms_of(runs)
     names = importances_of(arms, "partial_spearman")
-    rows = _of_one(arms[0], names) if len(arms) == 1 else _of_several(arms, names)
+    rows = _one_arm(arms[0], names) if len(arms) == 1 else _several_arms(arms, names)
     figure, _ = draw_panels(
         rows,
-        missing="no run has importances to hold norms against; track it with --importance",
+        missing="no run has importances to compare norms with; track it with --importance",
         width=2.3 if len(arms) == 1 else 1.9,
     )
     show_legend(figure, 5)
-    bands = what_bands_are(
+    bands = bands_note(
         arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
     )
     grey = (
@@ -84,21 +82,21 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     )
     caption(
         figure,
-        f"Spearman correlation of norm and importance, raw and given {_given(arms)}. "
-        f"{about(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
+        f"Spearman correlation of norm and importance, raw and given {_covariates(arms)}. "
+        f"{arms_note(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
         f"{bands}{grey} Hollow: the importance has a split-half reliability below {RELIABLE:g}, so "
         "that a trend can be one of measurement.",
     )
     return figure
 
 
-def _of_one(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
+def _one_arm(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
     for gauge, label in GAUGES.items():
         yield from _wrapped([_panel(arm, gauge, name, label) for name in names])
 
 
 def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
-    """A row of panels, the rest below where they are many."""
+    """Break a row of panels into several of at most `_IN_A_ROW`, padded with empty panels."""
     lines = -(-len(row) // _IN_A_ROW)
     columns = -(-len(row) // max(1, lines))
     for first in range(0, len(row), max(1, columns)):
@@ -123,9 +121,9 @@ def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
     return Panel(title_of(name), curves, f"correlation,\n{label}", null)
 
 
-def _of_several(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
+def _several_arms(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
     for gauge, label in GAUGES.items():
-        for statistic, kind, given in (
+        for statistic, kind, covariates in (
             ("spearman", "raw", ""),
             ("partial_spearman", "partial", None),
         ):
@@ -134,10 +132,10 @@ def _of_several(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Pane
                     title_of(name),
                     [
                         Curve(
-                            *(arm, gauge, name, statistic, given, title(arm), look(at)),
+                            *(arm, gauge, name, statistic, covariates, title(arm), look(index)),
                             hollow=_unreliable(arm, name),
                         )
-                        for at, arm in enumerate(arms)
+                        for index, arm in enumerate(arms)
                     ],
                     f"{kind} correlation,\n{label}",
                 )
@@ -154,12 +152,12 @@ def _unreliable(arm: Arm, name: str) -> frozenset[int]:
 
 
 def title_of(name: str) -> str:
-    """What a panel calls an importance."""
+    """Title of an importance in a panel."""
     return IMPORTANCES.get(name, name.replace("_", " ").replace("attribution ", "attribution,\n"))
 
 
 def _first_step(arm: Arm) -> str:
-    """The first step whose importance is known, and what its value is due to."""
+    """The first step at which importance was measured, with the reason for its value."""
     rows = arm.trends
     first = int(rows["step"][rows["statistic"] == "reliability"].min())
     if first == 0:
@@ -168,7 +166,7 @@ def _first_step(arm: Arm) -> str:
 
 
 def _probed(arm: Arm, names: Sequence[str]) -> str:
-    """How many tokens the correlations with importances are over."""
+    """Number of tokens in the correlations with importances, as text for the caption."""
     rows = arm.trends
     about_importance = rows["against"].isin(names) & rows["measure"].isin(GAUGES)
     counts = rows["n"][about_importance & (rows["statistic"] == "spearman")].dropna()
@@ -178,15 +176,15 @@ def _probed(arm: Arm, names: Sequence[str]) -> str:
     return f"{most:,} tokens" if fewest == most else f"{fewest:,} to {most:,} tokens"
 
 
-def _given(arms: Sequence[Arm]) -> str:
-    """The covariates of the partial correlations, as a caption says them."""
+def _covariates(arms: Sequence[Arm]) -> str:
+    """Covariates of the partial correlations, as text for the caption."""
     for arm in arms:
         trends = arm.trends
-        given = trends["given"][
+        covariates = trends["given"][
             trends["measure"].isin(GAUGES)
             & ~trends["against"].isin(NO_IMPORTANCE)
             & (trends["statistic"] == "partial_spearman")
         ]
-        if len(given):
-            return max(given, key=len).replace("+", ", ").replace("_", " ")
+        if len(covariates):
+            return max(covariates, key=len).replace("+", ", ").replace("_", " ")
     return "nothing"

@@ -11,9 +11,9 @@ from matplotlib.ticker import NullFormatter
 
 from dynamics.errors import NothingToDrawError
 from dynamics.report.importance import GAUGES, title_of
-from dynamics.report.style import about, caption, chosen_steps, panels, title
-from dynamics.tracking.compare import arms_of
-from dynamics.tracking.run import Run
+from dynamics.report.style import arms_note, caption, chosen_steps, panels, title
+from dynamics.runs.compare import arms_of
+from dynamics.runs.run import Run
 
 PAIRS = (
     ("input_embedding_norm", "occlusion"),
@@ -22,7 +22,7 @@ PAIRS = (
     ("output_embedding_norm_centered", "occlusion"),
     ("output_embedding_norm_centered", "information_gain_left"),
 )
-"""Gauge of norm and importance of each row of panels."""
+"""Measure of the norm and importance in each row of panels."""
 
 
 def norm_against_importance(runs: Sequence[Run]) -> Figure:
@@ -34,7 +34,7 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         NothingToDrawError: No run has importances.
     """
     arms = arms_of(runs)
-    columns = [(arm, step) for arm in arms for step in _steps(arm.runs[0], len(arms) == 1)]
+    columns = [(arm, step) for arm in arms for step in _steps(arm.runs[0], len(arms) > 1)]
     rows = [
         (gauge, name)
         for gauge, name in PAIRS
@@ -49,7 +49,7 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         rows=len(rows), columns=len(columns), width=2.2, height=1.8, share=len(arms) == 1
     )
     points = None
-    for at, ((gauge, name), row) in enumerate(zip(rows, axes, strict=True)):
+    for row_index, ((gauge, name), row) in enumerate(zip(rows, axes, strict=True)):
         for (arm, step), ax in zip(columns, row, strict=True):
             run = arm.runs[0]
             if not _has(run, gauge, name):
@@ -58,7 +58,7 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
             points = _scatter(ax, run, gauge, name, step)
             ax.set_xlabel(title_of(name).replace("\n", " "), fontsize=7)
             ax.tick_params(labelsize=6.5)
-            if at == 0:
+            if row_index == 0:
                 label = f"{title(arm, 24)},\n" if len(arms) > 1 else ""
                 ax.set_title(f"{label}step {step:,}", fontsize=8)
         row[0].set_ylabel(GAUGES[gauge], fontsize=7)
@@ -68,31 +68,31 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
         figure,
         "Norm of each probed token's row against its importance, coloured by the natural logarithm "
         "of the token's share of the stream: where the colours lie in layers, frequency stands "
-        f"behind what looks like a relation. {about(arms, first_seeds=True)} Importance on a "
+        f"behind what looks like a relation. {arms_note(arms, first_seeds=True)} Importance on a "
         "logarithmic axis where all of it is positive.",
     )
     return figure
 
 
-def _steps(run: Run, several: bool) -> list[int]:
+def _steps(run: Run, last_only: bool) -> list[int]:
     steps = run.live_steps or run.steps
-    return chosen_steps(steps) if several else steps[-1:]
+    return steps[-1:] if last_only else chosen_steps(steps)
 
 
 def _has(run: Run, gauge: str, name: str) -> bool:
-    if gauge not in run.info["measures"]:
+    if gauge not in run.record.measures:
         return False
     return name in run.importances or (name in run.tokens and bool(run.tokens[name].notna().any()))
 
 
 def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollection:
-    kept = run.kept
-    frequency = run.tokens["log_frequency"].to_numpy()[kept]
-    importance = _importance(run, name, step)[kept]
-    norm = run.measures(step)[gauge].to_numpy()[kept]
-    known = importance[np.isfinite(importance)]
-    if (known > 0).all():
-        _log_axis(ax, known.min(), known.max())
+    kept_mask = run.kept
+    frequency = run.tokens["log_frequency"].to_numpy()[kept_mask]
+    importance = _importance(run, name, step)[kept_mask]
+    norm = run.measures(step)[gauge].to_numpy()[kept_mask]
+    measured = importance[np.isfinite(importance)]
+    if (measured > 0).all():
+        _log_axis(ax, measured.min(), measured.max())
     return ax.scatter(
         importance,
         norm,
@@ -108,7 +108,7 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
 
 
 def _log_axis(ax: Axes, low: float, high: float) -> None:
-    """A logarithmic axis that has labels where its range is less than some decades, too."""
+    """Set a logarithmic axis that has labels also where its range is below a few decades."""
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
     if high < 30 * low:

@@ -1,4 +1,4 @@
-"""Figures of one statistic each, arms beside one another: surgery, slopes, agreement, read-out."""
+"""Figures of one statistic each, arms in columns: surgery, slopes, agreement, read-out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,16 +9,16 @@ from matplotlib.ticker import NullLocator
 from dynamics.report.curves import Curve, Panel, draw_panels
 from dynamics.report.importance import GAUGES
 from dynamics.report.style import (
-    about,
+    arms_note,
+    bands_note,
     caption,
     look,
     need_trend,
     show_legend,
     title,
-    what_bands_are,
 )
-from dynamics.tracking.compare import Arm, arms_of
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.run import Run
 
 SURGERIES = {
     "surgery_equalized": "equalized",
@@ -44,11 +44,11 @@ _LINEAR = 1e-3
 
 
 def surgery(runs: Sequence[Run]) -> Figure:
-    """Held-out loss change when the norms of input or centred output rows are operated on."""
+    """Held-out loss change when the norms of input or centred output rows are replaced."""
     need_trend(runs, "surgery")
     arms = arms_of(runs)
     figure, axes = draw_panels(
-        _beside_one_another(
+        _arm_columns(
             arms,
             {
                 f"loss change, nats\n{where}": [
@@ -65,12 +65,12 @@ def surgery(runs: Sequence[Run]) -> Figure:
         _few_ticks(ax)
     show_legend(figure, 2)
     n = _largest_n(arms, "held_out_loss", SURGERIES)
-    bands = what_bands_are(arms, "Bands: 95 % intervals over held-out rows.")
+    bands = bands_note(arms, "Bands: 95 % intervals over held-out rows.")
     caption(
         figure,
         f"What the norms are good for: change of the loss on {n} held-out rows when norms are "
         f"replaced and directions kept; linear within ±{_LINEAR:g}, logarithmic beyond. "
-        f"{about(arms)} {bands}",
+        f"{arms_note(arms)} {bands}",
     )
     return figure
 
@@ -80,7 +80,7 @@ def slopes(runs: Sequence[Run]) -> Figure:
     need_trend(runs, "slopes")
     arms = arms_of(runs)
     figure, _ = draw_panels(
-        _beside_one_another(
+        _arm_columns(
             arms,
             {
                 f"slope of log norm,\n{where}": [
@@ -94,13 +94,13 @@ def slopes(runs: Sequence[Run]) -> Figure:
     )
     show_legend(figure, 2)
     n = _largest_n(arms, "log_frequency", ["twin_log_slope"])
-    bands = what_bands_are(arms, "Bands: 95 % intervals over tokens, and over pairs of twins.")
+    bands = bands_note(arms, "Bands: 95 % intervals over tokens, and over pairs of twins.")
     caption(
         figure,
         f"Slope of log norm on log frequency. Causal: within {n} tokens that were trained under "
         "two ids, chance deciding at each occurrence. Observational: over tokens, which differ in "
-        "more than frequency; what is causal is held against the slope over the same tokens. "
-        f"{about(arms)} {bands}",
+        "more than frequency; compare the causal slope with the one over the same tokens. "
+        f"{arms_note(arms)} {bands}",
     )
     return figure
 
@@ -116,7 +116,7 @@ def agreement(runs: Sequence[Run]) -> Figure:
         for name in arm.trends.loc[arm.trends["statistic"] == statistic, "measure"]
     }
     figure, _ = draw_panels(
-        _beside_one_another(
+        _arm_columns(
             arms,
             {
                 "agreement with occlusion\nwithin inputs": [
@@ -131,27 +131,27 @@ def agreement(runs: Sequence[Run]) -> Figure:
     )
     show_legend(figure, 4)
     n = _largest_n(arms, "occlusion", [statistic])
-    bands = what_bands_are(arms, "Bands: 95 % intervals over inputs.")
+    bands = bands_note(arms, "Bands: 95 % intervals over inputs.")
     caption(
         figure,
         "When a score explains predictions: mean over inputs of the Spearman correlation, within "
         f"one input, of a method's scores and occlusion's, the read-out position left out; {n} "
-        f"inputs. {about(arms)} {bands}",
+        f"inputs. {arms_note(arms)} {bands}",
     )
     return figure
 
 
 def matrices(runs: Sequence[Run]) -> Figure:
-    """How well frequency is read out of each embedding: from rows, directions, norms, and both."""
+    """Read-out of frequency from each embedding: from rows, directions, norms, and both."""
     need_trend(runs, "matrices")
     arms = arms_of(runs)
     figure, axes = draw_panels(
-        _beside_one_another(
+        _arm_columns(
             arms,
             {
                 f"read-out R²,\n{where}": [
-                    (role, "log_frequency", "readout_r2", given, label)
-                    for given, label in READ_OUTS.items()
+                    (role, "log_frequency", "readout_r2", features, label)
+                    for features, label in READ_OUTS.items()
                 ]
                 for role, where in EMBEDDINGS.items()
             },
@@ -162,26 +162,26 @@ def matrices(runs: Sequence[Run]) -> Figure:
     for ax in axes:
         ax.set_ylim(min(-0.05, max(ax.get_ylim()[0], -0.3)), 1)
     show_legend(figure, 4 if len(arms) > 1 else 2)
-    bands = what_bands_are(arms, "Bands: 95 % intervals, where there are any.")
+    bands = bands_note(arms, "Bands: 95 % intervals, where there are any.")
     caption(
         figure,
         "Share of the variance of log frequency that a ridge regression on an embedding predicts "
         "for tokens it was not fitted on (ten folds); below 0 it is worse than the mean. "
-        f"{about(arms)} {bands}",
+        f"{arms_note(arms)} {bands}",
     )
     return figure
 
 
-def _beside_one_another(
+def _arm_columns(
     arms: Sequence[Arm],
     rows: Mapping[str, Sequence[tuple[str, str, str, str | None, str]]],
 ) -> Iterator[list[Panel]]:
-    """A column for each arm, `_IN_A_ROW` at most and the others below them.
+    """Panels with a column for each arm, `_IN_A_ROW` at most; further arms follow below.
 
     Args:
-        arms: What is compared.
-        rows: By the name of the vertical axis, what is drawn: measure, against, statistic, given,
-            label.
+        arms: The arms to compare.
+        rows: Lines of each row of panels by the label of its vertical axis: measure, against,
+            statistic, given, label.
     """
     for first in range(0, len(arms), _IN_A_ROW):
         block = arms[first : first + _IN_A_ROW]
@@ -189,7 +189,7 @@ def _beside_one_another(
             row = [
                 Panel(
                     title(arm, 26) if len(arms) > 1 else "",
-                    [Curve(arm, *line, look(at)) for at, line in enumerate(lines)],
+                    [Curve(arm, *line, look(index)) for index, line in enumerate(lines)],
                     ylabel,
                 )
                 for arm in block
@@ -202,7 +202,7 @@ def _width(arms: Sequence[Arm]) -> float:
 
 
 def _few_ticks(ax: Axes) -> None:
-    """Of a symmetric logarithmic scale, 0 and every power of ten would run into each other."""
+    """Set ticks at 0 and at powers of ten, without the minor ticks that would overlap."""
     low, high = ax.get_ylim()
     powers = [10.0**power for power in range(-3, 3)]
     ticks = [sign * power for sign in (-1, 1) for power in powers]

@@ -1,4 +1,4 @@
-"""How a study's page writes what was measured: numbers with intervals, tables, names as text."""
+"""Cells of the tables on a study's page: numbers with intervals, Markdown tables, escaped names."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ NOTHING = "–"
 
 
 def cell(mean: OverSeeds, form: str) -> str:
-    """Mean and interval in a format; the mean alone where there is no interval."""
+    """Format mean and interval; the mean alone where there is no interval."""
     if mean.n == 0:
         return NOTHING
     value = format(float(mean.value), form)
@@ -21,11 +21,11 @@ def cell(mean: OverSeeds, form: str) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `NOTHING` in it is a cell without a number."""
+    """Return a Markdown table; cells without a number hold `NOTHING`."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)
 
 
 def plain(name: Any) -> str:
-    """A name is text: what Markdown would take for a column or a tag is escaped."""
+    """Escape what Markdown would take for a column or a tag in a name."""
     return str(name).replace("|", "\\|").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""The part of a study's page in which claims are held against its runs."""
+"""The section of a study's page that judges claims on its runs."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -6,14 +6,14 @@ from itertools import pairwise
 import numpy as np
 
 from dynamics.report.study_cells import cell, markdown
+from dynamics.runs.compare import Arm
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.tracking.compare import Arm
 from dynamics.verdicts.claims import CLAIMS
 from dynamics.verdicts.judge import Verdict, judge
 
 
 def claims_against(arms: Sequence[Arm]) -> Iterator[str]:
-    """How the claims fared, and a table of them; nothing where none is about these arms."""
+    """Summary and table of the verdicts on claims; empty where no claim applies to these arms."""
     verdicts = list(judge(arms))
     if not verdicts:
         return
@@ -25,20 +25,20 @@ def claims_against(arms: Sequence[Arm]) -> Iterator[str]:
             [
                 *(
                     ("", "", "")
-                    if before is not None and before.claim is each.claim
+                    if previous is not None and previous.claim is verdict.claim
                     else (
-                        each.claim.name,
-                        each.claim.expected,
-                        _range(each.claim.above, each.claim.below),
+                        verdict.claim.name,
+                        verdict.claim.expected,
+                        _range(verdict.claim.above, verdict.claim.below),
                     )
                 ),
-                ", ".join(arm.name for arm in each.arms),
-                _measured(each),
-                _seeds(each),
-                each.verdict + ("*" if _descriptive(each) else ""),
+                ", ".join(arm.name for arm in verdict.arms),
+                _estimates(verdict),
+                _seeds(verdict),
+                verdict.verdict + ("*" if _descriptive(verdict) else ""),
             ]
-            for before, each in pairwise([None, *verdicts])
-            if each is not None
+            for previous, verdict in pairwise([None, *verdicts])
+            if verdict is not None
         ],
     )
     if any(map(_descriptive, verdicts)):
@@ -46,24 +46,24 @@ def claims_against(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def _headline(verdicts: Sequence[Verdict]) -> str:
-    """How claims fared: each counts once, however many arms it is held against."""
+    """Summary of the verdicts, in which each claim counts once, whatever the number of arms."""
     by_claim: dict[str, set[str]] = {}
-    for each in verdicts:
-        by_claim.setdefault(each.claim.name, set()).add(each.verdict)
+    for verdict in verdicts:
+        by_claim.setdefault(verdict.claim.name, set()).add(verdict.verdict)
     judged = len(by_claim)
-    everywhere = sum(found == {"confirmed"} for found in by_claim.values())
-    somewhere = sum("confirmed" in found for found in by_claim.values()) - everywhere
-    contradicted = sum("contradicted" in found for found in by_claim.values())
-    alone = [all(np.isnan(mean.low) for mean in each.measured) for each in verdicts]
+    everywhere = sum(outcomes == {"confirmed"} for outcomes in by_claim.values())
+    somewhere = sum("confirmed" in outcomes for outcomes in by_claim.values()) - everywhere
+    contradicted = sum("contradicted" in outcomes for outcomes in by_claim.values())
+    single_seed = [all(np.isnan(mean.low) for mean in verdict.estimates) for verdict in verdicts]
     unadjusted = (
         "Intervals are not adjusted for the number of claims: one in twenty misses what it is "
         f"about by chance, of {judged} true claims about {judged / 20:.1f}."
     )
     no_interval = "With one seed there is no interval, so that nothing is decided."
-    intervals = " ".join([unadjusted] * (not all(alone)) + [no_interval] * any(alone))
+    intervals = " ".join([unadjusted] * (not all(single_seed)) + [no_interval] * any(single_seed))
     return (
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
-        f"be held against these runs. Of {judged} claims {everywhere} were confirmed in every arm "
+        f"be judged on these runs. Of {judged} claims {everywhere} were confirmed in every arm "
         f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
         f"none; contradicted in at least one: {contradicted}. The verdict is whether the "
         "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
@@ -72,9 +72,9 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
     )
 
 
-def _measured(each: Verdict) -> str:
-    """What was measured; of two centrings both."""
-    cells = [cell(mean, "+.3g") for mean in each.measured]
+def _estimates(verdict: Verdict) -> str:
+    """Mean and interval, for each centring where there are two."""
+    cells = [cell(mean, "+.3g") for mean in verdict.estimates]
     if len(cells) == 1:
         return cells[0]
     return "; ".join(
@@ -82,13 +82,13 @@ def _measured(each: Verdict) -> str:
     )
 
 
-def _seeds(each: Verdict) -> str:
-    n, of = min(int(mean.n) for mean in each.measured), len(each.arms[0].runs)
-    return str(n) if n == of else f"{n} of {of}"
+def _seeds(verdict: Verdict) -> str:
+    n, seeds = min(int(mean.n) for mean in verdict.estimates), len(verdict.arms[0].runs)
+    return str(n) if n == seeds else f"{n} of {seeds}"
 
 
-def _descriptive(each: Verdict) -> bool:
-    return any(bool(mean.descriptive) for mean in each.measured)
+def _descriptive(verdict: Verdict) -> bool:
+    return any(bool(mean.descriptive) for mean in verdict.estimates)
 
 
 def _range(above: float, below: float) -> str:

@@ -1,7 +1,6 @@
 """The page of a study: what was run, tables over its arms and seeds, claims judged, figures.
 
-Everything in it is computed from the tables of the runs; nothing is written down beforehand but the
-questions and the claims.
+Everything on it is computed from the tables of the runs, except the texts of questions and claims.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +15,10 @@ from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
 from dynamics.report.study_claims import claims_against
 from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
+from dynamics.runs.compare import ONSET, Arm, Quantity, arm_mean, arms_of
+from dynamics.runs.derived import untouched_row_factor
+from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.tracking.compare import ONSET, Arm, Quantity, arm_mean, arms_of
-from dynamics.tracking.derived import untouched_row_factor
-from dynamics.tracking.run import Run
 from dynamics.verdicts.claims import INPUT, UNIFORM, UNIGRAM
 
 NOT_MEASURED = "Not measured in these runs."
@@ -36,10 +35,10 @@ def write_page(
     """Write the page of a study as Markdown, with its figures in a folder of its name beside it.
 
     Args:
-        page: The file, `tiny.md` for one, whose figures go to `tiny/`.
+        page: Path of the page; the figures of `tiny.md` go to `tiny/`.
         runs: Runs of all arms and seeds.
         title: Name of the study.
-        command: The command that makes the page again, '' where there is none.
+        command: Command that makes the page again, '' for none.
         report: Receives a line for each figure that is left out.
 
     Returns:
@@ -67,15 +66,15 @@ def write_page(
 
 
 def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
-    made = f"Made by `{command}` from the tables of its runs. " if command else ""
+    origin = f"Made by `{command}` from the tables of its runs. " if command else ""
     yield (
-        f"{made}Cells are means over seeds with 95 % t intervals [low, high], correlations "
+        f"{origin}Cells are means over seeds with 95 % t intervals [low, high], correlations "
         "averaged on Fisher's z scale; the seed is the unit of inference."
     )
     few = [plain(arm.name) for arm in arms if arm.descriptive]
     if few:
         yield (
-            f"Fewer than {FEWEST_SEEDS} seeds, so that what is said of them is descriptive: "
+            f"Fewer than {FEWEST_SEEDS} seeds, so that their intervals are only descriptive: "
             f"{', '.join(few)}."
         )
     yield "## What was run"
@@ -86,8 +85,8 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     if varies:
         yield f"Between seeds of an arm differ: {'; '.join(varies)}."
     first = arms[0].runs[0]
-    counts = first.info["counts"]
-    versions = ", ".join(f"{name} {of}" for name, of in first.info["versions"].items())
+    counts = first.record.counts
+    versions = ", ".join(f"{name} {number}" for name, number in first.record.versions.items())
     corpus = f"Corpus {counts['corpus_digest'][:16]}, " if counts else ""
     tokenizer = f"tokenizer {counts['tokenizer_sha256'][:16]}, " if counts else ""
     rule = f"{first.kept.sum():,} tokens by the rule {first.rule}; " if first.rule else ""
@@ -97,9 +96,9 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
 def _facts(arm: Arm) -> list[str]:
     run, training = arm.runs[0], arm.training.get("training")
     seeds = f"{len(arm.runs)} ({', '.join(seed or 'default' for seed in arm.seeds)})"
-    tied = "yes" if run.info["series"]["tied"] else "no"
+    tied = "yes" if run.record.series.tied else "no"
     if training is None:
-        tokens = run.info["checkpoints"][-1]["tokens_seen"]
+        tokens = run.record.checkpoints[-1].tokens_seen
         return [
             *(seeds, f"{run.steps[-1]:,}", NOTHING if tokens is None else f"{tokens:,}"),
             *(NOTHING, NOTHING, NOTHING, tied),
@@ -112,7 +111,7 @@ def _facts(arm: Arm) -> list[str]:
 
 
 def _decay(arms: Sequence[Arm]) -> Iterator[str]:
-    """How much weight decay there is to see."""
+    """Remaining share of an unused row's norm in each arm with weight decay."""
     factors = [(arm, untouched_row_factor(arm.runs[0])) for arm in arms]
     decayed = [
         f"{plain(arm.name)} {factor:.3f}"
@@ -128,7 +127,7 @@ def _decay(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def _parameters(run: Run) -> str:
-    """Numbers in the model, from the header of its last checkpoint where that is beside the run."""
+    """Number of parameters, from the header of the last checkpoint where that is beside the run."""
     step = f"step-{run.steps[-1]:08d}"
     file = run.path.parent / "training" / "checkpoints" / step / "model.safetensors"
     if not file.exists():
@@ -159,8 +158,8 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
 
 
 def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
-    """In which arms the sign of output norms is decided: both centrings, by their intervals."""
-    said: dict[str, list[str]] = {}
+    """Arms grouped by the sign of output norms under both centrings, as far as it is decided."""
+    arms_by_verdict: dict[str, list[str]] = {}
     for arm in arms:
         means = [
             arm_mean(arm, Quantity(gauge, "log_frequency", meaning.statistic))
@@ -168,46 +167,50 @@ def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
         ]
         if not any(mean.n > 0 for mean in means):
             continue
+        # 1 or -1, or 0 where the interval covers 0 or is missing
         signs = {int(mean.low > 0) - int(mean.high < 0) for mean in means}
         verdict = {
             frozenset({1}): f"{meaning.positive} under both centrings",
             frozenset({-1}): f"{meaning.negative} under both centrings",
             frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
-        said.setdefault(verdict, []).append(plain(arm.name))
-    sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in said.items()]
+        arms_by_verdict.setdefault(verdict, []).append(plain(arm.name))
+    sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in arms_by_verdict.items()]
     if sentences:
         yield f"{'; '.join(sentences)}."
 
 
 def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
-    """A row for each arm; None when there is nothing in any cell."""
+    """Markdown table with a row for each arm; None when every cell is empty."""
     columns = list(columns)
-    cells = [[_of(arm, column) for column in columns] for arm in arms]
-    shown = [at for at in range(len(columns)) if any(row[at] != NOTHING for row in cells)]
+    cells = [[_cell(arm, column) for column in columns] for arm in arms]
+    shown = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in cells)]
     if not shown:
         return None
-    rows = [[arm.name, *(row[at] for at in shown)] for arm, row in zip(arms, cells, strict=True)]
-    return markdown(["arm", *(columns[at].title for at in shown)], rows)
+    rows = [
+        [arm.name, *(row[index] for index in shown)] for arm, row in zip(arms, cells, strict=True)
+    ]
+    return markdown(["arm", *(columns[index].title for index in shown)], rows)
 
 
-def _of(arm: Arm, column: Column) -> str:
+def _cell(arm: Arm, column: Column) -> str:
     mean = arm_mean(arm, column.quantity, column.minus)
     few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
     text = cell(mean, column.format)
     if text != NOTHING:
         return f"{text} ({few})" if few else text
-    sought = column.quantity.statistic.endswith(ONSET) and len(
+    # An onset that was looked for but that no seed has is not a missing measurement.
+    has_rows = column.quantity.statistic.endswith(ONSET) and len(
         arm.rows(
             *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
             column.quantity.given,
         )
     )
-    return f"{few} have one" if sought else text
+    return f"{few} have one" if has_rows else text
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
-    """For each gauge and importance: raw, partial, their changes, within bins, reliability."""
+    """Table of each norm and importance: raw, partial, changes, within bins, reliability."""
     yield "## Do norms come to encode importance?"
     names = importances_of(arms)
     if not names:
@@ -220,7 +223,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "reliability of the importance, below .7 of which a trend can be one of measurement. "
         "Onset: first step, of those at which importance was measured, from which on the "
         "correlation stays beyond half its final change; it lies between the step before and the "
-        "one given. Of output norms something is said only where both centrings agree."
+        "one given. Statements about output norms are made only where both centrings agree."
     )
     for gauge in (INPUT, UNIFORM, UNIGRAM):
         columns = {
@@ -237,10 +240,10 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
                 name.replace("_", " "),
                 arm.name,
                 *(
-                    _of(arm, _of_importance(Quantity(gauge, name, statistic)))
+                    _cell(arm, _importance_column(Quantity(gauge, name, statistic)))
                     for statistic in columns.values()
                 ),
-                _of(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
+                _cell(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
             ]
             for name in names
             for arm in arms
@@ -254,6 +257,6 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
             yield f"![Norms and importance]({drawn[figure]})"
 
 
-def _of_importance(quantity: Quantity) -> Column:
+def _importance_column(quantity: Quantity) -> Column:
     is_step = quantity.statistic.endswith(ONSET)
     return Column("", quantity, format=",.0f" if is_step else "+.3f")

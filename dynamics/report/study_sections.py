@@ -1,17 +1,13 @@
-"""The questions that the page of a study answers: what each table holds. A question is an entry."""
+"""The questions that a study's page answers, with the columns of each table."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamics.tracking.compare import Quantity
-from dynamics.verdicts.claims import INPUT, OUTPUT, SAME_TOKENS, UNIFORM, UNIGRAM
+from dynamics.runs.compare import Quantity
+from dynamics.runs.measures import shown_measures
+from dynamics.verdicts.claims import INPUT, SAME_TOKENS, UNIFORM
 
-GAUGES = {
-    INPUT: "input",
-    OUTPUT: "output, raw",
-    UNIFORM: "output, uniform mean removed",
-    UNIGRAM: "output, unigram mean removed",
-}
+GAUGES = {name: label.short for name, label in shown_measures().items()}
 
 
 @dataclass(frozen=True)
@@ -20,9 +16,9 @@ class Column:
 
     Attributes:
         title: Head of the column.
-        quantity: What stands in it.
-        minus: What is subtracted, of the same run.
-        format: How a number is written.
+        quantity: Quantity in the column.
+        minus: Quantity of the same run that is subtracted.
+        format: Format of the numbers.
     """
 
     title: str
@@ -36,8 +32,8 @@ class Table:
     """A row for each arm, mean and interval over seeds.
 
     Attributes:
-        title: Above the table; '' where there is one table only.
-        columns: What it holds.
+        title: Title above the table; '' where there is one table only.
+        columns: Columns of the table.
     """
 
     title: str
@@ -46,12 +42,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Signs:
-    """What the sign of a statistic of output norms and log frequency says.
+    """Meaning of the sign of a statistic of output norms and log frequency.
 
     Attributes:
         statistic: As in `trends.parquet`.
-        positive: What a positive one says.
-        negative: What a negative one says.
+        positive: Meaning of a positive sign.
+        negative: Meaning of a negative sign.
     """
 
     statistic: str
@@ -65,10 +61,10 @@ class Section:
 
     Attributes:
         title: The question.
-        text: How to read the answer.
-        tables: The answer.
+        text: Explanation of the tables.
+        tables: Tables that answer the question.
         figures: Names out of `FIGURES` that show it.
-        signs: What the sign of output norms says, where both centrings agree in it.
+        signs: Meaning of the sign of output norms, where both centrings agree on it.
     """
 
     title: str
@@ -78,9 +74,9 @@ class Section:
     signs: Signs | None = None
 
 
-def _of_gauges(at: Literal["first", "last"]) -> tuple[Column, ...]:
+def _of_gauges(step: Literal["first", "last"]) -> tuple[Column, ...]:
     return tuple(
-        Column(label, Quantity(gauge, "log_frequency", at=at)) for gauge, label in GAUGES.items()
+        Column(label, Quantity(gauge, "log_frequency", at=step)) for gauge, label in GAUGES.items()
     )
 
 
@@ -110,15 +106,15 @@ def _surgeries(gauge: str) -> tuple[Column, ...]:
 def _read_outs(role: str) -> tuple[Column, ...]:
     return tuple(
         Column(
-            given.replace("_", " ").replace("+", " and "),
-            Quantity(role, "log_frequency", "readout_r2", given),
+            features.replace("_", " ").replace("+", " and "),
+            Quantity(role, "log_frequency", "readout_r2", features),
         )
-        for given in ("rows", "unit_rows", "norm", "unit_rows+norm")
+        for features in ("rows", "unit_rows", "norm", "unit_rows+norm")
     )
 
 
-def _onset(label: str, measure: str, statistic: str, given: str) -> Column:
-    return Column(label, Quantity(measure, "log_frequency", statistic, given), format=",.0f")
+def _onset(label: str, measure: str, statistic: str, features: str) -> Column:
+    return Column(label, Quantity(measure, "log_frequency", statistic, features), format=",.0f")
 
 
 def _information_gain(gauge: str) -> tuple[Column, ...]:
@@ -132,8 +128,8 @@ def _information_gain(gauge: str) -> tuple[Column, ...]:
 SECTIONS: tuple[Section, ...] = (
     Section(
         "Do norms come to correlate with frequency?",
-        "Spearman correlation of norm and log frequency. Of output norms something is said only "
-        "where both centrings agree; raw ones are not identifiable.",
+        "Spearman correlation of norm and log frequency. Statements about output norms are "
+        "made only where both centrings agree; raw output norms are not identifiable.",
         (
             Table("At the last step", _of_gauges("last")),
             Table("At step 0", _of_gauges("first")),
@@ -166,8 +162,8 @@ SECTIONS: tuple[Section, ...] = (
         "Does frequency itself move norms?",
         "Slope of log norm on log frequency: within twins, tokens that were trained under two ids "
         "between which chance decided, and over tokens, which differ in more than frequency. The "
-        "causal slope is held against the one over the same tokens, those with a twin: they are "
-        "frequent enough to be shared out, and the relation over all need not be a straight line.",
+        "causal slope is compared with the one over the same tokens, those with a twin: they are "
+        "frequent enough to be divided, and the relation over all need not be a straight line.",
         tuple(Table(f"Norm: {label}", _twins(gauge)) for gauge, label in GAUGES.items()),
         ("slopes",),
         Signs("twin_log_slope", "frequency lengthens output rows", "frequency shortens them"),

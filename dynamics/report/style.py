@@ -1,7 +1,7 @@
-"""What all figures share: look, panels, axes, names and captions.
+"""Shared parts of all figures: looks, panels, axes, names and captions.
 
-Every figure states below itself how many tokens it is about, which rule chose them and what its
-bands are. Colours differ in lightness, lines also in style and marker, so that print in grey reads.
+The caption of every figure states the number of tokens, the rule that selected them and the meaning
+of its bands. Colours differ in lightness, lines also in style and marker, to be readable in grey.
 """
 
 import textwrap
@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
-from dynamics.tracking.compare import Arm
-from dynamics.tracking.run import Run
+from dynamics.runs.compare import Arm
+from dynamics.runs.run import Run
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -37,21 +37,21 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#dfa520", "marker": "X", "linestyle": (0, (2, 1))},
     {"color": "#7a7a7a", "marker": "*", "linestyle": (0, (1, 2))},
 )
-"""Looks of lines that are told apart, in order."""
+"""Distinguishable looks of lines, in order of use."""
 
 _CHARACTERS_PER_INCH = 18.5
-"""Of the caption; few enough that a line of wide letters stays inside the figure."""
+"""Characters of a caption line; few enough that wide letters stay inside the figure."""
 
 
-def look(at: int) -> dict[str, Any]:
-    """The look of the line at a position; after the last one looks begin again."""
-    return LOOKS[at % len(LOOKS)]
+def look(position: int) -> dict[str, Any]:
+    """Return the look of the line at a position; looks repeat after the last."""
+    return LOOKS[position % len(LOOKS)]
 
 
 def panels(
     *, rows: int, columns: int, width: float, height: float, share: bool = True
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, rows x columns; those of a row share their vertical axis if meant."""
+    """Make a figure and its axes, rows x columns; rows share their vertical axis if `share`."""
     # Not pyplot: nothing global, no window, and figures are freed with their last reference.
     figure = Figure(figsize=(max(4.6, width * columns), height * rows + 0.7), layout="constrained")
     sharey = "row" if share and columns > 1 else "none"
@@ -59,7 +59,7 @@ def panels(
 
 
 def step_axis(ax: Axes, steps: Sequence[int]) -> None:
-    """Logarithmic from the first step there is; step 0 in its place left of step 1."""
+    """Set a logarithmic axis from the first step on; step 0 has its place left of step 1."""
     first, last = steps[0], steps[-1]
     powers = [10**power for power in range(len(str(last))) if first <= 10**power <= last]
     ticks = powers[:: 1 + len(powers) // 5]  # few enough for a narrow panel
@@ -75,14 +75,14 @@ def step_axis(ax: Axes, steps: Sequence[int]) -> None:
 
 
 def spread(length: int, most: int) -> np.ndarray:
-    """Positions, at most so many, evenly over a length, first and last among them."""
+    """At most `most` positions evenly over a length, first and last among them."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
 
 
 def chosen_steps(steps: Sequence[int]) -> list[int]:
     """The first and the last step, and those nearest to a sixteenth and a quarter of the last."""
-    wanted = (steps[0], steps[-1] / 16, steps[-1] / 4, steps[-1])
-    return sorted({min(steps, key=lambda step: abs(step - want)) for want in wanted})
+    targets = (steps[0], steps[-1] / 16, steps[-1] / 4, steps[-1])
+    return sorted({min(steps, key=lambda step: abs(step - target)) for target in targets})
 
 
 def ends(steps: Sequence[int]) -> list[int]:
@@ -93,16 +93,16 @@ def ends(steps: Sequence[int]) -> list[int]:
 def title(arm: Arm, width: int = 1000) -> str:
     """Name of an arm, broken to a width.
 
-    A dollar sign stays one: matplotlib would set what stands between two as mathematics.
+    Dollar signs are escaped: matplotlib would set the text between two as mathematics.
     """
     return textwrap.fill(arm.name, width).replace("$", r"\$")
 
 
 def need_trend(runs: Sequence[Run], figure: str) -> None:
-    """See that every run has several steps.
+    """Check that every run has several steps.
 
     Raises:
-        NothingToDrawError: One has not.
+        NothingToDrawError: A run has a single step.
     """
     for run in runs:
         if len(run.steps) < 2:
@@ -113,7 +113,7 @@ def need_trend(runs: Sequence[Run], figure: str) -> None:
 
 
 def show_legend(figure: Figure, columns: int) -> None:
-    """One legend above all panels, each label once."""
+    """Draw one legend above all panels, each label once."""
     entries: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -123,16 +123,16 @@ def show_legend(figure: Figure, columns: int) -> None:
     )
 
 
-def about(
+def arms_note(
     arms: Sequence[Arm], *, first_seeds: bool = False, drawn: Mapping[str, str] | None = None
 ) -> str:
-    """Parenthesis of a caption: arms, seeds, tokens, the rule, what the audit left out.
+    """Parenthesis of a caption: arms, seeds, tokens, the rule, steps the audit left out.
 
     Args:
-        arms: What is drawn.
-        first_seeds: Whether of every arm the first seed alone is drawn.
-        drawn: How many tokens are drawn of each arm, by its name; those that its rule keeps when
-            None.
+        arms: The arms drawn.
+        first_seeds: Only the first seed of every arm is drawn.
+        drawn: Number of tokens drawn, as text, by the name of the arm; those that its rule keeps
+            when None.
     """
     drawn = drawn or {arm.name: f"{arm.runs[0].kept.sum():,} tokens" for arm in arms}
     tokens = {
@@ -151,21 +151,21 @@ def about(
         f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
         for arm in arms
         for run in arm.runs
-        if (left := run.info["series"].get("left_out"))
+        if (left := run.record.series.left_out)
     ]
     return f"({'; '.join([*parts, kinds, *left_out])}.)"
 
 
-def what_bands_are(arms: Sequence[Arm], of_one_run: str) -> str:
+def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
     """Sentence of a caption on bands and intervals.
 
     Args:
-        arms: What is drawn.
-        of_one_run: What they are where an arm has a single seed.
+        arms: The arms drawn.
+        of_one_run: Sentence on the bands of arms with a single seed.
     """
-    several = [arm for arm in arms if len(arm.runs) > 1]
-    parts = [of_one_run] if len(several) < len(arms) else []
-    if several:
+    seeded_arms = [arm for arm in arms if len(arm.runs) > 1]
+    parts = [of_one_run] if len(seeded_arms) < len(arms) else []
+    if seeded_arms:
         parts.append(
             "Of arms with several seeds thin lines are seeds, thick ones their mean, bands the 95 "
             "% t interval over seeds"
@@ -175,12 +175,12 @@ def what_bands_are(arms: Sequence[Arm], of_one_run: str) -> str:
 
 
 def any_descriptive(arms: Sequence[Arm]) -> bool:
-    """Whether an arm of several seeds has too few of them."""
+    """Return whether an arm with several seeds has too few of them for inference."""
     return any(arm.descriptive for arm in arms if len(arm.runs) > 1)
 
 
 def caption(figure: Figure, text: str) -> None:
-    """The text below a figure."""
+    """Write the caption below a figure."""
     width, _ = figure.get_size_inches()
     lines = textwrap.wrap(text, int(width * _CHARACTERS_PER_INCH))
     figure.supxlabel("\n".join(lines), fontsize=6.5, x=0.01, ha="left", color="#333333")

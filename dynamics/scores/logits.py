@@ -1,4 +1,4 @@
-"""Head-on-top logits: what a model's own head gives to representations, in shift-aware forms.
+"""Head-on-top logits: the output of a model's own head for representations, in several forms.
 
 N representations, D hidden size, T targets, C labels or tokens of the vocabulary.
 """
@@ -34,25 +34,27 @@ def logit_attribution(
     that does not compete with others.
 
     Args:
-        head: Gives the logits of chosen columns, in their order; of all for None.
+        head: Maps representations and columns to the logits of these columns, in their order; of
+            all columns for None.
         states: Representations as the head takes them.
         targets: Column of each target; may repeat.
         foils: Column of the contrast of each target, whose logit is subtracted; -1 for none.
             Where there is one, the forms that subtract give the same as the raw one.
-        form: What is subtracted from the logits.
+        form: Term that is subtracted from the logits, or log-sigmoid.
         reference: Representation that the prediction is read from, for regression.
 
     Returns:
         One number for each representation and target; empty when there is none of either. NaN and
         infinite logits stay what they are.
     """
+    # Att_LogAt(x_i) = HoT(x_i)[p] (NormXLogit, arXiv 2411.16252)
     if form in ("raw", "log_sigmoid"):
         logits = log_form(head(states, targets), form)
     else:
         logits = torch.cat(
             [
                 logits[:, targets] - shift(logits, form)[:, None]
-                for logits in (head(some, None) for some in states.split(CHUNK))
+                for logits in (head(chunk, None) for chunk in states.split(CHUNK))
             ]
         )
     if foils is not None and (foils >= 0).any():
@@ -60,17 +62,17 @@ def logit_attribution(
         logits = torch.where(foils >= 0, logits - contrast, logits)
     if reference is not None:
         read_out = logit_attribution(head, reference[None], targets, foils=foils, form=form)
-        logits = (logits - read_out).abs()
+        logits = (logits - read_out).abs()  # regression: |HoT(x_i) - HoT(reference)|
     return logits
 
 
 def log_form(logits: Float[Tensor, "..."], form: LogitForm) -> Float[Tensor, "..."]:
-    """Logits in a form that looks at each alone: the log-sigmoid, or the logits as they are."""
+    """Apply a form that treats every logit by itself: the log-sigmoid, or the logits unchanged."""
     return torch.nn.functional.logsigmoid(logits) if form == "log_sigmoid" else logits
 
 
 def shift(logits: Float[Tensor, "N C"], form: LogitForm) -> Float[Tensor, " N"]:
-    """What a form subtracts from every logit of a representation, given all of them."""
+    """Number that a form subtracts from all logits of a representation; 0 for the raw form."""
     if form == "centered":
         return logits.mean(-1)
     return logits.logsumexp(-1) if form == "log_probability" else torch.zeros_like(logits[:, 0])

@@ -1,4 +1,4 @@
-"""Row norms of an embedding matrix, in the gauges that decide what they mean.
+"""Row norms of an embedding matrix: raw, centred, or scaled by the final norm's gain.
 
 V tokens (rows), D hidden size. Everything runs over chunks of rows in one reused buffer, so that
 memory stays constant whatever V is, and accumulates in float32 or wider whatever the dtype on disk;
@@ -119,7 +119,7 @@ def mean_row(
 def displacement(
     embedding: EmbeddingMatrix, reference: EmbeddingMatrix | Rows
 ) -> tuple[TokenScores, TokenScores]:
-    """How far each row has moved from a reference, and the cosine between the two.
+    """Distance of each row from the same row of a reference, and the cosine between the two.
 
     Args:
         embedding: Rows now.
@@ -137,32 +137,34 @@ def displacement(
     distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     cosines = torch.empty_like(distances)
     dtype = torch.promote_types(distances.dtype, reference.dtype)
-    for (start, rows), (_, before) in zip(
+    for (start, rows), (_, reference_rows) in zip(
         chunks(embedding, dtype), chunks(reference, dtype), strict=True
     ):
-        here = slice(start, start + len(rows))
-        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(before, dim=1)
-        cosine = (rows * before).sum(dim=1).div_(norms).clamp_(-1, 1)
-        cosines[here] = cosine.masked_fill_(norms == 0, 0)
-        distances[here] = torch.linalg.vector_norm(rows.sub_(before), dim=1)
+        positions = slice(start, start + len(rows))
+        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(
+            reference_rows, dim=1
+        )
+        cosine = (rows * reference_rows).sum(dim=1).div_(norms).clamp_(-1, 1)
+        cosines[positions] = cosine.masked_fill_(norms == 0, 0)
+        distances[positions] = torch.linalg.vector_norm(rows.sub_(reference_rows), dim=1)
     cosines[distances == 0] = 1
     return distances, cosines
 
 
-def cosine_between(embedding: EmbeddingMatrix | Rows, other: EmbeddingMatrix | Rows) -> TokenScores:
+def cosine_between(first: EmbeddingMatrix | Rows, second: EmbeddingMatrix | Rows) -> TokenScores:
     """Cosine between the rows of a token in two matrices, in float64; 0 where one is zero.
 
     Raises:
         ValueError: The matrices differ in shape.
     """
-    if embedding.shape != other.shape:
-        raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(other.shape)}")
-    cosines = torch.empty(len(embedding), dtype=accumulator(embedding))
-    for (start, rows), (_, others) in zip(
-        chunks(embedding, torch.float64), chunks(other, torch.float64), strict=True
+    if first.shape != second.shape:
+        raise ValueError(f"shapes differ: {tuple(first.shape)}, {tuple(second.shape)}")
+    cosines = torch.empty(len(first), dtype=accumulator(first))
+    for (start, rows), (_, other_rows) in zip(
+        chunks(first, torch.float64), chunks(second, torch.float64), strict=True
     ):
-        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(others, dim=1)
-        cosine = (rows * others).sum(dim=1).div_(norms).clamp_(-1, 1)
+        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(other_rows, dim=1)
+        cosine = (rows * other_rows).sum(dim=1).div_(norms).clamp_(-1, 1)
         cosines[start : start + len(rows)] = cosine.masked_fill_(norms == 0, 0)
     return cosines
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def normxlogit(norms: Float[Tensor, " N"], logits: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
-    """Att(x_i) = ||x_i^0|| * Att_LogAt(x_i) (NormXLogit, arXiv 2411.16252).
+    """Attribution of each token to each target (NormXLogit, arXiv 2411.16252).
 
     Signed: a token whose logit is negative falls the lower the larger its norm.
 
@@ -13,4 +13,5 @@ def normxlogit(norms: Float[Tensor, " N"], logits: Float[Tensor, "N T"]) -> Floa
         norms: Norm of each token's input embedding, from `embedding_norm`.
         logits: From `logit_attribution`, one column for each target.
     """
+    # NormXLogit, arXiv 2411.16252: Att(x_i) = ||x_i^0|| * Att_LogAt(x_i)
     return norms[:, None] * logits

@@ -1,4 +1,4 @@
-"""What an embedding matrix is as a whole: its second moments, and what follows from them.
+"""Second moments of an embedding matrix, and its effective rank and directions from them.
 
 V tokens (rows), D hidden size. Products of chunks of rows are in float32 or wider, sums
 of chunks in float64.
@@ -51,6 +51,7 @@ def effective_rank(moment: SecondMoment) -> float:
     1): between 1 and the rank, D where all are equal. NaN for a matrix of zeros.
     """
     singular = torch.linalg.eigvalsh(moment).clamp_(min=0).sqrt_()
+    # Roy & Vetterli 2007, definition 1: exp(-sum p_k log p_k)
     share = singular / singular.sum()
     return torch.special.entr(share).sum().exp().item()
 
@@ -75,5 +76,6 @@ def norm_under(
     squares = torch.empty(len(embedding), dtype=torch.float64)
     for start, rows in chunks(embedding, torch.float64):
         rows.sub_(shift)
+        # Oyama et al. 2023, eq. 12-14: (u - shift)' G (u - shift)
         squares[start : start + len(rows)] = ((rows @ moment) * rows).sum(dim=1)
     return squares.clamp_(min=0).sqrt_().to(torch.promote_types(embedding.dtype, torch.float32))

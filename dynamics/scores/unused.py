@@ -1,4 +1,4 @@
-"""How near each row lies to those that are never used: signs of an under-trained token.
+"""Distance of each row from rows that are never used: indicators of an under-trained token.
 
 The indicators of Land & Bartolo (2024). V tokens (rows), D hidden size.
 """
@@ -13,8 +13,8 @@ def distance_to(embedding: EmbeddingMatrix, target: HiddenVector) -> TokenScores
     """L2 distance of each row to a vector, in the units of the weights."""
     distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     for start, rows in chunks(embedding, torch.float64):
-        here = slice(start, start + len(rows))
-        distances[here] = torch.linalg.vector_norm(rows.sub_(target), dim=1)
+        positions = slice(start, start + len(rows))
+        distances[positions] = torch.linalg.vector_norm(rows.sub_(target), dim=1)
     return distances
 
 
@@ -25,7 +25,7 @@ def cosine_distance_to(
     shift: HiddenVector | None = None,
     without: HiddenVector | None = None,
 ) -> TokenScores:
-    """1 - cosine of each row and a vector, both treated alike first.
+    """1 - cosine of each row and a vector, after the same shift and projection of both.
 
     Args:
         embedding: Input or output embedding.
@@ -37,19 +37,19 @@ def cosine_distance_to(
         Distances between 0 and 2; 1 where the row or the vector is zero.
     """
 
-    def treated(rows: torch.Tensor) -> torch.Tensor:
+    def transformed(rows: torch.Tensor) -> torch.Tensor:
         if shift is not None:
             rows = rows - shift
         if without is not None:
             rows = rows - (rows @ without)[..., None] * without
         return rows
 
-    goal = treated(target.double())
-    goal = goal / (torch.linalg.vector_norm(goal) or 1)
+    unit_target = transformed(target.double())
+    unit_target = unit_target / (torch.linalg.vector_norm(unit_target) or 1)
     distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     for start, rows in chunks(embedding, torch.float64):
-        rows = treated(rows)
+        rows = transformed(rows)
         norms = torch.linalg.vector_norm(rows, dim=1)
-        cosines = (rows @ goal / norms).masked_fill_(norms == 0, 0).clamp_(-1, 1)
+        cosines = (rows @ unit_target / norms).masked_fill_(norms == 0, 0).clamp_(-1, 1)
         distances[start : start + len(rows)] = 1 - cosines
     return distances

@@ -1,4 +1,4 @@
-"""Bins of tokens by count or value, and what a measure does across them."""
+"""Bins of tokens by count or value, and profiles of a measure over the bins."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Profile:
         median: Median, with `median_low` and `median_high` two order statistics that cover it at
             least with the level's probability, whatever the distribution; NaN where even the
             smallest and largest do not (fewer than 6 tokens at 95 %).
-        deviation: Standard deviation with n - 1; NaN for a single token.
+        deviation: Standard deviation with n - 1 in the denominator; NaN for a single token.
     """
 
     label: Integer[np.ndarray, " B"]
@@ -41,13 +41,13 @@ class Profile:
 def equal_count_bins(values: Values, bins: int, minimum: int = 50) -> Labels:
     """Bins of about equally many tokens.
 
-    A token falls where its mid-rank lies, so ties share a bin however large it becomes. From the
-    top, bins are merged downwards until each has `minimum` tokens (what is left at the bottom joins
-    the lowest); there can thus be fewer than asked for.
+    A token's bin follows from its mid-rank, so that ties share a bin, however large it becomes.
+    From the top, bins are merged downwards until each has `minimum` tokens (a remainder at the
+    bottom joins the lowest), so that fewer than `bins` can result.
 
     Args:
         values: n values, such as log frequency.
-        bins: How many bins to aim at.
+        bins: Number of bins before merging.
         minimum: Fewest tokens in a bin; all go into one bin if there are fewer.
 
     Returns:
@@ -63,6 +63,7 @@ def equal_count_bins(values: Values, bins: int, minimum: int = 50) -> Labels:
     """
     _check(bins, minimum)
     ranked = rank(values)
+    # F in (0, 1), cut into equal parts
     return _merged(((ranked.centered + 0.5) * bins).astype(np.int64), minimum)
 
 
@@ -93,6 +94,7 @@ def log_spaced_bins(
             f"{np.count_nonzero(counts < 1)} counts are below 1 and have no place on a log scale; "
             "leave these tokens out"
         )
+    # Oyama et al. 2023, sec. 6.1
     edges = np.geomspace(1, counts.max(), bins + 1)
     labels = np.searchsorted(edges, counts, side="right") - 1
     return _merged(np.clip(labels, 0, bins - 1), minimum)
@@ -144,13 +146,12 @@ def _check(bins: int, minimum: int) -> None:
 
 def _merged(labels: Labels, minimum: int) -> Labels:
     """Labels without gaps in which each has `minimum` tokens, merged downwards from the top."""
-    ends: list[int] = []
-    held = 0
+    starts: list[int] = []
+    merged_size = 0
     sizes = np.bincount(labels)
     for label in reversed(range(len(sizes))):
-        held += sizes[label]
-        if held >= minimum:
-            ends.append(label)
-            held = 0
-    starts = sorted(ends)
-    return np.clip(np.searchsorted(starts, labels, side="right") - 1, 0, None)
+        merged_size += sizes[label]
+        if merged_size >= minimum:
+            starts.append(label)
+            merged_size = 0
+    return np.clip(np.searchsorted(starts[::-1], labels, side="right") - 1, 0, None)

@@ -1,4 +1,4 @@
-"""Rank correlation with something else held fixed: covariates regressed out, or within bins."""
+"""Rank correlation under control: covariates regressed out, or inside bins."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
@@ -31,7 +31,7 @@ def partial_spearman(
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         covariates: k times as many, as rows or by name. Constant ones are left out, collinear ones
             share what they explain (pseudo-inverse); with none this is `spearman`.
 
@@ -62,13 +62,14 @@ class Controlled:
         named = covariates.items() if isinstance(covariates, Mapping) else enumerate(covariates)
         ranked = [rank(values, f"covariate {name}") for name, values in named]
         self._y = rank(y, "y")
-        if any(other.n != self._y.n for other in ranked):
+        if any(covariate.n != self._y.n for covariate in ranked):
             lengths = ", ".join(str(variable.n) for variable in (self._y, *ranked))
             raise ValueError(f"y and the covariates differ in length: {lengths}")
-        self._fixed = [self._y, *(other for other in ranked if not other.is_constant)]
+        varying = (covariate for covariate in ranked if not covariate.is_constant)
+        self._variables = [self._y, *varying]
         self._pairs = {
-            (i + 1, j + 1): spearman(self._fixed[i], self._fixed[j])
-            for i, j in combinations(range(len(self._fixed)), 2)
+            (i + 1, j + 1): spearman(self._variables[i], self._variables[j])
+            for i, j in combinations(range(len(self._variables)), 2)
         }
 
     def spearman(self, x: Values) -> Correlation:
@@ -83,17 +84,20 @@ class Controlled:
             raise ValueError(f"x has {x.n} values, y and the covariates have {self._y.n}")
         if x.is_constant or self._y.is_constant:
             return undefined(x.n)
-        pairs = {(0, j + 1): spearman(x, other) for j, other in enumerate(self._fixed)}
-        return _of_residuals(pairs | self._pairs, 1 + len(self._fixed))
+        pairs = {(0, j + 1): spearman(x, values) for j, values in enumerate(self._variables)}
+        return _residual_correlation(pairs | self._pairs, 1 + len(self._variables))
 
 
-def _of_residuals(pairs: Mapping[tuple[int, int], Correlation], variables: int) -> Correlation:
+def _residual_correlation(
+    pairs: Mapping[tuple[int, int], Correlation], variables: int
+) -> Correlation:
     """Correlation of the residuals of variables 0 and 1 after regression on the others."""
     correlations = np.eye(variables)
     for (i, j), pair in pairs.items():
         correlations[i, j] = correlations[j, i] = pair.statistic
     n = pairs[0, 1].n
     inverse = np.linalg.pinv(correlations[2:, 2:], rcond=_UNEXPLAINED, hermitian=True)
+    # Rows of x and y in L = (1; -slopes): S = L' R L is the covariance of their residuals.
     residual_of = np.vstack([np.eye(2), -inverse @ correlations[2:, :2]])
     covariance = residual_of.T @ correlations @ residual_of
     variances = np.diag(covariance)
@@ -102,6 +106,7 @@ def _of_residuals(pairs: Mapping[tuple[int, int], Correlation], variables: int) 
     scale = np.sqrt(variances.prod())
     rho = covariance[0, 1] / scale
     of_x, of_y = residual_of.T
+    # d rho / d R from dS = L' dR L, because least squares makes S stationary in the slopes.
     slopes = np.outer(of_x, of_y) / scale - rho / 2 * (
         np.outer(of_x, of_x) / variances[0] + np.outer(of_y, of_y) / variances[1]
     )
@@ -123,7 +128,7 @@ def within_bin_spearman(x: ArrayLike, y: ArrayLike, bins: Integer[np.ndarray, " 
 
     Args:
         x: n values; they are ranked anew inside each bin.
-        y: As many.
+        y: n values of the same tokens.
         bins: Label of each token's bin.
 
     Returns:
@@ -140,22 +145,23 @@ def within_bin_spearman(x: ArrayLike, y: ArrayLike, bins: Integer[np.ndarray, " 
     influence = np.zeros(len(bins))
     weights, zs = [], []
     for tokens in tokens_by_bin(bins):
-        inside = spearman(x[tokens], y[tokens])
-        if inside.n < FEWEST_TOKENS_IN_BIN or np.isnan(inside.statistic):
+        in_bin = spearman(x[tokens], y[tokens])
+        if in_bin.n < FEWEST_TOKENS_IN_BIN or np.isnan(in_bin.statistic):
             continue
-        largest = largest_imperfect(inside.n)
-        rho = np.clip(inside.statistic, -largest, largest)
-        weight = inside.n - 3
+        largest = largest_imperfect(in_bin.n)
+        rho = np.clip(in_bin.statistic, -largest, largest)
+        weight = in_bin.n - 3  # 1 / variance of Fisher's z
         weights.append(weight)
         zs.append(np.arctanh(rho))
-        influence[tokens] = weight * inside.influence / (1 - rho**2) * len(bins) / inside.n
+        influence[tokens] = weight * in_bin.influence / (1 - rho**2) * len(bins) / in_bin.n
     if not weights:
         return undefined(len(bins))
     statistic = float(np.tanh(np.average(zs, weights=weights)))
-    influence *= (1 - statistic**2) / sum(weights)
+    influence *= (1 - statistic**2) / sum(weights)  # d tanh(z) / dz = 1 - tanh(z)^2
     return Correlation(statistic, sum(weights) + 3 * len(weights), influence)
 
 
 def largest_imperfect(n: int) -> float:
-    """Where a perfect correlation of n ranks is moved, halfway to the next, to have a finite z."""
+    """Correlation that replaces 1 for n ranks: halfway to the next lower, so that z is finite."""
+    # rho = 1 - 6 sum d^2 / (n^3 - n), where the smallest sum d^2 above 0 is 2.
     return 1 - 6 / (n**3 - n)

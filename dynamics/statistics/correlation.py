@@ -1,4 +1,4 @@
-"""Spearman's correlation with the influence of each token on it, hence its interval.
+"""Spearman's correlation with the influence of each token on it, from which its interval follows.
 
 The influence value psi_i is the derivative of the correlation when token i gains weight. Its root
 mean square over sqrt(n) is the standard error, and because psi is kept per token, correlations
@@ -24,7 +24,7 @@ class Estimate:
     """A statistic over tokens.
 
     Attributes:
-        statistic: Its value; NaN where it is undefined (a constant, no tokens).
+        statistic: Value of the statistic; NaN where it is undefined (a constant, no tokens).
         n: Number of tokens that entered.
         influence: Influence of every token, mean 0; all NaN where `statistic` is, 0 for tokens
             that did not enter.
@@ -73,7 +73,7 @@ class Correlation(Estimate):
 
 
 class Difference(NormalEstimate):
-    """One correlation minus another over the same tokens; `n` is the smaller of theirs."""
+    """One correlation minus another over the same tokens; `n` is the smaller of the two."""
 
 
 def spearman(x: Values, y: Values) -> Correlation:
@@ -92,7 +92,7 @@ def spearman(x: Values, y: Values) -> Correlation:
 
     Args:
         x: n values, or their `Ranked` order when it is used more than once.
-        y: As many, of the same tokens.
+        y: n values of the same tokens.
 
     Returns:
         The correlation. If x or y is constant or empty, statistic and influence are NaN, without
@@ -111,18 +111,19 @@ def spearman(x: Values, y: Values) -> Correlation:
         raise ValueError(f"x has {x.n} values and y has {y.n}; they must be of the same tokens")
     if x.is_constant or y.is_constant:
         return undefined(x.n)
+    # Croux & Dehon 2010, extended to ties: IF(C) / sqrt(A B) - rho / 2 (IF(A) / A + IF(B) / B)
     product = x.centered * y.centered
     covariance = product.mean()
     scale = np.sqrt(x.variance * y.variance)
     rho = covariance / scale
-    of_covariance = product + x.mean_above(y.centered) + y.mean_above(x.centered) - 3 * covariance
-    of_variances = x.variance_influence / x.variance + y.variance_influence / y.variance
-    influence = of_covariance / scale - rho / 2 * of_variances
+    if_covariance = product + x.mean_above(y.centered) + y.mean_above(x.centered) - 3 * covariance
+    if_variances = x.variance_influence / x.variance + y.variance_influence / y.variance
+    influence = if_covariance / scale - rho / 2 * if_variances
     return Correlation(float(np.clip(rho, -1, 1)), x.n, influence)
 
 
 def undefined(n: int) -> Correlation:
-    """The correlation of n tokens that has no value, because something is constant."""
+    """Correlation of n tokens that is NaN, because x or y is constant."""
     return Correlation(float("nan"), n, np.full(n, np.nan))
 
 

@@ -1,4 +1,4 @@
-"""Which part of a sum makes it vary over tokens."""
+"""Decomposition of the variance of a sum over tokens into the shares of its parts."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def covariance_shares(parts: Sequence[np.ndarray]) -> list[Difference]:
         MeasureError: A value is NaN or infinite.
         ValueError: The parts differ in length, or there are none.
     """
-    stacked = np.stack([finite(part, f"part {at}") for at, part in enumerate(parts)])
+    stacked = np.stack([finite(part, f"part {index}") for index, part in enumerate(parts)])
     n = stacked.shape[1]
     if n == 0:
         return [Difference(np.nan, 0, np.zeros(0)) for _ in parts]
@@ -35,6 +35,7 @@ def covariance_shares(parts: Sequence[np.ndarray]) -> list[Difference]:
     total = centered.sum(axis=0)
     variance = (total * total).mean()
     scale = variance if variance > 0 else np.nan
+    # share_p = cov(part_p, total) / var(total)
     shares = (centered * total).mean(axis=1) / scale
     influence = (centered - shares[:, np.newaxis] * total) * total / scale
     return [Difference(float(share), n, psi) for share, psi in zip(shares, influence, strict=True)]

@@ -1,26 +1,26 @@
-"""When each row of a matrix leaves where it began."""
+"""Steps at which the rows of a matrix leave their initial direction."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-STAYS = 0.99
-"""Cosine to the first row from which on a row counts as being where it began."""
+MIN_COSINE = 0.99
+"""Smallest cosine to the first step at which a row still counts as having its first direction."""
 
 
 def departures(
-    steps: Sequence[int], cosines: Float[np.ndarray, "K V"], stays: float = STAYS
+    steps: Sequence[int], cosines: Float[np.ndarray, "K V"], min_cosine: float = MIN_COSINE
 ) -> Float[np.ndarray, " V"]:
-    """First step from which on the cosine to the first row is below `stays`, for good.
+    """First step from which on the cosine to the first step stays below `min_cosine`.
 
     A direction, not a distance, so that a row that weight decay merely shrinks has not left. NaN
-    for a row that is where it began at the last step.
+    for a row that has its first direction at the last step.
 
     Args:
         steps: K steps, ascending.
         cosines: Cosine of every row to itself at the first step.
-        stays: Cosine from which on a row counts as being where it began.
+        min_cosine: Smallest cosine at which a row still has its first direction.
 
     Raises:
         ValueError: There are not as many steps as rows of cosines.
@@ -31,6 +31,6 @@ def departures(
     """
     if len(steps) != len(cosines):
         raise ValueError(f"{len(steps)} steps, but cosines at {len(cosines)}")
-    back = cosines[::-1] >= stays
-    after = np.where(back.any(axis=0), back.argmax(axis=0), len(steps))
-    return np.append(np.array(steps, dtype=float), np.nan)[len(steps) - after]
+    near = cosines[::-1] >= min_cosine  # last step first
+    steps_away = np.where(near.any(axis=0), near.argmax(axis=0), len(steps))
+    return np.append(np.array(steps, dtype=float), np.nan)[len(steps) - steps_away]

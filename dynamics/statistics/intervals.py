@@ -1,4 +1,4 @@
-"""From influence values to standard errors, intervals and bands."""
+"""Standard errors, intervals and bands from influence values."""
 
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ def standard_errors(influence: Float[np.ndarray, "K n"]) -> Float[np.ndarray, " 
     where influence values are NaN, and for fewer than 4 tokens.
     """
     n = influence.shape[-1]
+    # Efron 1982, ch. 6: sqrt(mean psi^2) / sqrt(n) = |psi| / n
     return np.linalg.norm(influence, axis=-1) / (n if n >= FEWEST_TOKENS else np.nan)
 
 
@@ -57,9 +58,10 @@ def fisher_limits(
     """
     perfect = np.abs(correlations) == 1
     rho = np.where(perfect, 0.0, correlations)
+    # d atanh(rho) / d rho = 1 / (1 - rho^2)
     z, reach = np.arctanh(rho), quantile * errors / (1 - rho**2)
     low, high = np.tanh(z - reach), np.tanh(z + reach)
-    fixed = correlations + 0 * errors
+    fixed = correlations + 0 * errors  # NaN where the error is
     return np.where(perfect, fixed, low), np.where(perfect, fixed, high)
 
 
@@ -83,5 +85,6 @@ def largest_deviation(
         return float("nan")
     eigenvalues, vectors = np.linalg.eigh(correlation)
     root = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
+    # Montiel Olea & Plagborg-Moller 2019: plug-in sup-t quantile, simulated
     normal = rng.standard_normal((draws, len(correlation))) @ root.T
     return max(pointwise, float(np.quantile(np.abs(normal).max(axis=1), level)))

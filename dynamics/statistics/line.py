@@ -19,8 +19,8 @@ def least_squares_line(
 
     Args:
         x: n values.
-        y: As many, of the same tokens.
-        through_origin: Let y be proportional to x. R2 is then below 0 where the line is worse than
+        y: n values of the same tokens.
+        through_origin: Fit y proportional to x. R2 is then below 0 where the line is worse than
             the mean of y.
 
     Returns:
@@ -34,17 +34,18 @@ def least_squares_line(
     x, y = finite(x, "x").astype(np.float64), finite(y, "y").astype(np.float64)
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} values and y has {len(y)}; give the same tokens")
-    nothing = NormalEstimate(float("nan"), len(x), np.full(len(x), np.nan))
+    undefined = NormalEstimate(float("nan"), len(x), np.full(len(x), np.nan))
     if not x.any() or (not through_origin and np.ptp(x) == 0):
-        return nothing, nothing
+        return undefined, undefined
     deviation = y - y.mean()
     left, right = (x, y) if through_origin else (x - x.mean(), deviation)
     square = np.mean(left * left)
     slope = float(np.mean(left * right) / square)
     residual = right - slope * left
+    # White 1980 (HC0): psi_i = x_i e_i / mean(x^2)
     estimate = NormalEstimate(slope, len(x), left * residual / square)
     if np.ptp(y) == 0:
-        return estimate, nothing
+        return estimate, undefined
     variance = np.mean(deviation * deviation)
     r2 = 1 - np.mean(residual * residual) / variance
     influence = ((1 - r2) * deviation * deviation - residual * residual) / variance

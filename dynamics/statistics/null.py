@@ -1,4 +1,4 @@
-"""What correlations look like when there is nothing to find: tokens permuted."""
+"""Null distributions and null bands of correlations, from permuting the tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class PermutationTest:
-    """A correlation against its permutation null.
+    """A correlation compared with its permutation null.
 
     Attributes:
         statistic: The observed correlation.
@@ -47,11 +47,12 @@ class PermutationTest:
 
 @dataclass(frozen=True)
 class NullBand:
-    """Half-widths around 0 of what correlations reach without an association.
+    """Half-widths around 0 of bands in which correlations without an association stay.
 
     Attributes:
-        simultaneous: Inside, all members of the family stay together with the level's probability.
-        pointwise: Inside, each member by itself stays with that probability.
+        simultaneous: Half-width that all members of the family together keep to, with the
+            probability of the level.
+        pointwise: Half-width that each member by itself keeps to, with that probability.
     """
 
     simultaneous: float
@@ -68,9 +69,9 @@ def permutation_test(
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         rng: Draws the permutations.
-        permutations: How many; the smallest p-value is 1 / (permutations + 1).
+        permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
 
     Returns:
         The test; all NaN if x or y is constant or empty.
@@ -83,7 +84,7 @@ def permutation_test(
     statistic = spearman(x, y).statistic
     if np.isnan(statistic):
         return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
-    return _against(statistic, _permuted(x, y, rng, permutations))
+    return _compared(statistic, _permuted(x, y, rng, permutations))
 
 
 def within_bin_permutation_test(
@@ -95,14 +96,14 @@ def within_bin_permutation_test(
 ) -> PermutationTest:
     """Test `within_bin_spearman` by permuting y over the tokens of each bin.
 
-    With bins of frequency this asks for an association beyond frequency.
+    With bins of frequency this tests for an association beyond frequency.
 
     Args:
         x: n values.
-        y: As many.
+        y: n values of the same tokens.
         bins: Label of each token's bin.
         rng: Draws the permutations.
-        permutations: How many; the smallest p-value is 1 / (permutations + 1).
+        permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
 
     Returns:
         The test; all NaN if no bin has 5 tokens and varying x and y.
@@ -115,16 +116,16 @@ def within_bin_permutation_test(
     statistic = within_bin_spearman(x, y, bins).statistic
     z, weights = np.zeros(permutations), 0
     for tokens in tokens_by_bin(bins):
-        inside_x, inside_y = rank(x[tokens], "x"), rank(y[tokens], "y")
-        if len(tokens) < FEWEST_TOKENS_IN_BIN or inside_x.is_constant or inside_y.is_constant:
+        bin_x, bin_y = rank(x[tokens], "x"), rank(y[tokens], "y")
+        if len(tokens) < FEWEST_TOKENS_IN_BIN or bin_x.is_constant or bin_y.is_constant:
             continue
         weight, largest = len(tokens) - 3, largest_imperfect(len(tokens))
-        rho = _permuted(inside_x, inside_y, rng, permutations)
+        rho = _permuted(bin_x, bin_y, rng, permutations)
         z += weight * np.arctanh(np.clip(rho, -largest, largest))
         weights += weight
     if weights == 0:
         return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
-    return _against(statistic, np.tanh(z / weights))
+    return _compared(statistic, np.tanh(z / weights))
 
 
 def null_band(
@@ -133,7 +134,7 @@ def null_band(
     rng: np.random.Generator,
     draws: int = 20_000,
 ) -> NullBand:
-    """Where a family of Spearman correlations stays when the tokens of all y are permuted.
+    """Null band of a family of Spearman correlations, from permuting the tokens of all y.
 
     The family may run over steps and over measures: every member sees the same permutation, so
     members that resemble each other count as fewer. With a_s, b_s the mid-ranks of member s,
@@ -145,10 +146,10 @@ def null_band(
 
     Args:
         pairs: The x and y of each correlation, n values each, all of the same tokens. They are
-            taken one by one; give what recurs as `Ranked`, one after the other.
+            consumed one by one; give values that recur as `Ranked`, in consecutive pairs.
         level: Probability of the simultaneous and of the pointwise band.
         rng: Simulates the largest of the correlated normal deviates.
-        draws: How many simulations.
+        draws: Number of simulations.
 
     Returns:
         Half-widths. Pairs with a constant are left out; NaN if that leaves none.
@@ -161,7 +162,7 @@ def null_band(
     lengths: set[int] = set()
     a: list[Float[np.ndarray, " n"]] = []
     b: list[Float[np.ndarray, " n"]] = []
-    before = None
+    previous_y = None
     for x, y in pairs:
         x, y = rank(x, "x"), rank(y, "y")
         lengths |= {x.n, y.n}
@@ -172,17 +173,18 @@ def null_band(
         if x.is_constant or y.is_constant:
             continue
         a.append(_standardized(x).astype(np.float32))
-        b.append(b[-1] if y is before else _standardized(y).astype(np.float32))
-        before = y
+        b.append(b[-1] if y is previous_y else _standardized(y).astype(np.float32))
+        previous_y = y
     if not a:
         return NullBand(float("nan"), float("nan"))
+    # Hoeffding 1951: Cov(rho_s, rho_t) = <a_s, a_t> <b_s, b_t> / (n - 1)
     deviation = float(1 / np.sqrt(lengths.pop() - 1))
     simultaneous = largest_deviation(gram(a) * gram(b), level, rng, draws)
     return NullBand(simultaneous * deviation, pointwise * deviation)
 
 
 def gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
-    """Inner products of rows of length 1 or 0; quick where they are one and the same object."""
+    """Inner products of rows of length 1 or 0; quick where all rows are the same object."""
     if all(row is rows[0] for row in rows):
         return np.full((len(rows), len(rows)), float(rows[0].any()))
     stacked = np.stack(rows)
@@ -202,6 +204,6 @@ def _permuted(
     return np.array([(a * rng.permutation(b)).sum() for _ in range(permutations)])
 
 
-def _against(statistic: float, null: Float[np.ndarray, " m"]) -> PermutationTest:
+def _compared(statistic: float, null: Float[np.ndarray, " m"]) -> PermutationTest:
     beyond = int(np.count_nonzero(np.abs(null) >= abs(statistic) - _ROUNDING))
     return PermutationTest(statistic, (beyond + 1) / (len(null) + 1), null)

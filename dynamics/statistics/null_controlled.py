@@ -1,6 +1,6 @@
-"""What controlled correlations look like when nothing is left to find: permuted under control.
+"""Null bands of partial and within-bin correlations, from permuting under control.
 
-As `null_band`, for partial and within-bin correlations: a whole family at once, jointly normal with
+As `null_band`, for correlations of `controlled`: a whole family at once, jointly normal with
 the second moments of the permutation.
 """
 
@@ -27,22 +27,22 @@ def partial_null_band(
     rng: np.random.Generator,
     draws: int = 20_000,
 ) -> NullBand:
-    """Where a family of `partial_spearman` stays when what is left of y is permuted.
+    """Null band of a family of `partial_spearman`, from permuting the residuals of y.
 
-    With a_s, b_s what regression on the ranks of the covariates leaves of the ranks of x and y, of
-    unit length, and b permuted (Freedman & Lane 1983), k covariates that are not collinear give
+    With a_s, b_s the residuals of the ranks of x and y after regression on those of the covariates,
+    of unit length, and b permuted (Freedman & Lane 1983), k covariates that are not collinear give
 
         Cov(rho_s, rho_t) = <a_s, a_t> <b_s, b_t> / (n - 1 - k).
 
     What covariates do beyond a linear effect on ranks stays in the statistic and is in no band.
 
     Args:
-        pairs: The x and y of each correlation, n values each, all of the same tokens; give what
-            recurs as `Ranked`, one after the other.
-        covariates: What is given, n values each; constant ones say nothing.
+        pairs: The x and y of each correlation, n values each, all of the same tokens; give
+            values that recur as `Ranked`, in consecutive pairs.
+        covariates: Variables that are controlled for, n values each; constant ones are ignored.
         level: Probability of the simultaneous and of the pointwise band.
         rng: Simulates the largest of the correlated normal deviates.
-        draws: How many simulations.
+        draws: Number of simulations.
 
     Returns:
         Half-widths. Pairs in which x or y is constant or a combination of the covariates are left
@@ -52,16 +52,16 @@ def partial_null_band(
         MeasureError: A value is NaN or infinite.
         ValueError: The lengths differ, or `level` does not lie between 0 and 1.
     """
-    given = [rank(values, f"covariate {at}").centered for at, values in enumerate(covariates)]
-    basis = _orthonormal(given)
+    basis = _orthonormal([rank(v, f"covariate {i}").centered for i, v in enumerate(covariates)])
     a: list[Float[np.ndarray, " n"]] = []
     b: list[Float[np.ndarray, " n"]] = []
-    before = None
+    previous_y = None
     for x, y in pairs:
         x, y = rank(x, "x"), rank(y, "y")
-        a.append(_left(x, basis))
-        b.append(b[-1] if y is before else _left(y, basis))
-        before = y
+        a.append(_residual(x, basis))
+        b.append(b[-1] if y is previous_y else _residual(y, basis))
+        previous_y = y
+    # Freedman & Lane 1983: Cov(rho_s, rho_t) = <a_s, a_t> <b_s, b_t> / (n - 1 - k)
     free = len(a[0]) - 1 - basis.shape[1] if a else 0
     covariance = gram(a) * gram(b) / free if free > 0 else np.zeros((0, 0))
     return _half_widths(covariance, level, rng, draws)
@@ -74,7 +74,7 @@ def within_bin_null_band(
     rng: np.random.Generator,
     draws: int = 20_000,
 ) -> NullBand:
-    """Where a family of `within_bin_spearman` stays when y is permuted inside bins.
+    """Null band of a family of `within_bin_spearman`, from permuting y inside bins.
 
     With w_g = n_g - 3 the weight of bin g and a_sg, b_sg the ranks inside it, of unit length,
 
@@ -87,7 +87,7 @@ def within_bin_null_band(
         bins: Label of each token's bin.
         level: Probability of the simultaneous and of the pointwise band.
         rng: Simulates the largest of the correlated normal deviates.
-        draws: How many simulations.
+        draws: Number of simulations.
 
     Returns:
         Half-widths, of the member that varies most should members differ in the bins that enter;
@@ -107,12 +107,13 @@ def within_bin_null_band(
         if len(tokens) < FEWEST_TOKENS_IN_BIN or not members:
             continue
         a, b = ([_unit(rank(values[tokens]).centered) for values in side] for side in sides)
-        together = gram(a) * gram(b)
+        products = gram(a) * gram(b)
         weight = len(tokens) - 3
-        covariance += weight**2 / (len(tokens) - 1) * together
-        weights += weight * (np.diag(together) > 0)
-    largest = np.maximum(weights, 1)  # a member without a bin has covariance 0
-    return _half_widths(covariance / np.outer(largest, largest), level, rng, draws)
+        # sum over bins of w_g^2 <a_sg, a_tg> <b_sg, b_tg> / (n_g - 1)
+        covariance += weight**2 / (len(tokens) - 1) * products
+        weights += weight * (np.diag(products) > 0)
+    total_weights = np.maximum(weights, 1)  # a member without a bin has covariance 0
+    return _half_widths(covariance / np.outer(total_weights, total_weights), level, rng, draws)
 
 
 def _half_widths(
@@ -129,21 +130,21 @@ def _half_widths(
     return NullBand(reach * widest, pointwise * widest)
 
 
-def _orthonormal(given: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "n k"]:
+def _orthonormal(covariates: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "n k"]:
     """Orthonormal columns that span the covariates; constant ones are 0 and add none."""
-    columns = [_unit(values) for values in given]
+    columns = [_unit(values) for values in covariates]
     if not columns:
         return np.zeros((0, 0))
     left, lengths, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
     return left[:, lengths > _UNEXPLAINED]
 
 
-def _left(ranked: Ranked, basis: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
-    """What the covariates leave of the ranks, of unit length; 0 where they leave nothing."""
+def _residual(ranked: Ranked, basis: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    """Residual of the ranks given the covariates, of unit length; 0 if they explain it all."""
     unit = _unit(ranked.centered)
-    left = unit - basis @ (basis.T @ unit) if basis.size else unit
-    explained = np.linalg.norm(left) < _UNEXPLAINED
-    return (np.zeros_like(left) if explained else _unit(left)).astype(np.float32)
+    residual = unit - basis @ (basis.T @ unit) if basis.size else unit
+    explained = np.linalg.norm(residual) < _UNEXPLAINED
+    return (np.zeros_like(residual) if explained else _unit(residual)).astype(np.float32)
 
 
 def _unit(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""When a trajectory begins to be what it becomes."""
+"""Onset of a change: the step from which on a trajectory stays near its final value."""
 
 from collections.abc import Sequence
 
@@ -44,5 +44,5 @@ def onset(
     if not decided:
         return None
     beyond = change * np.sign(change[-1]) >= share * abs(change[-1])
-    before = np.flatnonzero(~beyond)
-    return int(steps[before[-1] + 1 if len(before) else 0])
+    not_beyond = np.flatnonzero(~beyond)
+    return int(steps[not_beyond[-1] + 1 if len(not_beyond) else 0])

@@ -1,4 +1,4 @@
-"""Mid-ranks: the place of a value among n values, ties sharing the mean of their places."""
+"""Mid-ranks: the rank of a value among n values, ties sharing the mean of their ranks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,13 +32,13 @@ class Ranked:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all values are equal (or there are none), so that nothing correlates."""
+        """Return whether all values are equal (or there are none), so that nothing correlates."""
         return len(self.sizes) < 2
 
     @cached_property
     def centered(self) -> Float[np.ndarray, " n"]:
         """F - 1/2 at each value: 0 in the middle, antisymmetric under reversal."""
-        below = np.cumsum(self.sizes) - self.sizes / 2
+        below = np.cumsum(self.sizes) - self.sizes / 2  # n F, a tie counts half
         return ((below - self.n / 2) / self.n)[self.group]
 
     @cached_property
@@ -62,11 +62,11 @@ Values = ArrayLike | Ranked
 
 
 def rank(values: Values, name: str = "values") -> Ranked:
-    """Sort n values once; what is already ranked comes back as it is.
+    """Sort n values once; `Ranked` values are returned unchanged.
 
     Args:
         values: One number per token. Equal values are ties; no values give an empty order.
-        name: What to call the values in an error message.
+        name: Name of the values in an error message.
 
     Raises:
         MeasureError: A value is NaN or infinite.

@@ -1,4 +1,4 @@
-"""What a sum over counts would be on average, had fewer been drawn: rarefaction."""
+"""Rarefaction: the expected value of a sum over counts in a smaller sample."""
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -19,9 +19,9 @@ def rarefied_x_log_x(
     counts (Hurlbert 1971, Ecology 52, 577) with the plug-in entropy in place of their number.
 
     Args:
-        counts: How many are marked, at least 0.
-        totals: Out of how many, one number or one for each count.
-        draws: m, at most the smallest total.
+        counts: Numbers of marked things, at least 0.
+        totals: Numbers of things that are drawn from, one for all counts or one for each.
+        draws: Number m of things drawn, at most the smallest total.
 
     Returns:
         In nats times draws; 0 for counts of 0 and 1, and x ln x where all are drawn.
@@ -37,25 +37,28 @@ def rarefied_x_log_x(
     total = np.broadcast_to(np.asarray(totals, np.float64), marked.shape)
     if len(marked) and (draws > total.min() or (marked > total).any()):
         raise ValueError(
-            f"cannot draw {draws} from as few as {total.min():.0f}, or more are marked than that"
+            f"expected at most {total.min():.0f} draws, the smallest total, and no count above its "
+            f"total; got {draws} draws and counts up to {marked.max():.0f}"
         )
     expected = np.zeros(len(marked))
-    at = np.flatnonzero(marked > 1)
-    marked, total = marked[at], total[at]
+    active = np.flatnonzero(marked > 1)
+    marked, total = marked[active], total[active]
     k = np.maximum(draws - (total - marked), 0)
+    # Hypergeometric: P(k) = C(marked, k) C(total - marked, draws - k) / C(total, draws)
     log_probability = (
         _log_binomial(marked, k)
         + _log_binomial(total - marked, draws - k)
         - _log_binomial(total, np.full_like(total, draws))
     )
-    while len(at):
-        expected[at] += np.exp(log_probability) * k * np.log(np.maximum(k, 1))
+    while len(active):
+        expected[active] += np.exp(log_probability) * k * np.log(np.maximum(k, 1))
         past = (k + 1) * total > (draws + 1) * (marked + 1)
-        left = (k < np.minimum(marked, draws)) & ~(past & (log_probability < _NEGLIGIBLE))
-        at = at[left]
+        unfinished = (k < np.minimum(marked, draws)) & ~(past & (log_probability < _NEGLIGIBLE))
+        active = active[unfinished]
         marked, total, k, log_probability = (
-            each[left] for each in (marked, total, k, log_probability)
+            values[unfinished] for values in (marked, total, k, log_probability)
         )
+        # P(k + 1) / P(k)
         log_probability = log_probability + np.log(
             (marked - k) * (draws - k) / ((k + 1) * (total - marked - draws + k + 1))
         )
@@ -64,4 +67,5 @@ def rarefied_x_log_x(
 
 
 def _log_binomial(n: Float[np.ndarray, " n"], k: Float[np.ndarray, " n"]) -> np.ndarray:
+    # C(n, k) = 1 / ((n + 1) B(n - k + 1, k + 1))
     return -np.log1p(n) - betaln(n - k + 1, k + 1)

@@ -1,4 +1,4 @@
-"""How much of a number a linear read-out of vectors predicts: cross-validated ridge regression.
+"""Linear read-out of a number from vectors: cross-validated ridge regression.
 
 K folds, F features, L penalties.
 """
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy.special import stdtrit
 
 from dynamics.statistics.intervals import Band, Interval
+from dynamics.statistics.student import student_quantile
 
 FOLDS = 10
 PENALTIES = 10.0 ** np.arange(-4, 2)
 """Penalties that are tried, relative to the mean variance of the features."""
 
-_TO_CHOOSE, _TO_PREDICT = 1e-10, 1e-17
-"""Share of the squared error of every fit that conjugate gradients may leave."""
+_TO_SELECT, _TO_PREDICT = 1e-10, 1e-17
+"""Tolerances of conjugate gradients: the share of every fit's squared error that may remain."""
 
 
 Solutions = Float[np.ndarray, "F fits L"]
@@ -73,12 +73,12 @@ class Readout:
     def confidence_interval(self, level: float = 0.95) -> Interval:
         """Student's t over folds (K - 1 degrees of freedom), from their influence on the share.
 
-        It is about the tokens that are predicted. Folds share most of what they are fitted on,
-        which it does not know of.
+        The interval is about the predicted tokens. It ignores that folds share most of the tokens
+        they are fitted on.
         """
         folds = len(self.fold_influence)
         error = np.sqrt(np.sum(self.fold_influence**2) / (folds * (folds - 1)))
-        reach = float(stdtrit(folds - 1, (1 + level) / 2) * error)
+        reach = float(student_quantile(level, folds - 1) * error)
         return Interval(self.r2 - reach, self.r2 + reach)
 
 
@@ -93,16 +93,17 @@ def change_from_first(
 
     Args:
         low: Lower ends of the intervals of `Readout.confidence_interval`.
-        high: Their upper ends.
+        high: Upper ends of these intervals.
         level: Coverage of these intervals, and of the band.
 
     Returns:
         The band; NaN where an interval is, and everywhere where the first is.
     """
     value = (low + high) / 2
-    error = (high - low) / 2 / stdtrit(FOLDS - 1, (1 + level) / 2)
+    error = (high - low) / 2 / student_quantile(level, FOLDS - 1)
     change = value - value[0]
-    reach = stdtrit(FOLDS - 1, 1 - (1 - level) / 2 / len(value)) * np.hypot(error, error[0])
+    quantile = student_quantile(1 - (1 - level) / len(value), FOLDS - 1)  # Bonferroni over S
+    reach = quantile * np.hypot(error, error[0])
     return Band(change - reach, change + reach)
 
 
@@ -125,10 +126,10 @@ def moments(
         features: The sets of features to take moments of.
     """
     sums = [[] for _ in features]
-    for whole, target in folds:
-        for chosen, found in zip(features, sums, strict=True):
-            x = whole[:, chosen]
-            found.append(
+    for all_features, target in folds:
+        for columns, fold_sums in zip(features, sums, strict=True):
+            x = all_features[:, columns]
+            fold_sums.append(
                 (
                     len(target),
                     x.sum(axis=0, dtype=np.float64),
@@ -138,22 +139,22 @@ def moments(
                     target @ target,
                 )
             )
-    return [_stacked(found) for found in sums]
+    return [_stacked(fold_sums) for fold_sums in sums]
 
 
 def _stacked(folds: Sequence[tuple[Any, ...]]) -> Moments:
-    n, x, y, xx, xy, yy = (np.array(each) for each in zip(*folds, strict=True))
+    n, x, y, xx, xy, yy = (np.array(sums) for sums in zip(*folds, strict=True))
     return Moments(n, x, y, xx, xy, yy)
 
 
 def cross_validated_ridge(folds: Moments) -> Readout:
-    """Predict each fold by ridge regression on the others, and say how well.
+    """Predict each fold by ridge regression on the other folds, and return the share predicted.
 
     With a, w the minimum of sum (y - a - w'x)^2 + n penalty |w|^2 over the tokens of the other
     folds, the share is 1 - sum (y - a - w'x)^2 / sum (y - b)^2 over the tokens of all folds, b the
-    mean of the other folds, so that knowing nothing gives 0. The penalty for fold k is that of
-    `PENALTIES` which predicts fold k + 1 best from the remaining K - 2: fold k has no say in it.
-    Penalties are as many variances as x has in the mean over features, and a rotation of x changes
+    mean of the other folds, so that predicting the mean gives 0. The penalty for fold k is that of
+    `PENALTIES` which predicts fold k + 1 best from the remaining K - 2, without fold k.
+    Penalties are in units of the mean variance of the features, and a rotation of x changes
     nothing; bring features of different kinds to a common scale first.
 
     All fits are solved at once by conjugate gradients, preconditioned by the eigenvectors of all
@@ -162,17 +163,18 @@ def cross_validated_ridge(folds: Moments) -> Readout:
     count = len(folds.n)
     system = _System(folds)
     pairs = [(k, (k + 1) % count) for k in range(count)]
-    after = np.array([k for _, k in pairs])
-    errors = _squared_errors(folds, after, *system.fit(pairs, PENALTIES[np.newaxis], _TO_CHOOSE))
-    chosen = PENALTIES[errors.argmin(axis=1), np.newaxis]
-    each = [(k,) for k in range(count)]
-    fitted = system.fit(each, chosen, _TO_PREDICT)
-    left = _squared_errors(folds, np.arange(count), *fitted)[:, 0]
+    validation_folds = np.array([k for _, k in pairs])
+    fitted = system.fit(pairs, PENALTIES[np.newaxis], _TO_SELECT)
+    validation_errors = _squared_errors(folds, validation_folds, *fitted)
+    penalties = PENALTIES[validation_errors.argmin(axis=1), np.newaxis]
+    fitted = system.fit([(k,) for k in range(count)], penalties, _TO_PREDICT)
+    errors = _squared_errors(folds, np.arange(count), *fitted)[:, 0]
     means = (folds.y.sum() - folds.y) / (folds.n.sum() - folds.n)
-    whole = folds.yy - 2 * means * folds.y + folds.n * means**2
-    total = whole.sum() if whole.sum() > 0 else np.nan
-    r2 = 1 - left.sum() / total
-    influence = -(left - (1 - r2) * whole) / (total / count)
+    baseline_errors = folds.yy - 2 * means * folds.y + folds.n * means**2
+    total = baseline_errors.sum() if baseline_errors.sum() > 0 else np.nan
+    r2 = 1 - errors.sum() / total
+    # Influence of a fold on the ratio of two sums over folds.
+    influence = -(errors - (1 - r2) * baseline_errors) / (total / count)
     return Readout(float(r2), int(folds.n.sum()), influence)
 
 
@@ -192,39 +194,40 @@ class _System:
         self,
         left_out: Sequence[tuple[int, ...]],
         penalties: Float[np.ndarray, "#fits L"],
-        left: float,
+        tolerance: float,
     ) -> tuple[Float[np.ndarray, "fits L"], Solutions]:
         """Intercepts and weights, for each choice of folds to leave out and each penalty.
 
         Args:
             left_out: The folds that each fit leaves out.
             penalties: A row of L penalties for each fit, or one for all.
-            left: Share of the squared error that may be left.
+            tolerance: Share of the squared error that may remain.
         """
         folds = self._folds
-        out = np.zeros((len(left_out), len(folds.n)))
-        for at, those in enumerate(left_out):
-            out[at, list(those)] = 1
-        n = self._n - out @ folds.n
-        mean = ((folds.x.sum(axis=0) - out @ folds.x) / n[:, np.newaxis]).T
-        mean_y = (folds.y.sum() - out @ folds.y) / n
-        xy = (folds.xy.sum(axis=0) - out @ folds.xy).T - mean * (n * mean_y)
+        excluded = np.zeros((len(left_out), len(folds.n)))
+        for fit, fold_ids in enumerate(left_out):
+            excluded[fit, list(fold_ids)] = 1
+        n = self._n - excluded @ folds.n
+        mean = ((folds.x.sum(axis=0) - excluded @ folds.x) / n[:, np.newaxis]).T
+        mean_y = (folds.y.sum() - excluded @ folds.y) / n
+        xy = (folds.xy.sum(axis=0) - excluded @ folds.xy).T - mean * (n * mean_y)
+        # Centred normal equations (X'X - n mean mean' + ridge) w = X'y - n mean mean_y
         ridge = n[:, np.newaxis] * self._scale * penalties
         diagonal = n[:, np.newaxis] * self._variances[:, np.newaxis, np.newaxis] + ridge
 
         def times_matrix(w: Solutions) -> Solutions:
             product = _times(self._xx, w) + ridge * w
             product -= (n * mean)[:, :, np.newaxis] * np.einsum("fk,fkl->kl", mean, w)
-            for fold, without in enumerate(out.T == 1):
-                if without.any():
-                    product[:, without] -= _times(folds.xx[fold], w[:, without])
+            for fold, fits in enumerate(excluded.T == 1):
+                if fits.any():
+                    product[:, fits] -= _times(folds.xx[fold], w[:, fits])
             return product
 
-        def nearly_solved(rest: Solutions) -> Solutions:
-            return _times(self._axes, _times(self._axes.T, rest) / diagonal)
+        def precondition(residual: Solutions) -> Solutions:
+            return _times(self._axes, _times(self._axes.T, residual) / diagonal)
 
-        rest = np.repeat(xy[:, :, np.newaxis], ridge.shape[-1], axis=2)
-        weights = _conjugate_gradients(times_matrix, nearly_solved, rest, left)
+        right_side = np.repeat(xy[:, :, np.newaxis], ridge.shape[-1], axis=2)
+        weights = _conjugate_gradients(times_matrix, precondition, right_side, tolerance)
         return mean_y[:, np.newaxis] - np.einsum("fk,fkl->kl", mean, weights), weights
 
 
@@ -234,42 +237,43 @@ def _times(matrix: Float[np.ndarray, "F F"], w: Solutions) -> Solutions:
 
 def _conjugate_gradients(
     times_matrix: Callable[[Solutions], Solutions],
-    nearly_solved: Callable[[Solutions], Solutions],
-    rest: Solutions,
-    left: float,
+    precondition: Callable[[Solutions], Solutions],
+    right_side: Solutions,
+    tolerance: float,
 ) -> Solutions:
-    """Solve `times_matrix(w) = rest` for every fit and penalty at once."""
-    solution = np.zeros_like(rest)
-    towards = direction = nearly_solved(rest)
-    energy = (rest * towards).sum(axis=0)
-    enough = left * energy
-    for _ in range(2 * len(rest) + 10):  # exact arithmetic needs as many as there are features
-        if (energy <= enough).all():
+    """Solve `times_matrix(w) = right_side` for every fit and penalty at once."""
+    # Preconditioned conjugate gradients (Hestenes & Stiefel 1952).
+    solution, residual = np.zeros_like(right_side), right_side
+    preconditioned = direction = precondition(residual)
+    energy = (residual * preconditioned).sum(axis=0)
+    smallest_energy = tolerance * energy
+    for _ in range(2 * len(residual) + 10):  # exact arithmetic needs one for each feature
+        if (energy <= smallest_energy).all():
             break
         product = times_matrix(direction)
         step = _ratio(energy, (direction * product).sum(axis=0))
         solution = solution + step * direction
-        rest = rest - step * product
-        towards = nearly_solved(rest)
-        before, energy = energy, (rest * towards).sum(axis=0)
-        direction = towards + _ratio(energy, before) * direction
+        residual = residual - step * product
+        preconditioned = precondition(residual)
+        previous_energy, energy = energy, (residual * preconditioned).sum(axis=0)
+        direction = preconditioned + _ratio(energy, previous_energy) * direction
     return solution
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Their ratio, 0 where a system is solved and both are."""
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Elementwise ratio; 0 where the denominator is, as in a system that is solved."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _squared_errors(
     folds: Moments,
-    on: Integer[np.ndarray, " fits"],
+    fold_ids: Integer[np.ndarray, " fits"],
     intercepts: Float[np.ndarray, "fits L"],
     weights: Solutions,
 ) -> Float[np.ndarray, "fits L"]:
     """Sum of squared errors of each fit over the tokens of one fold."""
     errors = np.empty_like(intercepts)
-    for fit, (fold, a) in enumerate(zip(on, intercepts, strict=True)):
+    for fit, (fold, a) in enumerate(zip(fold_ids, intercepts, strict=True)):
         w = weights[:, fit]
         cross = a * folds.y[fold] + folds.xy[fold] @ w
         squared = folds.n[fold] * a**2 + 2 * a * (folds.x[fold] @ w) + _quadratic(folds.xx[fold], w)

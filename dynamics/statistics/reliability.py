@@ -1,4 +1,4 @@
-"""How well a value per token is measured, and what a correlation would be without the error."""
+"""Split-half reliability of a value per token, and correlations corrected for attenuation."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dynamics.statistics.correlation import Correlation, Difference, Estimate, s
 from dynamics.statistics.intervals import Interval
 
 RELIABLE = 0.7
-"""Reliability below which a correlation is drawn hollow and said with a warning."""
+"""Reliability below which a correlation is drawn hollow and reported with a warning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,13 @@ def spearman_brown(correlations: ArrayLike) -> Float[np.ndarray, " K"]:
         >>> spearman_brown([0.5, 1.0, 0.0, -0.2])
         array([0.66666667, 1.        , 0.        , 0.        ])
     """
+    # Spearman 1910, Brown 1910: 2 r / (1 + r)
     positive = np.maximum(np.asarray(correlations, dtype=np.float64), 0)
     return 2 * positive / (1 + positive)
 
 
 def split_half_reliability(half_1: ArrayLike, half_2: ArrayLike) -> Reliability:
-    """Reliability of a measurement from two halves of what it is the mean of.
+    """Reliability of the mean of two half measurements.
 
     Args:
         half_1: n values from half of the contexts of each token; NaN where there is none.
@@ -66,11 +67,11 @@ def split_half_reliability(half_1: ArrayLike, half_2: ArrayLike) -> Reliability:
     first, second = np.asarray(half_1), np.asarray(half_2)
     if first.shape != second.shape:
         raise ValueError(f"the halves differ in length: {first.shape} and {second.shape}")
-    both = ~(np.isnan(first) | np.isnan(second))
-    halves = spearman(first[both], second[both])
-    slope = 2 / (1 + max(halves.statistic, 0)) ** 2
-    influence = np.zeros(len(both))
-    influence[both] = slope * halves.influence * len(both) / max(halves.n, 1)
+    measured = ~(np.isnan(first) | np.isnan(second))
+    halves = spearman(first[measured], second[measured])
+    slope = 2 / (1 + max(halves.statistic, 0)) ** 2  # d (2 r / (1 + r)) / dr
+    influence = np.zeros(len(measured))
+    influence[measured] = slope * halves.influence * len(measured) / max(halves.n, 1)
     if np.isnan(halves.statistic):
         influence[:] = np.nan
     reliability = float(spearman_brown(halves.statistic))
@@ -78,7 +79,7 @@ def split_half_reliability(half_1: ArrayLike, half_2: ArrayLike) -> Reliability:
 
 
 def disattenuated(correlation: Correlation, reliability: Reliability) -> Difference:
-    """A correlation with a measurement, had that been measured without error.
+    """Correct a correlation with a measurement for the measurement's error.
 
     Spearman (1904): rho / sqrt(reliability). The other variable counts as measured exactly, as a
     norm is. The formula is Pearson's; for ranks it is an approximation, good where errors are small
@@ -90,8 +91,8 @@ def disattenuated(correlation: Correlation, reliability: Reliability) -> Differe
         reliability: Reliability of that mean, over the same tokens in the same order.
 
     Returns:
-        The estimate, its interval symmetric. It is not cut at -1 and 1: a value beyond them says
-        that the reliability is rough, or that what is measured exactly shares the error. NaN where
+        The estimate, its interval symmetric. It is not cut at -1 and 1: a value beyond them
+        means that the reliability is rough, or that both variables share an error. NaN where
         the reliability is 0 or undefined.
 
     Raises:
@@ -103,6 +104,7 @@ def disattenuated(correlation: Correlation, reliability: Reliability) -> Differe
             f"reliability over {len(reliability.influence)}; compute both over the same tokens"
         )
     share = reliability.statistic if reliability.statistic > 0 else np.nan
+    # Spearman 1904: rho / sqrt(reliability)
     corrected = correlation.statistic / np.sqrt(share)
     influence = (
         correlation.influence / np.sqrt(share) - corrected / (2 * share) * reliability.influence

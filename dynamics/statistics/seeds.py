@@ -1,6 +1,6 @@
 """Means and differences over trainings: the seed is the unit of inference, not the token.
 
-S seeds along the first axis; what follows it is worked on alike.
+S seeds along the first axis; entries along further axes are independent problems.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+
+from dynamics.statistics.student import student_quantile
 
 FEWEST_SEEDS = 5
 """With fewer, the spread over seeds describes these seeds and supports no claim about others."""
@@ -34,7 +35,7 @@ class OverSeeds:
 
     @property
     def descriptive(self) -> np.ndarray:
-        """Whether fewer than 5 seeds entered, so that the interval is a description only."""
+        """Return whether fewer than 5 seeds entered, so that the interval only describes them."""
         return self.n < FEWEST_SEEDS
 
 
@@ -71,10 +72,10 @@ def seed_difference(a: ArrayLike, b: ArrayLike, *, paired: bool, level: float = 
 
     Args:
         a: One value per seed along the first axis; NaN where a seed has none.
-        b: The same of the other arm; of the same seeds in the same order when `paired`.
-        paired: Whether both arms share their seeds. The difference is then taken seed by seed,
-            and a seed without a value in either arm is left out. Otherwise Welch's interval
-            (Welch 1947), whose variances need not be equal.
+        b: Values of the other arm; of the same seeds in the same order when `paired`.
+        paired: If True, both arms share their seeds: the difference is taken seed by seed, and a
+            seed without a value in either arm is left out. If False, the interval is Welch's
+            (1947), whose variances need not be equal.
         level: Coverage of the interval.
 
     Raises:
@@ -87,30 +88,25 @@ def seed_difference(a: ArrayLike, b: ArrayLike, *, paired: bool, level: float = 
         return _student(*_moments(a - b), level)
     (mean_a, error_a, n_a), (mean_b, error_b, n_b) = _moments(a), _moments(b)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Welch 1947: degrees of freedom
         freedom = (error_a**2 + error_b**2) ** 2 / (error_a**4 / (n_a - 1) + error_b**4 / (n_b - 1))
     # Arms that do not vary at all have an interval of width 0, whatever the degrees of freedom.
     freedom = np.where(error_a + error_b == 0, n_a + n_b - 2, freedom)
-    reach = _quantile(level, freedom) * np.hypot(error_a, error_b)
+    reach = student_quantile(level, freedom) * np.hypot(error_a, error_b)
     value = mean_a - mean_b
     return OverSeeds(value, value - reach, value + reach, np.minimum(n_a, n_b))
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, its standard error and the number of values, NaN left out."""
-    there = ~np.isnan(values)
-    n = there.sum(axis=0)
+    present = ~np.isnan(values)
+    n = present.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(there, values, 0.0).sum(axis=0) / n
-        squares = np.where(there, (values - mean) ** 2, 0.0).sum(axis=0)
+        mean = np.where(present, values, 0.0).sum(axis=0) / n
+        squares = np.where(present, (values - mean) ** 2, 0.0).sum(axis=0)
         return mean, np.sqrt(squares / (n - 1) / n), n
 
 
 def _student(mean: np.ndarray, error: np.ndarray, n: np.ndarray, level: float) -> OverSeeds:
-    reach = _quantile(level, n - 1.0) * error
+    reach = student_quantile(level, n - 1.0) * error
     return OverSeeds(mean, mean - reach, mean + reach, n)
-
-
-def _quantile(level: float, freedom: np.ndarray) -> np.ndarray:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
-    return stdtrit(np.where(freedom > 0, freedom, np.nan), (1 + level) / 2)

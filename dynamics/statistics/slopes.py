@@ -1,4 +1,4 @@
-"""Slopes of log norm on log frequency: over tokens as they come, and within pairs that chance made.
+"""Slopes of log norm on log frequency: over tokens, and within pairs of a token and its twin.
 
 The first compares tokens that differ in everything; what goes with frequency is in it. The second
 compares a token with its twin, of which only the frequency differs (precedent: Wilson & Schakel
@@ -8,12 +8,12 @@ times as large.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t
 
 from dynamics.statistics.correlation import NormalEstimate
 from dynamics.statistics.intervals import FEWEST_TOKENS, Interval, normal_quantile
 from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.ranks import finite
+from dynamics.statistics.student import student_quantile
 
 
 class Slope(NormalEstimate):
@@ -39,8 +39,8 @@ class TwinSlope(Slope):
         Raises:
             ValueError: `level` does not lie between 0 and 1.
         """
-        normal_quantile(level)  # refuses what is no level
-        reach = float(t.ppf((1 + level) / 2, self.n - 1)) * self.standard_error
+        normal_quantile(level)  # raises for a level outside (0, 1)
+        reach = float(student_quantile(level, self.n - 1)) * self.standard_error
         return Interval(self.statistic - reach, self.statistic + reach)
 
 
@@ -56,7 +56,7 @@ def log_slope(norm: ArrayLike, frequency: ArrayLike) -> Slope:
 
     Args:
         norm: n norms, in the units of the weights.
-        frequency: As many counts or frequencies; their unit does not matter.
+        frequency: n counts or frequencies of the same tokens, in any unit.
 
     Returns:
         The slope. Tokens whose norm or frequency is not positive have no logarithm and do not
@@ -83,15 +83,15 @@ def twin_log_slope(
     """Slope of log norm on log frequency within pairs of a token and its twin.
 
     The differences of log norms regressed on those of log frequencies, through the origin: two ids
-    of one frequency would have one norm but for noise. What is common to a pair, which is all that
-    its token is, cancels. Influence values and error are as in `log_slope`; where all pairs differ
-    equally in frequency, the interval is Student's of the mean of the pairs' slopes.
+    of one frequency would have one norm but for noise. Everything that a token and its twin have in
+    common cancels. Influence values and error are as in `log_slope`; where all pairs differ equally
+    in frequency, the interval is Student's of the mean of the pairs' slopes.
 
     Args:
         norm_original: n norms of tokens.
         norm_twin: Norms of their twins.
         frequency_original: Counts or frequencies of the tokens.
-        frequency_twin: Those of their twins, in the same unit.
+        frequency_twin: Counts or frequencies of their twins, in the same unit.
 
     Returns:
         The slope. Pairs of which a norm or a frequency is not positive do not enter; NaN if none
@@ -116,19 +116,19 @@ def twin_log_slope(
 
 
 def _logs(**variables: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Which tokens have a logarithm of every variable, and these logarithms."""
-    values = [finite(each, name) for name, each in variables.items()]
-    if len({len(each) for each in values}) > 1:
+    """Mask of the tokens that have a logarithm of every variable, and these logarithms."""
+    arrays = [finite(values, name) for name, values in variables.items()]
+    if len({len(array) for array in arrays}) > 1:
         lengths = ", ".join(
-            f"{name} {len(each)}" for name, each in zip(variables, values, strict=True)
+            f"{name} {len(array)}" for name, array in zip(variables, arrays, strict=True)
         )
         raise ValueError(f"values of the same tokens differ in number: {lengths}")
-    entering = np.all([each > 0 for each in values], axis=0)
-    return entering, [np.log(each[entering]) for each in values]
+    entering = np.all([array > 0 for array in arrays], axis=0)
+    return entering, [np.log(array[entering]) for array in arrays]
 
 
 def _over_all(slope: NormalEstimate, entering: np.ndarray) -> tuple[float, int, np.ndarray]:
-    """Value, n and influence values of a slope, of those that did not enter as well."""
+    """Value, n and influence values of a slope, with 0 for tokens that did not enter."""
     influence = np.zeros(len(entering))
     influence[entering] = slope.influence * len(entering) / max(slope.n, 1)
     if np.isnan(slope.statistic):

@@ -16,7 +16,7 @@ from dynamics.statistics.intervals import (
 )
 
 _NOISE = 1e-12
-"""Standard errors below this are rounding: the value is fixed (a correlation of 1, a - a)."""
+"""Standard errors below this are rounding errors of a fixed value (a correlation of 1, a - a)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Trajectory:
     Attributes:
         values: One value per step; NaN where it is undefined.
         influence: Influence of every token at every step.
-        fisher: Whether intervals are symmetric on Fisher's z scale (correlations) or on that of
-            the values (differences).
+        fisher: True if intervals are symmetric on Fisher's z scale (correlations), False if on
+            that of the values (differences).
     """
 
     values: Float[np.ndarray, " K"]
@@ -66,6 +66,7 @@ class Trajectory:
         """
         unit = self.influence[self.standard_errors > _NOISE]
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        # Montiel Olea & Plagborg-Moller 2019: sup-t band
         return self._band(largest_deviation(unit @ unit.T, level, rng, draws))
 
     def differences(self, from_index: int = 0) -> "Trajectory":
@@ -87,7 +88,7 @@ class Trajectory:
 
 
 def stack(correlations: Sequence[Correlation]) -> Trajectory:
-    """The trajectory of correlations over the same tokens, one per step in order.
+    """Stack correlations over the same tokens, one per step in order, into a trajectory.
 
     Raises:
         ValueError: There are none, or they are not over equally many tokens.

@@ -1,4 +1,4 @@
-"""Which tokens enter a correlation: a rule that is declared, printed and swept."""
+"""Vocabulary rules: the tokens that enter a correlation, declared, printed and swept."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from dynamics.errors import ConfigError
 
 KINDS = ("word_start", "continuation")
-"""Kinds of token that can enter; no twin, padding, special, added, byte, fragment, unreachable."""
+"""Kinds of token that can enter; not twin, padding, special, added, byte, fragment, unreachable."""
 
 _DEFAULT_COUNT = 10
 
@@ -20,9 +20,9 @@ class VocabularyRule:
     """Tokens by how often they occur: `count>=10`, or the most frequent, `top-1000`.
 
     Attributes:
-        min_count: Fewest occurrences; has no say when `top` is given.
+        min_count: Fewest occurrences; unused when `top` is given.
         top: Number of most frequent tokens, of those that occur at all.
-        rows: Which rows are known at all, as text; the whole vocabulary when None. The masks are
+        rows: Rows that the tables hold, as text; the whole vocabulary when None. The masks are
             of tables of these rows.
 
     Raises:
@@ -51,7 +51,7 @@ class VocabularyRule:
         return text if self.rows is None else f"{text} of rows {self.rows}"
 
     def mask(self, counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:
-        """Whether each token of the vocabulary enters.
+        """Mask of the tokens of the vocabulary that enter.
 
         Args:
             counts: Occurrences of each token.
@@ -70,9 +70,9 @@ class VocabularyRule:
         eligible = np.isin(kinds, KINDS)
         if self.top is None:
             return eligible & (counts >= self.min_count)
-        seen = np.flatnonzero(eligible & (counts > 0))
+        ids = np.flatnonzero(eligible & (counts > 0))
         mask = np.zeros(len(counts), dtype=bool)
-        mask[seen[np.argsort(-counts[seen], kind="stable")[: self.top]]] = True
+        mask[ids[np.argsort(-counts[ids], kind="stable")[: self.top]]] = True
         return mask
 
 
@@ -84,17 +84,17 @@ SWEEP = (
     VocabularyRule(top=1000),
     VocabularyRule(top=5000),
 )
-"""Rules under which every correlation is repeated, to see whether it hangs on the rule."""
+"""Rules under which every correlation is repeated, to see how it depends on the rule."""
 
 
 def swept(rule: VocabularyRule) -> list[VocabularyRule]:
-    """A rule, and after it the others of the sweep, of the same rows."""
-    others = (replace(each, rows=rule.rows) for each in SWEEP)
-    return [rule, *(other for other in others if other != rule)]
+    """A rule, followed by the other rules of the sweep, of the same rows."""
+    sweep = (replace(swept_rule, rows=rule.rows) for swept_rule in SWEEP)
+    return [rule, *(swept_rule for swept_rule in sweep if swept_rule != rule)]
 
 
 def parse_rule(text: str, rows: str | None = None) -> VocabularyRule:
-    """The rule that prints as `text`, over the whole vocabulary or some rows of it.
+    """Parse the rule that prints as `text`, over the whole vocabulary or some rows of it.
 
     Raises:
         ConfigError: `text` is no rule.
@@ -116,7 +116,7 @@ def parse_rule(text: str, rows: str | None = None) -> VocabularyRule:
 
 
 def placebo_mask(counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np.ndarray, " V"]:
-    """Tokens that never occurred: their rows moved without a single look at data.
+    """Mask of tokens that never occurred, so that their rows moved without any data.
 
     Special tokens are not among them: a mask or an end of text is fed without standing in the text.
     """

@@ -1,1 +1,1 @@
-"""Walks a checkpoint series once and fills a run with what it measured."""
+"""Tracking: measures of the checkpoints of a series, or of a model in training, in a run folder."""

@@ -1,4 +1,4 @@
-"""The measures of `dynamics track` during anyone's training with transformers.Trainer."""
+"""A callback that takes the measures of `dynamics track` during a transformers.Trainer run."""
 
 import inspect
 import logging
@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer_callback import CallbackHandler
 
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
-from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import MeasureError, one_line
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
@@ -31,21 +31,21 @@ _log = logging.getLogger(__name__)
 
 
 class NormDynamicsCallback(TrainerCallback):
-    """Measures the norms of both embeddings at scheduled steps and leaves an ordinary run.
+    """A Trainer callback that measures both embeddings at scheduled steps and writes a run folder.
 
-    At each of the steps the measures of `dynamics track` are taken of the weights in memory, and
-    the means of the norms and, with counts, their rank correlations with frequency go to whatever
-    the Trainer reports to. The folder is what `dynamics track` would have written of checkpoints of
-    these steps, exposure apart; `dynamics.Run` opens it when the training has ended. Weights and
+    At each of the steps it takes the measures of `dynamics track` from the weights in memory, and
+    logs to the trackers of the Trainer the mean of each norm and, with counts, its rank
+    correlation with frequency. The folder is what `dynamics track` would write from checkpoints of
+    these steps, without exposure; `dynamics.Run` opens it when the training has ended. Weights and
     random numbers are not touched: the training gives the same bits with and without the callback.
 
-    Nothing that goes wrong once the training has begun ends it. Where a step cannot be measured
-    (the training has diverged, the disk is full, the folder is that of another training), one line
-    of warning is logged under `dynamics`, measuring stops, and the run is finished with the steps
-    that it has; its `run.json` says in `stops` at which step and why.
+    A failed measurement never ends the training. Where a step cannot be measured (the training has
+    diverged, the disk is full, the folder is that of another training), one line of warning is
+    logged under `dynamics`, measuring stops, and the run is finished with the steps measured so
+    far; `stops` in its `run.json` gives the step and the reason.
 
-    The first process measures and writes, the others go on; they wait for it at their next
-    exchange of gradients. A training that resumes from a checkpoint goes on with the folder, and
+    The first process measures and writes; the others continue, and wait for it at their next
+    exchange of gradients. A training that resumes from a checkpoint also resumes the folder, and
     steps that it repeats are measured again.
 
     Args:
@@ -55,7 +55,7 @@ class NormDynamicsCallback(TrainerCallback):
         counts: Token counts of the training corpus, or the path of a `counts.parquet`; None for
             norms alone.
         rule: Vocabulary rule of the main statistics.
-        name: What the run is called in figures; the name of its folder when None.
+        name: Name of the run in figures; the name of its folder when None.
 
     Raises:
         ConfigError: The rule is malformed.
@@ -100,11 +100,11 @@ class NormDynamicsCallback(TrainerCallback):
         processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Claim the folder or go on with it, and measure the step before the first update."""
+        """Claim or resume the folder, and measure the step before the first update."""
         if not state.is_world_process_zero:
             return
         self._measuring, self._finished, self._report_failed = True, False, False
-        self._run.info = {}  # of a training before this one
+        self._run.record = None  # may be left from an earlier training
         with self._unless_it_fails(state.global_step):
             self._due = set(self._steps.schedule(state.max_steps))
             tensors = ModelTensors(model, state.global_step)
@@ -142,8 +142,8 @@ class NormDynamicsCallback(TrainerCallback):
     ) -> None:
         """Measure the step at which a training was stopped early, and write the trends.
 
-        Where the Trainer has loaded its best model by now, the last weights are gone, and the last
-        step that was due is the last of the run.
+        Where the Trainer has loaded its best model by now, the last weights are gone, and the run
+        ends with the last scheduled step.
         """
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if self._measuring and state.global_step > self._run.measured[-1] and not replaced:
@@ -153,15 +153,16 @@ class NormDynamicsCallback(TrainerCallback):
             _log.warning("%s", problem)
 
     def finish(self) -> None:
-        """Finish the run of a training that was cut off, with the steps that it has.
+        """Finish the run of an interrupted training with the steps measured so far.
 
-        Not while the training is under way. A training that is resumed goes on with the folder all
-        the same.
+        Do not call it while the training is running. A resumed training can still add steps to the
+        folder.
 
         Raises:
-            MeasureError: The statistics over the steps cannot be computed; the run opens without.
-            MismatchError: The arguments are not those that the run was measured with.
-            OutputError: The folder holds no run of a training, or no step of one.
+            MeasureError: The statistics over the steps cannot be computed; the run opens without
+                them.
+            MismatchError: The run was measured with other arguments.
+            OutputError: The folder holds no run of a training, or a run without steps.
 
         Example:
             >>> NormDynamicsCallback("runs/x").finish()  # doctest: +SKIP
@@ -171,13 +172,13 @@ class NormDynamicsCallback(TrainerCallback):
 
     @contextmanager
     def _unless_it_fails(self, step: int) -> Iterator[None]:
-        """Let a block measure; where it fails, stop measuring and let the training go on."""
+        """Run the block; if it fails, stop measuring and let the training continue."""
         try:
             yield
         except BaseException as error:
-            panic = type(error).__module__ == "pyo3_runtime"  # of Rust code; no `Exception`
+            panic = type(error).__module__ == "pyo3_runtime"  # Rust panics are not `Exception`s
             if not (panic or isinstance(error, Exception)):
-                raise  # an interruption
+                raise  # KeyboardInterrupt or SystemExit
             self._measuring = False
             reason = one_line(error)
             problem = self._end(lambda: self._run.stop(step, reason))
@@ -194,17 +195,17 @@ class NormDynamicsCallback(TrainerCallback):
             _log.debug("what ended the measuring", exc_info=True)
 
     def _end(self, finish: Callable[[], None]) -> str | None:
-        """Finish the run, and return the problem with that, None where there is none."""
+        """Finish the run, and return why that failed; None when it did not."""
         try:
             finish()
-        except MeasureError as error:  # it is finished, without trends
+        except MeasureError as error:  # the run is finished, but has no trends
             self._finished = True
             return one_line(error)
-        except Exception as error:  # of whatever kind, as above
+        except Exception as error:  # of any kind: the training must continue
             output = str(self._run.output)
             return (
-                f"{output} is not finished: {one_line(error)}; once that is mended, "
-                f"NormDynamicsCallback({output!r}, ...).finish() with the same arguments does it"
+                f"{output} is not finished: {one_line(error)}; when that is fixed, call "
+                f"NormDynamicsCallback({output!r}, ...).finish() with the same arguments"
             )
         self._finished = bool(self._run.measured)
         return None
@@ -219,9 +220,9 @@ class NormDynamicsCallback(TrainerCallback):
         columns = self._run.measure(tensors, _tokens_seen(state))
         try:
             if (handler := self._handler()) is not None:
-                # Not handler.on_log, which would take a report of the Trainer's own for made.
+                # Not handler.on_log, which would also mark the Trainer's own log as done.
                 handler.call_event("on_log", args, state, control, logs=self._numbers(columns))
-        except Exception as error:  # of a tracker, or of whatever else listens
+        except Exception as error:  # of a tracker or another callback
             if not self._report_failed:
                 _log.warning(
                     "the norms of step %d did not reach every tracker: %s; they stand in %s",
@@ -232,23 +233,25 @@ class NormDynamicsCallback(TrainerCallback):
             self._report_failed = True
 
     def _numbers(self, columns: dict[str, np.ndarray]) -> dict[str, float]:
-        """Mean of each norm over the tokens that count, and its correlation with frequency."""
+        """Mean of each norm over the tokens of the rule, and its correlation with frequency."""
         tokens = self._run.tokens
-        kept = slice(None) if tokens is None else self._rule.mask(tokens["count"], tokens["kind"])
+        selected_rows = (
+            slice(None) if tokens is None else self._rule.mask(tokens["count"], tokens["kind"])
+        )
         numbers = {}
         for name, values in columns.items():
             if "_norm" not in name:
                 continue
-            numbers[f"{name}_mean"] = float(values[kept].mean())
+            numbers[f"{name}_mean"] = float(values[selected_rows].mean())
             if tokens is not None:
-                found = spearman(values[kept], tokens["count"][kept])
-                numbers[f"{name}_spearman_log_frequency"] = found.statistic
+                correlation = spearman(values[selected_rows], tokens["count"][selected_rows])
+                numbers[f"{name}_spearman_log_frequency"] = correlation.statistic
         return {name: number for name, number in numbers.items() if np.isfinite(number)}
 
     def _handler(self) -> CallbackHandler | None:
-        """What calls the callbacks of the Trainer, those that report to trackers among them.
+        """The Trainer's callback handler, which also calls the callbacks of trackers.
 
-        A Trainer hands its callbacks everything but this and itself; it is the caller.
+        A Trainer does not pass it to callbacks, so it is looked up among the callers.
         """
         frame = inspect.currentframe()
         while frame is not None:
@@ -260,5 +263,5 @@ class NormDynamicsCallback(TrainerCallback):
 
 
 def _tokens_seen(state: TrainerState) -> int | None:
-    """Tokens trained on, where the Trainer was asked to count them."""
+    """Tokens trained on, or None unless `include_num_input_tokens_seen` is set."""
     return int(state.num_input_tokens_seen) or None

@@ -1,38 +1,37 @@
-"""What tracking a series will read, before it is read."""
+"""Estimates of what tracking a series reads and runs, made before it does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.http import split
+from dynamics.checkpoints.hub.http import split
+from dynamics.checkpoints.hub.transport import CONNECTIONS
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.transport import CONNECTIONS
 from dynamics.errors import CheckpointError
 from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
-from dynamics.tracking.measures import ROLES
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live import LiveSettings
+    from dynamics.tracking.live_stage import LiveSettings
 
 
 @dataclass(frozen=True)
 class TrackCost:
-    """What tracking reads, extrapolated from the last checkpoint, whose index is read for it.
+    """Bytes and requests of tracking, extrapolated from the index of the last checkpoint.
 
     Attributes:
         series: Name of the series.
-        checkpoints: How many are measured.
-        bytes_per_checkpoint: Bytes of the embeddings of one, a tied matrix once.
+        checkpoints: Number of checkpoints to measure.
+        bytes_per_checkpoint: Bytes of the embeddings of one checkpoint, a tied matrix once.
         file_bytes_per_checkpoint: Bytes of the files that hold them, which are not all read.
-        requests_per_checkpoint: Requests to a hub for one: where its files are, what is in them,
-            and its ranges; 0 for a folder.
-        rows: Which rows are read, all of them when None.
-        left_out: Why steps of a folder cannot be measured, by step; on a hub it is not known
+        requests_per_checkpoint: Requests to a hub for one checkpoint (file list, headers and byte
+            ranges); 0 for a folder.
+        rows: The rows that are read, all of them when None.
+        left_out: Why steps of a folder cannot be measured, by step; on a hub this is not known
             before they are read.
-        notes: What was passed over in the place of the series, one line each.
+        notes: One line for each file or folder of the series that was skipped.
     """
 
     series: str
@@ -45,19 +44,19 @@ class TrackCost:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """The cost for people."""
-        needed = self.checkpoints * self.bytes_per_checkpoint
-        whole = self.checkpoints * self.file_bytes_per_checkpoint
+        """Return the cost as text for a terminal."""
+        embedding_bytes = self.checkpoints * self.bytes_per_checkpoint
+        file_bytes = self.checkpoints * self.file_bytes_per_checkpoint
         share = self.bytes_per_checkpoint / self.file_bytes_per_checkpoint
         requests = self.checkpoints * self.requests_per_checkpoint
         read = "embeddings" if self.rows is None else f"rows {self.rows} of the embeddings"
-        places = 1 if self.rows is None else 3
+        decimals = 1 if self.rows is None else 3
         return (
             f"{self.series}: {self.checkpoints:,} checkpoints, {read}\n"
-            f"to read     {self.bytes_per_checkpoint / 1e6:12,.{places}f} MB each  "
-            f"{needed / 1e9:10,.{places + 1}f} GB in all\n"
+            f"to read     {self.bytes_per_checkpoint / 1e6:12,.{decimals}f} MB each  "
+            f"{embedding_bytes / 1e9:10,.{decimals + 1}f} GB in all\n"
             f"their files {self.file_bytes_per_checkpoint / 1e6:12,.1f} MB each  "
-            f"{whole / 1e9:10,.2f} GB in all, of which {share:.{places}%} is read\n"
+            f"{file_bytes / 1e9:10,.2f} GB in all, of which {share:.{decimals}%} is read\n"
             f"requests    {self.requests_per_checkpoint:12,} each     {requests:10,} in all"
             + "".join(f"\nstep {step} is left out: {why}" for step, why in self.left_out.items())
             + "".join(f"\n{note}" for note in self.notes)
@@ -66,14 +65,14 @@ class TrackCost:
 
 @dataclass(frozen=True)
 class LiveCost:
-    """What running the models takes, at most: rare tokens have fewer contexts.
+    """Forward passes of running the models, at most: rare tokens have fewer contexts.
 
     Attributes:
-        checkpoints: How many models are run.
-        contexts: Contexts of tokens for each of them.
+        checkpoints: Number of models to run.
+        contexts: Contexts of tokens per model.
         length: Ids of a context.
-        forwards: Forward passes over contexts for each of them, of a causal LM.
-        held_out_forwards: Forward passes over held-out rows, or the beginnings of them.
+        forwards: Forward passes over contexts per model, of a causal LM.
+        held_out_forwards: Forward passes per model over held-out rows, or their beginnings.
     """
 
     checkpoints: int
@@ -83,7 +82,7 @@ class LiveCost:
     held_out_forwards: int
 
     def describe(self) -> str:
-        """The cost for people."""
+        """Return the cost as text for a terminal."""
         return (
             f"to run      {self.forwards:12,} forward passes over {self.contexts:,} contexts of "
             f"{self.length} tokens and {self.held_out_forwards:,} over held-out rows, at most, for "
@@ -92,32 +91,31 @@ class LiveCost:
 
 
 def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> LiveCost:
-    """What asking the models of these steps takes, faults of steps aside; nothing is read.
+    """Estimate the cost of running the models of these steps as if none were faulty; reads nothing.
 
     Raises:
         StepError: A step does not exist.
     """
     from dynamics.importance.importances import forwards_per_context
     from dynamics.importance.surgery import DRAWS
-    from dynamics.tracking.live import HELD_OUT_ROWS
+    from dynamics.tracking.live_stage import HELD_OUT_ROWS
 
     probes = live.probes
     contexts = probes.most_tokens * probes.contexts if live.importance else 0
     passes = forwards_per_context(live.importance, probes.length)
-    chosen = series.select(steps).select(live.steps)
-    of_rows = {
-        "surgery": 3 + 2 * DRAWS,  # as it is, equalised, fitted, and two that shuffle
-        "agreement": 2 + probes.length,  # as it is, its gradient, and without each token
+    selected = series.select(steps).select(live.steps)
+    passes_per_row = {
+        "surgery": 3 + 2 * DRAWS,  # unchanged, equalised, fitted, and two that shuffle
+        "agreement": 2 + probes.length,  # unchanged, its gradient, and without each token
     }
-    held_out = HELD_OUT_ROWS * sum(of_rows[part] for part in live.parts)
-    return LiveCost(len(chosen), contexts, probes.length, contexts * passes, held_out)
+    held_out = HELD_OUT_ROWS * sum(passes_per_row[part] for part in live.parts)
+    return LiveCost(len(selected), contexts, probes.length, contexts * passes, held_out)
 
 
 def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:
-    """What tracking these steps, or some rows of them, costs.
+    """Estimate the cost of tracking these steps, or some rows of them.
 
-    The headers of every step of a folder are read for it; of a hub's series only the last one's
-    that can be read.
+    Reads the headers of every step of a folder; on a hub only those of the last readable step.
 
     Raises:
         ConfigError: The rows are malformed, or the embedding has no such rows.
@@ -129,24 +127,24 @@ def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = 
     left_out = LeftOut(series.select(steps), steps)
     if series.checkpoints[0].path is not None:
         left_out.add_all(find_faults(series, steps))
-    chosen = left_out.kept
-    last = _last_readable(chosen)
-    before = last.traffic.requests
-    wanted = ROLES[:1] if last.tied else ROLES
-    roles: list[Role] = [role for role in wanted if last.has(role)]
+    measurable = left_out.remaining
+    last = _last_readable(measurable)
+    earlier_requests = last.traffic.requests
+    distinct_roles = ROLES[:1] if last.tied else ROLES
+    roles: list[Role] = [role for role in distinct_roles if last.has(role)]
     tensors = [last.locate(role) for role in roles]
     files = {located.filename: located.file_bytes for located in tensors}
-    opening = last.traffic.requests - before
+    header_requests = last.traffic.requests - earlier_requests
     if selection is None:
         sizes = [located.nbytes for located in tensors]
     else:
-        selection.check(last.vocab_size, chosen.name)
+        selection.check(last.vocab_size, measurable.name)
         sizes = [size for located in tensors for size in located.part_bytes(selection.ids)]
     ranges = sum(len(split(0, size, CONNECTIONS)) for size in sizes)
-    requests = opening + ranges if last.path is None else 0
+    requests = header_requests + ranges if last.path is None else 0
     return TrackCost(
-        chosen.name,
-        len(chosen),
+        measurable.name,
+        len(measurable),
         sum(sizes),
         sum(files.values()),
         requests,

@@ -1,28 +1,29 @@
-"""Steps of a series that cannot be measured, or should not be: found before reading or on the way.
+"""Steps of a series that cannot or should not be measured, found before or during reading.
 
-Such a step is left out, with the reason, and the others go on. One that was asked for by its number
-is refused instead.
+Such a step is left out with the reason, and the others are measured. A step that --steps names by
+number is an error instead.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dynamics.audit.series_audit import audit_headers, audit_series
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.errors import CheckpointError, UnreachableError
+from dynamics.progress import Report, no_report
 from dynamics.steps import parse
-from dynamics.tracking.audit import audit_headers, audit_series
 
-_UNMEASURABLE = ("unreadable", "changed")  # kinds of findings that no option gets around
+_UNMEASURABLE = ("unreadable", "changed")  # kinds of findings that --allow-flagged does not keep
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a step is left out.
+    """A reason to leave a step out.
 
     Attributes:
         reason: The reason, in one line.
-        flagged: Whether the audit doubts what the step holds, which can be measured all the same.
+        flagged: Whether the audit doubts the contents of the step, which can still be measured.
     """
 
     reason: str
@@ -32,12 +33,12 @@ class Fault:
 def find_faults(
     series: CheckpointSeries, steps: str, *, allow_flagged: bool = False
 ) -> dict[int, Fault]:
-    """Find faults that headers, and on a hub hashes, tell; no weights are read.
+    """Find the faults that headers, and on a hub hashes, show; no weights are read.
 
     Args:
         series: The series.
-        steps: Which steps, in the step language.
-        allow_flagged: Whether what the audit doubts is no fault.
+        steps: The steps to check, in the step language.
+        allow_flagged: Whether to ignore steps that the audit flags but that can be measured.
 
     Returns:
         Faults by step, ascending.
@@ -63,7 +64,7 @@ def find_faults(
 
 
 def unreadable_because(checkpoint: Checkpoint) -> str | None:
-    """Say why the headers of a checkpoint cannot be read; None when they can.
+    """Return why the headers of a checkpoint cannot be read; None when they can.
 
     Raises:
         UnreachableError: A hub is out of reach.
@@ -78,7 +79,7 @@ def unreadable_because(checkpoint: Checkpoint) -> str | None:
 
 
 def _faults_at_the_start(series: CheckpointSeries) -> dict[int, Fault]:
-    """Faults of the checkpoints before the first that can be read: of that one facts are taken."""
+    """Faults of the checkpoints before the first readable one, which gives the model's facts."""
     faults: dict[int, Fault] = {}
     for checkpoint in series:
         reason = unreadable_because(checkpoint)
@@ -90,26 +91,26 @@ def _faults_at_the_start(series: CheckpointSeries) -> dict[int, Fault]:
 
 @dataclass
 class LeftOut:
-    """The steps of a series that are left out, as they are found.
+    """The steps of a series that are left out, collected as they are found.
 
     Attributes:
-        selected: The steps that were asked for.
-        steps: The expression they were asked for with.
+        selected: The series with all steps that `steps` selects.
+        steps: The step expression.
         report: Receives a line for each step that is left out.
         reasons: Why each step is left out, by step.
     """
 
     selected: CheckpointSeries
     steps: str
-    report: Callable[[str], None] = lambda line: None
+    report: Report = no_report
     reasons: dict[int, str] = field(default_factory=dict)
 
     def add(self, step: int, fault: Fault) -> None:
         """Leave a step out.
 
         Raises:
-            CheckpointError: It cannot be measured and was asked for by its number, or no step is
-                left.
+            CheckpointError: It cannot be measured and the expression names it by number, or no
+                step is left.
         """
         if step in parse(self.steps).numbers and not fault.flagged:
             raise CheckpointError(
@@ -117,7 +118,7 @@ class LeftOut:
                 f"{self.steps}, or repair it"
             )
         self.reasons[step] = fault.reason
-        if not self.kept_steps:
+        if not self.remaining_steps:
             raise CheckpointError(self._nothing_left(step, fault))
         remedy = (
             "--allow-flagged keeps it"
@@ -132,25 +133,25 @@ class LeftOut:
             self.add(step, fault)
 
     @property
-    def kept_steps(self) -> list[int]:
+    def remaining_steps(self) -> list[int]:
         """The steps that are not left out, ascending."""
         return [step for step in self.selected.steps if step not in self.reasons]
 
     @property
-    def kept(self) -> CheckpointSeries:
+    def remaining(self) -> CheckpointSeries:
         """The series without the steps that are left out."""
         return without(self.selected, self.reasons)
 
     @property
     def recorded(self) -> dict[str, str]:
-        """The reasons by step, ascending, for `run.json`."""
+        """The reasons by step, ascending, as in `run.json`."""
         return {str(step): self.reasons[step] for step in sorted(self.reasons)}
 
     def _nothing_left(self, step: int, fault: Fault) -> str:
         advice = (
-            "track them all the same with --allow-flagged"
+            "measure them anyway with --allow-flagged"
             if fault.flagged
-            else "`dynamics audit` tells what is wrong"
+            else "`dynamics audit` shows what is wrong"
         )
         if len(self.selected) == 1:
             return f"step {step} of {self.selected.name} cannot be used: {fault.reason}; {advice}"
@@ -161,6 +162,6 @@ class LeftOut:
 
 
 def without(series: CheckpointSeries, steps: Mapping[int, object]) -> CheckpointSeries:
-    """The series without some steps."""
-    kept = tuple(checkpoint for checkpoint in series if checkpoint.step not in steps)
-    return replace(series, checkpoints=kept)
+    """Return the series without these steps."""
+    remaining = tuple(checkpoint for checkpoint in series if checkpoint.step not in steps)
+    return replace(series, checkpoints=remaining)

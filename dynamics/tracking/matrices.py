@@ -1,7 +1,7 @@
-"""What is computed of an embedding as a whole at one checkpoint: a function and an entry for each.
+"""Scalars of a whole embedding matrix at one checkpoint: a function and a `MATRICES` entry each.
 
-A function yields the scalars that apply to a view, none where nothing does. They end as rows of
-`trends.parquet`, so that a table of a step has the columns of that one.
+A function yields the scalars that apply to an embedding, possibly none. They become rows of
+`trends.parquet`, so the tables of a step have its columns.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,28 +15,28 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
+from dynamics.runs.trends import LEVEL, TREND_COLUMNS, Row
 from dynamics.scores.norms import chunks, embedding_norm, mean_row
 from dynamics.scores.spectrum import effective_rank, second_moment
 from dynamics.statistics.correlation import NormalEstimate, spearman
 from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.readout import Moments, cross_validated_ridge, fold_of, moments
 from dynamics.statistics.vocabulary import VocabularyRule
-from dynamics.tracking.measures import View
-from dynamics.tracking.trends import LEVEL, TREND_COLUMNS, Row
+from dynamics.tracking.measure_functions import View
 
 MOST_ROWS = 8192
-"""Rows that enter a quantity whose cost grows with rows times D^2, unless everything is asked for.
+"""Most rows that enter a quantity whose cost grows with rows times D^2, unless `slow` is set.
 
-The same ones at every step, drawn at random; `n` says how many.
+They are drawn at random, the same rows at every step; the column `n` has their number.
 """
 
 INFORMATION_GAIN = ("information_gain_symmetric", "information_gain_right_all")
-"""Columns of counts that the whitened norm is held against; the first that is there."""
+"""Columns of counts that the whitened norm is compared with; the first one present is used."""
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number, named as in `trends.parquet`; `measure` is the embedding's role when None."""
+    """A row of `trends.parquet` without its step; `measure` None stands for the role."""
 
     statistic: str
     value: float
@@ -51,15 +51,15 @@ class Scalar:
 
 @dataclass(frozen=True)
 class MatrixView:
-    """One embedding at one checkpoint, and what is known of its tokens.
+    """One embedding at one checkpoint, with the columns of its tokens.
 
     Attributes:
         view: The embedding.
         tokens: `count`, `kind`, `log_frequency` and more of each row; None without counts.
-        rule: Which tokens enter what is held against frequency; None without counts.
+        rule: Vocabulary rule of what is compared with frequency; None without counts.
         bias: For an output embedding, the bias added to the logits.
-        folded_bias: The same for a head without bias: what the final norm's bias adds.
-        whitened: Whitened norms of the input embedding, where they were measured.
+        folded_bias: For a head without bias, what the final norm's bias adds to the logits.
+        whitened: Whitened norms of the input embedding, None where they were not measured.
     """
 
     view: View
@@ -70,102 +70,112 @@ class MatrixView:
     whitened: TokenScores | None = None
 
     @cached_property
-    def kept(self) -> Bool[np.ndarray, " V"]:
-        """Which tokens the rule keeps; none without counts."""
+    def rule_mask(self) -> Bool[np.ndarray, " V"]:
+        """Mask of the tokens that the rule keeps; all False without counts."""
         if self.tokens is None or self.rule is None:
             return np.zeros(len(self.view.matrix), dtype=bool)
         return self.rule.mask(self.tokens["count"], self.tokens["kind"])
 
-    def some(self, rows: Bool[np.ndarray, " V"]) -> Integer[np.ndarray, " n"]:
-        """Ids of these rows, `MOST_ROWS` of them at most unless everything is asked for."""
+    def sample_ids(self, rows: Bool[np.ndarray, " V"]) -> Integer[np.ndarray, " n"]:
+        """Return ids of these rows, ascending; at most `MOST_ROWS` unless `slow` is set."""
         ids = np.flatnonzero(rows)
-        if self.view.everything or len(ids) <= MOST_ROWS:
+        if self.view.slow or len(ids) <= MOST_ROWS:
             return ids
         return np.sort(np.random.default_rng(0).choice(ids, MOST_ROWS, replace=False))
 
 
-def mean_direction(given: MatrixView) -> Iterator[Scalar]:
-    """How much of the rows is one common vector, their mean m.
+def mean_direction(embedding: MatrixView) -> Iterator[Scalar]:
+    """Size of the mean row m relative to the rows: the part that all rows share.
 
-    The share of the sum of squared norms, n |m|^2 / sum |row|^2, and |m| over the mean norm (F2).
+    Its share of the sum of squared norms, n |m|^2 / sum |row|^2, and |m| over the mean norm (F2).
     Both are NaN for a matrix of zeros.
     """
-    view = given.view
+    view = embedding.view
     norms = embedding_norm(view.matrix).double()
     norms = norms if view.entries is None else norms[view.entries]
     length = torch.linalg.vector_norm(view.uniform_mean)
-    share = length**2 / norms.square().mean()
+    share = length**2 / norms.square().mean()  # n |m|^2 / sum |row|^2
     yield Scalar("mean_direction_share", share.item(), len(norms))
     yield Scalar("mean_shift_ratio", (length / norms.mean()).item(), len(norms))
 
 
-def effective_ranks(given: MatrixView) -> Iterator[Scalar]:
-    """Effective rank of the rows as they are, and with their mean removed."""
-    entries = given.view.entries
-    rows = np.ones(len(given.view.matrix), dtype=bool) if entries is None else entries.numpy()
-    ids = given.some(rows)
-    matrix = given.view.matrix[torch.from_numpy(ids)] if len(ids) < len(rows) else given.view.matrix
+def effective_ranks(embedding: MatrixView) -> Iterator[Scalar]:
+    """Effective rank of the rows, without and with centring."""
+    entries = embedding.view.entries
+    matrix = embedding.view.matrix
+    rows = np.ones(len(matrix), dtype=bool) if entries is None else entries.numpy()
+    ids = embedding.sample_ids(rows)
+    matrix = matrix[torch.from_numpy(ids)] if len(ids) < len(rows) else matrix
     mean = mean_row(matrix)
     centered = second_moment(matrix, shift=mean)
+    # E[x x^T] = Cov(x) + m m^T
     yield Scalar("effective_rank", effective_rank(centered + torch.outer(mean, mean)), len(ids))
     yield Scalar("effective_rank_centered", effective_rank(centered), len(ids))
 
 
-def frequency_readout(given: MatrixView) -> Iterator[Scalar]:
+def frequency_readout(embedding: MatrixView) -> Iterator[Scalar]:
     """Share of the variance of log count that a linear read-out of the row predicts (F15)."""
-    if given.tokens is None or not given.kept.any():
+    if embedding.tokens is None or not embedding.rule_mask.any():
         return
-    ids = given.some(given.kept)
-    folds = _folds(given.view.matrix, ids, np.log(given.tokens["count"][ids]))
-    for predictors, of_folds in folds.items():
-        found = cross_validated_ridge(of_folds)
-        interval = found.confidence_interval(LEVEL)
+    ids = embedding.sample_ids(embedding.rule_mask)
+    folds = _folds(embedding.view.matrix, ids, np.log(embedding.tokens["count"][ids]))
+    for predictors, fold_moments in folds.items():
+        readout = cross_validated_ridge(fold_moments)
+        interval = readout.confidence_interval(LEVEL)
         yield Scalar(
             "readout_r2",
-            found.r2,
-            found.n,
+            readout.r2,
+            readout.n,
             interval.low,
             interval.high,
             against="log_frequency",
             given=predictors,
-            rule=str(given.rule),
+            rule=str(embedding.rule),
         )
 
 
-def bias_frequency(given: MatrixView) -> Iterator[Scalar]:
-    """How the output bias goes with log frequency (F16): rank correlation, and slope tau.
+def bias_frequency(embedding: MatrixView) -> Iterator[Scalar]:
+    """Rank correlation of the output bias with log frequency, and its slope tau (F16).
 
-    A model without one has the bias of its final LayerNorm, beta, which adds U beta to the logits.
+    For a model without output bias, its final LayerNorm's bias beta adds U beta to the logits.
     """
-    for measure, bias in (("output_bias", given.bias), ("output_bias_folded", given.folded_bias)):
-        if bias is None or given.tokens is None or not given.kept.any():
+    for measure, bias in (
+        ("output_bias", embedding.bias),
+        ("output_bias_folded", embedding.folded_bias),
+    ):
+        if bias is None or embedding.tokens is None or not embedding.rule_mask.any():
             continue
-        values = bias.double().numpy()[given.kept]
-        frequency = given.tokens["log_frequency"][given.kept]
-        about = {"measure": measure, "against": "log_frequency", "rule": str(given.rule)}
+        values = bias.double().numpy()[embedding.rule_mask]
+        frequency = embedding.tokens["log_frequency"][embedding.rule_mask]
+        labels = {"measure": measure, "against": "log_frequency", "rule": str(embedding.rule)}
         correlation = spearman(values, frequency)
         interval = correlation.confidence_interval(LEVEL)
         yield Scalar(
-            "spearman", correlation.statistic, correlation.n, interval.low, interval.high, **about
+            "spearman", correlation.statistic, correlation.n, interval.low, interval.high, **labels
         )
-        yield _line("slope", least_squares_line(frequency, values)[0], **about)
+        yield _line("slope", least_squares_line(frequency, values)[0], **labels)
 
 
-def whitened_norm_law(given: MatrixView) -> Iterator[Scalar]:
+def whitened_norm_law(embedding: MatrixView) -> Iterator[Scalar]:
     """Whitened squared norm against twice the information gain, through the origin (F7)."""
-    if given.whitened is None or given.tokens is None:
+    if embedding.whitened is None or embedding.tokens is None:
         return
-    gain = next((name for name in INFORMATION_GAIN if name in given.tokens), None)
+    gain = next((name for name in INFORMATION_GAIN if name in embedding.tokens), None)
     if gain is None:
         return
-    known = given.kept & np.isfinite(given.tokens[gain])
-    if not known.any():
+    fitted = embedding.rule_mask & np.isfinite(embedding.tokens[gain])
+    if not fitted.any():
         return
-    squares = given.whitened.double().square().numpy()[known]
-    slope, r2 = least_squares_line(2 * given.tokens[gain][known], squares, through_origin=True)
-    about = {"measure": "input_embedding_norm_whitened", "against": gain, "rule": str(given.rule)}
-    yield _line("whitened_slope", slope, **about)
-    yield _line("whitened_r2", r2, **about)
+    squares = embedding.whitened.double().square().numpy()[fitted]
+    # Oyama et al. 2023, eq. 12-14: squared whitened norm = 2 KL, a line of slope 1
+    slope, r2 = least_squares_line(2 * embedding.tokens[gain][fitted], squares, through_origin=True)
+    labels = {
+        "measure": "input_embedding_norm_whitened",
+        "against": gain,
+        "rule": str(embedding.rule),
+    }
+    yield _line("whitened_slope", slope, **labels)
+    yield _line("whitened_r2", r2, **labels)
 
 
 MATRICES: dict[str, Callable[[MatrixView], Iterator[Scalar]]] = {
@@ -177,42 +187,42 @@ MATRICES: dict[str, Callable[[MatrixView], Iterator[Scalar]]] = {
 }
 
 OF_THE_HEAD = ("bias_frequency", "whitened_norm_law")
-"""What belongs to the output embedding alone; of a tied one nothing else is computed again."""
+"""Functions of `MATRICES` for output embeddings; the others are not repeated for a tied one."""
 
 
-def matrix_rows(role: str, given: MatrixView, *, step: int) -> list[Row]:
-    """Every scalar that applies to one embedding, as rows of `trends.parquet`."""
-    names = OF_THE_HEAD if given.view.tied and role == "output_embedding" else MATRICES
+def matrix_rows(role: str, embedding: MatrixView, *, step: int) -> list[Row]:
+    """Return all scalars that apply to one embedding, as rows of `trends.parquet`."""
+    names = OF_THE_HEAD if embedding.view.tied and role == "output_embedding" else MATRICES
     rows: list[Row] = []
     for name in names:
-        for scalar in MATRICES[name](given):
+        for scalar in MATRICES[name](embedding):
             row = dict.fromkeys(TREND_COLUMNS, float("nan")) | asdict(scalar)
             rows.append(row | {"step": step, "measure": scalar.measure or role})
     return rows
 
 
 def folded_bias(matrix: EmbeddingMatrix, bias: HiddenVector) -> TokenScores:
-    """What the final norm's bias adds to each logit, U beta, in float64."""
-    added = torch.empty(len(matrix), dtype=torch.float64)
+    """Return U beta, what the final norm's bias beta adds to each logit, in float64."""
+    logits = torch.empty(len(matrix), dtype=torch.float64)
     for start, rows in chunks(matrix, torch.float64):
-        added[start : start + len(rows)] = rows @ bias.double()
-    return added
+        logits[start : start + len(rows)] = rows @ bias.double()
+    return logits
 
 
-def _line(statistic: str, estimate: NormalEstimate, **about: Any) -> Scalar:
+def _line(statistic: str, estimate: NormalEstimate, **labels: Any) -> Scalar:
     interval = estimate.confidence_interval(LEVEL)
-    return Scalar(statistic, estimate.statistic, estimate.n, interval.low, interval.high, **about)
+    return Scalar(statistic, estimate.statistic, estimate.n, interval.low, interval.high, **labels)
 
 
 def _folds(
     matrix: EmbeddingMatrix, ids: Integer[np.ndarray, " n"], target: Float[np.ndarray, " n"]
 ) -> dict[str, Moments]:
-    """Moments of the folds for each set of predictors.
+    """Return the moments of the folds for each set of predictors.
 
     Predictors are centred and divided by one number for each kind (row, unit row, norm), so that
     their mean variance is 1 and directions keep their shape. The unit row of zeros is zeros.
     """
-    target = target - target[0]  # equal ones are zeros then, without rounding
+    target = target - target[0]  # so that equal values become exact zeros
     target = target - target.mean()
     fold = fold_of(len(ids))
     parts = [(torch.from_numpy(ids[fold == k]), target[fold == k]) for k in np.unique(fold)]

@@ -1,4 +1,4 @@
-"""Measures both embeddings of a model at one step, wherever its matrices are."""
+"""Measuring both embeddings of a model at one step, from files or from memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,42 +9,42 @@ import torch
 from torch import Tensor
 
 from dynamics.axes import TokenScores
-from dynamics.checkpoints.architectures import Role
-from dynamics.checkpoints.tensors import digest
+from dynamics.checkpoints.architectures import ROLES, Role
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.errors import MeasureError
+from dynamics.runs.trends import Row
 from dynamics.scores.norms import Rows
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask
 from dynamics.tracking.matrices import MatrixView, folded_bias, matrix_rows
-from dynamics.tracking.measures import ROLES, WHITENED, View, measure
-from dynamics.tracking.trends import Row
+from dynamics.tracking.measure_functions import WHITENED, View, measure
 
 Tokens = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is measured, the same at every step.
+class MeasureSettings:
+    """Settings of the measures, the same at every step.
 
     Attributes:
         tokens: `count`, `kind` and `log_frequency` of each row, None without counts.
-        rows: Ids of the rows that are read, ascending, of which `tokens` is; all when None.
-        rule: Which tokens enter what is computed of a matrix and frequency.
-        everything: Whether slow measures are taken too.
+        rows: Ids of the rows that are read, ascending, to which `tokens` belongs; all when None.
+        rule: Vocabulary rule of the scalars that involve frequency.
+        slow: Whether to take slow measures too.
     """
 
     tokens: Tokens | None
     rows: np.ndarray | None = None
     rule: VocabularyRule | None = None
-    everything: bool = False
+    slow: bool = False
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What was measured at one step.
+class StepMeasures:
+    """Measures of one step.
 
     Attributes:
         columns: `token_id` and every measure, one value per token.
-        matrices: What is computed of the embeddings as a whole, as rows of `trends.parquet`.
+        matrices: Scalars of the whole embeddings, as rows of `trends.parquet`.
         tensor_sha256: Digest of each embedding, or of the rows of it that were read.
     """
 
@@ -53,7 +53,7 @@ class Taken:
     tensor_sha256: dict[str, str]
 
 
-class Described(Protocol):
+class ModelAtStep(Protocol):
     """A model at one step, in files or in memory."""
 
     @property
@@ -63,7 +63,7 @@ class Described(Protocol):
 
     @property
     def tied(self) -> bool:
-        """Whether the output embedding is the input embedding."""
+        """True if the output embedding is the input embedding."""
         ...
 
     @property
@@ -72,51 +72,51 @@ class Described(Protocol):
         ...
 
     def has(self, role: Role) -> bool:
-        """Whether there is a tensor in this role."""
+        """Return whether the model has a tensor in this role."""
         ...
 
     def tensor(self, role: Role) -> Tensor:
-        """The tensor in this role."""
+        """Return the tensor in this role."""
         ...
 
     def final_norm_gain(self) -> Tensor | None:
-        """Factor of each feature in the final norm; None without a weight for it, or unknown."""
+        """Return the factor of each feature in the final norm; None without one or unknown."""
         ...
 
 
 def measure_tensors(
-    model: Described,
-    wanted: Wanted,
+    model: ModelAtStep,
+    settings: MeasureSettings,
     *,
     read: Callable[[Role], Tensor],
     first: Callable[[Role], Tensor | Rows],
-    again: Callable[[Tensor], Tensor | Rows],
-) -> Taken:
-    """Everything that is measured of both embeddings; a tied matrix is read once.
+    reread: Callable[[Tensor], Tensor | Rows],
+) -> StepMeasures:
+    """Take all measures of both embeddings; a tied matrix is read once.
 
     Args:
-        model: What is measured.
-        wanted: What is measured of it.
-        read: Reads the wanted rows of one of its matrices.
-        first: The same matrix at the first step.
-        again: The rows of the input embedding, given once they were read, to be read in parts
-            beside the output embedding.
+        model: The model to measure.
+        settings: Settings of the measures.
+        read: Reads the rows of one of its matrices.
+        first: Returns the same matrix at the first step.
+        reread: Turns the rows of the input embedding into a matrix that can be read in parts while
+            the output embedding is in memory.
 
     Raises:
         MeasureError: A row, or a vector of the final norm or the head, is not finite.
     """
-    taken = Taken({}, [], {})
-    tokens, rows = wanted.tokens, wanted.rows
+    measures = StepMeasures({}, [], {})
+    tokens, rows = settings.tokens, settings.rows
     gain = model.final_norm_gain()
     if gain is not None:
         _check_finite(gain, "final norm weight", model.step)
-    view, beside = None, None
+    view, input_embedding = None, None
     for role in ROLES:
         if not model.has(role):
             continue
         if view is None or not model.tied:
-            beside = None if view is None else again(view.matrix)
-            view = None  # let go of one matrix before the next is read; nothing else may hold it
+            input_embedding = None if view is None else reread(view.matrix)
+            view = None  # frees the matrix before the next is read; no other name may refer to it
             view = View(
                 matrix=read(role),
                 first=first(role),
@@ -124,39 +124,41 @@ def measure_tensors(
                 entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
                 final_norm=model.final_norm,
                 gain=gain if role == "output_embedding" else None,
-                whole=rows is None,
+                has_all_rows=rows is None,
                 tied=model.tied,
                 unused=None
                 if tokens is None
                 else torch.tensor(placebo_mask(tokens["count"], tokens["kind"])),
-                everything=wanted.everything and rows is None,
+                slow=settings.slow and rows is None,
             )
-            if beside is not None and beside.shape == view.matrix.shape:
-                view = replace(view, beside=beside)
-            taken.tensor_sha256[role] = digest(view.matrix)
+            if input_embedding is not None and input_embedding.shape == view.matrix.shape:
+                view = replace(view, input_embedding=input_embedding)
+            measures.tensor_sha256[role] = digest(view.matrix)
         else:
-            view = replace(view, gain=gain, beside=view.matrix)
-            taken.tensor_sha256[role] = taken.tensor_sha256["input_embedding"]
+            view = replace(view, gain=gain, input_embedding=view.matrix)
+            measures.tensor_sha256[role] = measures.tensor_sha256["input_embedding"]
         ids = np.arange(len(view.matrix)) if rows is None else rows
-        taken.columns["token_id"] = ids.astype(np.int32)
-        measured = measure(role, view, step=model.step)
-        taken.columns.update({name: scores.numpy() for name, scores in measured.items()})
-        if view.whole:
+        measures.columns["token_id"] = ids.astype(np.int32)
+        scores_by_name = measure(role, view, step=model.step)
+        measures.columns.update({name: scores.numpy() for name, scores in scores_by_name.items()})
+        if view.has_all_rows:
             bias, folded = _biases(model, role, view) if tokens else (None, None)
-            taken.matrices.extend(
+            measures.matrices.extend(
                 matrix_rows(
                     role,
-                    MatrixView(view, tokens, wanted.rule, bias, folded, measured.get(WHITENED)),
+                    MatrixView(
+                        view, tokens, settings.rule, bias, folded, scores_by_name.get(WHITENED)
+                    ),
                     step=model.step,
                 )
             )
-    return taken
+    return measures
 
 
 def _biases(
-    model: Described, role: Role, view: View
+    model: ModelAtStep, role: Role, view: View
 ) -> tuple[TokenScores | None, TokenScores | None]:
-    """The head's bias; or, where it has none, what the bias of the final norm adds to logits."""
+    """Return the head's bias; or, where it has none, what the final norm's bias adds to logits."""
     if role != "output_embedding":
         return None, None
     if model.has("output_bias"):

@@ -1,4 +1,4 @@
-"""A model in memory, read by role as a checkpoint is: what would be in its files, without files."""
+"""The tensors of a model in memory by role, as a checkpoint gives those of its files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +61,7 @@ class ModelTensors:
 
     @cached_property
     def _head_note(self) -> str | None:
-        """Why what `get_output_embeddings` gives is not taken for the output embedding."""
+        """Reason to ignore the result of `get_output_embeddings`; None when there is none."""
         name = type(self._network).__name__
         reason = refusal_of(self._config, name)
         return reason and f"{name} is measured without an output embedding: {reason}"
@@ -75,7 +75,7 @@ class ModelTensors:
 
     @cached_property
     def _named(self) -> dict[str, Tensor]:
-        """Every tensor by its name; one that is shared by each of its names."""
+        """Every parameter by name; a shared one under each of its names."""
         return dict(self._network.named_parameters(remove_duplicate=False))
 
     @cached_property
@@ -85,7 +85,7 @@ class ModelTensors:
 
     @cached_property
     def _final_norm(self) -> FinalNorm:
-        """The norm that files of this model would be said to have, where the live one agrees."""
+        """The final norm known for the model type, if the module in memory behaves like it."""
         if self._head_note:
             return FinalNorm()
         norm = find_final_norm(self._named, self._roles, self._config)
@@ -95,7 +95,7 @@ class ModelTensors:
         weight = self._named[key].detach().cpu().float()
         expected = (weight + norm.gain_offset).double()
         if not expected.isfinite().all() or not expected.any():
-            return norm  # nothing comes out that tells one norm from another
+            return norm  # the output would not tell one norm from another
         response = norm_response(self._network.get_submodule(key.rpartition(".")[0]), len(weight))
         if response is None or response.type != norm.type or not response.multiplies_by(expected):
             return FinalNorm(
@@ -106,11 +106,11 @@ class ModelTensors:
         return norm
 
     def has(self, role: Role) -> bool:
-        """Whether the model has a tensor in this role."""
+        """Return whether the model has a tensor in this role."""
         return isinstance(self._weight(role), Tensor)
 
     def tensor(self, role: Role) -> Tensor:
-        """The tensor on the CPU, in the dtype it is trained in; a view where it is there."""
+        """Return the tensor on the CPU in its own dtype; no copy if it is there already."""
         return self._weight(role).detach().cpu()
 
     @property
@@ -120,7 +120,7 @@ class ModelTensors:
 
     @property
     def tied(self) -> bool:
-        """Whether the output embedding is the input embedding."""
+        """True if the output embedding is the input embedding."""
         return self._weight("output_embedding") is self._weight("input_embedding")
 
     @property
@@ -134,10 +134,10 @@ class ModelTensors:
         return self._head_note or (self._final_norm.note if self.has("output_embedding") else None)
 
     def final_norm_gain(self) -> Tensor | None:
-        """Factor of each of the D features in the norm before the output embedding.
+        """Return the factor of each of the D features in the norm before the output embedding.
 
-        This is the weight, or 1 + weight, as the model class has it. None where the norm has no
-        weight, or is not known.
+        This is the weight or 1 + weight, depending on the model class. None where the norm has no
+        weight or is not known.
         """
         offset, key = self._final_norm.gain_offset, self._roles.get("final_norm_weight")
         if offset is None or key is None:
@@ -146,7 +146,7 @@ class ModelTensors:
 
 
 def _check_whole(weight: Tensor, name: str) -> None:
-    """Refuse a part: to read the rest, every process would have to wait for every other."""
+    """Refuse a shard of a matrix: to gather the rest, all processes would have to wait."""
     if weight.dim() != 2 or not weight.numel() or hasattr(weight, "full_tensor"):
         raise ConfigError(
             f"{name} is sharded: no process holds its embeddings whole; norms are measured during "

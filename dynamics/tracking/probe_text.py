@@ -1,7 +1,7 @@
-"""Where the contexts of a probe set, and the rows that losses are measured on, come from."""
+"""The text that contexts of a probe set and held-out rows are taken from."""
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,21 +10,22 @@ import numpy as np
 from jaxtyping import Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.corpus.counts import Counts, check_tokenizer
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.sources import documents
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.text_checks import TextChecks
-from dynamics.corpus.tokenizer import (
+from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
     fetch_tokenizer,
     load_tokenizer,
     tokenize,
     tokenizer_sha256,
 )
+from dynamics.corpus.tokenizers.special_texts import split_documents
+from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokens import TOKENS, TokenStream, open_held_out, open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,11 +66,11 @@ class ProbeText:
     """Text as ids.
 
     Attributes:
-        name: What messages call it.
-        rows: What contexts are taken from: R rows of W ids.
-        sequence_length: Positions T of what losses are measured on; contexts have no more.
-        held_out: n rows of T + 1 ids that losses are measured on; None where there are none that
-            training did not see.
+        name: Name for messages.
+        rows: R rows of W ids that contexts are taken from.
+        sequence_length: Positions T of a held-out row, and the most of a context.
+        held_out: n rows of T + 1 ids that losses are measured on; None where the training has seen
+            all rows.
     """
 
     name: str
@@ -85,29 +86,29 @@ def open_probe_text(
     counts: Counts,
     sequence_length: int,
     reading: ProbeReading = ProbeReading(),
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> ProbeText:
     """Open a text to probe.
 
     Args:
-        place: A source of text as in `sources.documents`, or a token stream: a training folder, its
-            `tokens.bin`, or a file of ids (`.bin`, `.npy`) of others. None for the stream of the
-            training that made the series. Rows that were held out of a training are what losses are
-            measured on; of a text or stream given here, all rows are where none were. Of a corpus
-            that the series was trained on, only those count that its own training held out.
-        checkpoint: One of the series, whose tokenizer makes text to ids.
-        training: The training that made the series, when it is one of ours.
+        place: A source of text as in `corpora.documents`, or a token stream: a training folder, its
+            `tokens.bin`, or a third-party file of ids (`.bin`, `.npy`). None for the stream of the
+            training that made the series. Losses are measured on the rows that were held out of a
+            training; of another text or stream, on all rows. Of a corpus that the series was
+            trained on, only rows that its own training held out are used.
+        checkpoint: A checkpoint of the series, whose tokenizer encodes the text.
+        training: Folder of the training that made the series; None if not made by `dynamics train`.
         counts: Token counts, of the same tokenizer.
-        sequence_length: T of rows that are cut from a text or from a stream of others.
+        sequence_length: T of rows that are cut from a text or a third-party file of ids.
         reading: Settings with which the text, or the file of ids, is read.
-        report: Receives lines that name files which are passed over, what a reader of the results
-            should know of a text, and documents that take much memory.
+        report: Receives lines on skipped files, on text lost in tokenizing, and on documents that
+            take much memory.
 
     Raises:
-        ConfigError: There is no place, and no training of ours; or a setting of `reading` does not
-            concern what is there.
-        CorpusError: What is there cannot be read, or is too short.
-        MismatchError: It is of another tokenizer.
+        ConfigError: There is no place and no training; or a setting of `reading` does not apply to
+            the kind of text.
+        CorpusError: The text cannot be read, or is too short.
+        MismatchError: The stream is of another tokenizer.
     """
     if place is None:
         if training is None:
@@ -148,7 +149,7 @@ def open_probe_text(
     checks = TextChecks(tokenizer)
     texts = split_documents(read, reading.separator, max_documents=None)
     ids = _joined(texts, tokenizer, checks, report)
-    # The counts were refused, or were told to allow it, if their text lost as much.
+    # Such a loss is allowed: counting the same text needed --allow-loss already.
     checks.finish(allow_loss=True, report=report)
     width = sequence_length + 1
     if len(ids) < width:
@@ -157,39 +158,39 @@ def open_probe_text(
     return ProbeText(place, ids[None], sequence_length, held_out)
 
 
-def _refuse_unused(reading: ProbeReading, place: str, kind: str, used: Iterable[str]) -> None:
-    """Refuse settings that do not concern the kind of thing that is probed."""
+def _refuse_unused(reading: ProbeReading, place: str, kind: str, applicable: Iterable[str]) -> None:
+    """Refuse settings that do not apply to this kind of text."""
     unused = [
         option
         for name, option in _OPTIONS.items()
-        if name not in used and getattr(reading, name) != getattr(ProbeReading(), name)
+        if name not in applicable and getattr(reading, name) != getattr(ProbeReading(), name)
     ]
     if unused:
         raise ConfigError(
-            f"{place} is {kind}, which {' and '.join(unused)} cannot concern; leave that out"
+            f"{' and '.join(unused)} does not apply to {place}, which is {kind}; leave it out"
         )
 
 
 def _held_out_of(folder: Path, training: Path | None) -> np.ndarray | None:
-    """Rows of a stream of ours that the training of the series did not see.
+    """Return rows of a `tokens.bin` that the training of the series did not see, None if none.
 
-    What one training holds out another of the same corpus may have been trained on.
+    Rows held out of one training may be training rows of another of the same corpus.
     """
-    stream, kept = open_stream(folder), open_held_out(folder)
+    stream, held_out = open_stream(folder), open_held_out(folder)
     if training is not None:
-        own = folder.resolve() == training.resolve()
+        is_same_folder = folder.resolve() == training.resolve()
         corpus = stream.info.corpus_digest
-        same = corpus is not None and corpus == open_stream(training).info.corpus_digest
-        if (own and kept is None) or (same and not own):
+        is_same_corpus = corpus is not None and corpus == open_stream(training).info.corpus_digest
+        if (is_same_folder and held_out is None) or (is_same_corpus and not is_same_folder):
             return None
-    return (kept or stream).ids
+    return (held_out or stream).ids
 
 
 def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None) -> ProbeText:
-    made_with, expected = stream.info.tokenizer_sha256, counts.info.tokenizer_sha256
-    if made_with not in (None, expected):
+    stream_tokenizer, expected = stream.info.tokenizer_sha256, counts.info.tokenizer_sha256
+    if stream_tokenizer not in (None, expected):
         raise MismatchError(
-            f"{stream.path} was made with tokenizer {made_with[:12]}, but {counts.name} was "
+            f"{stream.path} was made with tokenizer {stream_tokenizer[:12]}, but {counts.name} was "
             f"counted with tokenizer {expected[:12]}; probe a stream made with the latter"
         )
     return ProbeText(str(stream.path), stream.ids, stream.sequence_length, held_out)
@@ -199,7 +200,7 @@ def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedToke
     if training is not None:
         return load_tokenizer(training / "tokenizer")
     if isinstance(checkpoint.store, HubRevision):
-        return fetch_tokenizer(checkpoint.store.beside("main"))
+        return fetch_tokenizer(checkpoint.store.sibling("main"))
     return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 
@@ -207,9 +208,9 @@ def _joined(
     texts: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
     checks: TextChecks,
-    report: Callable[[str], None],
+    report: Report,
 ) -> Integer[np.ndarray, " N"]:
-    """Ids of documents, each ended as a token stream ends it."""
+    """Return the ids of all documents, each followed by the end-of-text id if there is one."""
     end = end_of_text_id(tokenizer)
     ids = array("i")
     for piece in tokenize(texts, tokenizer, report):

@@ -1,7 +1,7 @@
-"""Matrices that others are held against, on disk: read once, and no burden on memory.
+"""Reference matrices of the first checkpoint, kept on disk so that they cost no memory.
 
-A folder's are read from its files again, chunk by chunk. What came over a network is written to a
-file without a name, which vanishes with the process that wrote it, however that ends.
+Those of a folder are read from its files, chunk by chunk. Those of a hub are read once, into a
+file without a name that vanishes with the process, however it ends.
 """
 
 import tempfile
@@ -19,22 +19,22 @@ from torch import Tensor
 
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.entries import TensorEntry, contiguous_stride
-from dynamics.checkpoints.sources import check_range
-from dynamics.checkpoints.tensors import read_tensor, row_bytes
+from dynamics.checkpoints.formats.byte_sources import check_range
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
+from dynamics.checkpoints.formats.tensors import read_tensor, row_bytes
 from dynamics.errors import OutputError
 
 LEASE = 300.0
-"""Seconds for which another process keeps references that no work there uses."""
+"""Seconds for which a worker process keeps references that are not in use."""
 
 
 class StoredRows:
-    """A matrix whose rows are read when they are asked for.
+    """A matrix whose rows are read when it is sliced.
 
     Args:
         shape: Rows and columns.
         dtype: Type of the elements.
-        read: Reads consecutive rows.
+        read: Returns consecutive rows.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class StoredRows:
 
 
 class References:
-    """The embeddings of one checkpoint, for all the work of one walk.
+    """The embeddings of the reference checkpoint, shared by all measurements of one walk.
 
-    Threads share one. Another process that is sent it keeps one for each walk, until it has had no
-    work of that walk for `LEASE` seconds.
+    Threads share one object. A process that receives it by pickling keeps one object per walk,
+    until it has not been used for `LEASE` seconds.
 
     Args:
         first: The checkpoint.
         rows: Ids of the rows that are read, all of them when None.
-        walk: What tells the walk from others.
-        lent: Whether this is another process than the walk's.
+        walk: Unique id of the walk; a new one when None.
+        lent: Whether this process received the object by pickling.
     """
 
     def __init__(
@@ -76,32 +76,32 @@ class References:
         self.rows = rows
         self._walk = walk or uuid.uuid4().hex
         self._lent = lent
-        self._held: dict[Role, StoredRows] = {}
-        self._over = False
+        self._matrices: dict[Role, StoredRows] = {}
+        self._ended = False
         self._reading = threading.Lock()
         self._users = 0
         self._counting = threading.Lock()
         self._lease: threading.Timer | None = None
 
     def get(self, role: Role) -> StoredRows:
-        """One of the embeddings, read by whoever asks first.
+        """Return an embedding; the first call for a role reads it.
 
         Raises:
             CheckpointError: It cannot be read.
             OutputError: There is no room for a copy of it.
-            CancelledError: The walk has ended.
+            CancelledError: `end` was called.
         """
         with self._reading:
-            held = self._held  # what is added after the end of the walk is added to nothing
-            if self._over:
+            matrices = self._matrices  # `end` replaces it: a late addition is then dropped
+            if self._ended:
                 raise CancelledError
-            if role not in held:
-                held[role] = stored(self.first, role, self.rows)
-            return held[role]
+            if role not in matrices:
+                matrices[role] = stored(self.first, role, self.rows)
+            return matrices[role]
 
     def end(self) -> None:
-        """Let go of everything; work that is still under way gets no more."""
-        self._over, self._held = True, {}
+        """Release all matrices; later calls of `get` raise CancelledError."""
+        self._ended, self._matrices = True, {}
 
     def __enter__(self) -> "References":
         with self._counting:
@@ -122,7 +122,7 @@ class References:
     def _expire(self) -> None:
         with self._counting:
             if not self._users:
-                self._held, self._lease = {}, None
+                self._matrices, self._lease = {}, None
 
     def __reduce__(self) -> tuple[Callable[..., "References"], tuple[Any, ...]]:
         return _lend, (self.first, self.rows, self._walk)
@@ -133,23 +133,23 @@ _lending = threading.Lock()
 
 
 def _lend(first: Checkpoint, rows: np.ndarray | None, walk: str) -> References:
-    """The references of a walk in a process that was sent them."""
+    """Return this process's only references of a walk; called when they are unpickled."""
     with _lending:
-        found = _lent.get(walk) or References(first, rows, walk, lent=True)
-        _lent[walk] = found
-        return found
+        references = _lent.get(walk) or References(first, rows, walk, lent=True)
+        _lent[walk] = references
+        return references
 
 
 def stored(
     checkpoint: Checkpoint, role: Role, rows: np.ndarray | None, matrix: Tensor | None = None
 ) -> StoredRows:
-    """An embedding that is read in parts, without being held.
+    """Return an embedding as rows on disk, read in parts and not kept in memory.
 
     Args:
-        checkpoint: Whose it is.
-        role: Which one.
-        rows: Ids of the rows that are meant, all of them when None.
-        matrix: These rows, where they have been read anyway.
+        checkpoint: The checkpoint.
+        role: Role of the embedding.
+        rows: Ids of the rows, all of them when None.
+        matrix: These rows, if they were read already.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -165,7 +165,7 @@ def stored(
 
 
 class _NamelessFile:
-    """Bytes on disk, which go with this object; mapped anew by every read, as `LocalFile` is."""
+    """A temporary file without a name, closed with this object; every read maps it anew."""
 
     name = "the copy of an embedding"
 
@@ -185,6 +185,6 @@ class _NamelessFile:
         self.size = file.tell()
 
     def read(self, start: int, stop: int) -> memoryview:
-        """The bytes from `start` up to `stop`, as a view."""
+        """Return the bytes from `start` up to `stop`, as a view."""
         check_range(self, start, stop)
         return memoryview(mmap(self._file.fileno(), 0, access=ACCESS_COPY))[start:stop]

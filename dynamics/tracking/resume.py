@@ -1,4 +1,4 @@
-"""Whether a run folder is that of the run at hand, and what in it is done."""
+"""Resuming a run folder: comparison of its settings with the current ones, and finished steps."""
 
 import textwrap
 from collections.abc import Mapping
@@ -7,138 +7,150 @@ from typing import Any
 
 import numpy as np
 
+from dynamics.checkpoints.architectures import ROLES
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.tensors import digest
 from dynamics.errors import MismatchError, OutputError
 from dynamics.files import PARTIAL, sha256_file
-from dynamics.tracking.run import MATRIX_ROWS, measures_path, read_info, step_path
+from dynamics.runs.record import RUN_JSON, CheckpointRecord, LiveRecord, RunRecord, read_record
+from dynamics.runs.run import MATRIX_ROWS, measures_path, step_path
 
 
 def resume(
-    output: Path, info: dict[str, Any], chosen: CheckpointSeries, ids: np.ndarray | None
-) -> dict[int, dict[str, Any]]:
-    """Checkpoints already measured by the same run, whose tables are whole, by step.
+    output: Path, record: RunRecord, series: CheckpointSeries, ids: np.ndarray | None
+) -> dict[int, CheckpointRecord]:
+    """Return by step the checkpoints that the folder has whole tables of.
 
     Args:
         output: The run folder.
-        info: What the run would write; it gets the names of the measures found, the entries of
-            the checkpoints, damaged or not, and what was asked of the running model.
-        chosen: The checkpoints to measure.
+        record: New contents of `run.json`; it gets the measures, checkpoints (also damaged ones)
+            and live stage of the folder.
+        series: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
     Raises:
-        MismatchError: The folder is of other settings, counts, versions, or of other weights.
-        OutputError: The folder holds something else.
+        MismatchError: The folder holds a run with other settings, counts, versions or weights.
+        OutputError: The folder holds something other than a run.
         CheckpointError: A file cannot be read.
     """
-    if not (output / "run.json").exists():
+    if not (output / RUN_JSON).exists():
         if output.exists() and any(path.suffix != PARTIAL for path in output.iterdir()):
             raise OutputError(f"{output} exists and holds no run; give another output folder")
         return {}
-    found = read_info(output)
-    there, here = _comparable(found, info)
-    for part in ("settings", "counts", "series", "versions"):
-        if difference := first_difference(there.get(part), here[part]):
-            raise MismatchError(
-                f"{output} holds another run ({part}: {difference}); give another output folder, "
-                "or remove that one"
-            )
-    info["measures"] = found["measures"]
-    info["checkpoints"] = found["checkpoints"]
-    if "live" in found:
-        info["live"] = found["live"]
-    checkpoints = {checkpoint.step: checkpoint for checkpoint in chosen}
-    for entry in found["checkpoints"]:
-        checkpoint = checkpoints.get(entry["step"])
+    stored = read_record(output)
+    if difference := _difference(stored, record):
+        raise MismatchError(
+            f"{output} holds another run ({difference}); give another output folder, or remove "
+            "that one"
+        )
+    record.measures = stored.measures
+    record.checkpoints = stored.checkpoints
+    if stored.live is not None:
+        record.live = stored.live
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in series}
+    for measured in stored.checkpoints:
+        checkpoint = checkpoints.get(measured.step)
         if checkpoint is None:
-            reason = info["series"]["left_out"][str(entry["step"])]
+            reason = record.series.left_out[str(measured.step)]
             raise MismatchError(
-                f"{output} holds step {entry['step']}, which could be measured and cannot be now: "
+                f"{output} holds step {measured.step}, which cannot be measured now: "
                 f"{reason}; restore it, or give another output folder"
             )
-        if not _same_weights(checkpoint, entry, ids):
+        if not _same_weights(checkpoint, measured, ids):
             raise MismatchError(
-                f"{output} was made of other weights than {checkpoint.store.name} holds now; give "
-                "another output folder, or remove that one"
+                f"{output} was measured on other weights than {checkpoint.store.name} has now; "
+                "give another output folder, or remove that one"
             )
     return {
-        entry["step"]: entry
-        for entry in found["checkpoints"]
-        if is_whole(measures_path(output, entry["step"]), entry["table_sha256"])
-        and is_whole(step_path(output, MATRIX_ROWS, entry["step"]), entry["matrices_sha256"])
+        measured.step: measured
+        for measured in stored.checkpoints
+        if is_whole(measures_path(output, measured.step), measured.table_sha256)
+        and is_whole(step_path(output, MATRIX_ROWS, measured.step), measured.matrices_sha256)
     }
 
 
-def _comparable(
-    found: Mapping[str, Any], info: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Contents of two `run.json`, without how they came to the same steps where they did.
+def _difference(stored: RunRecord, record: RunRecord) -> str | None:
+    """Return the first setting, count, series property or version that differs, if any.
 
-    A step that is left out belongs to the steps that were asked for: it may be measured later.
+    Two step expressions that select the same steps are equal. Steps that are left out count as
+    selected: they may be measured later.
     """
-    both = [{**each, "series": {**each["series"], "left_out": None}} for each in (found, info)]
-    if found["series"]["steps"] == info["series"]["steps"]:
-        for each in both:
-            each["settings"] = {**each["settings"], "steps": None}
-    else:
-        for each, whole in zip(both, (found, info), strict=True):
-            series = whole["series"]
-            each["series"]["steps"] = sorted(
-                {*series["steps"], *map(int, series.get("left_out", ()))}
-            )
-    return both[0], both[1]
+    pair = [stored.plain(), record.plain()]
+    same_steps = stored.series.steps == record.series.steps
+    for content in pair:
+        series = content["series"]
+        if same_steps:
+            content["settings"]["steps"] = None
+        else:
+            left_out = map(int, series.get("left_out", ()))
+            series["steps"] = sorted({*(series["steps"] or ()), *left_out})
+        series["left_out"] = None
+    return difference_of_runs(*pair)
 
 
-def resume_live(output: Path, info: dict[str, Any], described: Mapping[str, Any]) -> None:
-    """Let a run ask its model what is described, if the model of no step was asked something else.
+def difference_of_runs(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
+    """Return the first difference of two runs in the parts that determine their numbers, if any."""
+    for part in ("settings", "counts", "series", "versions"):
+        if difference := first_difference(stored.get(part), current[part]):
+            return f"{part}: {difference}"
+    return None
+
+
+def resume_live(output: Path, record: RunRecord, live: LiveRecord) -> None:
+    """Add the live stage to a record that has none; an existing one must have the same settings.
 
     Args:
         output: The run folder.
-        info: What the run would write; its `live` gets what is described.
-        described: What is asked.
+        record: New contents of `run.json`; it gets the live stage.
+        live: The live stage without its checkpoints.
 
     Raises:
-        MismatchError: It was asked something else.
+        MismatchError: The folder holds a live stage with other settings.
     """
-    found = info.get("live")
-    if not (found and found["checkpoints"]):
-        info["live"] = {**described, "checkpoints": []}
+    if record.live is None or not record.live.checkpoints:
+        record.live = live
         return
-    for part, wanted in described.items():
-        if difference := first_difference({part: found.get(part)}, {part: wanted}):
+    stored, current = record.live.plain(), live.plain()
+    for part in ("settings", "embeddings_only", "probes", "held_out_sha256"):
+        if difference := first_difference({part: stored.get(part)}, {part: current[part]}):
             raise MismatchError(
-                f"the model was asked something else in {output} ({difference}), and is asked once "
-                "for everything together; give another output folder, or remove that one"
+                f"{output} already holds results of running the models with other settings "
+                f"({difference}), and a run folder holds one set of them; give another output "
+                "folder, or remove that one"
             )
 
 
 def is_whole(path: Path, sha256: str | None) -> bool:
-    """Whether a table is the one that was written; one that was not has no digest."""
+    """Return whether a file has this digest; None is the digest of a table that is not written."""
     return sha256 is None or (path.exists() and sha256_file(path) == sha256)
 
 
-def _same_weights(checkpoint: Checkpoint, entry: Mapping[str, Any], ids: np.ndarray | None) -> bool:
-    """Whether a checkpoint is what was measured; by its commit on a hub, which reads nothing."""
-    if entry["commit"] is not None:
-        _ = checkpoint.vocab_size  # a tag says which commit it is when its index is read
+def _same_weights(
+    checkpoint: Checkpoint, measured: CheckpointRecord, ids: np.ndarray | None
+) -> bool:
+    """Return whether a checkpoint has the measured weights; on a hub by its commit, if known."""
+    if measured.commit is not None:
+        _ = checkpoint.vocab_size  # reads the index, which resolves a tag to its commit
         if checkpoint.commit is not None:
-            return entry["commit"] == checkpoint.commit
-    known = entry["tensor_sha256" if ids is None else "rows_sha256"]
-    return all(digest(checkpoint.tensor(role, ids)) == sha for role, sha in known.items())
+            return measured.commit == checkpoint.commit
+    digests = measured.tensor_sha256 if ids is None else measured.rows_sha256
+    return all(
+        digest(checkpoint.tensor(role, ids)) == digests[role] for role in ROLES if role in digests
+    )
 
 
-def first_difference(there: Any, here: Any) -> str | None:
-    """Where two settings differ, with what is said in a run folder and now; None when nowhere.
+def first_difference(stored: Any, current: Any) -> str | None:
+    """Return the first key at which two settings differ, with both values; None when equal.
 
-    A key that is not there is None: the folder may be older than the key.
+    A missing key equals None: the folder may be older than the key.
     """
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in there | here:
-            if difference := first_difference(there.get(key), here.get(key)):
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for key in stored | current:
+            if difference := first_difference(stored.get(key), current.get(key)):
                 return f"{key} is {difference}"
         return None
-    if there == here:
+    if stored == current:
         return None
-    there, here = (textwrap.shorten(str(value), 60) for value in (there, here))
-    return f"{there} there, {here} here"
+    stored, current = (textwrap.shorten(str(value), 60) for value in (stored, current))
+    return f"{stored} in the folder, {current} now"

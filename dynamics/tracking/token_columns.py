@@ -1,29 +1,28 @@
-"""What a run knows of each token, whatever the step: its counts, and what its spelling tells."""
-
-from collections.abc import Callable
+"""Columns of a run's tokens that are the same at every step: counts and features of spelling."""
 
 import numpy as np
 import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
-from dynamics.corpus.vocabulary_rows import cut_to_rows
+from dynamics.corpus.tokenizers.vocabulary_rows import cut_to_rows
+from dynamics.progress import Report, no_report
 
 _MARK = "##"
 
 
 def token_columns(
-    counts: Counts, rows: int, name: str, report: Callable[[str], None] = lambda line: None
+    counts: Counts, rows: int, name: str, report: Report = no_report
 ) -> dict[str, np.ndarray]:
-    """The counts, a row for each row of the matrix, and what spelling alone tells of a token.
+    """Return the columns of counts and of spelling, with an entry for each row of the matrix.
 
     Args:
-        counts: Of the tokenizer of the series.
+        counts: Token counts with the tokenizer of the series.
         rows: V, rows of the matrix; those without counts are padding.
-        name: The series.
+        name: Name of the series, for messages.
         report: Receives a line when special or added entries at the end have no row.
 
     Raises:
-        MismatchError: There are more counts than rows, and not for such entries.
+        MismatchError: There are more counts than rows, other than for such entries.
     """
     difference = (
         f"{counts.name} has {len(counts.table)} tokens but the embedding of {name} has {rows} rows"
@@ -40,8 +39,8 @@ def token_columns(
     surface = _spelling(table["token"], kind, counts.info)
     columns = {str(name): column.to_numpy() for name, column in table.items()}
     columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
-    seen = np.where(table["count"] > 0, table["count"], np.nan)
-    columns["log_frequency"] = np.log(seen / counts.info.tokens_counted)
+    positive_count = np.where(table["count"] > 0, table["count"], np.nan)
+    columns["log_frequency"] = np.log(positive_count / counts.info.tokens_counted)
     columns["characters"] = surface.str.len().to_numpy(np.int32)
     columns["word_start"] = (kind == "word_start").to_numpy()
     columns["ascii_alphabetic"] = np.array([t.isascii() and t.isalpha() for t in surface])
@@ -49,7 +48,7 @@ def token_columns(
 
 
 def _spelled_kind(table: pd.DataFrame) -> pd.Series:
-    """Kind of each row, of a twin that of the token it is spelt like."""
+    """Return the kind of each row; for a twin, the kind of its original."""
     if "twin_of" not in table:
         return table["kind"]
     spelled_like = table["twin_of"].where(table["twin_of"] >= 0, table["token_id"])
@@ -57,12 +56,12 @@ def _spelled_kind(table: pd.DataFrame) -> pd.Series:
 
 
 def _spelling(token: pd.Series, kind: pd.Series, info: CountsInfo) -> pd.Series:
-    """The tokens without spaces around them, and without the marks of pieces."""
+    """Return the tokens without surrounding spaces and without marks of word pieces."""
     surface = token.str.strip()
     if info.word_end_suffix is not None:
         surface = surface.str.removesuffix(info.word_end_suffix)
     prefix, continues = info.continuation_prefix, kind == "continuation"
-    # Counts from before the mark was recorded; of another tokenizer not all continuations have it.
+    # Older counts do not record the mark; with another tokenizer not all continuations have it.
     if prefix is None and surface[continues].str.startswith(_MARK).all():
         prefix = _MARK
     return surface if prefix is None else surface.mask(continues, surface.str.removeprefix(prefix))

@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class CausalRows(Dataset[Batch]):
-    """Ids [:-1] with labels [1:], already shifted: the model must not shift again.
+    """Inputs [:-1] and labels [1:] of rows, already shifted: the model must not shift again.
 
     Attributes:
         targets_per_row: Labels of a row that enter the loss.
@@ -43,11 +43,11 @@ class CausalRows(Dataset[Batch]):
 
 
 class MaskedRows(CausalRows):
-    """Ids [:T], of which a fixed number is predicted: BERT's recipe.
+    """Inputs [:T] of rows, of which a fixed number is masked and predicted: BERT's recipe.
 
-    Of the chosen positions 80 % show the mask, 10 % a random one of `random_ids` and 10 %
-    themselves (Devlin et al. 2019, section 3.1). End-of-text is never chosen; should a row hold
-    fewer other positions than are to be chosen, all of them are.
+    Of the predicted positions 80 % show the mask, 10 % a random one of `random_ids` and 10 %
+    their own id (Devlin et al. 2019, section 3.1). End-of-text is never predicted; a row with fewer
+    other positions than the fixed number has all of them predicted.
     """
 
     def __init__(
@@ -72,11 +72,12 @@ class MaskedRows(CausalRows):
         for example, row, label in zip(indices, ids.numpy(), labels.numpy(), strict=True):
             rng = np.random.default_rng([self.seed, example])
             eligible = np.flatnonzero(row != self.stream.info.end_of_text_id)
-            chosen = rng.permutation(eligible)[: self.targets_per_row]
-            label[chosen] = row[chosen]
-            shown = rng.random(chosen.size)
-            random_ids = rng.choice(self.random_ids, chosen.size)
-            row[chosen] = np.where(
-                shown < 0.8, self.mask_id, np.where(shown < 0.9, random_ids, row[chosen])
+            predicted = rng.permutation(eligible)[: self.targets_per_row]
+            label[predicted] = row[predicted]
+            draw = rng.random(predicted.size)
+            random_ids = rng.choice(self.random_ids, predicted.size)
+            # Devlin et al. 2019, section 3.1: 80 % mask, 10 % random, 10 % unchanged
+            row[predicted] = np.where(
+                draw < 0.8, self.mask_id, np.where(draw < 0.9, random_ids, row[predicted])
             )
         return {"input_ids": ids, "labels": labels}

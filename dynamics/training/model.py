@@ -1,4 +1,4 @@
-"""Settings to an untrained transformers model."""
+"""Untrained transformers models from settings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -71,14 +71,14 @@ ARCHITECTURES: dict[str, Callable[[ModelSettings, dict[str, Any], int], PreTrain
 def build_model(
     model: ModelSettings, *, vocab_size: int, positions: int, end_of_text: int, seed: int
 ) -> PreTrainedModel:
-    """An untrained model in float32; equal arguments give equal weights.
+    """Build an untrained model in float32; equal arguments give equal weights.
 
     Args:
-        model: Shape.
+        model: Architecture and shape.
         vocab_size: Rows of the embeddings, placebo rows included.
         positions: Longest input.
         end_of_text: Token id that separates documents, also used for padding.
-        seed: Of the initial weights; sets torch's generator.
+        seed: Seed of the initial weights; sets torch's generator.
     """
     torch.manual_seed(seed)
     shape = {

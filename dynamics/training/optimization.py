@@ -11,7 +11,7 @@ from dynamics.training.rates import learning_rate
 def build_optimizer(
     model: nn.Module, training: TrainingSettings
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimizer and its schedule; matrices decay, biases and norms do not."""
+    """Build the optimizer and its schedule; matrices are decayed, biases and norms are not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},

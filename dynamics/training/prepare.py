@@ -1,8 +1,6 @@
-"""What precedes the first step of a training: its folder, the token stream, the model."""
+"""Preparation of a training, before its first step: the folder, the token stream, the model."""
 
-import importlib.metadata
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +10,73 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
+from dynamics.checkpoints.training_folder import TrainingRecord, is_training, read_training
 from dynamics.config import StudySettings
-from dynamics.corpus import sources
 from dynamics.corpus.counts import count_stream
-from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.large_text import Document
-from dynamics.corpus.special_texts import split_documents
-from dynamics.corpus.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from dynamics.corpus.documents import corpora
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
+from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream
+from dynamics.distribution import versions
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
-from dynamics.files import whole_folder, write_json
+from dynamics.files import whole_folder
+from dynamics.progress import Report
 from dynamics.training.data import CausalRows, MaskedRows
 from dynamics.training.model import build_model
 from dynamics.training.trainer import writing
 
-Report = Callable[[str], None]
-
 
 def schedule(settings: StudySettings) -> tuple[list[int], list[int]]:
-    """Steps of whole models, and the further steps of which only embeddings are kept.
+    """Steps at which whole models are kept, and further steps at which only embeddings are.
 
     Raises:
         ConfigError: A step lies beyond the training.
     """
     last = settings.training.steps
     try:
-        whole = step_language.parse(settings.checkpoints.steps).schedule(last)
+        model_steps = step_language.parse(settings.checkpoints.steps).schedule(last)
         if settings.checkpoints.embeddings is None:
-            return whole, []
-        wanted = step_language.parse(settings.checkpoints.embeddings).schedule(last)
+            return model_steps, []
+        embedding_steps = step_language.parse(settings.checkpoints.embeddings).schedule(last)
     except step_language.StepError as error:
         raise ConfigError(f"checkpoints: {error}") from error
-    return whole, [step for step in wanted if step not in whole]
+    return model_steps, [step for step in embedding_steps if step not in model_steps]
 
 
 def is_claimed(settings: StudySettings, folder: Path) -> bool:
-    """Whether the folder is a training of these settings.
+    """Return whether the folder holds a training with these settings.
 
     Raises:
-        OutputError: It holds something else, or is damaged.
-        MismatchError: It is a training of other settings.
+        OutputError: The folder holds something else, or is damaged.
+        MismatchError: It holds a training with other settings.
     """
-    if not (folder / "train.json").exists():
+    if not is_training(folder):
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and holds no training; give another output folder")
         return False
-    found, wanted = _completed(described(folder)["settings"]), settings.model_dump(mode="json")
-    if found != wanted:
+    recorded = _completed(read_training(folder).settings)
+    current = settings.model_dump(mode="json")
+    if recorded != current:
         raise MismatchError(
-            f"{folder} holds a training with other settings ({_first_difference(found, wanted)}"
-            "); give another output folder, or remove that one"
+            f"{folder} holds a training with other settings "
+            f"({_first_difference(recorded, current)}); give another output folder, or remove that "
+            "one"
         )
     return True
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that were written before some of today's existed have these at their defaults."""
+    """Complete settings of an older version: those that did not exist then get their defaults."""
     try:
         return StudySettings.model_validate(settings).model_dump(mode="json")
     except ValidationError:
         return settings
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """Content of a training's `train.json`.
-
-    Raises:
-        OutputError: It is damaged.
-    """
-    try:
-        return json.loads((folder / "train.json").read_text("utf-8"))
-    except ValueError as error:
-        raise OutputError(f"{folder / 'train.json'} is damaged ({error}); restore it") from error
-
-
 def claim(settings: StudySettings, folder: Path, processes: int, report: Report) -> None:
-    """Make the training folder, with all that precedes the first step.
+    """Make the training folder, with everything that is needed before the first step.
 
     Raises:
         ConfigError: The settings contradict one another.
@@ -98,26 +87,21 @@ def claim(settings: StudySettings, folder: Path, processes: int, report: Report)
     with writing(folder), whole_folder(folder) as partial:
         stream, vocab_size = prepare(settings, partial, report)
         training = settings.training
-        write_json(
-            partial / "train.json",
-            {
-                "settings": settings.model_dump(mode="json"),
-                "versions": {
-                    name: importlib.metadata.version(name)
-                    for name in ("dynamics", "torch", "transformers", "accelerate", "tokenizers")
-                },
-                "tokenizer_sha256": stream.info.tokenizer_sha256,
-                "corpus_digest": stream.info.corpus_digest,
-                "vocab_size": vocab_size,
-                "tokens_per_step": training.batch_size * training.sequence_length,
-                "threads": training.threads or torch.get_num_threads(),
-                "processes": processes,
-            },
-        )
+        assert stream.info.tokenizer_sha256 is not None
+        TrainingRecord(
+            settings=settings.model_dump(mode="json"),
+            versions=versions("torch", "transformers", "accelerate", "tokenizers"),
+            tokenizer_sha256=stream.info.tokenizer_sha256,
+            corpus_digest=stream.info.corpus_digest,
+            vocab_size=vocab_size,
+            tokens_per_step=training.batch_size * training.sequence_length,
+            threads=training.threads or torch.get_num_threads(),
+            processes=processes,
+        ).write(partial)
 
 
 def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[TokenStream, int]:
-    """Tokenizer, token stream and counts into `folder`; the stream and the model's vocabulary.
+    """Write tokenizer, token stream and counts; return the stream and the model's vocabulary size.
 
     Raises:
         ConfigError: The tokenizer has no mask token and the model needs one.
@@ -128,10 +112,10 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
 
     def documents(report: Report = lambda line: None) -> Iterator[Document]:
         def read(limit: int | None) -> Iterator[Document]:
-            return sources.documents(
+            return corpora.documents(
                 corpus.source,
                 text_column=corpus.text_column,
-                split=None if corpus.split == sources.DEFAULT_SPLIT else corpus.split,
+                split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
                 max_documents=limit,
                 format_name=corpus.format,
                 report=report,
@@ -179,7 +163,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
         raise CorpusError(
             f"{training.steps:,} steps of {training.batch_size} rows pass the corpus "
             f"{passes:.2f} times, more than training.max_passes {training.max_passes:g}; give a "
-            "larger corpus or fewer steps, or raise training.max_passes if that is meant"
+            "larger corpus or fewer steps, or raise training.max_passes if more passes are intended"
         )
     vocab_size = model_vocab_size(settings, stream)
     window = corpus.information_window
@@ -196,7 +180,7 @@ def training_rows(settings: StudySettings, stream: TokenStream, prepared: Path) 
     if not settings.model.masked:
         return CausalRows(stream, examples)
     tokenizer = load_tokenizer(prepared / "tokenizer")
-    # Only tokens that occur stand in for masked ones, so that never seen means never used.
+    # Only tokens that occur replace masked ones: the row of a token that never occurs is unused.
     occurring = np.setdiff1d(np.unique(stream.ids), tokenizer.all_special_ids)
     mask_id = tokenizer.mask_token_id
     assert isinstance(mask_id, int)
@@ -233,11 +217,11 @@ def parameter_count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _first_difference(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str:
-    for key in dict.fromkeys([*wanted, *found]):
-        here, there = found.get(key), wanted.get(key)
-        if isinstance(here, dict) and isinstance(there, dict) and here != there:
-            return _first_difference(here, there, f"{prefix}{key}.")
-        if here != there:
-            return f"{prefix}{key} is {here} there and {there} here"
+def _first_difference(recorded: dict[str, Any], current: dict[str, Any], prefix: str = "") -> str:
+    for key in dict.fromkeys([*current, *recorded]):
+        old, new = recorded.get(key), current.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return _first_difference(old, new, f"{prefix}{key}.")
+        if old != new:
+            return f"{prefix}{key} is {old} in the folder, {new} in the settings"
     return "none"

@@ -1,4 +1,4 @@
-"""What a training will do and cost, from a corpus tokenised aside and some steps timed."""
+"""Preview of a training and its cost: the corpus is tokenised and three steps are timed."""
 
 import tempfile
 import time
@@ -24,18 +24,18 @@ from dynamics.training.prepare import (
 
 @dataclass(frozen=True)
 class Preview:
-    """What a training will do and cost.
+    """Steps, sizes and cost of a training that has not been run.
 
     Attributes:
         steps: Optimizer steps.
-        checkpoints: Steps of whole models.
-        embeddings: Steps of embeddings-only snapshots.
-        parameters: Numbers in the model, a tied matrix once.
+        checkpoints: Steps at which whole models are kept.
+        embeddings: Further steps at which only embeddings are kept.
+        parameters: Parameters of the model, a tied matrix counted once.
         tokens: Positions fed in all steps.
         stream_tokens: Ids in one pass of the token stream.
         passes: Passes over the stream.
         disk_bytes: Checkpoints, state and stream together.
-        seconds: Training time, from some steps timed here.
+        seconds: Training time, extrapolated from three steps timed on this machine.
     """
 
     steps: int
@@ -49,7 +49,7 @@ class Preview:
     seconds: float
 
     def describe(self) -> str:
-        """The preview for people."""
+        """Return the preview as text of several lines."""
         snapshots = f"; embeddings alone at {len(self.embeddings)} more" if self.embeddings else ""
         shown = ", ".join(f"{step:,}" for step in self.checkpoints)
         return (
@@ -65,7 +65,7 @@ class Preview:
 def preview(
     settings: StudySettings, folder: Path, *, report: Report = lambda message: None
 ) -> Preview:
-    """What `train` would do; tokenises the corpus aside and times three steps, keeps nothing.
+    """Estimate what `train` would do: tokenise the corpus, time three steps, and keep nothing.
 
     Raises:
         OutputError: The folder is in use for something else.
@@ -74,9 +74,9 @@ def preview(
         ConfigError: The settings contradict one another.
     """
     training = settings.training
-    whole, embeddings = schedule(settings)
-    with tempfile.TemporaryDirectory() as aside:
-        prepared = folder if is_claimed(settings, folder) else Path(aside)
+    model_steps, embedding_steps = schedule(settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = folder if is_claimed(settings, folder) else Path(temporary)
         if prepared != folder:
             prepare(settings, prepared, report)
         stream = open_stream(prepared)
@@ -92,14 +92,14 @@ def preview(
     state_bytes = model_bytes * (3 if training.optimizer == "adamw" else 2)
     return Preview(
         steps=training.steps,
-        checkpoints=whole,
-        embeddings=embeddings,
+        checkpoints=model_steps,
+        embeddings=embedding_steps,
         parameters=parameter_count(model),
         tokens=training.steps * training.batch_size * training.sequence_length,
         stream_tokens=stream_tokens,
         passes=passes,
-        disk_bytes=len(whole) * model_bytes
-        + len(embeddings) * snapshot_bytes
+        disk_bytes=len(model_steps) * model_bytes
+        + len(embedding_steps) * snapshot_bytes
         + state_bytes
         + stream_bytes,
         seconds=seconds,

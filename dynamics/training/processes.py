@@ -1,10 +1,10 @@
-"""The end of a training on several processes.
+"""Shutdown of a training on several processes.
 
 A thread of gloo lets go of the tensors of a collective only after the collective has returned. For
 a tensor that Python has seen this takes the GIL, and a thread that asks for the GIL while the
 interpreter shuts down is ended by `pthread_exit` (before Python 3.14). Here that unwinds a
 destructor, and C++ aborts the process: "terminate called without an active exception". So the
-threads are joined before.
+threads are joined before shutdown.
 """
 
 import gc

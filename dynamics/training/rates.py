@@ -1,4 +1,4 @@
-"""Learning rates of a training, and what they do to a row that is never used. Without torch."""
+"""Learning rates of a training, and the decay of a row that is never used. Needs no torch."""
 
 import math
 
@@ -41,6 +41,7 @@ def unused_row_factor(training: TrainingSettings, step: int) -> float:
         return 1.0
     if training.optimizer != "adamw":
         raise ValueError("the product form holds for AdamW only")
+    # Decoupled weight decay (Loshchilov & Hutter 2019) without a gradient.
     return math.prod(
         1 - learning_rate(training, update) * training.weight_decay for update in range(step)
     )

@@ -1,8 +1,8 @@
-"""A training from its settings, step by step, on what `prepare` has made.
+"""A training from its settings, step by step, in the folder that `prepare` has made.
 
 A training folder is claimed by one rename, with everything that precedes the first step in it
-(`train.json`, `tokenizer/`, `tokens.bin`, `counts.parquet`); from then on the same settings go on
-where they were, and others are refused.
+(`train.json`, `tokenizer/`, `tokens.bin`, `counts.parquet`); from then on the same settings resume
+it, and other settings are refused.
 """
 
 import atexit
@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
+from dynamics.checkpoints.training_folder import read_training
 from dynamics.config import StudySettings
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -27,7 +28,6 @@ from dynamics.training.optimization import build_optimizer
 from dynamics.training.prepare import (
     Report,
     claim,
-    described,
     initial_model,
     is_claimed,
     parameter_count,
@@ -55,13 +55,13 @@ def train(
     report: Report = lambda message: None,
     on_step: OnStep = lambda line: None,
 ) -> Path:
-    """Train a model, or go on with a training that was interrupted.
+    """Train a model, or resume a training that was interrupted.
 
     On one kind of CPU and the same number of threads the weights are the same bits however often
     the training was killed. Under `torchrun` every process calls this.
 
     Args:
-        settings: What to train, on what.
+        settings: Settings of model, corpus and training.
         folder: The training folder; new, or of the same settings.
         report: Receives a line per stage.
         on_step: Receives each new line of `train.jsonl`.
@@ -89,12 +89,12 @@ def train(
                 claim(settings, folder, arguments.world_size, report)
             remove_leftovers(folder)
     if not is_claimed(settings, folder):
-        raise OutputError(f"the first process could not make {folder}; its message says why")
-    about = described(folder)
-    if about["processes"] != arguments.world_size:
+        raise OutputError(f"the first process could not make {folder}; see its message")
+    record = read_training(folder)
+    if record.processes != arguments.world_size:
         raise MismatchError(
-            f"{folder} was begun with {about['processes']} processes and cannot go on with "
-            f"{arguments.world_size}; start it with as many"
+            f"{folder} was begun with {record.processes} processes and cannot be resumed with "
+            f"{arguments.world_size}; start it with {record.processes}"
         )
     state = latest_state(folder)
     if checkpoint_folder(folder, training.steps).exists() and (
@@ -103,7 +103,7 @@ def train(
         return folder / "checkpoints"
     if state:
         check_state(state)
-    torch.set_num_threads(about["threads"])
+    torch.set_num_threads(record.threads or torch.get_num_threads())
 
     stream = open_stream(folder)
     if sha256_file(stream.path) != stream.info.tokens_sha256:
@@ -113,13 +113,13 @@ def train(
         )
     dataset = training_rows(settings, stream, folder)
     model = initial_model(settings, stream)
-    whole, embeddings = schedule(settings)
+    model_steps, embedding_steps = schedule(settings)
     recorder = Recorder(
         folder,
-        whole=whole,
-        embeddings=embeddings,
+        model_steps=model_steps,
+        embedding_steps=embedding_steps,
         state_every=settings.checkpoints.state_every or max(1, training.steps // 10),
-        tokens_per_step=about["tokens_per_step"],
+        tokens_per_step=record.tokens_per_step,
         on_step=on_step,
     )
     trainer = StreamTrainer(
@@ -134,8 +134,8 @@ def train(
     )
     trainer.remove_callback(transformers.PrinterCallback)
     recorder.trainer = trainer
-    at = f", going on at step {_step_of(state):,}" if state else ""
-    report(f"training {parameter_count(model):,} parameters for {training.steps:,} steps{at}")
+    resumed = f", resumed at step {_step_of(state):,}" if state else ""
+    report(f"training {parameter_count(model):,} parameters for {training.steps:,} steps{resumed}")
     with quiet_transformers(), _finish_step_when_interrupted(recorder):
         trainer.train(resume_from_checkpoint=str(state) if state else None)
     if trainer.state.global_step < training.steps:
@@ -149,11 +149,13 @@ def _arguments(settings: StudySettings, folder: Path) -> TrainingArguments:
         training.device == "auto" and not torch.cuda.is_available()
     )
     if training.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device is cuda, but torch finds no such device here")
+        raise ConfigError(
+            "training.device is cuda, but torch finds no CUDA device; set it to cpu or auto"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_device = training.device_batch_size or max(1, training.batch_size // processes)
-    accumulation, rest = divmod(training.batch_size, per_device * processes)
-    if rest or accumulation == 0:
+    accumulation, remainder = divmod(training.batch_size, per_device * processes)
+    if remainder or accumulation == 0:
         raise ConfigError(
             f"training.batch_size {training.batch_size} is not a multiple of {per_device} rows on "
             f"each of {processes} processes"
@@ -168,7 +170,7 @@ def _arguments(settings: StudySettings, folder: Path) -> TrainingArguments:
         remove_unused_columns=False,
         use_cpu=use_cpu,
         ddp_backend="gloo" if use_cpu and processes > 1 else None,
-        ddp_find_unused_parameters=False,  # our models use all of theirs
+        ddp_find_unused_parameters=False,  # every parameter is used
         bf16=training.precision == "bfloat16",
         seed=settings.seed,
         save_strategy="no",
@@ -191,15 +193,15 @@ def _step_of(state: Path) -> int:
 def _finish_step_when_interrupted(recorder: Recorder) -> Iterator[None]:
     """Let the first Ctrl-C end the step and save; a second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is told of signals
+        yield  # only the main thread receives signals
         return
 
     def stop(number: int, frame: object) -> None:
         recorder.stop_requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, stop)
+    previous_handler = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)

@@ -1,4 +1,4 @@
-"""transformers.Trainer, made to follow a recorded order and to survive being killed.
+"""A transformers.Trainer that follows the recorded order of rows and survives being killed.
 
 What it changes: the loss is the sum over targets divided by their fixed number in a step, which is
 the same on one process and on many; the resumable state appears by a rename, whole or not at all;
@@ -44,18 +44,18 @@ class TrainingDivergedError(DynamicsError):
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies in a training folder."""
+    """Path of the checkpoint of a step in a training folder."""
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The resumable state of a training folder, if there is one."""
+    """Path of the resumable state in a training folder, None where there is none."""
     states = sorted((folder / "state").glob("step-????????"))
     return states[-1] if states else None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill while saving left beside the latest state."""
+    """Remove partial states that a kill while saving left beside the latest state."""
     latest = latest_state(folder)
     for path in [*(folder / "state").glob("step-*"), folder / "state" / "partial"]:
         if path != latest:
@@ -63,10 +63,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def check_state(state: Path) -> None:
-    """See that every file of a resumable state is there and as it was written.
+    """Check that every file of a resumable state is there and as it was written.
 
     Raises:
-        CheckpointError: One is not; the trainer itself would go on without some of them.
+        CheckpointError: A file is missing or changed; the stock trainer would ignore some of them.
     """
     try:
         digests = json.loads((state / DIGESTS).read_text("utf-8"))
@@ -114,15 +114,15 @@ class StreamTrainer(Trainer):
             ignore_index=IGNORED,
             reduction="sum",
         )
-        # DistributedDataParallel averages gradients over processes; ours are to be summed.
+        # DistributedDataParallel averages gradients over processes; here they must be summed.
         loss = loss / self.targets_per_step * self.args.world_size
         self.step_loss += loss.detach()
         return (loss, outputs) if return_outputs else loss
 
     def end_step(self, *, stop: bool) -> tuple[float, bool]:
-        """Loss of the step that ends now, in nats, and whether any process wants to stop."""
-        mine = torch.stack([self.step_loss, self.step_loss.new_tensor(float(stop))])
-        mean = self.accelerator.reduce(mine, "mean")
+        """End the step; return its loss in nats, and whether any process requests to stop."""
+        loss_and_stop = torch.stack([self.step_loss, self.step_loss.new_tensor(float(stop))])
+        mean = self.accelerator.reduce(loss_and_stop, "mean")
         assert isinstance(mean, torch.Tensor)
         self.step_loss = torch.zeros_like(self.step_loss)
         loss, stopping = mean.tolist()
@@ -142,11 +142,11 @@ class StreamTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    whole = partial / f"checkpoint-{step}"
-                    digests = {file.name: sha256_file(file) for file in sorted(whole.iterdir())}
-                    write_json(whole / DIGESTS, digests)
+                    saved = partial / f"checkpoint-{step}"
+                    digests = {file.name: sha256_file(file) for file in sorted(saved.iterdir())}
+                    write_json(saved / DIGESTS, digests)
                     older = list(states.glob("step-*"))
-                    whole.rename(states / f"step-{step:08d}")
+                    saved.rename(states / f"step-{step:08d}")
                     for folder in older:
                         shutil.rmtree(folder)
             finally:
@@ -169,8 +169,8 @@ class Recorder(TrainerCallback):
     """Writes checkpoints at scheduled steps and a line of `train.jsonl` for each step.
 
     Args:
-        whole: Steps at which the model is kept.
-        embeddings: Steps at which only embeddings and final norm are kept.
+        model_steps: Steps at which the whole model is kept.
+        embedding_steps: Steps at which only embeddings and final norm are kept.
         state_every: Steps between two resumable states.
         tokens_per_step: Positions that a step feeds.
         on_step: Called after each step with the line of the log, on the first process.
@@ -180,15 +180,15 @@ class Recorder(TrainerCallback):
         self,
         folder: Path,
         *,
-        whole: list[int],
-        embeddings: list[int],
+        model_steps: list[int],
+        embedding_steps: list[int],
         state_every: int,
         tokens_per_step: int,
         on_step: Callable[[dict[str, Any]], None],
     ) -> None:
         self.folder = folder
-        self.whole = set(whole)
-        self.embeddings = set(embeddings) - self.whole
+        self.model_steps = set(model_steps)
+        self.embedding_steps = set(embedding_steps) - self.model_steps
         self.state_every = state_every
         self.tokens_per_step = tokens_per_step
         self.on_step = on_step
@@ -199,7 +199,7 @@ class Recorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop what the log says of steps that will be repeated; keep step 0."""
+        """Drop the log lines of steps that will be repeated; keep the checkpoint of step 0."""
         self.step_began = time.perf_counter()
         if state.is_world_process_zero:
             _keep_lines(self.folder / "train.jsonl", state.global_step)
@@ -211,7 +211,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         """Log the update that was just made, before the schedule moves on."""
         assert self.trainer is not None
-        # Processes hear of Ctrl-C at different times; all must stop after the same step.
+        # Processes receive Ctrl-C at different times; all must stop after the same step.
         loss, self.stopping = self.trainer.end_step(stop=self.stop_requested)
         step = state.global_step + 1
         if not math.isfinite(loss):
@@ -237,7 +237,7 @@ class Recorder(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep the model when its step is scheduled, and ask for a state when one is due."""
+        """Keep the model when its step is scheduled, and request a state when one is due."""
         step = state.global_step
         if state.is_world_process_zero:
             self._keep(step, kwargs["model"])
@@ -247,11 +247,11 @@ class Recorder(TrainerCallback):
 
     def _keep(self, step: int, model: nn.Module) -> None:
         target = checkpoint_folder(self.folder, step)
-        if target.exists() or step not in self.whole | self.embeddings:
+        if target.exists() or step not in self.model_steps | self.embedding_steps:
             return
         module = cast(PreTrainedModel, getattr(model, "module", model))
         with writing(target), whole_folder(target) as partial:
-            if step in self.whole:
+            if step in self.model_steps:
                 module.save_pretrained(partial)
             else:
                 first = checkpoint_folder(self.folder, 0)
@@ -259,10 +259,10 @@ class Recorder(TrainerCallback):
 
 
 def embeddings_of(model: PreTrainedModel, like: Path) -> dict[str, torch.Tensor]:
-    """The tensors that have a role, under the keys that they have in the checkpoint `like`."""
+    """Tensors that have a role, under the keys that they have in the checkpoint `like`."""
     weights = Weights(LocalFolder(like))
     family = find_family(weights)
-    assert family is not None, "what save_pretrained writes is of a known family"
+    assert family is not None, "save_pretrained writes checkpoints of known families"
     state = model.state_dict()
     output = cast(nn.Linear, model.get_output_embeddings())
     in_memory = {"output_embedding": output.weight, "output_bias": output.bias}
@@ -274,23 +274,23 @@ def embeddings_of(model: PreTrainedModel, like: Path) -> dict[str, torch.Tensor]
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the writers of weights raise on a full or read-only disk into one line."""
+    """Turn errors of writing on a full or read-only disk into an `OutputError` of one line."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise OutputError(
-            f"cannot write {path}: {reason}; what was written before is whole, and the same "
-            "command goes on from there"
+            f"cannot write {path}: {reason}; everything written before is complete, and the same "
+            "command resumes from there"
         ) from error
 
 
 def _keep_lines(path: Path, count: int) -> None:
-    kept = path.read_text("utf-8").splitlines(keepends=True)[:count] if path.exists() else []
+    lines = path.read_text("utf-8").splitlines(keepends=True)[:count] if path.exists() else []
     with writing(path), whole_file(path) as partial:
-        partial.write_text("".join(kept), "utf-8")
+        partial.write_text("".join(lines), "utf-8")
 
 
 def as_one_batch(rows: Batch) -> Batch:
-    """Collator of a dataset that already returns whole batches."""
+    """Return the batch unchanged: collator of a dataset that already returns whole batches."""
     return rows

@@ -1,9 +1,9 @@
-"""What pilots of this project found, stated before a study.
+"""Claims from pilot trainings of this project, stated before a study.
 
 The pilots were single trainings of tiny models on one corpus each (two layers of width 48 on the
 documentation of Python; three layers of width 96 on children's books): effects to look for, not
-constants. A claim is an entry of `CLAIMS`: where it applies, a quantity, and the range it should be
-in; `judge` holds it against runs.
+constants. A claim is an entry of `CLAIMS`: the arms it applies to, a quantity, and the range that
+the quantity should be in; `judge` compares it with runs.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dynamics.tracking.compare import Quantity
+from dynamics.runs.compare import Quantity
 
 INPUT, OUTPUT = "input_embedding_norm", "output_embedding_norm"
 UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"
@@ -27,20 +27,20 @@ UNTIED = {"model.tied": False}
 
 @dataclass(frozen=True)
 class Claim:
-    """One expectation.
+    """An expectation about one quantity of some arms, as a range.
 
     Attributes:
-        name: What is claimed, in a sentence.
+        name: The claim as a sentence.
         expected: Sign and size in the pilots.
-        arms: Settings of the trainings it is about.
-        quantity: What is measured.
-        above: Lower end of the range that bears the claim out.
+        arms: Settings that a training must have for the claim to apply.
+        quantity: The quantity that is measured.
+        above: Lower end of the range that confirms the claim.
         below: Upper end.
-        minus: What is subtracted, of the same run.
-        minus_arm: Settings that the arm has changed in the arm whose quantity is subtracted.
-        free: Settings in which that arm may differ besides, because they go with those changed.
-        centrings: Whether it is about output norms without the uniform mean, and has to hold
-            without the unigram mean too: what one centring says alone is not decided.
+        minus: Quantity of the same run that is subtracted.
+        minus_arm: Settings changed in the arm whose quantity is subtracted.
+        free: Further settings in which that arm may differ, because they go with those changed.
+        centrings: True for a claim about output norms without the uniform mean that has to hold
+            without the unigram mean too: one centring alone decides nothing.
     """
 
     name: str
@@ -55,30 +55,30 @@ class Claim:
     centrings: bool = False
 
     @property
-    def measured(self) -> tuple[tuple[Quantity, Quantity | None], ...]:
-        """What is measured and what is subtracted from it, under each centring that counts."""
+    def quantities(self) -> tuple[tuple[Quantity, Quantity | None], ...]:
+        """Measured quantity and the one subtracted from it, for each centring that counts."""
         if not self.centrings:
             return ((self.quantity, self.minus),)
         return tuple(
-            (_of(gauge, self.quantity), self.minus and _of(gauge, self.minus))
-            for gauge in (UNIFORM, UNIGRAM)
+            (_of(measure, self.quantity), self.minus and _of(measure, self.minus))
+            for measure in (UNIFORM, UNIGRAM)
         )
 
 
-def _of(gauge: str, quantity: Quantity) -> Quantity:
-    return replace(quantity, measure=gauge)
+def _of(measure: str, quantity: Quantity) -> Quantity:
+    return replace(quantity, measure=measure)
 
 
-def _frequency(measure: str, statistic: str = "spearman", at: Any = "last") -> Quantity:
-    return Quantity(measure, "log_frequency", statistic, at=at)
+def _frequency(measure: str, statistic: str = "spearman", step: Any = "last") -> Quantity:
+    return Quantity(measure, "log_frequency", statistic, at=step)
 
 
 def _surgery(measure: str) -> Quantity:
     return Quantity(measure, "held_out_loss", "surgery_shuffled")
 
 
-def _read_out(role: str, given: str) -> Quantity:
-    return Quantity(role, "log_frequency", "readout_r2", given)
+def _read_out(role: str, features: str) -> Quantity:
+    return Quantity(role, "log_frequency", "readout_r2", features)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -86,7 +86,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Input norms do not correlate with frequency before training.",
         "+.00 and +.04",
         {},
-        _frequency(INPUT, at="first"),
+        _frequency(INPUT, step="first"),
         above=-0.05,
         below=0.05,
     ),

@@ -11,8 +11,8 @@ from tokenizers.models import BPE
 from torch import nn
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.load import load_model
 from tests.models.tiny import (
@@ -96,12 +96,12 @@ class TestBatches:
             {"text": "the cat", "continuation": "sat on the mat"},
             {"text": "the very bad film", "continuation": "was"},
         ]
-        model, ask = models(name), Ask("given")
-        settings = Settings(side="target")
-        together = [*attribute(model, texts, ask=ask, settings=settings)]
+        model, target_spec = models(name), TargetSpec("given")
+        settings = AttributionSettings(side="target")
+        together = [*attribute(model, texts, target_spec=target_spec, settings=settings)]
         assert [len(each.targets) for each in together] == [4, 1]
         for text, found in zip(texts, together, strict=True):
-            alone = one(model, text, ask=ask, settings=settings)
+            alone = one(model, text, target_spec=target_spec, settings=settings)
             np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4, atol=1e-5)
 
     def test_texts_are_taken_as_they_are_needed(self, models):
@@ -123,7 +123,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("size", [0, -1])
     def test_an_empty_batch_is_refused(self, size, models):
-        with pytest.raises(ConfigError, match=f"a batch of {size} inputs runs nothing"):
+        with pytest.raises(ConfigError, match=f"batch_size must be at least 1; got {size}"):
             one(models("gpt2"), "the cat", batch_size=size)
 
 
@@ -141,7 +141,7 @@ class TestTargets:
 
     def test_given_tokens_of_a_causal_model(self, models):
         model = models("gpt2")
-        found = one(model, "the cat sat on", ask=Ask("given"))
+        found = one(model, "the cat sat on", target_spec=TargetSpec("given"))
         assert [each.token for each in found.targets] == [" cat", " sat", " on"]
         assert [each.position for each in found.targets] == [1, 2, 3]
         unseen = np.isnan(found.scores)
@@ -154,11 +154,11 @@ class TestTargets:
 
     def test_a_position_of_a_causal_model_is_predicted_from_those_before_it(self, models):
         model = models("gpt2")
-        found = one(model, "the cat sat on", ask=Ask("given", position=2))
+        found = one(model, "the cat sat on", target_spec=TargetSpec("given", position=2))
         assert [(each.token, each.position) for each in found.targets] == [(" sat", 2)]
-        short = one(model, "the cat", ask=Ask(" sat"))
+        short = one(model, "the cat", target_spec=TargetSpec(" sat"))
         np.testing.assert_allclose(found.scores[:2], short.scores, rtol=1e-5)
-        predicted = one(model, "the cat sat on", ask=Ask(position=2))
+        predicted = one(model, "the cat sat on", target_spec=TargetSpec(position=2))
         assert predicted.targets == one(model, "the cat").targets
 
     @pytest.mark.parametrize("position", [0, -1, 5])
@@ -166,13 +166,13 @@ class TestTargets:
         with pytest.raises(
             ConfigError, match=rf"position {position} cannot .* it is one of 1 to 4"
         ):
-            one(models("gpt2"), "the cat sat on", ask=Ask(position=position))
+            one(models("gpt2"), "the cat sat on", target_spec=TargetSpec(position=position))
 
     @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "t5", "bart"])
     def test_a_continuation(self, name, models):
-        model, settings = models(name), Settings(side="target")
+        model, settings = models(name), AttributionSettings(side="target")
         text = {"text": "the cat", "continuation": " sat on"}
-        found = one(model, text, ask=Ask("given"), settings=settings)
+        found = one(model, text, target_spec=TargetSpec("given"), settings=settings)
         assert [each.token for each in found.targets] == [" sat", " on"]
         assert [*found.tokens][-2:] == [" sat", " on"]
         before = tokenizer(name)("the cat")["input_ids"]
@@ -183,8 +183,8 @@ class TestTargets:
 
     @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
     def test_generated_tokens_are_the_most_likely_ones(self, name, models):
-        model, settings = models(name), Settings(side="target")
-        found = one(model, "the cat sat", ask=Ask(generate=4), settings=settings)
+        model, settings = models(name), AttributionSettings(side="target")
+        found = one(model, "the cat sat", target_spec=TargetSpec(generate=4), settings=settings)
         produced = [each.token_id for each in found.targets]
         assert 1 <= len(produced) <= 4
         ids = [*found.token_ids]
@@ -198,18 +198,18 @@ class TestTargets:
             likely = probabilities(model, ids).argmax(-1).tolist()
         start = found.targets[0].position - 1
         assert likely[start : start + len(produced)] == produced
-        again = one(model, "the cat sat", ask=Ask(generate=1), settings=settings)
+        again = one(model, "the cat sat", target_spec=TargetSpec(generate=1), settings=settings)
         np.testing.assert_allclose(
             found.scores[: start + 1, 0], again.scores[: start + 1, 0], rtol=1e-4
         )
 
     def test_generation_is_for_models_that_predict_what_follows(self, models):
         with pytest.raises(ConfigError, match="tiny bert cannot generate: its task is masked"):
-            one(models("bert"), "the cat", ask=Ask(generate=2))
+            one(models("bert"), "the cat", target_spec=TargetSpec(generate=2))
         with pytest.raises(
             ConfigError, match=f"2 tokens and {POSITIONS} generated ones do not fit"
         ):
-            one(models("gpt2"), "the cat", ask=Ask(generate=POSITIONS))
+            one(models("gpt2"), "the cat", target_spec=TargetSpec(generate=POSITIONS))
 
     @pytest.mark.parametrize("name", MASKED[:-1])
     def test_masks_in_the_text(self, name, models):
@@ -223,12 +223,12 @@ class TestTargets:
 
     def test_a_position_that_is_masked(self, models):
         model = models("bert")
-        found = one(model, "the cat sat", ask=Ask("given", position=2))
-        same = one(model, mask_in(model, "the _ sat"), ask=Ask("cat"))
+        found = one(model, "the cat sat", target_spec=TargetSpec("given", position=2))
+        same = one(model, mask_in(model, "the _ sat"), target_spec=TargetSpec("cat"))
         assert [*found.tokens] == ["[CLS]", "the", "[MASK]", "sat", "[SEP]"]
         assert found.targets == same.targets
         np.testing.assert_allclose(found.scores, same.scores, rtol=1e-6)
-        own = one(model, "the cat sat", ask=Ask(position=2)).targets
+        own = one(model, "the cat sat", target_spec=TargetSpec(position=2)).targets
         assert own == one(model, mask_in(model, "the _ sat")).targets
 
     @pytest.mark.parametrize("position", [0, 4, 5, -1])
@@ -236,7 +236,7 @@ class TestTargets:
         with pytest.raises(
             ConfigError, match=rf"position {position} holds no token of .* at 1 to 3"
         ):
-            one(models("bert"), "the cat sat", ask=Ask(position=position))
+            one(models("bert"), "the cat sat", target_spec=TargetSpec(position=position))
 
     def test_masks_that_are_needed(self, models):
         with pytest.raises(
@@ -244,7 +244,7 @@ class TestTargets:
         ):
             one(models("bert"), "the cat sat")
         with pytest.raises(ConfigError, match="target 'given' needs the position of the token"):
-            one(models("bert"), "the [MASK]", ask=Ask("given"))
+            one(models("bert"), "the [MASK]", target_spec=TargetSpec("given"))
 
     @pytest.mark.parametrize(
         ("name", "written", "token"),
@@ -261,7 +261,7 @@ class TestTargets:
     def test_tokens_by_their_text_or_id(self, name, written, token, models):
         model = models(name)
         text = "the [MASK]" if name == "bert" else "the"
-        (target,) = one(model, text, ask=Ask(written)).targets
+        (target,) = one(model, text, target_spec=TargetSpec(written)).targets
         vocabulary = model.tokenizer.get_vocab()
         entry = written if written in vocabulary else written.replace(" ", "Ġ")
         expected = 7 if token is None else vocabulary.get(entry, vocabulary.get(f"Ġ{written}"))
@@ -274,26 +274,29 @@ class TestTargets:
             match=r"^'cats' is 2 tokens of tiny bert \('cat', '##s'\), and a target is one; name "
             r"one of them, or its number as id:N$",
         ):
-            one(models("bert"), "the [MASK]", ask=Ask("cats"))
+            one(models("bert"), "the [MASK]", target_spec=TargetSpec("cats"))
         with pytest.raises(ConfigError, match=r"'cats' is 2 tokens of tiny gpt2 \('Ġcat', 's'\), "):
-            one(models("gpt2"), "the", ask=Ask(foil="cats"))
+            one(models("gpt2"), "the", target_spec=TargetSpec(foil="cats"))
 
     def test_a_token_that_the_tokenizer_does_not_know(self, models):
         with pytest.raises(ConfigError, match="'7' is unknown to the tokenizer of tiny bert"):
-            one(models("bert"), "the [MASK]", ask=Ask("7"))
-        (target,) = one(models("bert"), "the [MASK]", ask=Ask("[UNK]")).targets
+            one(models("bert"), "the [MASK]", target_spec=TargetSpec("7"))
+        (target,) = one(models("bert"), "the [MASK]", target_spec=TargetSpec("[UNK]")).targets
         assert target.token == "[UNK]"
 
     @pytest.mark.parametrize("number", [V, -1, 10**9])
     def test_ids_outside_the_vocabulary(self, number, models):
         message = rf"token id {number} is outside the vocabulary of tiny gpt2 \(0 to {V - 1}\)"
         with pytest.raises(ConfigError, match=message):
-            one(models("gpt2"), "the", ask=Ask(f"id:{number}"))
+            one(models("gpt2"), "the", target_spec=TargetSpec(f"id:{number}"))
 
     def test_a_foil_is_subtracted(self, models):
         model = models("gpt2")
-        cat, dog = (one(model, "the", ask=Ask(each), method="logit") for each in (" cat", " dog"))
-        found = one(model, "the", ask=Ask(" cat", foil=" dog"), method="logit")
+        cat, dog = (
+            one(model, "the", target_spec=TargetSpec(each), method="logit")
+            for each in (" cat", " dog")
+        )
+        found = one(model, "the", target_spec=TargetSpec(" cat", foil=" dog"), method="logit")
         np.testing.assert_allclose(found.scores, cat.scores - dog.scores, rtol=1e-4, atol=1e-5)
         assert (found.targets[0].foil, found.targets[0].foil_id) == (
             " dog",
@@ -306,21 +309,21 @@ class TestTargets:
             {"text": "the", "target": " dog", "foil": " man"},
             "the",
         ]
-        found = [*attribute(models("gpt2"), texts, ask=Ask(" mat"))]
+        found = [*attribute(models("gpt2"), texts, target_spec=TargetSpec(" mat"))]
         named = [(each.targets[0].token, each.targets[0].foil) for each in found]
         assert named == [(" cat", None), (" dog", " man"), (" mat", None)]
-        alone = one(models("gpt2"), "the", ask=Ask(" dog", foil=" man"))
+        alone = one(models("gpt2"), "the", target_spec=TargetSpec(" dog", foil=" man"))
         np.testing.assert_allclose(found[1].scores, alone.scores, rtol=1e-5)
 
     def test_a_text_of_one_token_has_none_that_is_given(self, models):
-        with pytest.raises(ConfigError, match="target 'given' needs a token that is given"):
-            one(models("gpt2"), "the", ask=Ask("given"))
+        with pytest.raises(ConfigError, match="target 'given' needs a token to predict"):
+            one(models("gpt2"), "the", target_spec=TargetSpec("given"))
 
 
 class TestClassifiers:
     @pytest.mark.parametrize("written", ["fair", "1", "id:1"])
     def test_labels_by_name_and_number(self, written, named):
-        found = one(named, "a very bad film", ask=Ask(written, foil="good"))
+        found = one(named, "a very bad film", target_spec=TargetSpec(written, foil="good"))
         (target,) = found.targets
         assert (target.token_id, target.token, target.foil_id, target.foil) == (
             1,
@@ -335,7 +338,7 @@ class TestClassifiers:
         with pytest.raises(
             ConfigError, match=rf"no label '{written}'; it has bad \(0\), fair \(1\), good \(2\)"
         ):
-            one(named, "a film", ask=Ask(written))
+            one(named, "a film", target_spec=TargetSpec(written))
 
     @pytest.mark.parametrize("name", CLASSIFIERS)
     def test_the_predicted_label(self, name, models):
@@ -358,11 +361,11 @@ class TestClassifiers:
         assert np.isnan(found.scores[:, 0]).tolist() == expected.tolist()
 
     def test_what_is_not_for_classifiers(self, named):
-        for ask in (Ask("given"), Ask(position=1)):
+        for target_spec in (TargetSpec("given"), TargetSpec(position=1)):
             with pytest.raises(
                 ConfigError, match="a classifier predicts a label of the whole text"
             ):
-                one(named, "a film", ask=ask)
+                one(named, "a film", target_spec=target_spec)
         with pytest.raises(
             ConfigError, match="predicts no continuation, its task is classification"
         ):
@@ -424,7 +427,7 @@ class TestInputs:
 
     def test_a_continuation_is_never_cut_off(self, models):
         text = {"text": self.LONG, "continuation": " sat on the mat"}
-        found = one(models("gpt2"), text, ask=Ask("given"))
+        found = one(models("gpt2"), text, target_spec=TargetSpec("given"))
         assert [each.token for each in found.targets] == [" sat", " on", " the", " mat"]
         assert len(found.tokens) == POSITIONS
         assert "the first 24 tokens were cut off" in found.notes[0]
@@ -434,7 +437,11 @@ class TestInputs:
         with pytest.raises(
             ConfigError, match=f"continuation has 60 tokens, the window of tiny {name}"
         ):
-            one(models(name), {"text": "the", "continuation": f" {self.LONG}"}, ask=Ask("given"))
+            one(
+                models(name),
+                {"text": "the", "continuation": f" {self.LONG}"},
+                target_spec=TargetSpec("given"),
+            )
 
     def test_a_text_that_fits_has_no_note_of_truncation(self, models):
         found = one(models("gpt2"), " ".join(self.LONG.split()[:POSITIONS]))
@@ -467,15 +474,18 @@ class TestInputs:
 
     def test_words_of_byte_level_tokens_and_of_a_continuation(self, models):
         text = {"text": "the big cat", "continuation": " ran fast"}
-        found = one(models("gpt2"), text, ask=Ask("given")).to_word_level()
+        found = one(models("gpt2"), text, target_spec=TargetSpec("given")).to_word_level()
         assert [each.strip() for each in found.tokens] == ["the", "big", "cat", "ran", "fast"]
 
     @pytest.mark.parametrize("name", ["gpt2", "bert"])
     def test_the_read_out_is_left_out_on_demand(self, name, models):
         model = models(name)
         text = mask_in(model, "the _ sat _") if name == "bert" else "the cat sat"
-        ask = Ask() if name == "bert" else Ask("given")
-        plain, without = (one(model, text, ask=ask, exclude_readout=each) for each in (False, True))
+        target_spec = TargetSpec() if name == "bert" else TargetSpec("given")
+        plain, without = (
+            one(model, text, target_spec=target_spec, exclude_readout=each)
+            for each in (False, True)
+        )
         new = np.isnan(without.scores) & ~np.isnan(plain.scores)
         offset = 0 if name == "bert" else 1
         read = [(each.position - offset, at) for at, each in enumerate(plain.targets)]
@@ -529,7 +539,9 @@ class TestLayers:
         found = [*attribute(models("t5"), ["the cat"], layers="all")]
         assert [each.checks for each in found] == [{}, {}, {}]
         target = [
-            *attribute(models("t5"), ["the cat"], layers=[1], settings=Settings(side="target"))
+            *attribute(
+                models("t5"), ["the cat"], layers=[1], settings=AttributionSettings(side="target")
+            )
         ]
         assert target[0].checks["kl_nats"][0] > 0
 
@@ -539,10 +551,10 @@ class TestLayers:
         with pytest.raises(ConfigError, match=message):
             one(models("gpt2"), "the cat", layers=[layer])
         with pytest.raises(ConfigError, match=message):
-            one(models("gpt2"), "the cat", settings=Settings(layer=layer))
+            one(models("gpt2"), "the cat", settings=AttributionSettings(layer=layer))
 
     def test_the_layer_of_the_settings(self, models):
-        found = one(models("gpt2"), "the cat", settings=Settings(layer=1))
+        found = one(models("gpt2"), "the cat", settings=AttributionSettings(layer=1))
         (same,) = attribute(models("gpt2"), ["the cat"], layers=[1])
         np.testing.assert_array_equal(found.scores, same.scores)
         assert found.layer == 1
@@ -570,10 +582,12 @@ class TestTrust:
         message = (
             "tiny gpt2 gives logits that are not finite for 'the cat'; its weights or its dtyp"
         )
-        for ask in (None, Ask(" sat")):
+        for target_spec in (None, TargetSpec(" sat")):
             with pytest.raises(MeasureError, match=message):
-                one(model, "the cat", ask=ask)
-        assert np.isfinite(one(model, "the cat", ask=Ask(" sat"), method="norm").scores).all()
+                one(model, "the cat", target_spec=target_spec)
+        assert np.isfinite(
+            one(model, "the cat", target_spec=TargetSpec(" sat"), method="norm").scores
+        ).all()
 
     @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
     def test_a_model_without_head_has_norms_only(self, name, models):
@@ -597,7 +611,7 @@ class TestTrust:
             one(models("gpt2"), "the cat", method="normxlogits")
 
     def test_what_the_result_says_of_itself(self, models):
-        settings = Settings("row", "centered", protocol="paper")
+        settings = AttributionSettings("row", "centered", protocol="paper")
         found = one(models("gpt2"), "the cat", settings=settings)
         assert (found.norm_source, found.logit_form, found.protocol) == ("row", "centered", "paper")
         assert (found.method, found.model, found.revision) == ("normxlogit", "tiny gpt2", None)
@@ -613,5 +627,5 @@ def test_a_real_model(shared_data):
     (target,) = found.targets
     assert target.token == " Lily"
     assert found.logit[-1, 0] == found.logit[:, 0].max()
-    logits = one(model, "there was a little girl named", ask=Ask(generate=1)).targets
+    logits = one(model, "there was a little girl named", target_spec=TargetSpec(generate=1)).targets
     assert [each.token for each in logits] == [" Lily"]

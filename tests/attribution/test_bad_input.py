@@ -1,4 +1,4 @@
-"""What cannot be explained is refused in one line that says what was given and what is expected."""
+"""Refusals of bad input: one line with the value found and the values expected."""
 
 import copy
 import re
@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 import dynamics
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import CheckpointError, ConfigError, DynamicsError
 from tests.models import tiny
 
@@ -25,9 +25,9 @@ TARGETS = [
     ("gpt2", ["cat"], ONE.format("['cat']", "list")),
 ]
 TEXTS = [
-    (5, "what is to be explained is of type int; give a text, chat messages, a mapping with 'te"),
-    (None, "what is to be explained is of type NoneType; give a text"),
-    (b"the cat", "what is to be explained is of type bytes; give a text"),
+    (5, "the texts are of type int; give a text, chat messages, a mapping with 'te"),
+    (None, "the texts are of type NoneType; give a text"),
+    (b"the cat", "the texts are of type bytes; give a text"),
     ([None], "chat messages are a list of mappings with 'role' and 'content'"),
     ({"txt": "the cat"}, "the text is empty (None); an attribution needs tokens to score"),
     ({"text": "the cat", "continuation": 5}, "a continuation is a text, not of type int"),
@@ -35,7 +35,10 @@ TEXTS = [
 OPTIONS = [
     ({"layers": "last"}, "layers are a list of numbers or 'all'; got 'last'"),
     ({"layers": 1}, "layers are a list of numbers or 'all'; got 1"),
-    ({"ask": "cat"}, "ask is of type str; give an object of dynamics.attribution.targets.Ask"),
+    (
+        {"target_spec": "cat"},
+        "target_spec is of type str; give an object of dynamics.attribution.targets.TargetSpec",
+    ),
     ({"settings": {"norm_source": "row"}}, "settings is of type dict; give an object of dynamics."),
 ]
 
@@ -54,8 +57,8 @@ def live(name):
 @pytest.mark.parametrize(("name", "target", "message"), TARGETS)
 def test_targets(name, target, message):
     assert message in refusal(live(name), {"text": "the cat sat", "target": target})
-    assert message in refusal(live(name), ask=Ask(target))
-    assert message in refusal(live(name), ask=Ask(foil=target))
+    assert message in refusal(live(name), target_spec=TargetSpec(target))
+    assert message in refusal(live(name), target_spec=TargetSpec(foil=target))
 
 
 @pytest.mark.parametrize(("texts", "message"), TEXTS)
@@ -71,8 +74,8 @@ def test_options(options, message):
 def test_a_number_names_a_label_or_a_token_and_nothing_names_the_prediction():
     for name in ("bert", "gpt2"):
         model = live(name)
-        (by_number,) = dynamics.attribute(model, "the cat sat", ask=Ask(2))
-        (by_name,) = dynamics.attribute(model, "the cat sat", ask=Ask("id:2"))
+        (by_number,) = dynamics.attribute(model, "the cat sat", target_spec=TargetSpec(2))
+        (by_name,) = dynamics.attribute(model, "the cat sat", target_spec=TargetSpec("id:2"))
         assert by_number.targets == by_name.targets
         assert by_number.targets[0].token_id == 2
         (left_out,) = dynamics.attribute(model, {"text": "the cat sat", "target": None})
@@ -84,7 +87,7 @@ def test_a_row_that_no_token_has_is_called_by_its_number():
     model = live("gpt2")
     unused = tiny.V - 1
     assert model.tokenizer.convert_ids_to_tokens(unused) is None
-    (found,) = dynamics.attribute(model, "the cat sat", ask=Ask(unused))
+    (found,) = dynamics.attribute(model, "the cat sat", target_spec=TargetSpec(unused))
     assert found.targets[0].token == f"id:{unused}"
 
 
@@ -127,8 +130,11 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("place", "message"),
         [
-            (torch.nn.Linear(2, 2), "a Linear is no model to load; give a folder, the name of a"),
-            (None, "a NoneType is no model to load; give a folder"),
+            (
+                torch.nn.Linear(2, 2),
+                "cannot load a model from a Linear; give a folder, the name of",
+            ),
+            (None, "cannot load a model from a NoneType; give a folder"),
             (
                 hf.GPT2LMHeadModel(tiny.CONFIGS["gpt2"]()),
                 "give its tokenizer with load_model(model",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError, MismatchError
 from tests.models.tiny import V, live
 
@@ -14,9 +14,15 @@ TEXTS = ["the cat sat on the mat", "not a very bad film"]
 model = cache(live)
 
 
-def scored(method, name="gpt_neox", texts=TEXTS, ask=None, **settings):
+def scored(method, name="gpt_neox", texts=TEXTS, target_spec=None, **settings):
     return list(
-        attribute(model(name), texts, method=method, ask=ask, settings=Settings(**settings))
+        attribute(
+            model(name),
+            texts,
+            method=method,
+            target_spec=target_spec,
+            settings=AttributionSettings(**settings),
+        )
     )
 
 
@@ -39,7 +45,7 @@ def test_random_scores_are_uniform_over_seeds():
 
 
 def test_recency_is_the_distance_to_the_read_out():
-    (found,) = scored("recency", texts=["the cat sat"], ask=Ask(target="given"))
+    (found,) = scored("recency", texts=["the cat sat"], target_spec=TargetSpec(target="given"))
     expected = [[0, -1], [np.nan, 0], [np.nan, np.nan]]
     np.testing.assert_array_equal(found.scores, expected)
     mask = model("bert").tokenizer.mask_token

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.from_ids import question_of_ids
+from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError, MeasureError
 from tests.models.tiny import POSITIONS, live
 
@@ -25,9 +25,9 @@ def ids_of(model, texts=TEXTS):
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mamba"])
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_causal_rows_score_as_their_texts(name, method):
-    model, settings = live(name), Settings(logit_form="log_probability")
-    question = question_of_ids(model, ids_of(model), settings)
-    found = METHODS[method].function(question).values[:, :, 0]
+    model, settings = live(name), AttributionSettings(logit_form="log_probability")
+    batch = batch_of_ids(model, ids_of(model), settings)
+    found = METHODS[method].function(batch).values[:, :, 0]
     for each, expected in zip(
         found, attribute(model, TEXTS, method=method, settings=settings), strict=True
     ):
@@ -38,10 +38,10 @@ def test_causal_rows_score_as_their_texts(name, method):
 def test_the_last_token_of_masked_rows_is_masked(method):
     model = live("bert")
     bare = ids_of(model)[:, :-1]  # without [SEP]: the last token is one of the text
-    question = question_of_ids(model, bare)
-    found = METHODS[method].function(question).values[:, :, 0].detach()
+    batch = batch_of_ids(model, bare)
+    found = METHODS[method].function(batch).values[:, :, 0].detach()
     # The same rows as texts: a tokenizer that adds [CLS] only gives these ids.
-    ask = Ask(position=bare.shape[1] - 1)
+    target_spec = TargetSpec(position=bare.shape[1] - 1)
     model = live("bert")
     whole, backend = model.tokenizer._tokenizer, model.tokenizer._tokenizer.post_processor
     try:
@@ -50,7 +50,7 @@ def test_the_last_token_of_masked_rows_is_masked(method):
         )
         assert torch.equal(ids_of(model), bare)
         for each, expected in zip(
-            found, attribute(model, TEXTS, method=method, ask=ask), strict=True
+            found, attribute(model, TEXTS, method=method, target_spec=target_spec), strict=True
         ):
             np.testing.assert_allclose(each, expected.scores[:, 0], rtol=1e-5, atol=1e-6)
     finally:
@@ -64,11 +64,11 @@ def test_target_is_what_the_model_holds_most_likely(name):
     shown = ids.clone()
     if model.task == "masked":
         shown[:, -1] = model.tokenizer.mask_token_id
-    question = question_of_ids(model, ids)
+    batch = batch_of_ids(model, ids)
     with torch.no_grad():
         expected = model.network(shown).logits[:, -1].argmax(-1)
-    assert torch.equal(question.targets[:, 0], expected)
-    assert (question.readouts == ids.shape[1] - 1).all() and (question.foils == -1).all()
+    assert torch.equal(batch.targets[:, 0], expected)
+    assert (batch.readouts == ids.shape[1] - 1).all() and (batch.foils == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_target_is_what_the_model_holds_most_likely(name):
 )
 def test_rows_that_cannot_be_asked(name, task, ids, message):
     with pytest.raises(ConfigError, match=message):
-        question_of_ids(live(name, task), torch.tensor(ids, dtype=torch.long))
+        batch_of_ids(live(name, task), torch.tensor(ids, dtype=torch.long))
 
 
 def test_a_masked_model_needs_a_mask():
@@ -96,7 +96,7 @@ def test_a_masked_model_needs_a_mask():
         SimpleNamespace(mask_token_id=None, model_max_length=POSITIONS),
     )
     with pytest.raises(ConfigError, match="the tokenizer of tiny bert has no mask token"):
-        question_of_ids(model, torch.tensor([[1, 2]]))
+        batch_of_ids(model, torch.tensor([[1, 2]]))
 
 
 def test_logits_must_be_finite():
@@ -105,4 +105,4 @@ def test_logits_must_be_finite():
     with torch.no_grad():
         model.network.transformer.ln_f.weight.fill_(torch.nan)
     with pytest.raises(MeasureError, match="logits that are not finite"):
-        question_of_ids(model, torch.tensor([[1, 2]]))
+        batch_of_ids(model, torch.tensor([[1, 2]]))

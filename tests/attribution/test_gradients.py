@@ -8,6 +8,7 @@ from torch import nn
 
 from dynamics.attribution import gradients
 from dynamics.attribution.attribute import attribute
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings
 from dynamics.attribution.gradients import (
     gradient_norm,
     gradient_x_input,
@@ -16,9 +17,8 @@ from dynamics.attribution.gradients import (
     predict,
 )
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Question, Settings
 from dynamics.errors import ConfigError
-from dynamics.models.live import Batch
+from dynamics.models.live_model import Batch
 from tests.models.tiny import live, tokenizer
 
 ALL = pytest.mark.parametrize(
@@ -48,7 +48,7 @@ OTHERS = [
 ]
 
 
-def question(name, task=None, side="source", dtype=torch.float64, **settings):
+def attribution_batch(name, task=None, side="source", dtype=torch.float64, **settings):
     """Two inputs, the second padded, with two targets and one; a contrast among them."""
     model = live(name, task, dtype=dtype)
     ids = torch.tensor([[50, 51, 52, 53, 54], [55, 56, 57, 0, 0]])
@@ -67,28 +67,30 @@ def question(name, task=None, side="source", dtype=torch.float64, **settings):
         readouts = torch.tensor([[0, 0], [0, -1]] if first else [[4, 4], [2, -1]])
         targets, foils = torch.tensor([[0, 1], [2, 0]]), torch.tensor([[-1, 2], [-1, -1]])
     segments = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]) if name == "bert" else None
-    batch = Batch(ids, on, segments, decoder, decoder_on)
-    return Question(model, batch, readouts, targets, foils, Settings(side=side, **settings))
+    inputs = Batch(ids, on, segments, decoder, decoder_on)
+    return AttributionBatch(
+        model, inputs, readouts, targets, foils, AttributionSettings(side=side, **settings)
+    )
 
 
-def alone(asked, index):
-    """One input of a question without its padding."""
-    batch = asked.batch.map(lambda each: each[index : index + 1])
+def alone(batch, index):
+    """One input of a batch without its padding."""
+    inputs = batch.inputs.map(lambda tensor: tensor[index : index + 1])
     parts = {}
     for names, mask in (
-        (("input_ids", "attention_mask", "token_type_ids"), batch.attention_mask),
-        (("decoder_input_ids", "decoder_attention_mask"), batch.decoder_attention_mask),
+        (("input_ids", "attention_mask", "token_type_ids"), inputs.attention_mask),
+        (("decoder_input_ids", "decoder_attention_mask"), inputs.decoder_attention_mask),
     ):
         for name in names:
-            if (part := getattr(batch, name)) is not None:
+            if (part := getattr(inputs, name)) is not None:
                 parts[name] = part[:, : int(mask.sum())]
-    return replace(asked.select(torch.tensor([index])), batch=Batch(**parts))
+    return replace(batch.select(torch.tensor([index])), inputs=Batch(**parts))
 
 
-def slope_and_rows(asked, index, target):
+def slope_and_rows(batch, index, target):
     """Gradient of the network's own logit for each token, and what its embedding looks up."""
-    one, network = alone(asked, index), asked.model.network
-    given = {name: each for name, each in vars(one.batch).items() if each is not None}
+    one, network = alone(batch, index), batch.model.network
+    given = {name: each for name, each in vars(one.inputs).items() if each is not None}
     before = "decoder_" if one.settings.side == "target" else ""
     ids = given.pop(f"{before}input_ids")
     rows = network.get_input_embeddings()(ids).detach().requires_grad_()
@@ -103,10 +105,10 @@ def slope_and_rows(asked, index, target):
 
 @pytest.mark.parametrize(("name", "task", "side"), BY_HAND, ids=map("-".join, BY_HAND))
 def test_gradients_are_those_of_the_whole_network(name, task, side):
-    asked = question(name, task, side)
-    norm, product = gradient_norm(asked).values, gradient_x_input(asked).values
-    for index, target in asked.asked.nonzero().tolist():
-        slope, rows = slope_and_rows(asked, index, target)
+    batch = attribution_batch(name, task, side)
+    norm, product = gradient_norm(batch).values, gradient_x_input(batch).values
+    for index, target in batch.target_mask.nonzero().tolist():
+        slope, rows = slope_and_rows(batch, index, target)
         here = (index, slice(len(rows)), target)
         torch.testing.assert_close(norm[here], slope.norm(dim=-1), rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(product[here], (slope * rows).sum(-1), rtol=1e-6, atol=1e-7)
@@ -118,12 +120,12 @@ def test_gradients_are_those_of_the_whole_network(name, task, side):
 )
 def test_batched_inputs_score_as_one_by_one(name, task, side, monkeypatch):
     monkeypatch.setattr(gradients, "MOST_STEPS", 16)
-    asked = question(name, task, side, steps=8)
+    batch = attribution_batch(name, task, side, steps=8)
     for method in (gradient_norm, gradient_x_input, integrated_gradients):
-        both = method(asked)
+        both = method(batch)
         assert both.values.isfinite().all()
         for index in range(2):
-            single = method(alone(asked, index))
+            single = method(alone(batch, index))
             size = single.values.shape[1]
             torch.testing.assert_close(
                 both.values[index, :size], single.values[0], rtol=1e-4, atol=1e-6
@@ -134,36 +136,36 @@ def test_batched_inputs_score_as_one_by_one(name, task, side, monkeypatch):
                 torch.testing.assert_close(found, values[0], rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
-def network_of_rows(asked):
+def network_of_rows(batch):
     """The second input for captum: logits, rows, and what else the network takes."""
-    network, batch = asked.model.network, alone(asked, 1).batch
+    network, inputs = batch.model.network, alone(batch, 1).inputs
 
     def logits(rows, mask, segments):
         return network(inputs_embeds=rows, attention_mask=mask, token_type_ids=segments).logits
 
-    return logits, batch.input_ids, (batch.attention_mask, batch.token_type_ids)
+    return logits, inputs.input_ids, (inputs.attention_mask, inputs.token_type_ids)
 
 
 def test_captum_gives_the_same_gradients():
-    asked = question("bert", "classification")
-    logits, ids, more = network_of_rows(asked)
-    rows = asked.model.network.get_input_embeddings()(ids).detach().requires_grad_()
-    target = int(asked.targets[1, 0])
+    batch = attribution_batch("bert", "classification")
+    logits, ids, more = network_of_rows(batch)
+    rows = batch.model.network.get_input_embeddings()(ids).detach().requires_grad_()
+    target = int(batch.targets[1, 0])
     slope = Saliency(logits).attribute(rows, target, abs=False, additional_forward_args=more)
     product = InputXGradient(logits).attribute(rows, target, additional_forward_args=more)
-    torch.testing.assert_close(gradient_norm(asked).values[1, :3, 0], slope[0].norm(dim=-1))
-    torch.testing.assert_close(gradient_x_input(asked).values[1, :3, 0], product[0].sum(-1))
+    torch.testing.assert_close(gradient_norm(batch).values[1, :3, 0], slope[0].norm(dim=-1))
+    torch.testing.assert_close(gradient_x_input(batch).values[1, :3, 0], product[0].sum(-1))
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["to_read", "read_before"])
 def test_the_paper_embeds_twice_without_segments(made):
-    asked = question("bert", "classification", protocol="paper")
+    batch = attribution_batch("bert", "classification", protocol="paper")
     if made:
-        asked = replace(asked, reading=asked.read())
-    logits, ids, (mask, segments) = network_of_rows(asked)
+        batch = replace(batch, reading=batch.read())
+    logits, ids, (mask, segments) = network_of_rows(batch)
     assert segments.any()
-    twice = asked.model.network.bert.embeddings(ids).detach().requires_grad_()
-    target, more = int(asked.targets[1, 0]), (mask, torch.zeros_like(segments))
+    twice = batch.model.network.bert.embeddings(ids).detach().requires_grad_()
+    target, more = int(batch.targets[1, 0]), (mask, torch.zeros_like(segments))
     expected = {
         gradient_norm: Saliency(logits).attribute(twice, target, additional_forward_args=more),
         gradient_x_input: InputXGradient(logits)
@@ -175,54 +177,55 @@ def test_the_paper_embeds_twice_without_segments(made):
     }
     for method, each in expected.items():
         found, sound = (
-            method(one).values[1, :3, 0] for one in (asked, replace(asked, settings=Settings()))
+            method(one).values[1, :3, 0]
+            for one in (batch, replace(batch, settings=AttributionSettings()))
         )
         torch.testing.assert_close(found, each[0].sum(-1).detach())
         assert not torch.allclose(sound.abs(), found, rtol=0.05)
-    assert (integrated_gradients(asked).checks["steps"][asked.asked] == 50).all()
+    assert (integrated_gradients(batch).checks["steps"][batch.target_mask] == 50).all()
 
 
 def test_embedding_twice_is_embedding_once_where_nothing_is_added():
-    asked = question("gpt_neox", protocol="paper")
-    norm, product = gradient_norm(asked).values, gradient_x_input(asked).values
-    for index, target in asked.asked.nonzero().tolist():
-        slope, rows = slope_and_rows(asked, index, target)
+    batch = attribution_batch("gpt_neox", protocol="paper")
+    norm, product = gradient_norm(batch).values, gradient_x_input(batch).values
+    for index, target in batch.target_mask.nonzero().tolist():
+        slope, rows = slope_and_rows(batch, index, target)
         here = (index, slice(len(rows)), target)
         torch.testing.assert_close(norm[here], slope.abs().sum(-1))
         torch.testing.assert_close(product[here], (slope * rows).abs().sum(-1))
 
 
 def test_embedding_twice_needs_embeddings_of_the_hidden_size():
-    asked = question("electra", protocol="paper")
+    batch = attribution_batch("electra", protocol="paper")
     with pytest.raises(ConfigError, match="output, of size 16, as rows, of size 8; use protocol"):
-        gradient_norm(asked)
+        gradient_norm(batch)
 
 
 @ALL
 def test_no_input_leaks_into_another(method):
-    asked = question("gpt2")
-    other = asked.with_ids(asked.batch.input_ids + torch.tensor([[9], [0]]))
-    one, two = method(asked).values, method(other).values
+    batch = attribution_batch("gpt2")
+    other = batch.with_ids(batch.inputs.input_ids + torch.tensor([[9], [0]]))
+    one, two = method(batch).values, method(other).values
     torch.testing.assert_close(one[1], two[1])
     assert not torch.allclose(one[0], two[0], rtol=0.01)
 
 
 @ALL
 def test_callers_may_switch_gradients_off_and_weights_get_none(method):
-    asked = question("gpt2", steps=4)
-    expected = method(asked).values
+    batch = attribution_batch("gpt2", steps=4)
+    expected = method(batch).values
     with torch.no_grad():
-        found = method(asked).values
+        found = method(batch).values
     assert torch.equal(found, expected)
     assert not found.requires_grad
-    weights = list(asked.model.network.parameters())
+    weights = list(batch.model.network.parameters())
     assert all(each.requires_grad and each.grad is None for each in weights)
 
 
 @ALL
 def test_half_precision_is_summed_in_single(method):
-    low = question("gpt_neox", dtype=torch.bfloat16)
-    high = question("gpt_neox", dtype=torch.bfloat16)
+    low = attribution_batch("gpt_neox", dtype=torch.bfloat16)
+    high = attribution_batch("gpt_neox", dtype=torch.bfloat16)
     high.model.network.float()
     found, expected = method(low).values, method(high).values
     assert found.dtype == torch.float32
@@ -237,25 +240,25 @@ class SumSquared(nn.Module):
 @pytest.fixture
 def squares():
     """Logits are the output embedding times the squared sum of rows and positions up to a token."""
-    asked = question("gpt2", baseline="zero")
-    transformer = asked.model.network.transformer
+    batch = attribution_batch("gpt2", baseline="zero")
+    transformer = batch.model.network.transformer
     for block in transformer.h:
         for projection in (block.attn.c_proj, block.mlp.c_proj):
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
     transformer.ln_f = SumSquared()
-    return asked
+    return batch
 
 
-def closed_form(asked, start):
+def closed_form(batch, start):
     """Gradient norm, gradient x input and integrated gradients of the squared sums, by hand."""
-    weight = asked.model.embedding_matrix.detach()
-    rows = weight[asked.batch.input_ids]
-    positions = asked.model.network.transformer.wpe.weight.detach()[: rows.shape[1]]
-    for index, target in asked.asked.nonzero().tolist():
-        seen = slice(int(asked.readouts[index, target]) + 1)
-        chosen = weight[asked.targets[index, target]]
-        if (foil := asked.foils[index, target]) >= 0:
+    weight = batch.model.embedding_matrix.detach()
+    rows = weight[batch.inputs.input_ids]
+    positions = batch.model.network.transformer.wpe.weight.detach()[: rows.shape[1]]
+    for index, target in batch.target_mask.nonzero().tolist():
+        seen = slice(int(batch.readouts[index, target]) + 1)
+        chosen = weight[batch.targets[index, target]]
+        if (foil := batch.foils[index, target]) >= 0:
             chosen = chosen - weight[foil]
         whole, least = ((each[index] + positions)[seen].sum(0) for each in (rows, start))
         mine, way = rows[index, seen], (rows - start)[index, seen]
@@ -270,65 +273,67 @@ def closed_form(asked, start):
 
 def test_closed_form_of_a_quadratic_model(squares):
     norm, product = gradient_norm(squares).values, gradient_x_input(squares).values
-    one_step = replace(squares, settings=Settings(baseline="zero", steps=1))
+    one_step = replace(squares, settings=AttributionSettings(baseline="zero", steps=1))
     integrated = integrated_gradients(one_step)
     start = torch.zeros_like(looked_up(squares))
     for here, *expected in closed_form(squares, start):
         for found, own in zip((norm, product, integrated.values), expected, strict=True):
             torch.testing.assert_close(found[here], own)
-    assert (integrated.checks["steps"][squares.asked] == 1).all()
-    assert (integrated.checks["completeness_delta"][squares.asked] < 1e-6).all()
-    unseen = ~squares.visible & squares.asked[:, None]
+    assert (integrated.checks["steps"][squares.target_mask] == 1).all()
+    assert (integrated.checks["completeness_delta"][squares.target_mask] < 1e-6).all()
+    unseen = ~squares.visible & squares.target_mask[:, None]
     assert (norm[unseen] == 0).all()
 
 
 def test_special_tokens_keep_their_rows(squares):
     """GPT-2's end of text is its unknown token as well, and special."""
-    ids = squares.batch.input_ids.clone()
+    ids = squares.inputs.input_ids.clone()
     ids[0, 1] = 0
-    asked = squares.with_ids(ids)
-    start = torch.zeros_like(looked_up(asked))
-    start[0, 1] = asked.model.embedding_matrix[0].detach()
-    found = integrated_gradients(asked).values
-    for here, *_, expected in closed_form(asked, start):
+    batch = squares.with_ids(ids)
+    start = torch.zeros_like(looked_up(batch))
+    start[0, 1] = batch.model.embedding_matrix[0].detach()
+    found = integrated_gradients(batch).values
+    for here, *_, expected in closed_form(batch, start):
         torch.testing.assert_close(found[here], expected)
     assert (found[0, 1] == 0).all()
 
 
 def test_an_unknown_word_is_no_special_token():
-    asked = question("bert")
-    ids = asked.batch.input_ids.clone()
-    special = asked.model.tokenizer
+    batch = attribution_batch("bert")
+    ids = batch.inputs.input_ids.clone()
+    special = batch.model.tokenizer
     ids[0, :3] = torch.tensor([special.cls_token_id, special.unk_token_id, special.sep_token_id])
-    found = integrated_gradients(asked.with_ids(ids)).values[0, :, 0]
+    found = integrated_gradients(batch.with_ids(ids)).values[0, :, 0]
     assert (found == 0).tolist() == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize("baseline", ["zero", "pad", "mask"])
 def test_integrated_gradients_sum_to_the_change_of_the_prediction(baseline):
-    asked = question("bert", baseline=baseline, steps=1)
-    scores = integrated_gradients(asked)
-    start = looked_up(asked)
-    token = getattr(asked.model.tokenizer, f"{baseline}_token_id", None)
-    row = 0.0 if token is None else asked.model.embedding_matrix[token].detach()
-    start[asked.attended] = row
+    batch = attribution_batch("bert", baseline=baseline, steps=1)
+    scores = integrated_gradients(batch)
+    start = looked_up(batch)
+    token = getattr(batch.model.tokenizer, f"{baseline}_token_id", None)
+    row = 0.0 if token is None else batch.model.embedding_matrix[token].detach()
+    start[batch.token_mask] = row
     with torch.no_grad():
-        change = asked.predictions(asked.read()) - predict(asked, start)
-    delta = (scores.values.sum(1) / change - 1).abs()[asked.asked]
+        change = batch.predictions(batch.read()) - predict(batch, start)
+    delta = (scores.values.sum(1) / change - 1).abs()[batch.target_mask]
     assert (delta <= 0.05).all()
     found = scores.checks["completeness_delta"]
-    torch.testing.assert_close(found[asked.asked], delta, rtol=1e-3, atol=1e-6)
-    assert found[~asked.asked].isnan().all()
+    torch.testing.assert_close(found[batch.target_mask], delta, rtol=1e-3, atol=1e-6)
+    assert found[~batch.target_mask].isnan().all()
 
 
 @pytest.mark.parametrize(
     ("tokens", "chosen"), [("bert", "mask"), ("gemma2", "pad"), ("gpt2", "zero")]
 )
 def test_auto_is_the_first_baseline_that_the_tokenizer_has(tokens, chosen):
-    asked = question("gpt_neox", steps=8)
-    model = replace(asked.model, tokenizer=tokenizer(tokens))
+    batch = attribution_batch("gpt_neox", steps=8)
+    model = replace(batch.model, tokenizer=tokenizer(tokens))
     named, auto = (
-        integrated_gradients(replace(asked, model=model, settings=Settings(baseline=each))).values
+        integrated_gradients(
+            replace(batch, model=model, settings=AttributionSettings(baseline=each))
+        ).values
         for each in (chosen, "auto")
     )
     assert torch.equal(named, auto)
@@ -336,30 +341,32 @@ def test_auto_is_the_first_baseline_that_the_tokenizer_has(tokens, chosen):
 
 def test_steps_are_doubled_only_until_the_sum_is_complete(monkeypatch):
     monkeypatch.setattr(gradients, "MOST_STEPS", 24)
-    asked = question("llama", baseline="zero", steps=1)
-    found = integrated_gradients(asked)
+    batch = attribution_batch("llama", baseline="zero", steps=1)
+    found = integrated_gradients(batch)
     steps, delta = found.checks["steps"], found.checks["completeness_delta"]
     assert steps[1, 1].isnan()
-    for index, target in asked.asked.nonzero().tolist():
+    for index, target in batch.target_mask.nonzero().tolist():
         taken = int(steps[index, target])
         assert taken in (1, 2, 4, 8, 16, 24)
         assert delta[index, target] <= 0.05 or taken == 24
-        fewer = replace(asked, settings=Settings(baseline="zero", steps=(taken + 1) // 2))
+        fewer = replace(
+            batch, settings=AttributionSettings(baseline="zero", steps=(taken + 1) // 2)
+        )
         if taken > 1:
             monkeypatch.setattr(gradients, "MOST_STEPS", (taken + 1) // 2)
             stopped = integrated_gradients(fewer).checks["completeness_delta"]
             assert stopped[index, target] > 0.05
         monkeypatch.setattr(gradients, "MOST_STEPS", 24)
-    assert steps[asked.asked].max() > 1
+    assert steps[batch.target_mask].max() > 1
 
 
 def test_few_rows_at_once_change_nothing(monkeypatch):
-    asked = question("gpt2")
-    expected, sizes = integrated_gradients(asked).values, []
+    batch = attribution_batch("gpt2")
+    expected, sizes = integrated_gradients(batch).values, []
     monkeypatch.setattr(gradients, "POSITIONS_AT_ONCE", 30)
-    block = asked.model.network.transformer.h[0]
+    block = batch.model.network.transformer.h[0]
     with block.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0]))):
-        found = integrated_gradients(asked).values
+        found = integrated_gradients(batch).values
     torch.testing.assert_close(found, expected)
     assert max(sizes) == 6
 
@@ -367,18 +374,19 @@ def test_few_rows_at_once_change_nothing(monkeypatch):
 @pytest.mark.parametrize("baseline", ["mask", "pad"])
 def test_a_baseline_token_that_does_not_exist_is_named(baseline):
     with pytest.raises(ConfigError, match=rf"tiny gpt2: the tokenizer has no {baseline} token"):
-        integrated_gradients(question("gpt2", baseline=baseline))
+        integrated_gradients(attribution_batch("gpt2", baseline=baseline))
 
 
 def test_no_steps_are_refused():
     with pytest.raises(ConfigError, match="need at least 1 step, steps is 0"):
-        integrated_gradients(question("gpt2", steps=0))
+        integrated_gradients(attribution_batch("gpt2", steps=0))
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(ConfigError, match=r"needs captum: pip install 'dynamics\[attribution\]'"):
-        integrated_gradients(question("gpt2"))
+    message = r"needs captum: pip install 'pretraining-dynamics\[attribution\]'"
+    with pytest.raises(ConfigError, match=message):
+        integrated_gradients(attribution_batch("gpt2"))
 
 
 @pytest.mark.parametrize("name", ["gradient_norm", "gradient_x_input", "integrated_gradients"])

@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dynamics.attribution import html, view
+from dynamics.attribution import display, html
 from dynamics.attribution.html import fragment, page
 from dynamics.attribution.result import REGRESSION_ORDER, Target
-from tests.attribution.made import make, with_scores
+from tests.attribution.sample_attributions import make, with_scores
 
 VILE = '<script>alert("1")</script>'
 VOID = {"meta", "br", "img", "link", "input"}
@@ -93,7 +93,7 @@ def test_shades_go_by_sign_and_the_largest_score():
         for tag, attrs in Page(fragment([with_scores([9, 4, -2, 0, 1, float("nan")])])).elements
         if tag == "span"
     ]
-    more, less = (",".join(map(str, hue)) for hue in (view.POSITIVE, view.NEGATIVE))
+    more, less = (",".join(map(str, hue)) for hue in (display.POSITIVE, display.NEGATIVE))
     assert styles[1] == f"background:rgba({more},0.650)"
     assert styles[2] == f"background:rgba({less},0.325)"
     assert styles[5] == ""
@@ -107,10 +107,10 @@ def luminance(colour):
     return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("hue", [view.POSITIVE, view.NEGATIVE], ids=["positive", "negative"])
+@pytest.mark.parametrize("hue", [display.POSITIVE, display.NEGATIVE], ids=["positive", "negative"])
 @pytest.mark.parametrize(("ground", "text"), [(255, 0), (18, 255)], ids=["light", "dark"])
 def test_text_keeps_its_contrast_on_the_strongest_shade(hue, ground, text):
-    shade = [html._OPAQUE * each + (1 - html._OPAQUE) * ground for each in hue]
+    shade = [html._OPACITY * each + (1 - html._OPACITY) * ground for each in hue]
     one, other = sorted([luminance(shade), luminance([text] * 3)])
     assert (other + 0.05) / (one + 0.05) >= 4.5
 
@@ -120,16 +120,16 @@ def test_many_targets_are_a_matrix_of_positions_and_targets():
     rows = Page(fragment([one])).rows
     at = rows.index(["", "␣t0", "␣t1", "␣t2"])
     for index, row in enumerate(rows[at + 1 : at + 7]):
-        assert row == [view.cell(one.tokens[index]), *map(view.number, one.scores[index])]
+        assert row == [display.cell(one.tokens[index]), *map(display.number, one.scores[index])]
 
 
 def test_layers_are_rows():
     layers = [make(layer=each, checks={"kl_nats": [each / 8]}) for each in (0, 1, 5)]
     rows = Page(fragment(layers)).rows
-    assert rows[0] == ["", *map(view.cell, make().tokens)]
+    assert rows[0] == ["", *map(display.cell, make().tokens)]
     assert rows[3] == [
         "layer 5\nKL(final || lens), nats 0.625",
-        *(view.number(score) for score in layers[2].scores[:, 0]),
+        *(display.number(score) for score in layers[2].scores[:, 0]),
     ]
 
 
@@ -137,7 +137,7 @@ def test_steps_are_columns_with_targets_where_these_differ():
     steps = [replace(make(layer=each), layer=None, revision=f"step {each}") for each in (1, 10)]
     rows = Page(fragment(steps)).rows
     assert rows[0] == ["", "step 1", "step 10"]
-    assert rows[2] == ["␣Once", *(view.number(each.scores[1, 0]) for each in steps)]
+    assert rows[2] == ["␣Once", *(display.number(each.scores[1, 0]) for each in steps)]
     changed = replace(steps[1], targets=[Target(5, 9, " other")])
     rows = Page(fragment([steps[0], changed])).rows
     assert rows[0] == ["", "step 1\n' t0' at position 5", "step 10\n' other' at position 5"]

@@ -9,8 +9,8 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Prepend, Replace, Sequence
 from transformers import PreTrainedTokenizerFast
 
-from dynamics.attribution.inputs import encode, following_ids, one_token, plain_ids, surfaces
-from dynamics.corpus.tokenizer import train_tokenizer
+from dynamics.attribution.inputs import encode, following_ids, parse_token, plain_ids, surfaces
+from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.errors import ConfigError
 from dynamics.models.load import load_model
 
@@ -18,7 +18,7 @@ STORY = ["the cat sat on the mat, and the café was glad.\n\n  The end 東京 of
 
 
 def with_tokenizer(tokenizer):
-    """What tokenising asks of a model."""
+    """The part of a model that tokenising needs."""
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=len(tokenizer)))
     network = SimpleNamespace(config=config)
     return SimpleNamespace(
@@ -52,7 +52,7 @@ def model(request):
 
 def every_printed_token_is_understood(model, ids):
     printed = surfaces(model, ids)
-    meant = [one_token(model, each) for each in printed]
+    meant = [parse_token(model, each) for each in printed]
     assert surfaces(model, meant) == printed
     return printed
 
@@ -77,7 +77,7 @@ def test_a_continuation_with_a_space_is_no_longer_than_one_without():
         encode(model, {"text": "the cat", "continuation": each}) for each in (" the end", "the end")
     )
     assert spaced == bare
-    assert surfaces(model, spaced.tokens.ids)[spaced.given] == " the"
+    assert surfaces(model, spaced.tokens.ids)[spaced.continuation_start] == " the"
     assert plain_ids(model, " the end")[0] == model.tokenizer.get_vocab()["\u2581"]
 
 
@@ -88,14 +88,14 @@ def test_several_tokens_name_the_spelling_that_is_one():
     word = next(each for each in words if each not in known)
     message = rf"^'{word}' is \d tokens of toy \(.*\), .* as id:N, or ' {word}', which"
     with pytest.raises(ConfigError, match=message):
-        one_token(model, word)
+        parse_token(model, word)
 
 
 @pytest.mark.shared_data
 def test_every_token_of_a_real_sentencepiece_model(shared_data):
     model = load_model(shared_data / "models" / "stories260K")
     printed = every_printed_token_is_understood(model, range(512))
-    assert one_token(model, " g") == model.tokenizer.get_vocab()["\u2581g"]
+    assert parse_token(model, " g") == model.tokenizer.get_vocab()["\u2581g"]
     assert {" g", "\n", "#", " the"} <= {*printed}
     text = {"text": "Once upon a", "continuation": " time there was"}
     tokens = encode(model, text).tokens

@@ -9,7 +9,7 @@ import pytest
 from dynamics.attribution.inseq import from_inseq, to_inseq
 from dynamics.attribution.result import Target
 from dynamics.errors import ConfigError, CorpusError
-from tests.attribution.made import make
+from tests.attribution.sample_attributions import make
 
 STOCK = Path(__file__).with_name("inseq_file.json")
 NAN = float("nan")
@@ -170,7 +170,7 @@ def test_classes_named_in_a_file_are_not_imported(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # what Inseq and its requirements warn of is theirs
 @pytest.mark.parametrize("name", CASES)
 def test_inseq_itself_reads_and_writes_them(tmp_path, name):
-    inseq = pytest.importorskip("inseq", reason="the extra inseq is not installed")
+    inseq = pytest.importorskip("inseq", reason="inseq is not installed")
     given = CASES[name]
     output = inseq.FeatureAttributionOutput.load(write(tmp_path / "a.json", *given))
     assert output.info["attribution_method"] == "normxlogit"

@@ -8,39 +8,39 @@ from dynamics.attribution.lrp import cp_lrp
 from dynamics.attribution.methods import find_method
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.linearized import linearized
-from tests.attribution.questions import (
+from tests.attribution.batches import (
     ATTENTION,
     BATCHED,
     alone,
+    attribution_batch,
     fresh_model,
     live_model,
     named,
-    question,
 )
 
 
 @pytest.mark.parametrize(("name", "task", "side"), **named(ATTENTION))
 def test_scores_and_bias_sum_to_the_unchanged_prediction(name, task, side):
-    asked = question(live_model(name, task), side)
-    own = asked.predictions(asked.read())[asked.asked]
-    rows = looked_up(asked).requires_grad_()
-    with linearized(asked.model.network):
-        linear = forward_ad.unpack_dual(predict(asked, rows)).primal[asked.asked]
+    batch = attribution_batch(live_model(name, task), side)
+    own = batch.predictions(batch.read())[batch.target_mask]
+    rows = looked_up(batch).requires_grad_()
+    with linearized(batch.model.network):
+        linear = forward_ad.unpack_dual(predict(batch, rows)).primal[batch.target_mask]
     torch.testing.assert_close(linear, own, rtol=1e-6, atol=1e-9)
-    scores = cp_lrp(asked)
-    total = (scores.values.sum(1) + scores.checks["bias"])[asked.asked]
+    scores = cp_lrp(batch)
+    total = (scores.values.sum(1) + scores.checks["bias"])[batch.target_mask]
     # Norms of T5, LLaMA and Gemma round to float32 whatever the model's type is.
     torch.testing.assert_close(total, own, rtol=1e-6, atol=1e-6)
-    assert (scores.checks["conservation"][asked.asked] < 1e-6).all()
-    assert scores.checks["conservation"][~asked.asked].isnan().all()
+    assert (scores.checks["conservation"][batch.target_mask] < 1e-6).all()
+    assert scores.checks["conservation"][~batch.target_mask].isnan().all()
 
 
 @pytest.mark.parametrize(("name", "task", "side"), **named(BATCHED))
 def test_batched_inputs_score_as_one_by_one(name, task, side):
-    asked = question(live_model(name, task), side)
-    both = cp_lrp(asked)
+    batch = attribution_batch(live_model(name, task), side)
+    both = cp_lrp(batch)
     for index in range(2):
-        single = cp_lrp(alone(asked, index))
+        single = cp_lrp(alone(batch, index))
         length = single.values.shape[1]
         torch.testing.assert_close(
             both.values[index, :length], single.values[0], rtol=1e-5, atol=1e-7
@@ -58,17 +58,17 @@ def test_batched_inputs_score_as_one_by_one(name, task, side):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "bloom"])
 def test_it_conserves_in_single_precision(name):
     task = "masked" if name == "bert" else "causal"
-    asked = question(live_model(name, task, torch.float32))
-    scores = cp_lrp(asked)
+    batch = attribution_batch(live_model(name, task, torch.float32))
+    scores = cp_lrp(batch)
     assert scores.values.dtype == torch.float32
-    assert (scores.checks["conservation"][asked.asked] < 1e-5).all()
+    assert (scores.checks["conservation"][batch.target_mask] < 1e-5).all()
 
 
 @pytest.mark.parametrize("name", ["t5", "t5_gated"])
 def test_bias_of_one_side_is_the_sum_of_the_other_where_nothing_else_is_added(name):
     model = live_model(name, "seq2seq")
-    source, target = (cp_lrp(question(model, side)) for side in ("source", "target"))
-    there = question(model).asked
+    source, target = (cp_lrp(attribution_batch(model, side)) for side in ("source", "target"))
+    there = attribution_batch(model).target_mask
     for one, other in ((source, target), (target, source)):
         torch.testing.assert_close(
             one.checks["bias"][there], other.values.sum(1)[there], rtol=1e-6, atol=1e-7
@@ -81,33 +81,33 @@ def test_bias_of_one_side_is_the_sum_of_the_other_where_nothing_else_is_added(na
     ids=["gpt2", "bert", "bart"],
 )
 def test_bias_is_the_sum_of_additive_terms_times_their_gradients(name, task):
-    asked = alone(question(live_model(name, task)), 1)
-    rows = looked_up(asked).requires_grad_()
-    with linearized(asked.model.network) as terms:
-        predicted = predict(asked, rows)[0, 0]
+    batch = alone(attribution_batch(live_model(name, task)), 1)
+    rows = looked_up(batch).requires_grad_()
+    with linearized(batch.model.network) as terms:
+        predicted = predict(batch, rows)[0, 0]
         slopes = torch.autograd.grad(predicted, terms, allow_unused=True)
     shares = [(a * b).sum() for a, b in zip(terms, slopes, strict=True) if b is not None]
     assert len(shares) > 10
-    torch.testing.assert_close(cp_lrp(asked).checks["bias"][0, 0], sum(shares).detach())
+    torch.testing.assert_close(cp_lrp(batch).checks["bias"][0, 0], sum(shares).detach())
 
 
 def test_without_additive_terms_scores_sum_to_the_logit():
-    scores = cp_lrp(question(live_model("llama")))
+    scores = cp_lrp(attribution_batch(live_model("llama")))
     assert scores.checks["bias"].nan_to_num(0).abs().sum() == 0
 
 
 def test_centered_logit_is_shared_out():
-    asked = question(live_model("gpt2"), logit_form="centered")
-    scores = cp_lrp(asked)
+    batch = attribution_batch(live_model("gpt2"), logit_form="centered")
+    scores = cp_lrp(batch)
     total = scores.values.sum(1) + scores.checks["bias"].nan_to_num(0)
-    torch.testing.assert_close(total, asked.predictions(asked.read()))
-    assert not torch.allclose(total, question(asked.model).predictions(asked.read()))
+    torch.testing.assert_close(total, batch.predictions(batch.read()))
+    assert not torch.allclose(total, attribution_batch(batch.model).predictions(batch.read()))
 
 
 def test_log_probability_is_refused_without_foils():
-    asked = question(live_model("gpt2"), logit_form="log_probability")
+    batch = attribution_batch(live_model("gpt2"), logit_form="log_probability")
     with pytest.raises(ConfigError, match="no sum of shares; use the logit form raw or centered"):
-        cp_lrp(asked)
+        cp_lrp(batch)
 
 
 def test_state_space_models_are_refused():
@@ -125,7 +125,7 @@ def test_an_operation_that_is_not_covered_is_an_error():
     model = fresh_model("gpt2")
     model.network.transformer.h[0].mlp.act = Exponential()
     with pytest.raises(MeasureError, match=r"gpt2 \(GPT2LMHeadModel\): scores and bias miss"):
-        cp_lrp(question(model))
+        cp_lrp(attribution_batch(model))
 
 
 class WithoutForwardMode(torch.autograd.Function):
@@ -147,19 +147,19 @@ def test_an_operation_that_torch_cannot_follow_is_an_error():
     model = fresh_model("gpt2")
     model.network.transformer.h[0].mlp.act = Opaque()
     with pytest.raises(MeasureError, match="operation that the rules of cp_lrp do not cover"):
-        cp_lrp(question(model))
+        cp_lrp(attribution_batch(model))
 
 
 def test_the_model_is_left_as_it_was():
     model = fresh_model("t5_gated", "seq2seq")
-    asked = question(model)
-    before = asked.predictions(asked.read())
+    batch = attribution_batch(model)
+    before = batch.predictions(batch.read())
     model.network.shared.weight.requires_grad_(False)
     flags = [each.requires_grad for each in model.network.parameters()]
-    cp_lrp(asked)
+    cp_lrp(batch)
     assert [each.requires_grad for each in model.network.parameters()] == flags
     assert not any("forward" in vars(each) for each in model.network.modules())
-    assert torch.equal(asked.predictions(asked.read()), before)
+    assert torch.equal(batch.predictions(batch.read()), before)
 
 
 def decomposition(network, ids, readout, target):
@@ -211,8 +211,8 @@ def decomposition(network, ids, readout, target):
 @pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox_sequential"])
 def test_it_is_the_forward_decomposition(name):
     model = live_model(name)
-    asked = question(model)
-    scores = cp_lrp(asked).values
+    batch = attribution_batch(model)
+    scores = cp_lrp(batch).values
     before = model.network.config._attn_implementation
     model.network.set_attn_implementation("eager")
     try:
@@ -221,8 +221,8 @@ def test_it_is_the_forward_decomposition(name):
                 expected = decomposition(
                     model.network,
                     torch.tensor(ids),
-                    asked.readouts[index, target],
-                    asked.targets[index, target],
+                    batch.readouts[index, target],
+                    batch.targets[index, target],
                 )
             found = scores[index, : len(ids), target]
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
@@ -233,6 +233,8 @@ def test_it_is_the_forward_decomposition(name):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_implementations_agree(implementation):
     model = fresh_model("llama")
-    expected = cp_lrp(question(live_model("llama"))).values
+    expected = cp_lrp(attribution_batch(live_model("llama"))).values
     model.network.set_attn_implementation(implementation)
-    torch.testing.assert_close(cp_lrp(question(model)).values, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        cp_lrp(attribution_batch(model)).values, expected, rtol=1e-6, atol=1e-8
+    )

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import gelu
 from torch.testing import assert_close
 
+from dynamics.attribution.batch import AttributionBatch, AttributionSettings
 from dynamics.attribution.normxlogit import logit_only, norm_only, normxlogit
-from dynamics.attribution.question import Question, Settings
 from dynamics.errors import ConfigError
-from dynamics.models.live import Batch
+from dynamics.models.live_model import Batch
 from tests.models.tiny import FINAL_NORMS, LANGUAGE_MODELS, SEQ2SEQ, live
 
 # What each architecture's head is, in the names of its modules.
@@ -46,8 +46,8 @@ CASES = [
 ]
 
 
-class Told:
-    """A language model asked for two targets of one input and one of another.
+class Reference:
+    """A language model with two targets of one input and one of another.
 
     hidden: every state of the tokens that are scored, by transformers.
     """
@@ -55,17 +55,17 @@ class Told:
     def __init__(self, name, side):
         self.model = live(name)
         self.network = self.model.network
-        crosses = name in SEQ2SEQ
-        self.batch = Batch(IDS, MASK, None, *((PREFIX, PREFIX_MASK) if crosses else ()))
-        self.settings = Settings(side=side)
+        scores_encoder = name in SEQ2SEQ
+        self.inputs = Batch(IDS, MASK, None, *((PREFIX, PREFIX_MASK) if scores_encoder else ()))
+        self.settings = AttributionSettings(side=side)
         inputs = {"input_ids": IDS, "attention_mask": MASK}
-        if crosses:
+        if scores_encoder:
             inputs |= {"decoder_input_ids": PREFIX, "decoder_attention_mask": PREFIX_MASK}
         with torch.no_grad():
             answer = self.network(**inputs, output_hidden_states=True)
         base, self.weight = self.network.base_model, self.network.get_input_embeddings().weight
         self.ids, self.mask = (PREFIX, PREFIX_MASK) if side == "target" else (IDS, MASK)
-        if not crosses:
+        if not scores_encoder:
             self.hidden = answer.hidden_states
         elif side == "source":
             base, self.hidden = base.encoder, answer.encoder_hidden_states
@@ -76,9 +76,9 @@ class Told:
         self.final_norm = FINAL_NORMS.get(name, lambda _: lambda states: states)(base)
         self.head = HEADS[name]
 
-    def ask(self, **settings):
+    def batch(self, **settings):
         settings = replace(self.settings, **settings)
-        return Question(self.model, self.batch, READOUTS, TARGETS, FOILS, settings)
+        return AttributionBatch(self.model, self.inputs, READOUTS, TARGETS, FOILS, settings)
 
     @torch.no_grad()
     def logits(self, layer=None, form="raw"):
@@ -95,7 +95,7 @@ class Told:
         return torch.stack([first, second])
 
     def same(self, found, expected):
-        """Where there are tokens and targets."""
+        """Compare where there are tokens and targets."""
         there = self.mask.bool()
         if found.ndim == 3:
             there = there[:, :, None] & (READOUTS >= 0)[:, None]
@@ -104,55 +104,59 @@ class Told:
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def told(request):
-    return Told(*request.param)
+def reference(request):
+    return Reference(*request.param)
 
 
-def test_the_factors_and_their_product(told):
-    norm, logit = told.hidden[0].norm(dim=-1), told.logits()
-    found = normxlogit(told.ask())
-    told.same(found.norm, norm)
-    told.same(found.logit, logit)
-    told.same(found.values, norm[:, :, None] * logit)
-    told.same(logit_only(told.ask()).values, logit)
-    told.same(norm_only(told.ask()).values, norm[:, :, None].expand(-1, -1, 2))
+def test_the_factors_and_their_product(reference):
+    norm, logit = reference.hidden[0].norm(dim=-1), reference.logits()
+    found = normxlogit(reference.batch())
+    reference.same(found.norm, norm)
+    reference.same(found.logit, logit)
+    reference.same(found.values, norm[:, :, None] * logit)
+    reference.same(logit_only(reference.batch()).values, logit)
+    reference.same(norm_only(reference.batch()).values, norm[:, :, None].expand(-1, -1, 2))
     assert not any(each.requires_grad for each in (found.values, found.norm, found.logit))
 
 
-def test_at_the_read_out_the_logit_is_the_prediction(told):
-    question = told.ask()
-    if question.crosses:
+def test_at_the_read_out_the_logit_is_the_prediction(reference):
+    batch = reference.batch()
+    if batch.scores_encoder:
         return  # the read-out is no token of the source
-    scores = logit_only(question)
+    scores = logit_only(batch)
     with torch.no_grad():
-        predicted = question.predictions(question.read())
+        predicted = batch.predictions(batch.read())
     for i, j in ((0, 0), (0, 1), (1, 0)):
         assert_close(scores.values[i, READOUTS[i, j], j], predicted[i, j])
 
 
-def test_every_layer(told):
-    for layer in range(len(told.hidden)):
-        found = normxlogit(told.ask(layer=layer))
-        told.same(found.logit, told.logits(layer))
-        told.same(found.norm, told.hidden[0].norm(dim=-1))
+def test_every_layer(reference):
+    for layer in range(len(reference.hidden)):
+        found = normxlogit(reference.batch(layer=layer))
+        reference.same(found.logit, reference.logits(layer))
+        reference.same(found.norm, reference.hidden[0].norm(dim=-1))
 
 
 @pytest.mark.parametrize("form", ["centered", "log_probability"])
-def test_logit_forms(form, told):
-    told.same(logit_only(told.ask(logit_form=form)).values, told.logits(form=form))
+def test_logit_forms(form, reference):
+    reference.same(logit_only(reference.batch(logit_form=form)).values, reference.logits(form=form))
 
 
-def test_norm_sources(told):
+def test_norm_sources(reference):
     with torch.no_grad():
-        rows, mean = told.weight[told.ids], told.weight.mean(0)
-    told.same(norm_only(told.ask(norm_source="row")).norm, rows.norm(dim=-1))
-    told.same(norm_only(told.ask(norm_source="row_centered")).norm, (rows - mean).norm(dim=-1))
-    for layer, states in enumerate(told.hidden):
-        told.same(norm_only(told.ask(norm_source=f"layer {layer}")).norm, states.norm(dim=-1))
+        rows, mean = reference.weight[reference.ids], reference.weight.mean(0)
+    reference.same(norm_only(reference.batch(norm_source="row")).norm, rows.norm(dim=-1))
+    reference.same(
+        norm_only(reference.batch(norm_source="row_centered")).norm, (rows - mean).norm(dim=-1)
+    )
+    for layer, states in enumerate(reference.hidden):
+        reference.same(
+            norm_only(reference.batch(norm_source=f"layer {layer}")).norm, states.norm(dim=-1)
+        )
 
 
 def classified(name, task, **settings):
-    """A classifier asked for a label of each of two inputs; its head's answer to every token."""
+    """A batch of two inputs with a label each, and the logits of the head for every token."""
     model = live(name, task)
     with torch.no_grad():
         base = model.network.base_model
@@ -160,36 +164,38 @@ def classified(name, task, **settings):
         logits = CLASSIFIER_HEADS[name](model.network, answer.hidden_states[-1])
     readouts = torch.tensor([[5], [3]] if name == "llama" else [[0], [0]])
     targets = torch.tensor([[0], [0]] if task == "regression" else [[2], [1]])
-    question = Question(model, Batch(IDS, MASK), readouts, targets, NO_FOIL, Settings(**settings))
-    return question, logits.unflatten(0, (2, 6)), answer.hidden_states[0].norm(dim=-1)
+    batch = AttributionBatch(
+        model, Batch(IDS, MASK), readouts, targets, NO_FOIL, AttributionSettings(**settings)
+    )
+    return batch, logits.unflatten(0, (2, 6)), answer.hidden_states[0].norm(dim=-1)
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_HEADS)
 def test_classifiers_read_every_token_as_if_it_were_the_read_out(name):
-    question, logits, norm = classified(name, "classification")
-    found, there = normxlogit(question), MASK.bool()
+    batch, logits, norm = classified(name, "classification")
+    found, there = normxlogit(batch), MASK.bool()
     expected = torch.stack([logits[0, :, 2], logits[1, :, 1]])
     assert_close(found.logit[there][:, 0], expected[there], rtol=1e-5, atol=1e-5)
     assert_close(found.values[there][:, 0], (norm * expected)[there], rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         one = [
-            question.model.network(ids[None, mask.bool()]).logits[0]
+            batch.model.network(ids[None, mask.bool()]).logits[0]
             for ids, mask in zip(IDS, MASK, strict=True)
         ]
     for i, own in enumerate(one):
-        read = question.readouts[i, 0]
-        assert_close(found.logit[i, read, 0], own[question.targets[i, 0]], rtol=1e-5, atol=1e-5)
+        read = batch.readouts[i, 0]
+        assert_close(found.logit[i, read, 0], own[batch.targets[i, 0]], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_HEADS)
 def test_regression_is_the_distance_to_the_read_out(name):
-    question, logits, norm = classified(name, "regression")
-    found, there = normxlogit(question), MASK.bool()
-    read = torch.stack([logits[i, question.readouts[i]] for i in range(2)])
+    batch, logits, norm = classified(name, "regression")
+    found, there = normxlogit(batch), MASK.bool()
+    read = torch.stack([logits[i, batch.readouts[i]] for i in range(2)])
     expected = (logits - read).abs()
     assert_close(found.logit[there], expected[there], rtol=1e-5, atol=1e-5)
     assert_close(found.values[there], (norm[..., None] * expected)[there], rtol=1e-5, atol=1e-5)
-    assert max(found.logit[i, question.readouts[i]].item() for i in range(2)) < 1e-6
+    assert max(found.logit[i, batch.readouts[i]].item() for i in range(2)) < 1e-6
     assert expected[there].max() > 0.01
 
 
@@ -206,9 +212,9 @@ def test_regression_that_reads_the_mean():
         assert_close(head(mean)[:, 0], answer.logits)
         expected = (head(states) - head(mean)).abs()
     targets = torch.zeros(2, 1, dtype=torch.long)
-    question = Question(model, Batch(IDS, MASK), targets, targets, NO_FOIL)
+    batch = AttributionBatch(model, Batch(IDS, MASK), targets, targets, NO_FOIL)
     there = MASK.bool()
-    assert_close(logit_only(question).values[there], expected[there], rtol=1e-5, atol=1e-5)
+    assert_close(logit_only(batch).values[there], expected[there], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["centered", "log_probability"])
@@ -224,4 +230,4 @@ def test_norm_sources_that_do_not_exist(source):
         match=rf"norm source '{source}' is unknown; it is one of row, row_centered, module_output, "
         "layer N, with N from 0 to 2",
     ):
-        norm_only(Told("gpt2", "source").ask(norm_source=source))
+        norm_only(Reference("gpt2", "source").batch(norm_source=source))

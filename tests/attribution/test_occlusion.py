@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError
 from tests.models.tiny import CAUSAL, CLASSIFIERS, MASKED, live
 
@@ -14,7 +14,9 @@ TEXTS = ["the cat sat on the mat", "a dog ran", "not a very bad film was good"]
 
 
 def occluded(model, texts, settings, **more):
-    found = attribute(model, texts, method="occlusion", settings=Settings(**settings), **more)
+    found = attribute(
+        model, texts, method="occlusion", settings=AttributionSettings(**settings), **more
+    )
     return [(each.token_ids, each.scores[:, 0], each.targets[0]) for each in found]
 
 
@@ -87,12 +89,16 @@ def test_a_row_that_is_the_mean_row_already_scores_nothing():
 def test_the_foil_and_the_form_are_part_of_what_is_explained():
     model = live("gpt_neox")
     ids = model.tokenizer("the cat sat").input_ids
-    ask = Ask(target="id:30", foil="id:31")
-    ((_, scores, _),) = occluded(model, ["the cat sat"], {"occlude_with": "delete"}, ask=ask)
+    target_spec = TargetSpec(target="id:30", foil="id:31")
+    ((_, scores, _),) = occluded(
+        model, ["the cat sat"], {"occlude_with": "delete"}, target_spec=target_spec
+    )
     both = logits(model, ids) - logits(model, ids[1:])
     assert scores[0] == pytest.approx(float(both[30] - both[31]), abs=2e-5)
     settings = {"occlude_with": "delete", "logit_form": "log_probability"}
-    ((_, scores, _),) = occluded(model, ["the cat sat"], settings, ask=Ask(target="id:30"))
+    ((_, scores, _),) = occluded(
+        model, ["the cat sat"], settings, target_spec=TargetSpec(target="id:30")
+    )
     expected = logits(model, ids).log_softmax(-1) - logits(model, ids[1:]).log_softmax(-1)
     assert scores[0] == pytest.approx(float(expected[30]), abs=2e-5)
 

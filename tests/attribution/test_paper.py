@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.targets import TargetSpec
 from tests.models.tiny import live, tokenizer
 
-PAPER = Settings(protocol="paper")
+PAPER = AttributionSettings(protocol="paper")
 TEXTS = ["the cat sat on the mat", "a very bad film", "the dog ran not on the mat was good"]
 HEADS = {  # of one token's representation, as if it stood first
     "bert": lambda net, h: net.classifier(torch.tanh(net.bert.pooler.dense(h))),
@@ -82,7 +82,9 @@ def test_a_given_word_behind_the_mask_is_read_at_every_layer_with_the_norm_of_th
     ids = torch.tensor([tokenizer(name)(text)["input_ids"]])
     states = model.network(ids, output_hidden_states=True).hidden_states
     head = model.network.cls if name == "bert" else model.network.lm_head
-    given = list(attribute(model, [text], ask=Ask("sat"), layers="all", settings=PAPER))
+    given = list(
+        attribute(model, [text], target_spec=TargetSpec("sat"), layers="all", settings=PAPER)
+    )
     assert [one.layer for one in given] == [*range(len(states))]
     norm = states[0][0].norm(dim=-1)
     for one, hidden in zip(given, states, strict=True):

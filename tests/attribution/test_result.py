@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.attribution.result import Attribution, Target
-from tests.attribution.made import make, with_scores
+from tests.attribution.sample_attributions import make, with_scores
 
 NAN = math.nan
 

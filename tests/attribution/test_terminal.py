@@ -5,10 +5,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dynamics.attribution import view
+from dynamics.attribution import display
 from dynamics.attribution.result import REGRESSION_ORDER, Target
 from dynamics.attribution.terminal import show
-from tests.attribution.made import make, with_scores
+from tests.attribution.sample_attributions import make, with_scores
 
 
 def printed(*attributions, width=100, colour=False, **options):
@@ -59,9 +59,9 @@ def test_every_target_has_a_block_with_its_foil_and_place():
 def test_colour_shades_by_sign_and_leaves_the_words_as_they_are():
     one = with_scores([99, 4, -4, 0, 1, math.nan])
     coloured, plain = printed(one, colour=True), printed(one)
-    red, green, blue = view.POSITIVE
+    red, green, blue = display.POSITIVE
     assert f"48;2;{red};{green};{blue}m Once\x1b" in coloured
-    red, green, blue = view.NEGATIVE
+    red, green, blue = display.NEGATIVE
     assert f"48;2;{red};{green};{blue}m upon\x1b" in coloured
     assert "\x1b" not in plain
     assert "<s> Once upon a time" in plain
@@ -94,7 +94,7 @@ def test_a_wide_text_wraps():
 
 def test_words_whose_tokens_hold_no_space_are_apart():
     one = make(tokens=["[CLS]", "once", "up", "##on", "a", "[SEP]"], words=[None, 0, 1, 1, 2, None])
-    assert "".join(view.running(one)) == "[CLS] once up##on a [SEP]"
+    assert "".join(display.running(one)) == "[CLS] once up##on a [SEP]"
 
 
 def test_layers_are_rows_with_the_divergence_of_their_lens():
@@ -105,7 +105,7 @@ def test_layers_are_rows_with_the_divergence_of_their_lens():
         line = next(line for line in text.splitlines() if f"layer {each.layer} " in line)
         best = each.ranking()[0]
         assert line.split()[2] == f"{each.layer / 7:.4g}"
-        assert f"{view.cell(each.tokens[best])} {each.scores[best, 0]:+.4g}" in line
+        assert f"{display.cell(each.tokens[best])} {each.scores[best, 0]:+.4g}" in line
 
 
 def test_steps_are_rows_with_their_targets_where_these_differ():
@@ -119,7 +119,7 @@ def test_steps_are_rows_with_their_targets_where_these_differ():
 
 def test_texts_and_methods_are_not_mixed():
     group = [make(layer=0), make(layer=1), make(layer=0), make(layer=1, method="logit")]
-    assert [len(each) for each in view.groups(group)] == [2, 1, 1]
+    assert [len(each) for each in display.groups(group)] == [2, 1, 1]
 
 
 def test_a_regression_has_both_directions_by_name():
@@ -141,13 +141,13 @@ def test_notes_are_printed_once_and_checks_with_their_target():
 
 
 def test_special_tokens_do_not_dim_the_others():
-    shades = view.shades(with_scores([-900, 4, -2, 0, 1, math.nan]))[:, 0]
+    shades = display.shades(with_scores([-900, 4, -2, 0, 1, math.nan]))[:, 0]
     assert shades[:5].tolist() == [-1, 1, -0.5, 0, 0.25]
     assert math.isnan(shades[5])
 
 
 def test_scores_of_zero_have_no_shade():
-    assert view.shades(with_scores([0.0] * 6)).tolist() == [[0.0]] * 6
+    assert display.shades(with_scores([0.0] * 6)).tolist() == [[0.0]] * 6
 
 
 def test_an_attribution_shows_itself(capsys):

@@ -1,4 +1,4 @@
-"""What is one text, which tokens are special, and how the words of a text are cut."""
+"""Single texts and several, special tokens, and the words of a text."""
 
 import json
 from itertools import pairwise
@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import dynamics
-from dynamics.attribution.files import read_dataset, read_texts
+from dynamics.attribution.input_files import read_dataset, read_texts
 from dynamics.attribution.inputs import encode
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 TEMPLATE = (
@@ -125,7 +125,7 @@ class TestSpecialTokens:
 
     def test_what_stands_for_a_word_is_ranked(self):
         model = tiny.live("bert")
-        found = next(dynamics.attribute(model, "the [MASK] 東 sat", ask=Ask("cat")))
+        found = next(dynamics.attribute(model, "the [MASK] 東 sat", target_spec=TargetSpec("cat")))
         ranked = {found.tokens[index] for index in found.ranking()}
         assert {"[MASK]", "[UNK]"} <= ranked and not ranked & {"[CLS]", "[SEP]"}
 
@@ -155,11 +155,17 @@ class TestWords:
 
     def test_a_continuation_of_split_characters_is_whole(self):
         content = {"text": "the cat", "continuation": "東 sat 世"}
-        found = next(dynamics.attribute(chat_model(), content, ask=Ask("given"), method="norm"))
+        found = next(
+            dynamics.attribute(
+                chat_model(), content, target_spec=TargetSpec("given"), method="norm"
+            )
+        )
         assert "".join(found.to_word_level().tokens) == "<s>the cat東 sat 世"
 
     def test_a_hidden_word_is_not_shown(self):
-        (found,) = dynamics.attribute(tiny.live("bert"), "the cat sat", ask=Ask(position=2))
+        (found,) = dynamics.attribute(
+            tiny.live("bert"), "the cat sat", target_spec=TargetSpec(position=2)
+        )
         assert found.to_word_level().tokens[2] == "[MASK]"
 
 

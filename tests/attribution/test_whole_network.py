@@ -1,4 +1,4 @@
-"""What is explained is what the whole network gives for this input, whatever else is in the batch.
+"""The explained number is the network's own logit for an input, whatever else is in the batch.
 
 Expected numbers are logits of the untouched model, called as its users call it.
 """
@@ -10,11 +10,11 @@ import transformers as hf
 from torch.nn.functional import logsigmoid
 
 import dynamics
+from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
-from dynamics.attribution.question import Settings
-from dynamics.attribution.targets import Ask
+from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 SHAPE = {
@@ -80,7 +80,7 @@ def own_logits(model, text, **inputs):
 @pytest.mark.parametrize("method", ["logit", "occlusion"])
 def test_classifiers_are_explained_alone_and_in_a_batch(name, method):
     model = CLASSIFIERS[name]()
-    settings = Settings(norm_source="row")
+    settings = AttributionSettings(norm_source="row")
     together = list(dynamics.attribute(model, TEXTS, method=method, settings=settings))
     for text, found in zip(TEXTS, together, strict=True):
         own = own_logits(model, text)
@@ -206,7 +206,7 @@ class TestLabels:
             np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
 
     def test_their_log_probability_is_that_of_each_alone(self):
-        model, form = self.multi_label(), Settings(logit_form="log_probability")
+        model, form = self.multi_label(), AttributionSettings(logit_form="log_probability")
         found = next(dynamics.attribute(model, TEXTS, method="logit", settings=form))
         expected = logsigmoid(own_logits(model, TEXTS[0]))
         for column, target in enumerate(found.targets):
@@ -221,7 +221,7 @@ class TestLabels:
         with pytest.raises(ConfigError, match="do not compete, so the mean over them means noth"):
             next(
                 dynamics.attribute(
-                    self.multi_label(), TEXTS, settings=Settings(logit_form="centered")
+                    self.multi_label(), TEXTS, settings=AttributionSettings(logit_form="centered")
                 )
             )
 
@@ -232,7 +232,9 @@ class TestLabels:
         model = model_of(hf.BertForSequenceClassification, config, task="regression")
         found = next(dynamics.attribute(model, TEXTS, method="occlusion"))
         assert [target.token for target in found.targets] == ["valence", "arousal"]
-        named = next(dynamics.attribute(model, TEXTS, method="occlusion", ask=Ask("arousal")))
+        named = next(
+            dynamics.attribute(model, TEXTS, method="occlusion", target_spec=TargetSpec("arousal"))
+        )
         np.testing.assert_allclose(named.scores[:, 0], found.scores[:, 1], atol=1e-6)
 
 
@@ -249,12 +251,12 @@ def test_rows_are_those_of_the_side_that_is_scored():
         "target": model.network.model.decoder.embed_tokens.weight,
     }
     for side, matrix in matrices.items():
-        settings = Settings(side=side, norm_source="row")
+        settings = AttributionSettings(side=side, norm_source="row")
         found = next(
             dynamics.attribute(
                 model,
                 [{"text": "the cat", "continuation": "the dog"}],
-                ask=Ask("given"),
+                target_spec=TargetSpec("given"),
                 settings=settings,
             )
         )
@@ -285,7 +287,7 @@ def test_the_language_part_of_a_model_that_also_sees():
     [("gpt2", "causal", "the cat sat"), ("bert", "masked", "the [MASK] sat")],
 )
 def test_every_method_in_every_dtype(name, task, text, method, dtype):
-    settings = Settings(counts=np.arange(1, tiny.V + 1))
+    settings = AttributionSettings(counts=np.arange(1, tiny.V + 1))
     found, exact = (
         next(
             dynamics.attribute(

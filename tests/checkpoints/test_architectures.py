@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_model
 
 from dynamics.checkpoints.architectures import FAMILIES, find_family
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.sources import LocalFile
+from dynamics.checkpoints.formats.byte_sources import LocalFile
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import assert_same, write_checkpoint
 
@@ -355,7 +355,8 @@ def test_unknown_layout_lists_what_was_found(tmp_path):
     }
     checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors), 0)
     found = (
-        r"found are 'net.words.weight' \(40, 8\), 'net.mix.weight' \(8, 8\); known families.* opt"
+        r"matrices are 'net.words.weight' \(40, 8\), 'net.mix.weight' \(8, 8\); "
+        r"known families.* opt"
     )
     with pytest.raises(CheckpointError, match=found) as error:
         checkpoint.tensor("input_embedding")

@@ -324,7 +324,7 @@ class TestModelTypes:
         path = write_checkpoint(tmp_path, tensors, config={"model_type": "llama"})
         checkpoint = Checkpoint(path, 0)
         assert checkpoint.final_norm is None
-        assert "model type llama is looked for under other keys" in checkpoint.final_norm_note
+        assert "model type llama is expected under other keys" in checkpoint.final_norm_note
 
     @pytest.mark.parametrize(
         "config",

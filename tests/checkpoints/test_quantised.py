@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.byte_sources import LocalFile
 from dynamics.checkpoints.quantised import QuantisedTensor
-from dynamics.checkpoints.sources import LocalFile
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import FORMATS, assert_same, write_checkpoint
 
@@ -291,7 +291,7 @@ def test_numbers_without_scales_are_refused_by_key_and_type(tmp_path, matrix, dt
 UNCLEAR = [
     ("mlx 4 bits", {"biases": None}, {}, "codes of MLX in the mode None"),
     ("mlx 4 bits", {}, {"quantization": {"mode": "mxfp4"}}, "in the mode mxfp4"),
-    ("mlx 4 bits", {}, {"quantization": {}}, "does not tell their bits and group_size"),
+    ("mlx 4 bits", {}, {"quantization": {}}, "has no bits and group_size"),
     ("mlx 4 bits", {}, {"quantization": {"bits": 3, "group_size": 32}}, "do not give"),
     ("mlx 4 bits", {}, {"hidden_size": 48}, "at hidden_size 48"),
     ("compressed int8 packed", {"weight_shape": None}, {}, "weight_shape is not beside"),

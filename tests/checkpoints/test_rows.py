@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_told(text, told):
 
 def test_rows_beyond_the_matrix_are_told():
     parse_rows("0:700").check(ROWS, "org/model")
-    told = "--rows asks for row 700, but the embedding of org/model has 700 rows; the last one is"
+    told = "--rows selects row 700, but the embedding of org/model has 700 rows; the last one is"
     with pytest.raises(ConfigError, match=told):
         parse_rows("5,700").check(ROWS, "org/model")
 

@@ -7,14 +7,20 @@ import torch
 from safetensors import safe_open
 
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.stores import LocalFolder
-from dynamics.checkpoints.tensors import digest
 from dynamics.checkpoints.weights import WEIGHTS_FILES, Weights
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.writers import FORMATS, assert_same, neox, write_checkpoint
 
 STORIES = Path(__file__).parents[2].parent / "shared/data/models/stories260K"
+
+TRAIN_JSON = {
+    "settings": {"name": "tiny", "training": {"batch_size": 8}},
+    "tokenizer_sha256": "a" * 64,
+    "tokens_per_step": 4096,
+}
 
 
 def write_series(folder, *names, **settings):
@@ -101,7 +107,7 @@ def test_select(tmp_path):
 def test_training_folder(tmp_path):
     training = tmp_path / "tiny"
     write_series(training / "checkpoints", "step-00000000", "step-00000010")
-    (training / "train.json").write_text(json.dumps({"tokens_per_step": 4096}))
+    (training / "train.json").write_text(json.dumps(TRAIN_JSON))
     for folder in (training, training / "checkpoints", training / "checkpoints/../checkpoints"):
         series = open_series(folder)
         assert series.name == "tiny"
@@ -118,7 +124,7 @@ def test_another_train_json_is_not_ours(tmp_path):
 
 def test_series_opened_from_within(tmp_path, monkeypatch):
     write_series(tmp_path / "tiny/checkpoints", "step-3")
-    (tmp_path / "tiny/train.json").write_text(json.dumps({"tokens_per_step": 5}))
+    (tmp_path / "tiny/train.json").write_text(json.dumps(TRAIN_JSON | {"tokens_per_step": 5}))
     monkeypatch.chdir(tmp_path / "tiny/checkpoints")
     series = open_series(".")
     assert (series.name, series.checkpoints[0].tokens_seen) == ("tiny", 15)
@@ -192,8 +198,8 @@ def test_a_checkpoint_can_be_sent_to_another_process(tmp_path):
         ("{", "index.json: is damaged"),
         ("[]", "a JSON object is expected, not a list"),
         ("{}", "has no 'weight_map'"),
-        ('{"weight_map": {"wte.weight": "../secret"}}', "'../secret' is no file name of a shard"),
-        ('{"weight_map": {"wte.weight": 3}}', "3 is no file name of a shard"),
+        ('{"weight_map": {"wte.weight": "../secret"}}', "'../secret' is not the file name"),
+        ('{"weight_map": {"wte.weight": 3}}', "3 is not the file name of a shard"),
         ('{"weight_map": {"wte.weight": "absent.bin"}}', "absent.bin: cannot be read"),
         ('{"weight_map": {"wte.weight": "a.safetensors"}}', "does not hold 'wte.weight'"),
     ],

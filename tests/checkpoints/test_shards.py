@@ -135,7 +135,7 @@ def test_shards_of_another_set_are_noted_and_not_read(tmp_path):
     checkpoint = Checkpoint(tmp_path, 0)
     assert checkpoint.tied
     assert checkpoint.notes == (
-        "of another set of shards, and not read: model-00003-of-00003.safetensors",
+        "not read because they belong to another set of shards: model-00003-of-00003.safetensors",
     )
 
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.step_names import choose_names, described_names, parse_step_name
+from dynamics.checkpoints.step_names import example_names, parse_step_name, select_names
 from dynamics.errors import CheckpointError, StepError
-from tests.checkpoints.test_catalog import QUOTED
+from tests.checkpoints.catalog.test_public_series import QUOTED
 
 NOT_STEPS = (
     *("best", "final", "main", "checkpoint-last", "checkpoint-best", "refs/pr/1"),
@@ -65,9 +65,9 @@ def test_names_of_the_public_series_tell_the_steps_of_the_catalog():
 
 
 def test_examples_of_the_patterns_are_of_one_training_each():
-    assert len(list(described_names())) > 15
-    for name, said, _ in described_names():
-        assert choose_names([name], place="here").names == (said,)
+    assert len(list(example_names())) > 15
+    for name, said, _ in example_names():
+        assert select_names([name], place="here").names == (said,)
 
 
 def put(folder, *names):
@@ -107,7 +107,7 @@ def test_a_folder_with_weights_and_no_step_is_named(tmp_path):
     stepless, marked, epochs = series.notes
     assert "no step: best, checkpoint-last, final, sharded; rename or link them" in stepless
     assert "best, last or partial state: tmp-checkpoint-1000; '" in marked
-    assert epochs == "passed over, as others tell a step: epoch_3"
+    assert epochs == "skipped because other names give a step: epoch_3"
     assert series.select("0").notes == series.notes
 
 
@@ -167,7 +167,7 @@ def test_of_two_names_of_a_step_the_one_with_weights_counts(tmp_path):
     series = open_series(tmp_path)
     assert [checkpoint.name for checkpoint in series] == ["step0", "step1000-unsharded"]
     assert series.notes == (
-        "passed over, as another name of that step holds the weights: step1000",
+        "skipped because another name of that step holds the weights: step1000",
     )
     put(tmp_path, "step1000/unused")
     save_file({"wte.weight": torch.zeros(3, 2)}, tmp_path / "step1000/model.safetensors")
@@ -193,7 +193,7 @@ def test_a_model_beside_its_checkpoints_is_noted(tmp_path):
     put(tmp_path, "out", "out/checkpoint-5")
     series = open_series(tmp_path / "out")
     assert series.steps == [5]
-    assert series.notes[0].startswith("passed over: the model in ")
+    assert series.notes[0].startswith("skipped: the model in ")
 
 
 def test_checkpoints_one_folder_deeper_are_pointed_at(tmp_path):
@@ -226,8 +226,8 @@ def test_a_cached_repository_is_a_series_named_by_its_revisions(tmp_path):
         assert [checkpoint.name for checkpoint in series] == ["step0", "step10"]
         assert [checkpoint.path.name[0] for checkpoint in series] == ["a", "b"]
         assert series.notes == (
-            "passed over, as not in the cache: refs/pr/1",
-            f"passed over, as no revision names these snapshots: {'d' * 40}",
+            "skipped because they are not in the cache: refs/pr/1",
+            f"skipped because no revision names these snapshots: {'d' * 40}",
         )
     (single,) = open_series(folder / "snapshots" / ("b" * 40))
     assert single.step == 10
@@ -235,7 +235,7 @@ def test_a_cached_repository_is_a_series_named_by_its_revisions(tmp_path):
 
 def test_main_that_is_none_of_the_cached_steps_is_named(tmp_path):
     folder = cached(tmp_path, "org/tiny", step0="a" * 40, main="b" * 40)
-    assert open_series(folder).notes == ("passed over, as the name tells no step: main",)
+    assert open_series(folder).notes == ("skipped because the name has no step: main",)
 
 
 def test_a_cached_repository_without_steps_is_a_single_model(tmp_path):

@@ -254,7 +254,7 @@ def test_whatever_is_stored_of_a_head_shows_that_there_is_one(tmp_path, companio
     }
     config = {"model_type": "llama", "tie_word_embeddings": True}
     checkpoint = Checkpoint(write_checkpoint(tmp_path, tensors, config=config), 0)
-    told = f"holds 'lm_head.{companion}', so that there is an output embedding"
+    told = f"holds 'lm_head.{companion}', so there is an output embedding"
     with pytest.raises(CheckpointError, match=told):
         checkpoint.tied  # noqa: B018
 

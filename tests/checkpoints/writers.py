@@ -7,7 +7,7 @@ import zipfile
 import torch
 from safetensors.torch import save_file
 
-from dynamics.checkpoints.sources import check_range
+from dynamics.checkpoints.formats.byte_sources import check_range
 
 
 class Memory:

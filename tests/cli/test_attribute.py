@@ -193,7 +193,7 @@ def test_a_run_goes_on_after_the_last_whole_line(attribute, tmp_path, left):
     torn.write_text(begun + (written[left][:30] if left < 20 else ""))
     _, err = attribute("labels", "--file", path, *RUN, "-o", torn, "--batch-size", 2)
     assert torn.read_text().startswith(begun)
-    assert (f"{left} lines were there already" in err) == (left > 0)
+    assert (f"already held {left} lines" in err) == (left > 0)
     for one, other in zip(lines(torn.read_text()), lines(whole.read_text()), strict=True):
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
         assert (one.text, one.method, one.layer) == (other.text, other.method, other.layer)
@@ -214,7 +214,7 @@ def test_an_interrupt_leaves_whole_lines(attribute, dynamics, tmp_path, monkeypa
         patched.setattr(Attribution, "to_json", interrupted)
         status, out, err = dynamics("attribute", *arguments)
     assert (status, out) == (130, "")
-    assert err.endswith("dynamics: interrupted; the same command goes on from there\n")
+    assert err.endswith("dynamics: interrupted; run the same command again to resume\n")
     assert len(lines(output.read_text())) == 6
     attribute(*arguments)
     assert len(lines(output.read_text())) == 20
@@ -275,7 +275,7 @@ def test_a_text_is_followed_over_the_steps_of_a_series(attribute, models, tmp_pa
     output.write_text("".join(whole.splitlines(keepends=True)[:3]))
     _, err = attribute(*arguments)
     assert output.read_text() == whole
-    assert "3 lines were there already" in err
+    assert "already held 3 lines" in err
 
 
 BAD_LINES = {
@@ -345,7 +345,7 @@ def test_lines_made_with_other_weights_are_refused_and_kept(attribute, refused, 
     path, output = write_texts(tmp_path, 3), tmp_path / "out.jsonl"
     arguments = [tmp_path / "labels", "--file", path, "-o", output]
     attribute(*arguments)
-    assert "3 lines were there already" in attribute(*arguments)[1]
+    assert "already held 3 lines" in attribute(*arguments)[1]
     before = output.read_text()
     change_weights(tmp_path / "labels")
     message = refused(*arguments)
@@ -365,5 +365,5 @@ def test_a_step_with_other_weights_is_refused(attribute, refused, models, tmp_pa
     assert output.read_text() == before
     output.write_text(before.splitlines(keepends=True)[0])
     _, err = attribute(*arguments)
-    assert "1 lines were there already" in err
+    assert "already held 1 lines" in err
     assert output.read_text() != before

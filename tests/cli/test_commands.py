@@ -33,7 +33,7 @@ def shared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """A text and a tokenizer for it."""
-    from dynamics.corpus.tokenizer import train_tokenizer
+    from dynamics.corpus.tokenizers.loading import train_tokenizer
 
     folder = tmp_path_factory.mktemp("text")
     (folder / "story.txt").write_text("the cat sat on the mat and the cat was glad\n" * 40)
@@ -69,7 +69,7 @@ def test_help_lists_every_command(dynamics):
         (["frobnicate"], "No such command 'frobnicate'"),
         (["--frobnicate"], "No such option: --frobnicate"),
         (["track", "x", "-o", "y", "--stepz", "3"], "No such option: --stepz"),
-        (["track", "x"], "give the run folder with -o"),
+        (["track", "x"], "tracking needs a run folder; give it with -o"),
         (["track", "-o", "y"], "Missing argument 'series'"),
         (["plot", "-o", "y"], "Missing argument 'runs"),
         (["count", "x", "-o", "y", "--vocab-size", "many"], "--vocab-size"),
@@ -176,7 +176,7 @@ def test_counting_a_cloned_data_set_counts_its_split_and_says_what_it_passes_ove
     for more in ([], ["--split", "train"]):
         assert counted(tmp_path / "cloned", *more) == (
             expected,
-            f"reading 1 .parquet file of split train in {tmp_path}/cloned; passed over: "
+            f"reading 1 .parquet file of split train in {tmp_path}/cloned; skipped: "
             "data/test-00000-of-00001.parquet (split test), README.md\n",
         )
     test, _ = counted(tmp_path / "cloned", "--split", "test")
@@ -217,14 +217,14 @@ def test_counting_documents_between_separators(dynamics, fails, text, tmp_path):
     stories.write_text(f"the cat\n{special}\nthe mat\n{special}\nthe cat\n")
     command = ["count", stories, "--tokenizer", text / "tokenizer", "-o", tmp_path / "c.parquet"]
     status, out, err = dynamics(*command)
-    assert status == 0 and f"'{special}', a special token, stands as text 2 times" in err
+    assert status == 0 and f"'{special}', a special token, occurs as text 2 times" in err
     assert f"give --separator '{special}'" in err
     status, out, err = dynamics(*command, "--separator", special, "--json")
     assert (status, err) == (0, "")
     table = read_counts(tmp_path / "c.parquet").table
     assert table["document_count"].max() == 3 and not table["count"][table["token"] == "|"].any()
     assert json.loads(out)["lost_share"] == 0
-    assert "'<eot>' is nowhere in the text" in fails(*command, "--separator", "<eot>")
+    assert "'<eot>' does not occur in the text" in fails(*command, "--separator", "<eot>")
     assert "is read as a token stream" in fails(
         "count", stories, "--sequence-length", 2, *command[2:], "--separator", special
     )
@@ -294,7 +294,7 @@ def test_counting_information_gain(dynamics, text, tmp_path):
     ("options", "message"),
     [
         (["--information-gain", "--window", 0], "window of information gain is 0; give 1 or more"),
-        (["--oyama"], "--oyama is a kind of information gain; give --information-gain as well"),
+        (["--oyama"], "--oyama needs --information-gain; give both"),
     ],
 )
 def test_information_gain_that_cannot_be_counted(fails, text, tmp_path, options, message):
@@ -312,7 +312,7 @@ def test_a_sample_of_a_public_stream_has_no_information_gain(fails, tmp_path):
 
 
 def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     options = ["--counts", shared / "counts.parquet", "--steps", "0,8"]
     stream = ["--stream", shared / "training/tokens.bin", "--sequence-length", 11]
@@ -327,8 +327,8 @@ def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", 3], "is that of a token stream; give --stream"),
-        (["--stream", "x.bin"], "how much of x.bin a step consumes is not known; give --batch-s"),
+        (["--batch-size", 3], "describe a token stream; give it with --stream"),
+        (["--stream", "x.bin"], "the batch size of x.bin is not known; give --batch-size"),
         (["--stream", "x.bin", "--batch-size", 3], "there is no token stream x.bin; check the"),
     ],
 )
@@ -357,7 +357,7 @@ def test_plotting_lists_its_files(dynamics, shared, tmp_path):
         ),
         ("track {}/series -o {}/series", "series exists and holds no run; give another output"),
         ("track {}/series -o {}/new --counts {}/gone.parquet", "gone.parquet; make them with `dyn"),
-        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "holds no counts of ours"),
+        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "is not a file of counts"),
         ("track {}/series -o {}/new --steps 7", "step 7 does not exist; the nearest are 2 and 8"),
         ("track {}/series -o {}/new --steps soon", "cannot read 'soon' in the steps 'soon'; a st"),
         ("track {}/training -o {}/new --rule most", "cannot read the vocabulary rule 'most'; it"),
@@ -412,7 +412,7 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(dynamics, shared, tmp_
         patched.setattr("dynamics.tracking.measuring.measure", interrupted)
         status, out, err = dynamics("track", shared / "series", "-o", tmp_path / "run")
         assert (status, out) == (130, "")
-        assert err.endswith("dynamics: interrupted; the same command goes on from there\n")
+        assert err.endswith("dynamics: interrupted; run the same command again to resume\n")
         assert "Traceback" not in err
         assert (
             "KeyboardInterrupt"

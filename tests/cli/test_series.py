@@ -59,7 +59,7 @@ def test_show(capsys):
 def test_show_what_cannot_be_read(capsys):
     _, shown = run(capsys, "show", "neo_7b_intermediate", "--offline")
     assert "not readable     raw Megatron files" in shown.out
-    assert "not known; the shapes are not" in shown.out
+    assert "unknown, as the shapes are unknown" in shown.out
 
 
 def test_show_as_json(capsys):

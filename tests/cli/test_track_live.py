@@ -17,7 +17,7 @@ def training(tmp_path_factory):
 
 
 def test_importance_is_measured_and_added_to(dynamics, training, tmp_path):
-    from dynamics.tracking.run import Run
+    from dynamics.runs.run import Run
 
     output = ("-o", tmp_path / "run", "--steps", "0,8")
     asked = ("--importance", "surprisal, occlusion", "--probe-tokens", "40,41", *FEW)
@@ -57,10 +57,10 @@ def test_the_cost_is_told_and_nothing_is_written(dynamics, training, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--importance", "all", "--split", "test"], "tell how --probe is read; give --probe"),
-        (["--importance", "all", "--probe-dtype", "uint8"], "tell how --probe is read; give --pro"),
+        (["--importance", "all", "--split", "test"], "are settings of --probe; give --probe"),
+        (["--importance", "all", "--probe-dtype", "uint8"], "are settings of --probe; give --pro"),
         (["--importance", "oclusion"], "there is no importance 'oclusion'; did you mean 'occlu"),
-        (["--probe", "x.txt"], "nothing is probed without --importance, --surgery or --agreement"),
+        (["--probe", "x.txt"], "need --importance, --surgery or --agreement"),
         (["--surgery", "--probe-tokens", "a"], "cannot read the token ids 'a'; give numbers with"),
         (["--importance", "all", "--contexts", "1"], "contexts of a probe set is 1; give 2 or"),
         (["--importance", "all", "--live-steps", "7"], "7"),

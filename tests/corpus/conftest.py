@@ -27,6 +27,6 @@ def story():
 
 @pytest.fixture(scope="session")
 def tokenizer(story):
-    from dynamics.corpus.tokenizer import train_tokenizer
+    from dynamics.corpus.tokenizers.loading import train_tokenizer
 
     return train_tokenizer(story, 300)

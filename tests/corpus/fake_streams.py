@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dynamics.corpus.remote_stream import RemoteStream
+from dynamics.corpus.public.remote_stream import RemoteStream
 from dynamics.errors import CheckpointError
 
 

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
-from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.kinds import token_kinds, token_surfaces, word_edges
-from dynamics.corpus.tokenizer import tokenize, tokenizer_sha256, train_tokenizer
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.loading import tokenize, tokenizer_sha256, train_tokenizer
 from dynamics.corpus.tokens import open_stream, write_stream
 from dynamics.errors import CorpusError, MismatchError
 from tests.corpus import slow_information
@@ -28,7 +28,7 @@ COUNT = """
 import sys
 from pathlib import Path
 from dynamics.corpus.counts import count_stream
-from dynamics.corpus.tokenizer import train_tokenizer
+from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.corpus.tokens import write_stream
 folder, *story = sys.argv[1:]
 tokenizer = train_tokenizer(story, 300)
@@ -431,8 +431,8 @@ def test_what_is_no_counts_file(tmp_path):
     with pytest.raises(CorpusError, match=r"there are no counts .*x\.parquet; make them with `dyn"):
         read_counts(tmp_path / "x.parquet")
     (tmp_path / "x.parquet").write_bytes(b"nothing")
-    with pytest.raises(CorpusError, match=r"x\.parquet holds no counts of ours"):
+    with pytest.raises(CorpusError, match=r"x\.parquet is not a file of counts"):
         read_counts(tmp_path / "x.parquet")
     pq.write_table(pa.table({"count": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(CorpusError, match=r"x\.parquet holds no counts of ours"):
+    with pytest.raises(CorpusError, match=r"x\.parquet is not a file of counts"):
         read_counts(tmp_path / "x.parquet")

@@ -120,12 +120,12 @@ def test_the_header_of_llm_c_tells_the_type(tmp_path, magic, version, disk):
     assert np.array_equal(opened(path, np.dtype(disk).name), ids)
     other = {"<u2": "uint32", "<u4": "uint16"}[disk]
     assert re.search(
-        rf"its header \(llm.c\) says that the ids of .* are {np.dtype(disk).name}, but {other} was "
-        rf"given; leave the type out {OPTIONS}",
+        rf"its header \(llm.c\) states that the ids of .* are {np.dtype(disk).name}, but {other} "
+        rf"was given; leave the type out {OPTIONS}",
         refusal(path, other),
     )
     path.write_bytes(path.read_bytes()[:-2])
-    assert re.search(r"is cut: its header \(llm.c\) tells 8,000 ids of", refusal(path))
+    assert re.search(r"is cut: its header \(llm.c\) states 8,000 ids of", refusal(path))
 
 
 def megatron_index(lengths, code, itemsize):
@@ -148,14 +148,14 @@ def test_the_index_of_megatron_tells_the_type(tmp_path, code, disk):
     index.write_bytes(megatron_index(np.array([3000, 5000]), code, np.dtype(disk).itemsize))
     assert np.array_equal(opened(path), ids)
     wrong = "uint32" if disk == "<u2" else "uint16"
-    assert f"says that the ids of {path} are {np.dtype(disk).name}" in refusal(path, wrong)
-    assert "is the index of a Megatron data set, no flat file of token ids; name the .bin" in (
+    assert f"states that the ids of {path} are {np.dtype(disk).name}" in refusal(path, wrong)
+    assert "is the index of a Megatron data set, not a flat file of token ids; name the .bin" in (
         refusal(index)
     )
     index.write_bytes(megatron_index(np.array([3000, 4000]), code, np.dtype(disk).itemsize))
-    assert "but data_text_document.idx beside it tells" in refusal(path)
+    assert "but data_text_document.idx beside it states" in refusal(path)
     index.write_bytes(megatron_index(np.array([3000, 5000]), 6, np.dtype(disk).itemsize))
-    assert "describes data of type 6, which is none of integers" in refusal(path)
+    assert "describes data of type 6, which is not an integer type" in refusal(path)
     index.write_bytes(b"another kind of index")
     if disk == "<u2":
         assert np.array_equal(opened(path), ids)
@@ -166,7 +166,7 @@ def test_a_numpy_header_tells_the_type(tmp_path):
     np.save(tmp_path / "a.npy", ids.astype("<u4"))
     for dtype in (None, "uint32", "int32"):
         assert np.array_equal(opened(tmp_path / "a.npy", dtype), ids)
-    assert "says that its ids are uint32, but uint16 was given" in refusal(
+    assert "states that its ids are uint32, but uint16 was given" in refusal(
         tmp_path / "a.npy", "uint16"
     )
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:70])
@@ -183,12 +183,12 @@ def test_a_numpy_header_tells_the_type(tmp_path):
             "holds text, not token ids; leave -",
         ),
         ("Ein Wörterbuch – für Leser.\n".encode() * 9, "holds text, not token ids; leave --sequen"),
-        (b"PK\x03\x04" + b"\x00" * 90, "is a zip archive, no flat file of token ids; unpack it"),
-        (b"PAR1" + b"\x00" * 90, "is parquet, no flat file of token ids"),
-        (b"\x1f\x8b\x08\x00" + b"\x00" * 90, "is gzip, no flat file of token ids; name it .gz"),
+        (b"PK\x03\x04" + b"\x00" * 90, "is a zip archive, not a flat file of token ids; unpack it"),
+        (b"PAR1" + b"\x00" * 90, "is parquet, not a flat file of token ids"),
+        (b"\x1f\x8b\x08\x00" + b"\x00" * 90, "is gzip, not a flat file of token ids; name it .gz"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer, .* git lfs pull"),
         (b"\x01\x00" * 40 + b"\x00", "has 81 bytes of ids, no multiple of the 2 bytes of uint16"),
-        (b"", "holds nothing, expected integers"),
+        (b"", "is empty; expected integers"),
     ],
     ids=range(8),
 )

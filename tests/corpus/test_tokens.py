@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokens import (
     CorpusDigest,
     StreamInfo,
@@ -153,7 +153,7 @@ def test_a_stream_described_before_there_were_held_out_rows_opens(stream, tmp_pa
 
 @pytest.mark.parametrize("max_tokens", [16, 40, 100])
 def test_max_tokens_cuts_the_text(tmp_path, story, tokenizer, max_tokens, monkeypatch):
-    monkeypatch.setattr("dynamics.corpus.tokenizer._BATCH_CHARACTERS", 200)
+    monkeypatch.setattr("dynamics.corpus.tokenizers.loading._BATCH_CHARACTERS", 200)
     stream = write_stream(
         tmp_path, cycle(story), tokenizer, sequence_length=7, seed=0, max_tokens=max_tokens
     )
@@ -226,7 +226,7 @@ def test_a_stream_half_written_is_not_opened(stream, story, tokenizer, monkeypat
     monkeypatch.setattr("dynamics.corpus.tokens.sha256_file", killed)
     with pytest.raises(KeyboardInterrupt):
         write_stream(stream.path.parent, story, tokenizer, sequence_length=31, seed=0)
-    with pytest.raises(CorpusError, match="or write ours again if writing was interrupted"):
+    with pytest.raises(CorpusError, match="or write the stream again if writing was interrupted"):
         open_stream(stream.path.parent)
 
 
@@ -281,5 +281,5 @@ def test_dtype_of_others(tmp_path):
     with pytest.raises(CorpusError, match=r"has no tokens\.json beside it; give sequence_length"):
         open_stream(path)
     (tmp_path / "empty.bin").touch()
-    with pytest.raises(CorpusError, match=r"empty.bin holds nothing, expected integers"):
+    with pytest.raises(CorpusError, match=r"empty.bin is empty; expected integers"):
         open_stream(tmp_path / "empty.bin", sequence_length=2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynamics.config import TwinSettings
 from dynamics.corpus.count import count_corpus
 from dynamics.corpus.counts import count_stream, read_counts
-from dynamics.corpus.kinds import token_kinds
+from dynamics.corpus.tokenizers.kinds import token_kinds
 from dynamics.corpus.tokens import open_held_out, open_stream, write_stream
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError, MismatchError
@@ -93,9 +93,7 @@ def test_any_choice_is_of_distinct_tokens_frequent_enough(counts, tokens, share)
     able = [i for i, n in enumerate(counts) if i % 3 and n * min(share, 1 - share) >= 10 - 1e-9]
     wanted = TwinSettings(tokens=tokens, share=share)
     if len(able) < tokens:
-        with pytest.raises(
-            CorpusError, match=f"asks for {tokens} tokens, but {len(able)} ordinary"
-        ):
+        with pytest.raises(CorpusError, match=f"tokens is {tokens}, but only {len(able)} ordinary"):
             choose_twins(counts, kinds, wanted)
         return
     chosen = choose_twins(counts, kinds, wanted)
@@ -151,8 +149,8 @@ def test_counting_a_stream_with_twins_finds_their_rows(twinned, tokenizer):
 
 def test_too_little_text_for_the_twins(tmp_path, story, tokenizer):
     message = (
-        r"corpus.twins asks for 96 tokens, but \d+ ordinary tokens occur 80 times or more, as a "
-        r"share of 0.125 needs; ask for fewer, or give more text"
+        r"corpus.twins.tokens is 96, but only \d+ ordinary tokens occur 80 times or more, as a "
+        r"share of 0.125 needs; lower corpus.twins.tokens, or give more text"
     )
     with pytest.raises(CorpusError, match=message):
         write_stream(tmp_path / "x", story, tokenizer, twins=TwinSettings(), **SHAPE)

@@ -5,8 +5,8 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.transport import Patience, Transport
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.transport import Patience, Transport
 from tests.hub.standin import Repository, StandIn
 
 PATIENCE = Patience(first_wait=0.01, timeout=1)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dynamics.checkpoints.cache import TensorCache
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
-from dynamics.checkpoints.transport import Transport
+from dynamics.checkpoints.hub.cache import TensorCache
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
+from dynamics.checkpoints.hub.transport import Transport
 from tests.checkpoints.writers import assert_same, write_checkpoint
 from tests.hub.conftest import PATIENCE
 from tests.hub.test_remote_reading import CONFIG, like_pythia
@@ -19,8 +19,8 @@ from tests.hub.test_remote_reading import CONFIG, like_pythia
 PEAK = """
 import json, sys
 from pathlib import Path
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()

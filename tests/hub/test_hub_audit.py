@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.checkpoints.hub_series import open_hub_series
-from dynamics.tracking.audit import audit_series, cheap_audit
+from dynamics.audit.series_audit import audit_series, cheap_audit
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from tests.tracking.trajectories import STEPS, embeddings, write
 
 REPO = "org/model"

@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.writers import assert_same, neox, write_checkpoint
 from tests.hub.standin import PAGE, Repository, commit_of
@@ -96,7 +96,7 @@ def test_a_single_model(named, hub):
     assert (checkpoint.name, checkpoint.step) == ("main", 0)
     assert checkpoint.commit == commit_of("org/model", folders["main"])
     named(["other"])
-    with pytest.raises(CheckpointError, match=r"none of its 1 names tells a step; they are other"):
+    with pytest.raises(CheckpointError, match=r"none of its 1 names has a step; they are other"):
         open_hub_series("org/model", hub=hub)
 
 
@@ -166,7 +166,7 @@ def test_offline(tmp_path, named, standin, hub, monkeypatch):
     next((tmp_path / "cached").rglob("config.json")).unlink()
     next((tmp_path / "cached").rglob("config.json")).unlink()
     (first, _) = open_hub_series("org/model", hub=offline)
-    with pytest.raises(CheckpointError, match=r"config.json is not there.*hf download"):
+    with pytest.raises(CheckpointError, match=r"config.json is missing.*hf download"):
         first.tensor("output_embedding")
     assert standin.requests == []
 
@@ -183,5 +183,5 @@ def test_an_unknown_shard_index_is_not_followed_elsewhere(tmp_path, named, hub):
     index = {"weight_map": {"wte.weight": "../../other/resolve/main/secret.bin"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (checkpoint,) = open_hub_series("org/model", hub=hub)
-    with pytest.raises(CheckpointError, match="is no file name of a shard beside it"):
+    with pytest.raises(CheckpointError, match="is not the file name of a shard in the same folder"):
         checkpoint.tensor("input_embedding")

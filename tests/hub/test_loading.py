@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.errors import CheckpointError
 from dynamics.models.load import find_checkpoint, load_model
 from tests.hub.standin import commit_of

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dynamics.checkpoints.catalog import find
-from dynamics.checkpoints.describe import hub_facts
+from dynamics.checkpoints.catalog.public_series import find
 from dynamics.checkpoints.opening import open_any, open_public_series
+from dynamics.checkpoints.series_description import hub_facts
 from dynamics.errors import CheckpointError
 from tests.checkpoints.writers import assert_same, write_checkpoint
 from tests.hub.test_remote_reading import CONFIG, like_pythia
@@ -46,7 +46,7 @@ def test_a_repository_for_each_checkpoint(tmp_path, publish, hub):
 def test_names_that_are_no_steps_are_told(tmp_path, publish, hub):
     folder = write_checkpoint(tmp_path / "main", like_pythia(64, 8, 1), "safetensors", CONFIG)
     publish(folder, "other", "allenai/OLMo-2-0425-1B")
-    with pytest.raises(CheckpointError, match=r"none of the 1 names found is a step of it"):
+    with pytest.raises(CheckpointError, match="none of the 1 names in its repository is a step"):
         open_any("allenai/OLMo-2-0425-1B", hub)
 
 

@@ -5,10 +5,10 @@ import pytest
 from huggingface_hub import constants
 
 from dynamics.__main__ import main
-from dynamics.checkpoints.catalog import find
-from dynamics.corpus import public_counts
+from dynamics.checkpoints.catalog.public_series import find
 from dynamics.corpus.counts import read_counts
-from dynamics.corpus.public_counts import (
+from dynamics.corpus.public import public_counts
+from dynamics.corpus.public.public_counts import (
     Cost,
     cache_folder,
     exposure_cost,
@@ -16,8 +16,8 @@ from dynamics.corpus.public_counts import (
     public_exposures,
     sample_cost,
 )
-from dynamics.corpus.remote_stream import open_remote_stream
-from dynamics.corpus.tokenizer import train_tokenizer
+from dynamics.corpus.public.remote_stream import open_remote_stream
+from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.errors import CheckpointError, CorpusError
 from tests.hub.standin import Repository, commit_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from tests.hub.standin import Repository, commit_of, sha256_of
 
 CLIENTS = """
@@ -123,8 +123,8 @@ def test_huggingface_hub_and_transformers(tmp_path, standin, hub, environment, m
 
 OURS = """
 import json
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.hub_series import open_hub_series
 from dynamics.errors import CheckpointError
 
 told = {}

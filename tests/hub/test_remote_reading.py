@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub_series import open_hub_series
-from dynamics.checkpoints.revisions import HubRevision
+from dynamics.checkpoints.hub.hub_series import open_hub_series
+from dynamics.checkpoints.hub.revisions import HubRevision
 from tests.checkpoints.writers import FILES, FORMATS, assert_same, neox, write_checkpoint
 from tests.hub.standin import commit_of, sha256_of
 

@@ -10,8 +10,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.__main__ import main
-from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
-from dynamics.tracking.run import Run
+from dynamics.corpus.tokenizers.loading import load_tokenizer, tokenizer_sha256
+from dynamics.runs.run import Run
 from tests.hub.standin import Repository
 from tests.tracking.synthetic import VOCABULARY, grow, make_counts, write_checkpoint
 

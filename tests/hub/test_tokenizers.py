@@ -6,10 +6,10 @@ import tempfile
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.revisions import HubRevision
-from dynamics.checkpoints.transport import Patience, Transport
-from dynamics.corpus.tokenizer import (
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.revisions import HubRevision
+from dynamics.checkpoints.hub.transport import Patience, Transport
+from dynamics.corpus.tokenizers.loading import (
     fetch_tokenizer,
     load_tokenizer,
     tokenizer_sha256,

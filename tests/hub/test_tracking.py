@@ -19,14 +19,15 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.__main__ import main
-from dynamics.checkpoints.http import WINDOW
-from dynamics.checkpoints.hub import Hub
-from dynamics.checkpoints.hub_series import open_hub_series
+from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.http import WINDOW
+from dynamics.checkpoints.hub.hub_series import open_hub_series
+from dynamics.checkpoints.hub.transport import Patience, Transport
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.transport import Patience, Transport
-from dynamics.corpus.tokenizer import load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import load_tokenizer, tokenizer_sha256
 from dynamics.errors import MismatchError, UnreachableError
-from dynamics.tracking.run import measures_path, read_info
+from dynamics.runs.record import read_record
+from dynamics.runs.run import measures_path
 from dynamics.tracking.track import track
 from tests.checkpoints.writers import write_checkpoint
 from tests.hub.standin import Repository, StandIn
@@ -112,7 +113,7 @@ def ranges(standin):
 
 
 def measured(run):
-    return [entry["step"] for entry in read_info(run)["checkpoints"]]
+    return read_record(run).steps
 
 
 def test_same_numbers_as_from_a_folder(standin, folder, counts, tmp_path, undisturbed):

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr, t
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.question import Settings
+from dynamics.attribution.batch import AttributionSettings
 from dynamics.errors import ConfigError, MismatchError
 from dynamics.importance.agreement import AGREEMENT_METHODS, agreement_rows
 from tests.models.tiny import POSITIONS, WORDS, V, live
@@ -35,7 +35,7 @@ def test_as_the_attributions_of_the_same_texts(name):
     model, found = live(name), {}
     for method in (*AGREEMENT_METHODS, "occlusion"):
         form = "log_probability" if method == "occlusion" else "raw"
-        settings = Settings(logit_form=form, counts=COUNTS)
+        settings = AttributionSettings(logit_form=form, counts=COUNTS)
         each = attribute(model, TEXTS, method=method, settings=settings, exclude_readout=True)
         found[method] = [
             np.where(one.special, np.nan, one.scores[:, 0])[int(one.special[0]) : -1]

@@ -21,7 +21,7 @@ from dynamics.importance.importances import (
     measure_importances,
 )
 from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
-from dynamics.models.live import LiveModel
+from dynamics.models.live_model import LiveModel
 from tests.models import tiny
 
 MODELS = {
@@ -348,7 +348,7 @@ def test_cost_is_counted_in_passes_that_are_shared(probes, monkeypatch):
     ("architecture", "task", "names", "message"),
     [
         ("gpt_neox", None, ["oclusion"], "there is no importance 'oclusion'; did you mean 'occl"),
-        ("bert", None, ["occlusion_later"], "occlusion_later does not fit .* of causal language"),
+        ("bert", None, ["occlusion_later"], "occlusion_later does not fit .* for causal language"),
         ("bert", "classification", ["surprisal"], "surprisal does not fit .* is classification"),
         ("t5", None, ["all"], "no importance fits tiny t5, whose task is seq2seq"),
         ("mamba", None, ["attribution_cp_lrp"], "attribution_cp_lrp does not fit .* scan over"),

@@ -154,11 +154,11 @@ def test_text_of_one_row_and_rows_of_one_context_do(sample, rows):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokens": (119,)}, "token 119 was asked for and does not occur in the probe text"),
-        ({"tokens": (117,)}, "token 117 was asked for and .* with a past and a future"),
+        ({"tokens": (119,)}, "token 119 does not occur in the probe text"),
+        ({"tokens": (117,)}, "token 117 does not occur .* with a past and a future"),
         ({"tokens": (5, 120)}, "token 120 cannot be probed: the vocabulary has ids 0 to 119"),
         ({"tokens": (-1,)}, "token -1 cannot be probed"),
-        ({"tokens_per_stratum": 0}, "no token is probed; sample some of each stratum, or name"),
+        ({"tokens_per_stratum": 0}, "no token is probed; sample tokens of each stratum, or name"),
         ({"tokens_per_stratum": -1}, "tokens_per_stratum of a probe set is -1; give 0 or more"),
         ({"strata": 0}, "strata of a probe set is 0; give 1 or more"),
         ({"contexts": 1}, "contexts of a probe set is 1; give 2 or more"),

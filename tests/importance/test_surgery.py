@@ -10,8 +10,8 @@ from scipy.stats import ttest_1samp
 from dynamics.errors import ConfigError, MeasureError, MismatchError
 from dynamics.importance import held_out, surgery
 from dynamics.importance.held_out import HeldOut
-from dynamics.importance.replaced import weight_replaced
-from dynamics.importance.surgery import SURGERIES, operated, surgery_rows
+from dynamics.importance.surgery import SURGERIES, operated_embeddings, surgery_rows
+from dynamics.models.patching import weight_replaced
 from dynamics.scores.norms import embedding_norm
 from dynamics.statistics.bins import equal_count_bins
 from tests.models.tiny import V, live
@@ -115,7 +115,7 @@ def test_equalized_and_fitted_norms_against_a_copy_edited_by_hand(name, role):
 @pytest.mark.parametrize("role", [INPUT, OUTPUT])
 @pytest.mark.parametrize("kind", ["shuffled", "shuffled_within_bins"])
 def test_shuffles_are_averaged_over_draws(monkeypatch, role, kind):
-    """What was drawn is recorded, then put into copies by hand."""
+    """The draws are recorded, then put into copies by hand."""
     drawn = []
 
     def recorded(norms, counts, rng):
@@ -188,8 +188,8 @@ class TestTheModelIsLeftAsItWas:
                 raise RuntimeError("out of memory")
             return original(some, states)
 
-        original = held_out.Predicted.losses
-        monkeypatch.setattr(held_out.Predicted, "losses", fails)
+        original = held_out.HeldOutBatch.losses
+        monkeypatch.setattr(held_out.HeldOutBatch, "losses", fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             run(model)
         assert model.network.transformer.wte.weight is tied
@@ -214,7 +214,7 @@ class TestTheModelIsLeftAsItWas:
 class TestNewNorms:
     @pytest.fixture
     def sides(self):
-        return operated(live("gpt_neox"), counts_of())
+        return operated_embeddings(live("gpt_neox"), counts_of())
 
     @pytest.mark.parametrize("kind", SURGERIES)
     @pytest.mark.parametrize("at", [0, 1])
@@ -236,7 +236,7 @@ class TestNewNorms:
     def test_a_zero_row_has_no_direction(self):
         model = live("gpt_neox")
         model.network.gpt_neox.embed_in.weight.data[7] = 0
-        read, write = operated(model, counts_of())
+        read, write = operated_embeddings(model, counts_of())
         assert not read.part[7] and write.part[7]
         assert np.isfinite([row["value"] for row in run(model).values()]).all()
 
@@ -245,7 +245,7 @@ class TestNewNorms:
         weight = model.network.lm_head.weight
         weight.data[-6:] = 100
         entries = np.arange(V) < V - 6
-        _, write = operated(model, counts_of()[: V - 6], entries)
+        _, write = operated_embeddings(model, counts_of()[: V - 6], entries)
         expected = weight.detach()[: V - 6].double()
         np.testing.assert_allclose(write.shift, expected.mean(0), rtol=1e-6)
         expected = embedding_norm(weight.detach(), shift=expected.mean(0))
@@ -299,16 +299,16 @@ def test_a_row_of_special_tokens_is_masked_all_the_same():
     model = live("bert")
     held = HeldOut(model, np.full((1, 9), model.tokenizer.sep_token_id), 1)
     (batch,) = held.batches()
-    assert batch.asked.sum() == 1
+    assert batch.target_mask.sum() == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"kinds": ["equalised"]}, ConfigError, "no surgery 'equalised'; did you mean 'equalized'"),
-        ({"draws": 0}, ConfigError, "0 draws shuffle nothing"),
-        ({"batch_size": 0}, ConfigError, "a batch of 0 rows runs nothing"),
-        ({"rows": rows_of(0)}, ConfigError, r"rows of shape \(0, 9\) predict nothing"),
+        ({"draws": 0}, ConfigError, "draws must be at least 1; got 0"),
+        ({"batch_size": 0}, ConfigError, "batch_size must be at least 1; got 0"),
+        ({"rows": rows_of(0)}, ConfigError, r"rows of shape \(0, 9\) have no token to predict"),
         ({"rows": rows_of(2, 1)}, ConfigError, r"shape \(2, 1\) .* 2 tokens or more"),
         ({"rows": rows_of(1, 50)}, ConfigError, "rows of 49 positions do not fit the window"),
         ({"rows": rows_of() + V}, ConfigError, "the embedding of tiny gpt2 has 96 rows"),

@@ -8,7 +8,7 @@ from torch import nn
 from dynamics.errors import CheckpointError
 from dynamics.models.head import HeadOnTop
 from dynamics.models.output import NetworkOutput
-from dynamics.models.substitution import substituted
+from dynamics.models.patching import forward_replaced
 from tests.models.tiny import (
     CLASSIFIERS,
     CONFIGS,
@@ -26,7 +26,7 @@ COLUMNS = torch.tensor([7, 0, V - 1, 7])
 
 
 def own_answers(network, inputs):
-    """What the model itself gives: its final representations, and its logits."""
+    """Final representations and logits of the model itself."""
     with torch.no_grad():
         answer = network(**inputs, output_hidden_states=True)
     states = getattr(answer, "decoder_hidden_states", None) or answer.hidden_states
@@ -250,8 +250,8 @@ def test_substitutions_nest_and_are_undone_in_order():
     module = nn.Linear(2, 2)
     given = torch.randn(1, 2)
     own = module(given)
-    with substituted(module, lambda _: "outer"):
-        with pytest.raises(KeyError), substituted(module, lambda _: "inner"):
+    with forward_replaced(module, lambda _: "outer"):
+        with pytest.raises(KeyError), forward_replaced(module, lambda _: "inner"):
             assert module(given) == "inner"
             raise KeyError
         assert module(given) == "outer"

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
-from dynamics.corpus.tokenizer import vocabulary_size
+from dynamics.corpus.tokenizers.loading import vocabulary_size
 from dynamics.errors import CheckpointError, ConfigError, MismatchError, StepError
 from dynamics.models.load import load_model
 from dynamics.training.train import train
@@ -200,7 +200,7 @@ def test_damaged_files_are_told_in_one_line(damage, changed):
 @pytest.mark.parametrize(
     ("file", "told"),
     [
-        ("config.json", r"has no config\.json, which tells what model the weights are of"),
+        ("config.json", r"has no config\.json, which names the architecture of the weights"),
         ("model.safetensors", r"no checkpoint inside"),
         ("tokenizer.json", r"has no tokenizer \(tokenizer\.json, .*put the files of the one it"),
     ],
@@ -371,7 +371,7 @@ def test_what_a_training_of_ours_wrote(architecture, tmp_path):
     assert vocabulary_size(model.tokenizer) == 300 == len(model.embedding_matrix) - 4
     assert model.max_length == 16
     assert model.output.linear
-    with pytest.raises(CheckpointError, match=r"step-00000004: holds the embeddings only, which"):
+    with pytest.raises(CheckpointError, match=r"step-00000004: holds the embeddings only, and"):
         load_model(series.checkpoints[1])
 
 

@@ -123,7 +123,7 @@ def test_a_last_layer_that_no_norm_explains_is_refused():
     config.do_layer_norm_before, config.word_embed_proj_dim = False, 8
     stack = Stack(hf.OPTModel(config).eval())
     states = stack.read(input_ids=IDS, blocks=True)
-    with pytest.raises(CheckpointError, match="OPTModel: no final norm gives what the head gets"):
+    with pytest.raises(CheckpointError, match="OPTModel: no final norm turns the output"):
         stack.as_final(states, 1)
     assert stack.as_final(states, 2) is states.final
 

@@ -137,7 +137,7 @@ def build(name, task=None, *, dtype=torch.float32, large_weights=False, **change
 
 def live(name, task=None, **changes):
     """A `LiveModel` that was not loaded from anywhere."""
-    from dynamics.models.live import LiveModel
+    from dynamics.models.live_model import LiveModel
 
     network = build(name, task, **changes)
     return LiveModel(network, tokenizer(name), task or language_task(name), f"tiny {name}")

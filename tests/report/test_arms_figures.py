@@ -14,7 +14,7 @@ from dynamics.report.figures import FIGURES, plot
 from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import _log_axis, norm_against_importance
 from dynamics.report.statistics_over_steps import SURGERIES, agreement, matrices, slopes, surgery
-from dynamics.tracking.run import Run, step_path, write_table
+from dynamics.runs.run import Run, step_path, write_table
 from tests.report.test_figures import axes_of, caption, rendered
 from tests.tracking.arms import GAUGES, IMPORTANCES, made_run, planted
 from tests.tracking.synthetic import STEPS, make_counts, tracked
@@ -175,7 +175,7 @@ def test_no_text_is_cropped_and_the_caption_states_its_terms(runs, name, count):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("importance", "no run has importances to hold norms against; track it with --importance"),
+        ("importance", "no run has importances to compare norms with; track it with --importance"),
         ("norm_against_importance", "no run has importances to draw norms against; track it with"),
         ("surgery", "no run has surgery on norms; track it with --surgery"),
         ("agreement", "no run has agreement within inputs; track it with --agreement"),
@@ -234,7 +234,13 @@ def probed(runs, tmp_path_factory):
             columns |= {name: values, f"{name}_half_1": values, f"{name}_half_2": values}
         table = write_table(step_path(folder, "importance", step), columns)
         checkpoints.append({"step": step, "tables": {"importance": table}})
-    info["live"] = {"checkpoints": checkpoints}
+    info["live"] = {
+        "settings": {},
+        "embeddings_only": [],
+        "probes": None,
+        "held_out_sha256": None,
+        "checkpoints": checkpoints,
+    }
     (folder / "run.json").write_text(json.dumps(info))
     return Run(folder)
 

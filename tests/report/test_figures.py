@@ -14,7 +14,7 @@ from dynamics.report.frequency import (
     norm_against_frequency,
     norms_by_frequency,
 )
-from dynamics.tracking.run import Run
+from dynamics.runs.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import OUTPUT, STEPS, grow, make_counts, tracked, write_series
 
@@ -307,7 +307,7 @@ def test_the_settings_of_matplotlib_are_left_as_they_were(run, tmp_path):
 )
 def test_the_caption_names_what_the_audit_left_out(run, left_out, told):
     flagged = Run(run.path)
-    flagged.info["series"]["left_out"] = left_out
+    flagged.record.series.left_out = left_out
     assert told in caption(correlation_over_training([flagged]))
     assert "left out" not in caption(correlation_over_training([run]))
 

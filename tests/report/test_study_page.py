@@ -9,7 +9,7 @@ from scipy import stats
 from dynamics.config import TrainingSettings
 from dynamics.report import study_page
 from dynamics.report.study_page import write_page
-from dynamics.tracking.compare import arms_of
+from dynamics.runs.compare import arms_of
 from dynamics.training.rates import unused_row_factor
 from dynamics.verdicts.claims import CLAIMS
 from dynamics.verdicts.judge import judge
@@ -126,7 +126,7 @@ def test_claims_are_counted_and_not_their_cells(page, runs):
     n = len(by_claim)
     assert (
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {n} can be "
-        f"held against these runs. Of {n} claims {every} were confirmed in every arm they are "
+        f"judged on these runs. Of {n} claims {every} were confirmed in every arm they are "
         f"about, {some} in some of them and {n - every - some} in none; contradicted in at "
         f"least one: {contradicted}."
     ) in page

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from dynamics.statistics.departures import STAYS, departures
+from dynamics.statistics.departures import MIN_COSINE, departures
 
 
 def followed(steps, cosines):
     for at, step in enumerate(steps):
-        if all(cosine < STAYS for cosine in cosines[at:]):
+        if all(cosine < MIN_COSINE for cosine in cosines[at:]):
             return step
     return np.nan
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from dynamics.config import StudySettings
-from dynamics.tracking.compare import KEYS
-from dynamics.tracking.run import Run, write_table
-from dynamics.tracking.trends import TREND_COLUMNS
+from dynamics.runs.compare import KEYS
+from dynamics.runs.run import Run, write_table
+from dynamics.runs.trends import TREND_COLUMNS
 from tests.tracking.synthetic import STEPS, grow, make_counts, tracked
 
 BASE = {"training": {"steps": STEPS[-1], "batch_size": 3, "sequence_length": 11}}

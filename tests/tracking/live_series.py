@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dynamics.checkpoints.series import open_series
-from dynamics.corpus.tokenizer import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokens import HELD_OUT, StreamInfo
 from dynamics.files import sha256_file
 from tests.models import tiny

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from dynamics.tracking.finish import finish
-from dynamics.tracking.importances import Importance
-from dynamics.tracking.run import IMPORTANCE, Run, step_path, write_table
-from dynamics.tracking.trends import TrendInput
+from dynamics.runs.finish import finish
+from dynamics.runs.record import LiveCheckpointRecord, LiveRecord
+from dynamics.runs.run import IMPORTANCE, Run, step_path, write_table
+from dynamics.runs.tracked_importance import Importance
+from dynamics.runs.trends import TrendInput
 
 STEPS = (0, 1, 8, 64, 512)
 LIVE = (0, 8, 64, 512)
@@ -57,7 +58,10 @@ def write_importances(run, columns, steps):
         path = step_path(run.path, IMPORTANCE, step)
         path.parent.mkdir(exist_ok=True)
         digest = write_table(path, columns(step))
-        entries.append({"step": step, "tables": {"importance": digest}})
+        entries.append(LiveCheckpointRecord(step=step, tables={"importance": digest}))
     tokens = {str(name): column.to_numpy() for name, column in run.tokens.items()}
-    finish(run.path, run.info | {"live": {"checkpoints": entries}}, tokens, None)
+    run.record.live = LiveRecord(
+        settings={}, embeddings_only=[], probes=None, held_out_sha256=None, checkpoints=entries
+    )
+    finish(run.path, run.record, tokens, None)
     return Run(run.path)

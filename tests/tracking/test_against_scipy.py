@@ -6,7 +6,7 @@ from pandas.testing import assert_frame_equal
 from scipy.stats import ortho_group
 
 from dynamics.checkpoints.series import open_series
-from dynamics.tracking.measures import MEASURES, SLOW
+from dynamics.runs.measures import MEASURES
 from dynamics.tracking.track import track
 from tests.tracking import independent
 from tests.tracking.synthetic import STEPS, grow, make_counts, write_series
@@ -33,7 +33,8 @@ def test_every_measure_of_both_embeddings(tmp_path, counts, dtype, tied):
         assert list(table["token_id"]) == list(range(len(counts.table)))
         assert set(table.columns) == {"token_id", *expected}
         assert set(run.info["measures"]) == set(expected)
-        absent = {*SLOW, "cosine_to_input"} if tied else {*SLOW}
+        absent = {suffix for suffix, measure in MEASURES.items() if measure.slow}
+        absent |= {"cosine_to_input"} if tied else set()
         assert {name.split("_", 2)[2] for name in expected} == set(MEASURES) - absent
         for name, values in expected.items():
             np.testing.assert_allclose(table[name], values, EXACT, EXACT / 10, err_msg=name)

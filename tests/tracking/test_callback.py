@@ -203,7 +203,7 @@ class TestReports:
         ]  # fmt: skip
 
     def test_they_stand_in_the_trainers_own_tensorboard_file(self, tmp_path):
-        pytest.importorskip("tensorboard", reason="the extra dynamics[trackers] is missing")
+        pytest.importorskip("tensorboard", reason="tensorboard is not installed")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         callback = NormDynamicsCallback(tmp_path / "run", steps="1")

@@ -15,7 +15,8 @@ import transformers as hf
 
 from dynamics import NormDynamicsCallback, Run
 from dynamics.errors import MismatchError, OutputError
-from dynamics.tracking.summary import findings, last_step_table
+from dynamics.runs.findings import findings, last_step_table
+from dynamics.tracking.track import track
 from tests.tracking.synthetic import VOCABULARY, files_of, make_counts
 from tests.tracking.trainings import STEPS, At, StopAfter, Stopped, build, trainer
 
@@ -311,9 +312,9 @@ class TestFolders:
         assert files_of(tmp_path / "run") == before
         expected = [
             "the input embedding is another one at step 0",
-            "steps is log2(4)+every(3) there, every(2) here",
-            "tied is False there, True here",
-            "rule is None there, count>=10 here",
+            "steps is log2(4)+every(3) in the folder, every(2) now",
+            "tied is False in the folder, True now",
+            "rule is None in the folder, count>=10 now",
         ]
         for line, part in zip(lines, expected, strict=True):
             assert "holds the run of another training" in line and part in line
@@ -344,7 +345,9 @@ class TestFolders:
         else:
             path.unlink()
         train(tmp_path, resume=str(tmp_path / "training/checkpoint-4"))
-        assert f"{damaged} is damaged or missing, and a step of a training" in only(lines)
+        assert f"{damaged} is damaged or missing, and a step that the training has passed" in only(
+            lines
+        )
 
 
 class TestModelsAndCounts:
@@ -427,7 +430,7 @@ class TestTheEnd:
         def fail(*_):
             raise MemoryError("no room for the slopes")
 
-        monkeypatch.setattr("dynamics.tracking.finish.slope_rows", fail)
+        monkeypatch.setattr("dynamics.runs.finish.slope_rows", fail)
         train(tmp_path, counts=counts)
         run = Run(tmp_path / "run")
         assert run.steps == [0, 1, 2, 3, 4, 6, 8]
@@ -450,18 +453,17 @@ class TestTheEnd:
         with pytest.raises(Stopped):
             train(tmp_path, StopAfter(4), counts=counts)
         with pytest.raises(
-            MismatchError, match=r"other arguments \(settings: rule is count>=10 th"
+            MismatchError, match=r"other arguments \(settings: rule is count>=10 in"
         ):
             NormDynamicsCallback(tmp_path / "run", steps=WHEN).finish()
         NormDynamicsCallback(tmp_path / "run", steps=WHEN, counts=counts).finish()
         run = Run(tmp_path / "run")
         assert run.steps == [0, 1, 2, 3] and len(run.trend("input_embedding_norm")) == 4
 
-    def test_folders_that_cannot_be_finished(self, tmp_path):
+    def test_folders_that_cannot_be_finished(self, tmp_path, series):
         with pytest.raises(OutputError, match=r"holds no run \(no run.json\)"):
             NormDynamicsCallback(tmp_path / "run").finish()
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run/run.json").write_text('{"finished": false, "command": "dynamics track"}')
+        track(series, tmp_path / "run")
         with pytest.raises(OutputError, match="was not written by NormDynamicsCallback"):
             NormDynamicsCallback(tmp_path / "run").finish()
 

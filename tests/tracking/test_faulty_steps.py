@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dynamics.__main__ import main
+from dynamics.audit.series_audit import audit_series
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import CheckpointError, ConfigError, MismatchError
+from dynamics.runs.run import Run
 from dynamics.tracking import walk
-from dynamics.tracking.audit import audit_series
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.exposed import Exposed
-from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import GAIN, INPUT, OUTPUT, STEPS, files_of, grow, write_series
 
@@ -223,7 +223,7 @@ def test_a_step_that_comes_to_be_readable_is_added_to_a_finished_run(
 def test_a_step_that_was_measured_and_is_gone_is_not_dropped(folder, counts, tmp_path):
     before = files_of(track(open_series(folder), tmp_path / "run", counts=counts).path)
     killed_while_saving(folder / "step-8")
-    with pytest.raises(MismatchError, match="holds step 8, which could be measured and cannot be"):
+    with pytest.raises(MismatchError, match="holds step 8, which cannot be measured now"):
         track(open_series(folder), tmp_path / "run", counts=counts)
     assert files_of(tmp_path / "run") == before
 
@@ -234,7 +234,7 @@ def test_the_steps_that_are_left_may_be_named(folder, counts, tmp_path):
     before = tables(run)
     again = track(open_series(folder), tmp_path / "run", counts=counts, steps="0,2,32")
     assert tables(again) == before
-    with pytest.raises(MismatchError, match="steps is 0,2,32 there, 0,32 here"):
+    with pytest.raises(MismatchError, match="steps is 0,2,32 in the folder, 0,32 now"):
         track(open_series(folder), tmp_path / "run", counts=counts, steps="0,32")
 
 
@@ -270,7 +270,7 @@ def test_from_the_command_line(folder, tmp_path, capsys):
         assert not end.value.code
         told = shown.out + shown.err
         assert "step 8 is left out: " in told
-        assert "passed over, as the name tells no step: checkpoint-last" in told
+        assert "skipped because the name has no step: checkpoint-last" in told
     assert list(json.loads(shown.out)["left_out"]) == ["8"]
     assert Run(tmp_path / "run").steps == [0, 2, 32]
 
@@ -280,7 +280,9 @@ def test_epochs_are_no_steps_to_count_exposure_with(folder, counts, tmp_path):
         (folder / f"step-{step}").rename(folder / f"epoch_{step}")
     series = open_series(folder)
     assert track(series, tmp_path / "run", counts=counts).steps == list(STEPS)
-    with pytest.raises(ConfigError, match="a step of series is one epoch; leave --stream out"):
+    with pytest.raises(
+        ConfigError, match="those of series are numbered by epoch; leave --stream out"
+    ):
         track(series, tmp_path / "other", counts=counts, exposed=Exposed(None, 1))
 
 

@@ -8,11 +8,11 @@ from scipy.stats import linregress, spearmanr
 
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import MismatchError
+from dynamics.runs.measures import MEASURES
+from dynamics.runs.run import Run, read_table, step_path, stored_rows
+from dynamics.runs.trends import TREND_COLUMNS
 from dynamics.tracking import matrices
-from dynamics.tracking.measures import SLOW
-from dynamics.tracking.run import Run, read_table, step_path, stored_rows
 from dynamics.tracking.track import track
-from dynamics.tracking.trends import TREND_COLUMNS
 from tests.statistics.fold_by_fold import solved_fold_by_fold
 from tests.tracking import independent
 from tests.tracking.synthetic import (
@@ -210,7 +210,10 @@ def test_the_whitened_norm_law_is_a_line_through_the_origin(complete):
 
 
 def test_without_all_the_slow_ones_are_left_out(run):
-    assert not any(name.endswith(SLOW) for name in run.info["measures"])
+    assert not any(
+        name.endswith(tuple(s for s in MEASURES if MEASURES[s].slow))
+        for name in run.info["measures"]
+    )
     assert "whitened_slope" not in set(run.trends["statistic"])
 
 
@@ -299,7 +302,9 @@ def test_a_run_of_an_older_version_is_another_run(series, counts, tmp_path):
     for entry in info["checkpoints"]:
         del entry["matrices_sha256"]
     (path / "run.json").write_text(json.dumps(info))
-    with pytest.raises(MismatchError, match=r"settings: all is None there, False here\); give"):
+    with pytest.raises(
+        MismatchError, match=r"settings: all is None in the folder, False now\); give"
+    ):
         track(series, path, counts=counts, steps="last")
 
 

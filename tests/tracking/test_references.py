@@ -17,13 +17,13 @@ from dynamics.checkpoints.stores import LocalFolder
 from dynamics.checkpoints.weights import LocatedTensor
 from dynamics.errors import OutputError
 from dynamics.tracking import measuring, references
-from dynamics.tracking.measuring import Wanted
+from dynamics.tracking.measuring import MeasureSettings
 from dynamics.tracking.references import References
 from dynamics.tracking.walk import measure_checkpoint, walk
 from tests.checkpoints.writers import write_checkpoint
 from tests.tracking.synthetic import INPUT, OUTPUT, STEPS
 
-NOTHING = Wanted(tokens=None)
+NOTHING = MeasureSettings(tokens=None)
 
 
 class Elsewhere(LocalFolder):

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.rows import parse_rows
-from dynamics.checkpoints.tensors import digest
 from dynamics.errors import ConfigError, MismatchError
+from dynamics.runs.findings import findings, last_step_table
+from dynamics.runs.measures import MEASURES, split_name
+from dynamics.runs.run import Run
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.cost import track_cost
 from dynamics.tracking.matrices import MATRICES
-from dynamics.tracking.measures import NEED_ALL_ROWS, SLOW
-from dynamics.tracking.origin import find_counts
-from dynamics.tracking.run import Run
-from dynamics.tracking.summary import findings, last_step_table
 from dynamics.tracking.track import track
+from dynamics.tracking.training_data import find_counts
 from tests.tracking.independent import spearman
 from tests.tracking.synthetic import STEPS, WIDTH, files_of, grow, write_training
 
@@ -31,7 +31,7 @@ def part(series, counts, tmp_path):
 
 def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
     whole = track(series, tmp_path / "whole", counts=counts)
-    left_out = {name for name in whole.info["measures"] if name.endswith(NEED_ALL_ROWS)}
+    left_out = {name for name in whole.info["measures"] if split_name(name)[1].needs_all_rows}
     assert len(left_out) == 5 + 2 * 3
     assert set(part.info["measures"]) == set(whole.info["measures"]) - left_out
     for step in STEPS:
@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
 def test_the_run_says_which_rows_and_what_is_left_out(series, part):
     assert part.rows == ROWS
     assert part.info["settings"]["rows"] == ROWS
-    wanted = [name for name in NEED_ALL_ROWS if name not in SLOW]
+    wanted = [name for name, m in MEASURES.items() if m.needs_all_rows and not m.slow]
     assert part.info["measures_left_out"] == [*wanted, *MATRICES]
     assert not (part.path / "matrices").exists()
     assert part.info["series"]["vocab_size"] == 300
@@ -101,10 +101,12 @@ def test_going_on_with_the_same_rows_and_with_others(series, counts, tmp_path, p
     track(series, part.path, counts=counts, rows="299,2,40:150,150:200")
     assert files_of(part.path) == before
     for rows, here in (("2,40:200", "2,40:200"), (None, "None")):
-        with pytest.raises(MismatchError, match=f"settings: rows is {ROWS} there, {here} here"):
+        with pytest.raises(
+            MismatchError, match=f"settings: rows is {ROWS} in the folder, {here} now"
+        ):
             track(series, part.path, counts=counts, rows=rows)
     whole = track(series, tmp_path / "whole", counts=counts)
-    with pytest.raises(MismatchError, match=f"settings: rows is None there, {ROWS} here"):
+    with pytest.raises(MismatchError, match=f"settings: rows is None in the folder, {ROWS} now"):
         track(series, whole.path, counts=counts, rows=ROWS)
     assert files_of(part.path) == before
 
@@ -112,14 +114,14 @@ def test_going_on_with_the_same_rows_and_with_others(series, counts, tmp_path, p
 def test_other_weights_in_these_rows_are_refused(series, counts, part):
     paths = [checkpoint.path for checkpoint in series]
     shutil.copytree(paths[1], paths[2], dirs_exist_ok=True)
-    with pytest.raises(MismatchError, match="was made of other weights"):
+    with pytest.raises(MismatchError, match="was measured on other weights"):
         track(series, part.path, counts=counts, rows=ROWS)
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ("0:301", "--rows asks for row 300, but the embedding of series has 300 rows"),
+        ("0:301", "--rows selects row 300, but the embedding of series has 300 rows"),
         ("", "cannot read ''"),
         ("9:3", "holds no row"),
     ],

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
 from dynamics.corpus.counts import Counts
-from dynamics.corpus.tokenizer import tokenizer_sha256, train_tokenizer
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
     ConfigError,
     CorpusError,
@@ -21,11 +21,11 @@ from dynamics.errors import (
     OutputError,
     StepError,
 )
+from dynamics.runs.run import Run
 from dynamics.tracking import walk as walking
-from dynamics.tracking.origin import find_counts
-from dynamics.tracking.run import Run
 from dynamics.tracking.track import track
-from tests.tracking.conftest import run_of
+from dynamics.tracking.training_data import find_counts
+from tests.tracked import run_of
 from tests.tracking.synthetic import (
     INPUT,
     OUTPUT,
@@ -107,7 +107,7 @@ def test_a_kill_inside_a_write_leaves_nothing_that_counts(series, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("dynamics.tracking.run.pq.write_table", half_written)
+        patched.setattr("dynamics.runs.run.pq.write_table", half_written)
         with pytest.raises(Killed):
             track(series, tmp_path / "cut")
     assert not [name for name in files_of(tmp_path / "cut") if name.endswith(".parquet")]
@@ -164,12 +164,16 @@ def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(series, counts,
     (output / "run.json").write_text(json.dumps(older))
     assert files_of(track(series, output, counts=counts).path) == before, "a key was added since"
     for told, given, settings in [
-        ("settings: rule is count>=10 there, count>=100 here", series, {"rule": "count>=100"}),
-        ("settings: rule is count>=10 there, None here", series, {"counts": None}),
-        ("counts: vocab_size is 300 there, 301 here", series, {"counts": other_counts}),
-        ("series: name is series there, other here", other_series, {}),
-        ("settings: steps is all there, 0,8 here", series, {"steps": "0,8"}),
-        ("settings: all is False there, True here", series, {"everything": True}),
+        (
+            "settings: rule is count>=10 in the folder, count>=100 now",
+            series,
+            {"rule": "count>=100"},
+        ),
+        ("settings: rule is count>=10 in the folder, None now", series, {"counts": None}),
+        ("counts: vocab_size is 300 in the folder, 301 now", series, {"counts": other_counts}),
+        ("series: name is series in the folder, other now", other_series, {}),
+        ("settings: steps is all in the folder, 0,8 now", series, {"steps": "0,8"}),
+        ("settings: all is False in the folder, True now", series, {"everything": True}),
     ]:
         with pytest.raises(MismatchError, match=rf"holds another run \({told}\)"):
             track(given, output, **{"counts": counts} | settings)
@@ -181,7 +185,7 @@ def test_a_series_of_the_same_name_and_steps_but_other_weights_is_refused(tmp_pa
     track(series, tmp_path / "run")
     for name, changed in [("b", grow(counts, seed=1)), ("c", grow(counts, slope=0.2))]:
         other = write_series(tmp_path / name / "series", changed)
-        with pytest.raises(MismatchError, match=r"of other weights than .* holds now"):
+        with pytest.raises(MismatchError, match=r"on other weights than .* has now"):
             track(other, tmp_path / "run")
 
 

@@ -93,10 +93,8 @@ def test_more_rows_held_out_than_there_are(corpus, tmp_path, act):
 @pytest.mark.parametrize("act", [train, preview])
 def test_more_twins_than_tokens_that_are_frequent_enough(corpus, tmp_path, act):
     settings = small(corpus, corpus={"twins": {"tokens": 299}})
-    line = refused(CorpusError, r"corpus.twins asks for 299 tokens", settings, tmp_path / "t", act)
-    assert (
-        "ordinary tokens occur 80 times or more, as a share of 0.125 needs; ask for fewer" in line
-    )
+    line = refused(CorpusError, r"corpus.twins.tokens is 299", settings, tmp_path / "t", act)
+    assert "ordinary tokens occur 80 times or more, as a share of 0.125 needs; lower" in line
 
 
 @pytest.mark.parametrize("act", [train, preview])
@@ -135,10 +133,13 @@ def test_a_tokenizer_without_mask_for_a_masked_model(corpus, tmp_path, undisturb
 @pytest.mark.parametrize(
     "changes, text",
     [
-        ({"model": {"tied": True}}, r"model\.tied is False there and True here"),
-        ({"training": {"learning_rate": 0.5}}, r"training\.learning_rate is 0\.01 there and 0\.5"),
-        ({"checkpoints": {"embeddings": "2"}}, r"checkpoints\.embeddings is None there and 2"),
-        ({"seed": 7}, "seed is 0 there and 7 here"),
+        ({"model": {"tied": True}}, r"model\.tied is False in the folder, True in the settings"),
+        (
+            {"training": {"learning_rate": 0.5}},
+            r"learning_rate is 0\.01 in the folder, 0\.5 in",
+        ),
+        ({"checkpoints": {"embeddings": "2"}}, r"checkpoints\.embeddings is None in the folder, 2"),
+        ({"seed": 7}, "seed is 0 in the folder, 7 in the settings"),
     ],
 )
 def test_the_folder_of_another_training_names_the_setting(corpus, undisturbed, act, changes, text):
@@ -219,7 +220,7 @@ def test_the_command_line_exits_with_130_when_interrupted(
         with pytest.raises(SystemExit) as raised:
             __main__.main(command)
     assert raised.value.code == 130
-    assert "interrupted; the same command goes on from there" in capsys.readouterr().err
+    assert "interrupted; run the same command again to resume" in capsys.readouterr().err
     with pytest.raises(SystemExit) as raised:
         __main__.main(command)
     assert raised.value.code == 0
@@ -320,7 +321,9 @@ def test_a_damaged_train_json_is_named(corpus, interrupted):
 def test_another_number_of_processes_is_refused(corpus, interrupted):
     described = json.loads((interrupted / "train.json").read_text())
     (interrupted / "train.json").write_text(json.dumps(described | {"processes": 2}))
-    refused(MismatchError, "begun with 2 processes .* go on with 1", small(corpus), interrupted)
+    refused(
+        MismatchError, "begun with 2 processes .* be resumed with 1", small(corpus), interrupted
+    )
 
 
 def test_errors_reach_the_terminal_as_one_line(corpus, tmp_path, capsys):

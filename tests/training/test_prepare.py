@@ -5,8 +5,8 @@ import pytest
 
 from dynamics.config import load
 from dynamics.corpus.counts import count_stream, read_counts
-from dynamics.corpus.information import InformationSettings
-from dynamics.corpus.tokenizer import load_tokenizer
+from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.training.prepare import prepare
 from tests.training.small import small, write_corpus
@@ -47,8 +47,8 @@ def test_text_is_read_with_the_settings_of_the_corpus(tmp_path):
         stream, _ = prepare(small(source, corpus=corpus), tmp_path / name, notes.append)
         streams.append(stream.ids.tolist())
     assert all(stream == streams[0] for stream in streams)
-    passed_over = [note for note in notes if "passed over: test.jsonl (split test)" in note]
-    assert len(passed_over) == 2  # once for each, though the text is read twice
+    skipped = [note for note in notes if "skipped: test.jsonl (split test)" in note]
+    assert len(skipped) == 2  # once for each, though the text is read twice
     settings = small(tmp_path / "rows.txt", corpus={"split": "test", "format": "csv"})
     with pytest.raises(CorpusError, match="is one file and has no splits, but --split test"):
         prepare(settings, tmp_path / "table", notes.append)

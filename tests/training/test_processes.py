@@ -107,7 +107,7 @@ def test_two_processes_reach_the_weights_of_one(trained, name):
 
 def test_two_processes_are_recorded_and_one_cannot_go_on(trained, corpus):
     assert json.loads((trained / "causal/train.json").read_text())["processes"] == 2
-    with pytest.raises(MismatchError, match=r"begun with 2 processes .* cannot go on with 1"):
+    with pytest.raises(MismatchError, match=r"begun with 2 processes .* cannot be resumed with 1"):
         train(small(corpus, **CASES["causal"]), trained / "causal")
 
 
@@ -128,7 +128,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on_to_the_same_bits(corpu
     steps = int(state.name[5:])
     assert steps < 400 and steps == len(log_lines(tmp_path / "two")), output
     status, output = run(*command, tmp_path / "two")
-    assert status == 0 and f"going on at step {steps}" in output
+    assert status == 0 and f"resumed at step {steps}" in output
     assert_same_training(tmp_path / "two", tmp_path / "one")
 
 

@@ -381,5 +381,5 @@ def test_a_training_of_before_a_setting_existed_goes_on(corpus, tmp_path):
     del described["settings"]["corpus"]["held_out_rows"]
     path.write_text(json.dumps(described))
     train(settings, tmp_path / "t")
-    with pytest.raises(MismatchError, match=r"corpus.held_out_rows is 0 there and 2 here"):
+    with pytest.raises(MismatchError, match=r"corpus.held_out_rows is 0 in the folder, 2 in"):
         train(small(corpus, corpus={"held_out_rows": 2}), tmp_path / "t")

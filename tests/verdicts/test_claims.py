@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dynamics.runs.compare import Quantity, arms_of
 from dynamics.statistics.seeds import OverSeeds
-from dynamics.tracking.compare import Quantity, arms_of
 from dynamics.verdicts.claims import CLAIMS, UNIFORM, UNIGRAM, Claim
 from dynamics.verdicts.judge import judge, verdict
 from tests.tracking.arms import made_run, planted, trend_row
@@ -81,7 +81,7 @@ def test_a_difference_between_arms_changes_what_is_named_and_nothing_else(arms):
     (found,) = judge(arms, [claim])
     by_name = {arm.name: arm.values(PARTIAL) for arm in arms}
     expected = (by_name["sgd"] - by_name["no-decay"]).mean()  # both without weight decay
-    (measured,) = found.measured
+    (measured,) = found.estimates
     assert measured.value == pytest.approx(expected)
     assert measured.descriptive
     lonely = replace(claim, minus_arm={"training.optimizer": "adamw", "model.tied": 3})
@@ -131,7 +131,7 @@ def test_of_several_other_arms_none_is_chosen(arms, tmp_path):
 def test_what_the_centrings_disagree_about_is_not_decided(uniform, unigram, expected):
     claim = Claim("", "", {}, replace(RHO, measure=UNIFORM), below=0.0, centrings=True)
     assert verdict(claim, over_seeds(*uniform), over_seeds(*unigram)) == expected
-    assert [quantity.measure for quantity, _ in claim.measured] == [UNIFORM, UNIGRAM]
+    assert [quantity.measure for quantity, _ in claim.quantities] == [UNIFORM, UNIGRAM]
 
 
 def test_onsets_at_the_same_checkpoint_have_no_order_and_at_the_next_one_they_have(arms, tmp_path):
@@ -139,13 +139,13 @@ def test_onsets_at_the_same_checkpoint_have_no_order_and_at_the_next_one_they_ha
     onset = Quantity(INPUT, "log_frequency", "spearman_onset")
     claim = Claim("", "", {}, onset, below=0.0, minus=replace(onset, measure=UNIFORM))
     (same,) = judge(arms, [claim])
-    (measured,) = same.measured
+    (measured,) = same.estimates
     assert (measured.low, measured.value, measured.high) == (before - at, 0, at - before)
     assert same.verdict == "undecided"
     later = trend_row(STEPS[-1], UNIFORM, "log_frequency", "spearman_onset", after)
     runs = [made_run(tmp_path, "later", seed, rows=[*planted(seed), later]) for seed in (0, 1)]
     (apart,) = judge(arms_of(runs), [claim])
-    (measured,) = apart.measured
+    (measured,) = apart.estimates
     assert (measured.low, measured.value, measured.high) == (before - after, at - after, 0)
     assert apart.verdict == "confirmed"
 
@@ -159,7 +159,7 @@ def test_runs_of_others_are_not_judged(arms):
 
 def stranger(run):
     copy = type(run)(run.path)
-    copy.info["series"]["training"] = None
+    copy.record.series.training = None
     return copy
 
 

@@ -1,0 +1,1 @@
+"""The public series that can be opened by name."""

@@ -1,0 +1,125 @@
+"""Documents of a source: a built-in corpus, files, or a data set.
+
+A source is a name in `NAMED_SOURCES`, a file, a folder or a pattern of files (their formats are
+those of `file_formats.FORMATS`), or else a data set that `datasets` can load, as `name` or
+`name:configuration`.
+"""
+
+import glob
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from dynamics.corpus.documents.corpus_files import files_of_folder, files_of_pattern
+from dynamics.corpus.documents.file_formats import check_format, known_suffix, read_files
+from dynamics.corpus.documents.large_text import Document
+from dynamics.corpus.documents.python_docs import python_docs
+from dynamics.corpus.documents.rows import text_of_row
+from dynamics.errors import CorpusError, message_of
+
+DEFAULT_SPLIT = "train"
+
+NAMED_SOURCES: dict[str, Callable[[], Iterator[str]]] = {"python-docs": python_docs}
+
+
+def documents(
+    source: str,
+    *,
+    text_column: str = "text",
+    split: str | None = None,
+    max_documents: int | None = None,
+    format_name: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Iterator[Document]:
+    """Return the documents of a source, in its own order.
+
+    Documents of nothing but white space are left out. Text is not changed, whatever its line ends;
+    only a byte order mark is removed.
+
+    Args:
+        source: `python-docs`; a file, whose name and content determine its format; a folder,
+            read recursively and sorted, or a pattern of files such as `data/*.jsonl`, of which
+            files of one suffix are read; or the name of a data set, which is streamed. Data sets
+            and folders with a card may have configurations, as `name:configuration`.
+        text_column: Column of a table that holds the text.
+        split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
+        max_documents: Stop after this number of documents.
+        format_name: Read files in this one of `file_formats.FORMATS`, whatever their names and
+            contents suggest.
+        report: Receives lines on skipped files, and on files that are not read as their names
+            suggest.
+
+    Returns:
+        Each document as `str`, or as `LargeText`, which is read in parts, for a text file of 8 MiB
+        or more; nothing where there is no text, which the caller has to check.
+
+    Raises:
+        CorpusError: The source does not exist, has no such split, or (while iterating) cannot be
+            read.
+        ConfigError: There is no such format.
+    """
+    if max_documents is not None and max_documents < 1:
+        raise CorpusError(f"max_documents is {max_documents}; give 1 or more, or leave it out")
+    check_format(format_name)
+    texts = _documents(source, text_column, split, format_name, report)
+    with_text = (text for text in texts if not isinstance(text, str) or text.strip())
+    return islice(with_text, max_documents)
+
+
+def _documents(
+    source: str,
+    text_column: str,
+    split: str | None,
+    format_name: str | None,
+    report: Callable[[str], None],
+) -> Iterator[Document]:
+    path = Path(source).expanduser()
+    folder, _, configuration = source.rpartition(":")
+    if source in NAMED_SOURCES:
+        _refuse_settings(f"{source} has", split, format_name)
+        return NAMED_SOURCES[source]()
+    if path.is_dir():
+        paths = files_of_folder(path, split, report)
+    elif path.is_file():
+        _refuse_settings(f"{source} is one file and has", split)
+        paths = [path]
+    elif path.exists():
+        raise CorpusError(
+            f"{source} is not a regular file and cannot be read twice; save its text to a file"
+        )
+    elif glob.has_magic(source):
+        paths = files_of_pattern(source, split, report)
+    elif folder and Path(folder).expanduser().is_dir():
+        paths = files_of_folder(Path(folder).expanduser(), split, report, configuration)
+    elif source.startswith((".", "/", "~")) or known_suffix(path):
+        raise CorpusError(f"there is no file or folder {source}; check the path")
+    else:
+        _refuse_settings(f"{source} is a data set on a hub and has", None, format_name)
+        return _read_dataset(source, text_column, split or DEFAULT_SPLIT)
+    return read_files(paths, text_column, format_name, report)
+
+
+def _refuse_settings(subject: str, split: str | None, format_name: str | None = None) -> None:
+    """Refuse a split or a format where there are none."""
+    if split is not None:
+        raise CorpusError(f"{subject} no splits, but --split {split} was given; leave it out")
+    if format_name is not None:
+        raise CorpusError(f"{subject} no format, but --format was given; leave it out")
+
+
+def _read_dataset(source: str, text_column: str, split: str) -> Iterator[str]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    name, _, configuration = source.partition(":")
+    try:
+        rows = datasets.load_dataset(name, configuration or None, split=split, streaming=True)
+        for row in rows:
+            yield text_of_row(row, text_column, f"data set {source}")
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = message_of(error)
+        raise CorpusError(
+            f"there is no file or folder {source}, and the data set {name} (configuration "
+            f"{configuration or 'default'}, split {split}) cannot be read: {reason}; check the "
+            "name and the connection, or give a file"
+        ) from error

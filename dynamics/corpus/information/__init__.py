@@ -1,0 +1,1 @@
+"""Information gain of tokens from their contexts."""

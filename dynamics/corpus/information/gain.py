@@ -1,0 +1,128 @@
+"""Information gain of a token about the tokens near it, from pair counts, in nats.
+
+For a token w whose contexts w' occur n_ww' times, n_w in all,
+
+    information gain   KL(w) = sum_w' p(w'|w) ln( p(w'|w) / p(w') )   with p(w'|w) = n_ww' / n_w
+
+(Oyama et al. 2023, sec. 3.2), p(w') being the share of w' in the corpus. Counted from few pairs it
+is too large, most for rare tokens, which looks like an effect of frequency. For comparisons across
+frequency every token therefore gets equally many pairs m: the mean over all ways to take m of its
+n_w pairs (only the entropy depends on that, see `statistics.rarefaction`), minus the value for m
+tokens drawn from the corpus at random. Contexts that do not depend on w then give 0 on average.
+
+The right and the left context are separate, and pairs inside one word are left out: the spelling of
+a word is no information about its context.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dynamics.corpus.information.contexts import ContextSums, context_sums, self_information
+from dynamics.corpus.information.oyama import symmetric_columns
+from dynamics.corpus.information.pairs import RunningText, reaches
+from dynamics.errors import ConfigError
+from dynamics.statistics.rarefaction import rarefied_x_log_x
+
+WINDOW = 10
+SHUFFLES = 10
+_PAIRS_PER_WINDOW = 8
+"""Pairs that nearly all tokens have left of 10 windows, after losses at the ends of words and
+documents; tokens that occur ten times are the rarest in correlations by default."""
+
+WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
+OnPass = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class InformationSettings:
+    """Settings of information gain.
+
+    Attributes:
+        window: Tokens to each side.
+        pairs: m, pairs of every token in the columns that are compared across frequency; a token
+            with fewer is NaN there. None takes 8 windows.
+        oyama: Count the symmetric window of Oyama et al. as well, with both of its corrections.
+        shuffles: R, number of shuffled corpora that correct the symmetric window.
+        seed: Seed of the shuffles; nothing else is random.
+
+    Raises:
+        ConfigError: A number is too small.
+    """
+
+    window: int = WINDOW
+    pairs: int | None = None
+    oyama: bool = False
+    shuffles: int = SHUFFLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("pairs", 2), ("shuffles", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(
+                    f"the {name} of information gain is {value}; give {least} or more"
+                )
+
+    @property
+    def equal_pairs(self) -> int:
+        """m: `pairs`, or its default of 8 windows."""
+        return _PAIRS_PER_WINDOW * self.window if self.pairs is None else self.pairs
+
+
+def information_columns(
+    text: RunningText,
+    word_edges: WordEdges,
+    settings: InformationSettings,
+    *,
+    on_pass: OnPass = lambda done, total: None,
+) -> Mapping[str, Float[np.ndarray, " V"]]:
+    """Columns of a counts table, in nats: information gain to the right and to the left.
+
+    `information_gain_right` and `_left` are of equally many pairs and corrected (see the module);
+    with the suffix `_all`, of all pairs and uncorrected. `entropy_right` is that of all right
+    contexts, `self_information` is -ln p(w). A token with no or too few pairs, or that does not
+    occur, is NaN.
+
+    Args:
+        text: The corpus.
+        word_edges: See `kinds.word_edges`.
+        settings: Window, pairs and corrections.
+        on_pass: Called with the number of passes over the corpus that are done, and of all.
+    """
+    passes = 2 + (1 + settings.shuffles if settings.oyama else 0)
+    random_gain = _random_context_gain(text, settings.equal_pairs)
+    columns: dict[str, np.ndarray] = {}
+    sides: dict[str, ContextSums] = {}
+    directions = zip(("right", "left"), reaches(text, settings.window, word_edges), strict=True)
+    for done, (name, side) in enumerate(directions):
+        on_pass(done, passes)
+        sums = sides[name] = context_sums(text, (side,), settings.equal_pairs)
+        columns[f"information_gain_{name}"] = sums.equal_count_gain - random_gain
+        columns[f"information_gain_{name}_all"] = sums.gain
+    columns["entropy_right"] = sides["right"].entropy
+    columns["self_information"] = self_information(text)
+    if settings.oyama:
+        columns |= symmetric_columns(
+            text,
+            window=settings.window,
+            shuffles=settings.shuffles,
+            seed=settings.seed,
+            on_pass=lambda done: on_pass(2 + done, passes),
+        )
+    on_pass(passes, passes)
+    return columns
+
+
+def _random_context_gain(text: RunningText, draws: int) -> float:
+    """Mean KL of m tokens drawn from the corpus; NaN where it has fewer."""
+    n = len(text.ids)
+    if n < draws:
+        return np.nan
+    count, tokens = np.unique(text.count[text.count > 0], return_counts=True)
+    share = count / n
+    surprise = -float(np.sum(tokens * share * np.log(share)))
+    entropy = np.log(draws) - np.sum(tokens * rarefied_x_log_x(count, n, draws)) / draws
+    return surprise - float(entropy)

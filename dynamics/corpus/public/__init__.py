@@ -1,0 +1,1 @@
+"""Public token streams, read by ranges."""

@@ -1,0 +1,1 @@
+"""Tokenizers: loading, checks for lost text, and kinds of vocabulary entries."""

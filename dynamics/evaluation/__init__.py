@@ -1,1 +1,0 @@
-"""Whether attributions can be trusted."""

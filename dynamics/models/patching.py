@@ -1,0 +1,41 @@
+"""Replace the forward function or the weight of a module inside a block."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module call another forward function; hooks on it still run."""
+    patched = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if patched is None:
+            del module.forward
+        else:
+            module.forward = patched
+
+
+@contextmanager
+def weight_replaced(module: nn.Module, weight: Tensor) -> Iterator[None]:
+    """Let a module hold another weight; afterwards it holds the same parameter object again.
+
+    Modules that share the parameter keep it: a tied matrix is untied inside the block and tied
+    after it, however the block ends.
+
+    Args:
+        module: An embedding, or a linear map.
+        weight: Matrix of the same shape.
+    """
+    parameter = module.weight
+    assert isinstance(parameter, nn.Parameter) and parameter.shape == weight.shape
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    try:
+        yield
+    finally:
+        module.weight = parameter

@@ -1,0 +1,313 @@
+"""Findings of a run in sentences, computed from its tables: what is decided, and what is not."""
+
+from typing import Any
+
+import numpy as np
+
+from dynamics.runs.importance_findings import (
+    importance_findings,
+    in_lines,
+    measured_importances,
+)
+from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
+from dynamics.runs.run import Run
+from dynamics.runs.slope_trends import AMONG_TWINNED, CAUSAL, OBSERVED
+from dynamics.statistics.vocabulary import VocabularyRule, swept
+
+NAMES = {
+    name: label.sentence for name, label in (identifiable_measures() | shown_measures()).items()
+}
+"""The measures that findings are about, and their labels in sentences."""
+
+IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
+
+
+FEWEST_FOR_SENTENCES = 50
+"""Tokens below which an interval over tokens is too rough to carry a sentence."""
+
+
+def last_step_table(run: Run) -> str:
+    """Correlation with log frequency at the last step, under every rule of the sweep, as text."""
+    return "\n".join([*_correlations(run), *_rows_read(run)])
+
+
+def _correlations(run: Run) -> list[str]:
+    if reason := run.record.without_trends:
+        return [f"norms at {len(run.steps)} steps; no trends could be computed: {reason}"]
+    if run.rule is None:
+        return [f"norms at {len(run.steps)} steps; without counts nothing is correlated"]
+    width = max(map(len, NAMES.values()))
+    lines = [f"Spearman correlation with log frequency at step {run.steps[-1]:,} [95 % interval]"]
+    for rule in swept(run.rule):
+        rows = _at(run, run.steps[-1], rule)
+        if rows:
+            lines.append(f"{rule}: {rows[0]['n']:,} tokens")
+        lines.extend(
+            f"  {NAMES[row['measure']]:{width}}  {_value(row)}"
+            for row in rows
+            if row["measure"] in NAMES
+        )
+        if rule == run.rule:
+            lines += [
+                f"  {NAMES[name]:{width}}  undefined: {value:.3g} for every token of {rule}"
+                for name, value in _constant(run).items()
+            ]
+    if len(lines) > 1:
+        return lines
+    return [
+        f"norms at {len(run.steps)} steps; {run.rule} keeps {run.kept.sum()} of {len(run.kept)} "
+        "tokens, too few to correlate anything"
+    ]
+
+
+def _constant(run: Run) -> dict[str, float]:
+    """Measures that are one number for all tokens at the last step, which nothing correlates with.
+
+    That number by measure; nothing where the rule keeps fewer than two tokens.
+    """
+    columns = run.measures(run.steps[-1])
+    values = {
+        name: columns[name].to_numpy()[run.kept] for name in NAMES if name in run.record.measures
+    }
+    return {
+        name: column[0].item()
+        for name, column in values.items()
+        if len(column) > 1 and (column == column[0]).all()
+    }
+
+
+def _rows_read(run: Run) -> list[str]:
+    if run.rows is None:
+        return []
+    left_out = ", ".join(run.record.measures_left_out)
+    return [f"read were rows {run.rows} alone; left out, as they need every row: {left_out}"]
+
+
+def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
+    """Sentences on what a run shows, and on what it leaves open.
+
+    Args:
+        run: A run; without counts or trends there is nothing to say of frequency.
+        unused_row_factor: What the schedule predicts for the norm of an input row that never
+            occurs, relative to step 0; None where nothing is predicted.
+    """
+    if run.rule is None or run.record.without_trends:
+        return [last_step_table(run), *_stops(run)]
+    is_few = int(run.kept.sum()) < FEWEST_FOR_SENTENCES
+    if is_few:
+        sentences = [
+            f"The rule {run.rule} keeps {run.kept.sum()} tokens: too few for a sentence on the "
+            f"vocabulary ({FEWEST_FOR_SENTENCES} are needed); give another rule, or count more "
+            "text."
+        ]
+    else:
+        sentences = [_start(run)]
+        if len(run.steps) > 1:
+            sentences += [_end(run), _order(run)]
+    if unused_row_factor is not None and run.steps[0] == 0:
+        sentences.append(_never_seen(run, unused_row_factor))
+    if is_few:
+        return [*sentences, *_stops(run)]
+    if "twin_of" in run.tokens:
+        sentences += _twins(run)
+    return [*sentences, *importance_findings(run), *_stops(run), _open(run)]
+
+
+def _stops(run: Run) -> list[str]:
+    """Sentences on the steps from which a training was no longer measured."""
+    return [
+        f"The training was not measured from step {stop.step:,} on: {stop.reason}."
+        for stop in run.record.stops
+    ]
+
+
+def _start(run: Run) -> str:
+    rows = [row for row in _at(run, run.steps[0], run.rule) if is_norm(row["measure"])]
+    if not rows:
+        return f"At step {run.steps[0]:,} every gauge of norm is constant over tokens."
+    reach = rows[0]["null_high"]
+    outside = sum(_beyond_null(row) for row in rows)
+    largest = max(rows, key=lambda row: abs(row["value"]))
+    verdict = (
+        f"none of {len(rows)} gauges of norm correlates with frequency"
+        if outside == 0
+        else f"{outside} of {len(rows)} gauges of norm correlate with frequency"
+    )
+    return (
+        f"At step {run.steps[0]:,} {verdict}: the largest rho is {largest['value']:+.3f}, the null "
+        f"band over all gauges and steps is ±{reach:.3f} ({largest['n']:,} tokens, {run.rule})."
+    )
+
+
+def _end(run: Run) -> str:
+    rows = {row["measure"]: row for row in _at(run, run.steps[-1], run.rule)}
+    parts = [
+        f"{NAMES[measure]} {_value(rows[measure], 'band_')}"
+        for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT)
+        if measure in rows
+    ]
+    uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
+    if run.rows is not None:
+        verdict = "the mean of the output rows is not known, so its sign is not decided"
+    elif uniform is None or unigram is None:
+        verdict = "there are no output embedding norms to correlate"
+    elif not (_beyond_null(uniform) and _beyond_null(unigram)):
+        verdict = "a sign for the output embedding is not decided"
+    elif uniform["value"] * unigram["value"] < 0:
+        verdict = "the two centrings of the output embedding disagree, so its sign is not decided"
+    else:
+        kind = "frequent" if uniform["value"] > 0 else "rare"
+        verdict = f"under both centrings {kind} tokens have the longer output rows"
+    return (
+        f"At step {run.steps[-1]:,}, rho with log frequency [simultaneous band]: "
+        f"{'; '.join(parts)}; {verdict}."
+    )
+
+
+def _order(run: Run) -> str:
+    parts = []
+    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
+        if measure not in run.record.measures:
+            continue
+        step = _first_lasting(run, measure)
+        if step is None:
+            when = "not by the end"
+        elif step == run.steps[0]:
+            when = f"at every step looked at, the first of which is {step:,}"
+        else:
+            when = f"from step {step:,} on"
+        parts.append(f"{NAMES[measure]} {when}")
+    return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
+
+
+def _never_seen(run: Run, factor: float) -> str:
+    never = run.never_seen
+    if not never.any():
+        return "There is no row that never occurs to hold against pure decay."
+    first, last = (
+        run.measures(step)["input_embedding_norm"].to_numpy(np.float64)[never]
+        for step in (run.steps[0], run.steps[-1])
+    )
+    ratio = last / first
+    return (
+        f"{never.sum()} input rows never occur: their norm became {ratio.mean():.6f} of what it "
+        f"was, learning rates and weight decay predict {factor:.6f} (largest relative error "
+        f"{np.abs(ratio / factor - 1).max():.0e})."
+    )
+
+
+def _twins(run: Run) -> list[str]:
+    """Slopes that chance alone made, beside those of the same tokens, and of all, as they are.
+
+    Nothing without pairs. The sign is held against the same tokens': all tokens are others too.
+    """
+    parts = []
+    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
+        causal, same, every = (
+            _last_slope(run, measure, name) for name in (CAUSAL, AMONG_TWINNED, OBSERVED)
+        )
+        if causal is None or same is None or every is None:
+            continue
+        parts.append(
+            f"{NAMES[measure]} {_value(causal)} within {causal['n']} twins, {_value(same)} over "
+            f"the same tokens ({_compared(causal, same)}), {_value(every)} over all {every['n']:,}"
+        )
+    if not parts:
+        return []
+    return [
+        in_lines(
+            f"Slope of log norm on log frequency at step {run.steps[-1]:,} [95 % interval], where "
+            "chance decides the frequency and where it does not:",
+            parts,
+        )
+    ]
+
+
+def _last_slope(run: Run, measure: str, statistic: str) -> dict[str, Any] | None:
+    trends = run.trends
+    rows = trends[
+        (trends["measure"] == measure)
+        & (trends["against"] == "log_frequency")
+        & (trends["statistic"] == statistic)
+        & (trends["rule"] == str(run.rule))
+        & (trends["step"] == run.steps[-1])
+    ]
+    return None if rows.empty else {str(name): rows[name].item() for name in rows}
+
+
+def _compared(causal: dict[str, Any], observed: dict[str, Any]) -> str:
+    undecided = [
+        name
+        for name, row in (("within twins", causal), ("over the same tokens", observed))
+        if not row["low"] * row["high"] > 0
+    ]
+    if undecided:
+        return f"no sign {' nor '.join(undecided)}"
+    return "opposite signs" if causal["value"] * observed["value"] < 0 else "the same sign"
+
+
+def _open(run: Run) -> str:
+    values: dict[str, list[float]] = {measure: [] for measure in NAMES}
+    for rule in swept(run.rule) if run.rule else ():
+        for row in _at(run, run.steps[-1], rule):
+            values.get(row["measure"], []).append(row["value"])
+    flips = [NAMES[name] for name, swept in values.items() if swept and min(swept) * max(swept) < 0]
+    sweep = (
+        f"The vocabulary rule changes the sign of {'; '.join(flips)}"
+        if flips
+        else "No sign changes over the vocabulary rules tried"
+    )
+    return (
+        "Not decided here: whether another seed, corpus or optimizer gives the same (tokens of one "
+        f"training are not replicates of training); {_open_on_importance(run)}what raw output "
+        f"norms mean (a vector added to every row changes no prediction). {sweep}."
+    )
+
+
+def _open_on_importance(run: Run) -> str:
+    if not (measured_importances(run) or run.importances):
+        return (
+            "whether a norm that tracks frequency also encodes importance (nothing here measures "
+            "importance); "
+        )
+    if run.trends["statistic"].str.startswith("surgery_").any():
+        return ""
+    return (
+        "whether a norm that correlates with importance does anything in the model (only changing "
+        "it would tell); "
+    )
+
+
+def _at(run: Run, step: int, rule: VocabularyRule | None) -> list[dict[str, Any]]:
+    """Correlations with log frequency of every measure at one step, where they are defined."""
+    trends = run.trends
+    rows = trends[
+        (trends["against"] == "log_frequency")
+        & (trends["statistic"] == "spearman")
+        & (trends["rule"] == str(rule))
+        & (trends["step"] == step)
+    ]
+    return [
+        {str(column): value for column, value in row.items()}
+        for row in rows.dropna(subset=["value"]).to_dict("records")
+    ]
+
+
+def _first_lasting(run: Run, measure: str) -> int | None:
+    """First step from which on every correlation lies beyond the null band, on one side."""
+    rows = run.trend(measure)
+    value, reach = rows["value"].to_numpy(), rows["null_high"].to_numpy()
+    side = np.where(np.abs(value) > reach, np.sign(value), 0)
+    if side[-1] == 0:
+        return None
+    elsewhere = np.flatnonzero(side != side[-1])
+    return int(rows["step"].to_numpy()[elsewhere[-1] + 1 if len(elsewhere) else 0])
+
+
+def _beyond_null(row: dict[str, Any]) -> bool:
+    return abs(row["value"]) > row["null_high"]
+
+
+def _value(row: dict[str, Any], interval: str = "") -> str:
+    low, high = row[f"{interval}low"], row[f"{interval}high"]
+    return f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"

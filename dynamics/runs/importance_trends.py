@@ -1,0 +1,320 @@
+"""Correlation of norms with importance over steps: each norm with each importance.
+
+Tokens are those that the vocabulary rule keeps and whose importance is known at every step. What is
+held fixed, where something is, are frequency and what spelling tells of a token. K steps, n tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from dynamics.runs.tracked_importance import Importance, factors_of
+from dynamics.runs.trends import (
+    FEWEST_TOKENS,
+    LEVEL,
+    SURFACE,
+    WITHIN_BINS,
+    Row,
+    TrendInput,
+    onset_row,
+    simultaneous_band,
+    trajectory_rows,
+)
+from dynamics.statistics.bins import equal_count_bins
+from dynamics.statistics.controlled import Controlled, within_bin_spearman
+from dynamics.statistics.correlation import Correlation, Estimate, spearman
+from dynamics.statistics.decomposition import covariance_shares
+from dynamics.statistics.null import NullBand, null_band
+from dynamics.statistics.null_controlled import partial_null_band, within_bin_null_band
+from dynamics.statistics.ranks import Ranked, rank
+from dynamics.statistics.reliability import (
+    Reliability,
+    disattenuated,
+    spearman_brown,
+    split_half_reliability,
+)
+from dynamics.statistics.trajectory import Trajectory, stack
+from dynamics.statistics.vocabulary import VocabularyRule
+
+GAUGES = (
+    "input_embedding_norm",
+    "input_embedding_norm_features_centered",
+    "output_embedding_norm_centered",
+    "output_embedding_norm_centered_frequency",
+    "output_embedding_norm",
+)
+"""Norms that are correlated with importance."""
+
+COVARIATES = ("log_frequency", *SURFACE, "merge_rank")
+"""Covariates of the partial correlations; the merge rank is the token id, the order in which byte
+pair encoding made its tokens."""
+
+DRAWS = 5_000
+"""Simulations of a null band of importance, of which there are three for each importance."""
+
+
+def importance_rows(
+    measured: TrendInput, importances: Mapping[str, Importance], rule: VocabularyRule
+) -> Iterator[Row]:
+    """One row per step and statistic, ready for `trends.parquet`.
+
+    For each importance: its reliability, the correlation of frequency with it, and for each gauge
+    `spearman`, `spearman_disattenuated`, `partial_spearman` given `COVARIATES` and
+    `within_bin_spearman` given frequency, the first and the third also as difference from the first
+    step at which there is an importance (`_minus_first`) and with their onset (`_onset`, the value
+    being a step). What may not be separated from frequency has no controlled rows. The factors of
+    a product are not held against norms; `share_of_change` tells what each has in the product's
+    change.
+
+    Null bands are those of all gauges and steps of one importance and statistic together.
+
+    Importances of the same steps and tokens come one after the other.
+
+    Args:
+        measured: What the trends are made of.
+        importances: Importances by name. One known for fewer than 10 of the tokens that the rule
+            keeps gives no rows.
+        rule: Which tokens enter.
+    """
+    mask = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
+    products = factors_of(list(importances))
+    factors = {name for pair in products.values() for name in pair}
+    names_by_selection: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for name, importance in importances.items():
+        defined = mask & np.isfinite(importance.values).all(axis=0)
+        if name in factors or defined.sum() < FEWEST_TOKENS:
+            continue
+        steps = tuple(measured.steps if importance.steps is None else importance.steps)
+        names_by_selection.setdefault((steps, defined.tobytes()), []).append(name)
+    for (steps, defined), names in names_by_selection.items():
+        selection = _Selection(measured, steps, np.frombuffer(defined, dtype=bool))
+        for name in names:
+            yield from _Followed(name, importances[name], selection, str(rule)).rows()
+        del selection  # its ranks take gigabytes where tokens and steps are many
+    for name, pair in products.items():
+        yield from _shares(name, [importances[member] for member in (name, *pair)], mask, str(rule))
+
+
+class _Selection:
+    """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens."""
+
+    def __init__(
+        self, measured: TrendInput, steps: Sequence[int], token_mask: Bool[np.ndarray, " V"]
+    ) -> None:
+        self.steps = steps
+        self.known = token_mask
+        self._measured = measured
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        return self._measured.tokens[self.known]
+
+    @cached_property
+    def gauges(self) -> dict[str, Float[np.ndarray, "K n"]]:
+        indices = [list(self._measured.steps).index(step) for step in self.steps]
+        measures = self._measured.measures
+        return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
+
+    @cached_property
+    def ranked(self) -> dict[str, list[Ranked]]:
+        return {name: [rank(row, name) for row in rows] for name, rows in self.gauges.items()}
+
+    @cached_property
+    def covariates(self) -> dict[str, Ranked]:
+        columns = {"log_frequency": "count", "merge_rank": "token_id"}
+        return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in COVARIATES}
+
+    @cached_property
+    def bins(self) -> np.ndarray:
+        return equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """One importance over steps, and the rows that come of it."""
+
+    name: str
+    importance: Importance
+    selection: _Selection
+    rule: str
+
+    def rows(self) -> Iterator[Row]:
+        reliability = self._reliability()
+        if reliability is not None:
+            yield from self._reliability_rows(reliability)
+        frequency = [self.selection.covariates["log_frequency"]] * len(self._ranked)
+        yield from self._raw({"log_frequency": frequency}, reliability)
+        yield from self._raw(self.selection.ranked, reliability)
+        if self.importance.beyond_frequency:
+            yield from self._partial()
+            yield from self._within_bins()
+
+    @cached_property
+    def _values(self) -> list[Float[np.ndarray, " n"]]:
+        rows = list(self.importance.values[:, self.selection.known])
+        return rows * len(self.selection.steps) if self.importance.steps is None else rows
+
+    @cached_property
+    def _ranked(self) -> list[Ranked]:
+        if self.importance.steps is None:
+            return [rank(self._values[0], self.name)] * len(self.selection.steps)
+        return [rank(row, self.name) for row in self._values]
+
+    def _about(self, measure: str, statistic: str, given: str = "") -> dict[str, object]:
+        return {
+            "measure": measure,
+            "against": self.name,
+            "statistic": statistic,
+            "given": given,
+            "rule": self.rule,
+        }
+
+    def _reliability(self) -> list[Reliability] | None:
+        if self.importance.halves is None:
+            return None
+        halves = [half[:, self.selection.known] for half in self.importance.halves]
+        in_both_halves = np.isfinite(halves).all(axis=(0, 1))
+        first, second = (np.where(in_both_halves, half, np.nan) for half in halves)
+        return list(map(split_half_reliability, first, second))
+
+    def _reliability_rows(self, reliability: Sequence[Reliability]) -> Iterator[Row]:
+        halves = stack([estimate.halves for estimate in reliability])
+        keys = self._about(self.name, "reliability") | {"against": ""}
+        band = simultaneous_band(halves)
+        for row in trajectory_rows(self.selection.steps, halves, keys, band=band):
+            ends = ("value", "low", "high", "band_low", "band_high")
+            yield {**row, **{end: float(spearman_brown(np.array(row[end]))) for end in ends}}
+
+    def _raw(
+        self, ranked: Mapping[str, list[Ranked]], reliability: Sequence[Reliability] | None
+    ) -> Iterator[Row]:
+        pairs = [pair for rows in ranked.values() for pair in zip(rows, self._ranked, strict=True)]
+        null = null_band(pairs, LEVEL, np.random.default_rng(0), DRAWS)
+        for measure, rows in ranked.items():
+            correlations = list(map(spearman, rows, self._ranked))
+            yield from self._followed(correlations, measure, "spearman", "", null)
+            if reliability is not None:
+                corrected = _stack(list(map(disattenuated, correlations, reliability)))
+                yield from trajectory_rows(
+                    self.selection.steps,
+                    corrected,
+                    self._about(measure, "spearman_disattenuated"),
+                    band=simultaneous_band(corrected),
+                )
+
+    def _partial(self) -> Iterator[Row]:
+        covariates = self.selection.covariates
+        pairs = [
+            pair
+            for rows in self.selection.ranked.values()
+            for pair in zip(rows, self._ranked, strict=True)
+        ]
+        null = partial_null_band(
+            pairs, list(covariates.values()), LEVEL, np.random.default_rng(0), DRAWS
+        )
+        different = self._ranked[:1] if self.importance.steps is None else self._ranked
+        controlled = [Controlled(values, covariates) for values in different]
+        controlled *= len(self._ranked) // len(different)
+        for measure, rows in self.selection.ranked.items():
+            correlations = [
+                control.spearman(row) for control, row in zip(controlled, rows, strict=True)
+            ]
+            yield from self._followed(
+                correlations, measure, "partial_spearman", "+".join(covariates), null
+            )
+
+    def _within_bins(self) -> Iterator[Row]:
+        bins = self.selection.bins
+        pairs = [
+            pair
+            for rows in self.selection.gauges.values()
+            for pair in zip(rows, self._values, strict=True)
+        ]
+        null = within_bin_null_band(pairs, bins, LEVEL, np.random.default_rng(0), DRAWS)
+        for measure, rows in self.selection.gauges.items():
+            correlations = [
+                within_bin_spearman(row, values, bins)
+                for row, values in zip(rows, self._values, strict=True)
+            ]
+            trajectory = stack(correlations)
+            yield from trajectory_rows(
+                self.selection.steps,
+                trajectory,
+                self._about(measure, "within_bin_spearman", "log_frequency"),
+                n=correlations[0].n,
+                null=null,
+                band=simultaneous_band(trajectory),
+            )
+
+    def _followed(
+        self,
+        correlations: Sequence[Correlation],
+        measure: str,
+        statistic: str,
+        given: str,
+        null: NullBand,
+    ) -> Iterator[Row]:
+        """A statistic, and where it can change its difference from the first step and its onset."""
+        trajectory, steps = stack(correlations), self.selection.steps
+        keys = self._about(measure, statistic, given)
+        yield from trajectory_rows(
+            steps, trajectory, keys, null=null, band=simultaneous_band(trajectory)
+        )
+        if measure == "log_frequency" and self.importance.steps is None:
+            return
+        change = trajectory.differences()
+        band = simultaneous_band(change)
+        if np.isfinite(trajectory.values[0]):
+            differs = keys | {"statistic": f"{statistic}_minus_first"}
+            yield from trajectory_rows(steps, change, differs, band=band)
+        yield onset_row(steps, change, band, keys)
+
+
+def _shares(
+    name: str, product: Sequence[Importance], mask: Bool[np.ndarray, " V"], rule: str
+) -> Iterator[Row]:
+    """Share of each factor of a product in the change of the product since the first step.
+
+    With A the product's mean over contexts, N and L those of its factors, and d the difference of
+    logarithms from the first step,
+
+        d log A = d log N + d log L + d log (A / (N L)),
+
+    the last, `_interaction`, because a mean of products is no product of means. The share of each
+    is its covariance over tokens with d log A, divided by the variance of d log A. Tokens with a 0
+    anywhere are left out.
+    """
+    positive = mask & np.all([factor.values > 0 for factor in product], axis=(0, 1))
+    steps = product[0].steps
+    if steps is None or positive.sum() < FEWEST_TOKENS:
+        return
+    total, norm, logit = (np.log(factor.values[:, positive]) for factor in product)
+    parts = {"norm": norm, "logit": logit, "interaction": total - norm - logit}
+    shares = [
+        covariance_shares([part[index] - part[0] for part in parts.values()])
+        for index in range(len(steps))
+    ]
+    for index, part in enumerate(parts):
+        trajectory = _stack([step_shares[index] for step_shares in shares])
+        keys = {
+            "measure": f"{name}_{part}",
+            "against": name,
+            "statistic": "share_of_change",
+            "given": "",
+            "rule": rule,
+        }
+        band = simultaneous_band(trajectory)
+        yield from trajectory_rows(steps, trajectory, keys, band=band)
+
+
+def _stack(estimates: Sequence[Estimate]) -> Trajectory:
+    """The trajectory of estimates that are no correlations: their intervals are symmetric."""
+    return Trajectory(
+        np.array([estimate.statistic for estimate in estimates]),
+        np.stack([estimate.influence for estimate in estimates]),
+        fisher=False,
+    )

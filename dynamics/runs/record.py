@@ -1,0 +1,242 @@
+"""`run.json`: what a run measured of what, as typed records read and written in one place.
+
+Values are plain, so that tables can be opened without torch. A field that was never set is not
+written: equal runs give equal bytes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dynamics.errors import OutputError, first_problem, message_of
+from dynamics.files import write_json
+
+RUN_JSON = "run.json"
+FORMAT = 1
+"""Format of the file: 0 (not written) had no list of stages."""
+
+CALLBACK = "NormDynamicsCallback"
+"""`command` of a run that a training wrote while it was under way."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields that are set, as JSON has them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def unset(self, field: str) -> None:
+        """Forget a field, so that it is not written."""
+        setattr(self, field, type(self).model_fields[field].get_default(call_default_factory=True))
+        self.model_fields_set.discard(field)
+
+
+class SeriesRecord(_Record):
+    """The series that is measured.
+
+    Attributes:
+        name: Its name.
+        steps: Steps that are measured, ascending.
+        vocab_size: Rows of the embedding.
+        tied: Whether the output embedding is the input embedding.
+        final_norm: Type of the norm before the output embedding; None without one, or unknown.
+        training: Settings of the training that made it, where `dynamics train` did.
+        training_sha256: Digest of the `train.json` of that training.
+        left_out: Reason why each of the other selected steps is not measured, by step.
+    """
+
+    name: str
+    steps: list[int] | None = None
+    vocab_size: int
+    tied: bool
+    final_norm: str | None
+    training: dict[str, Any] | None = None
+    training_sha256: str | None = None
+    left_out: dict[str, str] = {}
+
+
+class RunSettings(_Record):
+    """Settings that change what is measured of the weights.
+
+    Attributes:
+        steps: Which steps, in the step language.
+        rule: Vocabulary rule of the main statistics; None without counts.
+        all: Whether slow measures are taken too.
+        rows: Which rows are read; not set when all are.
+        stream: The token stream that exposure is counted in, where it was named.
+    """
+
+    steps: str
+    rule: str | None
+    all: bool = False
+    rows: str | None = None
+    stream: dict[str, Any] | None = None
+
+
+class CheckpointRecord(_Record):
+    """One measured step.
+
+    Attributes:
+        step: The step.
+        name: Name of the checkpoint.
+        tokens_seen: Tokens trained on up to it, where known.
+        commit: Its commit on a hub.
+        file_sha256: Digest of the file of each embedding, where a hub tells it.
+        tensor_sha256: Digest of the values of each embedding; not set when some rows were read.
+        rows_sha256: Digest of the rows that were read of each embedding.
+        table_sha256: Digest of its table of measures.
+        matrices_sha256: Digest of its table of matrix statistics; None when some rows were read.
+        notes: What a reader of its numbers should know of its files.
+    """
+
+    step: int
+    name: str
+    tokens_seen: int | None
+    commit: str | None
+    file_sha256: dict[str, str | None]
+    tensor_sha256: dict[str, str] = {}
+    rows_sha256: dict[str, str] = {}
+    table_sha256: str
+    matrices_sha256: str | None = None
+    notes: list[str] = []
+
+
+class LiveCheckpointRecord(_Record):
+    """One step whose model was run: the step, and the digest of each of its tables by folder."""
+
+    step: int
+    tables: dict[str, str]
+
+
+class LiveRecord(_Record):
+    """The live stage: settings, inputs and tables of running the models.
+
+    Attributes:
+        settings: Importances, parts, steps, device and version of transformers.
+        embeddings_only: Steps that hold no whole model.
+        probes: Settings and digest of the probed contexts; None when none were.
+        held_out_sha256: Digest of the held-out rows; None when none were needed.
+        checkpoints: The steps whose model was run, ascending.
+        left_out: Reason why the model of each other step was not run, by step.
+    """
+
+    settings: dict[str, Any]
+    embeddings_only: list[int]
+    probes: dict[str, Any] | None
+    held_out_sha256: str | None
+    checkpoints: list[LiveCheckpointRecord]
+    left_out: dict[str, str] = {}
+
+
+class StopRecord(_Record):
+    """A step at which measuring ended before the training did, and the reason."""
+
+    step: int
+    reason: str
+
+
+class StageRecord(_Record):
+    """A stage of a run: its name, its settings, and digests of what settings do not tell."""
+
+    name: str
+    settings: dict[str, Any]
+    digests: dict[str, str]
+
+
+class RunRecord(_Record):
+    """Contents of `run.json`.
+
+    Attributes:
+        format: Format of the file.
+        finished: Whether the tables over all steps are written.
+        command: The command that made the run.
+        versions: Version of each package that has a part in the result.
+        series: The series.
+        settings: Settings of the measures of weights.
+        counts: What the token counts are of; None without counts.
+        measures: Names of the measures, in the order of the tables.
+        checkpoints: The measured steps, ascending.
+        tables: Digest of each table over all steps, by file name.
+        measures_left_out: Measures that need every row, when some rows were read.
+        live: What the models were run for; not set when they were not.
+        stops: Where measuring ended before the training did.
+        without_trends: Reason why no trends could be computed.
+        stages: Stages of the run with their settings and digests.
+    """
+
+    format: int = 0
+    finished: bool
+    command: str
+    versions: dict[str, str]
+    series: SeriesRecord
+    settings: RunSettings
+    counts: dict[str, Any] | None
+    measures: list[str]
+    checkpoints: list[CheckpointRecord]
+    tables: dict[str, str]
+    measures_left_out: list[str] = []
+    live: LiveRecord | None = None
+    stops: list[StopRecord] = []
+    without_trends: str | None = None
+    stages: list[StageRecord] = []
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that are measured, ascending."""
+        return [checkpoint.step for checkpoint in self.checkpoints]
+
+    @property
+    def live_checkpoints(self) -> list[LiveCheckpointRecord]:
+        """The steps whose model was run, ascending."""
+        return self.live.checkpoints if self.live else []
+
+    def write(self, run: Path) -> None:
+        """Write `run.json` into a run folder, atomically."""
+        self.format, self.stages = FORMAT, self._stages()
+        write_json(run / RUN_JSON, self.plain())
+
+    def _stages(self) -> list[StageRecord]:
+        counts = self.counts or {}
+        digests = {
+            name: counts[key]
+            for name, key in (("tokenizer", "tokenizer_sha256"), ("corpus", "corpus_digest"))
+            if counts.get(key)
+        }
+        stages = [
+            StageRecord(name="weights", settings=self.settings.plain(), digests=digests),
+        ]
+        if self.live is not None:
+            probes = (self.live.probes or {}).get("sha256")
+            inputs = {"probes": probes, "held_out": self.live.held_out_sha256}
+            digests = {name: sha256 for name, sha256 in inputs.items() if sha256 is not None}
+            stages.append(StageRecord(name="live", settings=self.live.settings, digests=digests))
+        return stages
+
+
+def read_record(run: Path) -> RunRecord:
+    """Read the `run.json` of a run folder, finished or not.
+
+    Raises:
+        OutputError: The file is damaged, of a newer version, or not what `dynamics track` writes.
+    """
+    path = run / RUN_JSON
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        written = content.get("format", 0) if isinstance(content, dict) else 0
+        if isinstance(written, int) and written > FORMAT:
+            raise OutputError(
+                f"{path} has format {written}, and this version reads up to {FORMAT}; update "
+                "dynamics"
+            )
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        problem = first_problem(error)
+    except (ValueError, OSError) as error:
+        problem = message_of(error)
+    raise OutputError(
+        f"{path} is damaged, or not what `dynamics track` writes ({problem}); remove the folder "
+        f"{run} to have it redone, or give another"
+    )

@@ -1,0 +1,306 @@
+"""From the measures of a run to its trends: correlations with frequency over steps.
+
+Every correlation is repeated under the vocabulary rules of the sweep; bands, differences, partial
+and within-bin estimates are of the main rule. V tokens, K steps, n tokens that a rule keeps.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Shaped
+
+from dynamics.runs.measures import split_name
+from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
+from dynamics.statistics.controlled import Controlled, within_bin_spearman
+from dynamics.statistics.correlation import Correlation, spearman
+from dynamics.statistics.intervals import Band
+from dynamics.statistics.null import NullBand, null_band
+from dynamics.statistics.onset import onset
+from dynamics.statistics.ranks import Ranked, rank
+from dynamics.statistics.trajectory import Trajectory, stack
+from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
+
+LEVEL = 0.95
+PROFILE_BINS = 30
+WITHIN_BINS = 20
+NEVER_SEEN = -1
+"""Label of the profile's group of rows that never occur."""
+
+FEWEST_TOKENS = 10
+"""A rule that keeps fewer tokens than this has no correlations."""
+
+SURFACE = ("characters", "word_start", "ascii_alphabetic")
+"""Properties of a token's spelling; partialled out of norm and frequency."""
+
+TREND_COLUMNS = (
+    *("step", "measure", "against", "statistic", "given", "rule"),
+    *("value", "low", "high", "band_low", "band_high", "n", "null_low", "null_high"),
+)
+PROFILE_COLUMNS = (
+    *("step", "measure", "bin", "count_low", "count_median", "count_high", "n"),
+    *("mean", "mean_low", "mean_high", "median", "median_low", "median_high"),
+)
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class TrendInput:
+    """Measures, exposures and tokens that trends are computed from.
+
+    Attributes:
+        steps: K steps, ascending.
+        tokens: One row per token: `count`, `kind`, `token`, `document_count`, ...
+        measures: Each measure at each step.
+        exposures: For `input_embedding` and `output_embedding`, how often each token was used as
+            input or as target before each step; None where the training stream is not known.
+    """
+
+    steps: Sequence[int]
+    tokens: pd.DataFrame
+    measures: Mapping[str, Float[np.ndarray, "K V"]]
+    exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
+
+
+def in_columns(
+    rows: Sequence[Row], columns: Sequence[str] = TREND_COLUMNS
+) -> dict[str, list[object]]:
+    """The columns of a table, from its rows; those of trends by default."""
+    return {column: [row[column] for row in rows] for column in columns}
+
+
+def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
+    """One row per step and statistic, ready for `trends.parquet`.
+
+    A correlation is NaN where the measure or what it is held against is constant, as distances are
+    at the first step and exposure is at step 0. A rule that keeps fewer than 10 tokens gives no
+    rows.
+    """
+    for variant in swept(rule):
+        mask = _mask(measured, variant)
+        if mask.sum() < FEWEST_TOKENS:
+            continue
+        against = list(_against(measured, mask))
+        main = variant == rule
+        nulls = {name: _nulls(measured, mask, ranks) if main else {} for name, ranks in against}
+        controls = _controls(measured, mask) if main else ()
+        for measure, array in measured.measures.items():
+            ranked = [rank(values, measure) for values in array[:, mask]]
+            for name, ranks in against:
+                keys = {
+                    "measure": measure,
+                    "against": name,
+                    "given": "",
+                    "rule": str(variant),
+                }
+                trajectory = stack(list(map(spearman, ranked, ranks[split_name(measure)[0]])))
+                null = nulls[name].get(split_name(measure)[1].family)
+                band = simultaneous_band(trajectory) if main else None
+                yield from trajectory_rows(measured.steps, trajectory, keys, null=null, band=band)
+                if main and np.isfinite(trajectory.values[0]):
+                    keys |= {"statistic": "spearman_minus_first"}
+                    change = trajectory.differences()
+                    band = simultaneous_band(change)
+                    yield from trajectory_rows(measured.steps, change, keys, band=band)
+                    keys |= {"statistic": "spearman"}
+                    yield onset_row(measured.steps, change, band, keys)
+            for keys, estimate in controls:
+                correlations = [
+                    estimate(x, values) for x, values in zip(ranked, array[:, mask], strict=True)
+                ]
+                keys = {"measure": measure, "rule": str(variant), **keys}
+                trajectory = stack(correlations)
+                yield from trajectory_rows(
+                    measured.steps,
+                    trajectory,
+                    keys,
+                    n=correlations[0].n,
+                    band=simultaneous_band(trajectory),
+                )
+
+
+def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
+    """One row per step, measure and bin of frequency, ready for `profile.parquet`.
+
+    Bins of the tokens that the rule keeps are equally wide in log count, merged until each has 50;
+    rows that never occur come apart, as bin -1.
+    """
+    mask = _mask(measured, rule)
+    counts = measured.tokens["count"].to_numpy()
+    never = np.flatnonzero(placebo_mask(counts, measured.tokens["kind"]))
+    groups = [(never, np.full(len(never), NEVER_SEEN))]
+    if mask.sum() >= FEWEST_TOKENS:
+        groups.append((np.flatnonzero(mask), log_spaced_bins(counts[mask], PROFILE_BINS)))
+    for tokens, labels in groups:
+        if len(tokens) == 0:
+            continue
+        bounds = pd.Series(counts[tokens]).groupby(labels).agg(["min", "median", "max"])
+        for name, array in measured.measures.items():
+            for step, values in zip(measured.steps, array[:, tokens], strict=True):
+                profile = binned_profile(values, labels, LEVEL)
+                for index, label in enumerate(profile.label):
+                    yield {
+                        "step": step,
+                        "measure": name,
+                        "bin": int(label),
+                        "count_low": int(bounds["min"][label]),
+                        "count_median": float(bounds["median"][label]),
+                        "count_high": int(bounds["max"][label]),
+                        "n": int(profile.n[index]),
+                        "mean": profile.mean[index],
+                        "mean_low": profile.mean_low[index],
+                        "mean_high": profile.mean_high[index],
+                        "median": profile.median[index],
+                        "median_low": profile.median_low[index],
+                        "median_high": profile.median_high[index],
+                    }
+
+
+def _mask(measured: TrendInput, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
+    return rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
+
+
+def _against(
+    measured: TrendInput, kept: Bool[np.ndarray, " V"]
+) -> Iterator[tuple[str, Mapping[str, list[Ranked]]]]:
+    """Name, and per role the ranks at each step, of what measures are correlated with."""
+    frequency = rank(measured.tokens["count"].to_numpy()[kept])
+    everywhere = [frequency] * len(measured.steps)
+    yield "log_frequency", dict.fromkeys(("input_embedding", "output_embedding"), everywhere)
+    if measured.exposures is not None:
+        yield (
+            "log_exposure",
+            {
+                role: [rank(used) for used in exposure[:, kept]]
+                for role, exposure in measured.exposures.items()
+            },
+        )
+
+
+def _controls(
+    measured: TrendInput, kept: Bool[np.ndarray, " V"]
+) -> list[tuple[Row, Callable[[Ranked, Float[np.ndarray, " n"]], Correlation]]]:
+    """Frequency beyond spelling, and spread over documents beyond frequency.
+
+    Each comes as what to call it and a function of a measure, ranked and as it is.
+    """
+    tokens = measured.tokens[kept]
+    frequency = rank(tokens["count"].to_numpy())
+    surface = Controlled(frequency, [rank(tokens[column].to_numpy()) for column in SURFACE])
+    controls = [
+        (
+            _about("log_frequency", "partial_spearman", "+".join(SURFACE)),
+            lambda ranked, values: surface.spearman(ranked),
+        )
+    ]
+    documents = tokens["document_count"].to_numpy(dtype=float, na_value=np.nan)
+    if np.isfinite(documents).all():
+        spread = Controlled(documents, [frequency])
+        bins = equal_count_bins(frequency, WITHIN_BINS)
+        controls += [
+            (
+                _about("log_document_frequency", "partial_spearman", "log_frequency"),
+                lambda ranked, values: spread.spearman(ranked),
+            ),
+            (
+                _about("log_document_frequency", "within_bin_spearman", "log_frequency"),
+                lambda ranked, values: within_bin_spearman(values, documents, bins),
+            ),
+        ]
+    return controls
+
+
+def _about(against: str, statistic: str, given: str) -> Row:
+    return {"against": against, "statistic": statistic, "given": given}
+
+
+def simultaneous_band(trajectory: Trajectory) -> Band:
+    """The 95 % band of a trajectory over all its steps; NaN where none of its values is defined."""
+    if np.isfinite(trajectory.values).any():
+        return trajectory.simultaneous_band(LEVEL, np.random.default_rng(0))
+    return Band(trajectory.values, trajectory.values)
+
+
+def trajectory_rows(
+    steps: Sequence[int],
+    trajectory: Trajectory,
+    keys: Row,
+    *,
+    n: int | None = None,
+    null: NullBand | None = None,
+    band: Band | None = None,
+) -> Iterator[Row]:
+    """A row of `TREND_COLUMNS` for each step of a trajectory.
+
+    Args:
+        steps: Its K steps.
+        trajectory: Values and their influence.
+        keys: What it is: `measure`, `against`, `given`, `rule`, and `statistic` where it is not
+            `spearman`.
+        n: Tokens that entered, where that is not all of the trajectory's.
+        null: Where values stay without an association; none when None.
+        band: Its simultaneous band; none when None.
+    """
+    pointwise = trajectory.confidence_intervals(LEVEL)
+    undefined = np.full(len(steps), np.nan)
+    everywhere = Band(undefined, undefined) if band is None else band
+    reach = np.nan if null is None else null.simultaneous
+    for index, step in enumerate(steps):
+        yield {
+            "statistic": "spearman",
+            **keys,
+            "step": step,
+            "value": trajectory.values[index],
+            "low": pointwise.low[index],
+            "high": pointwise.high[index],
+            "band_low": everywhere.low[index],
+            "band_high": everywhere.high[index],
+            "n": trajectory.influence.shape[1] if n is None else n,
+            "null_low": -reach,
+            "null_high": reach,
+        }
+
+
+def onset_row(steps: Sequence[int], change: Trajectory, band: Band, keys: Row) -> Row:
+    """The onset of a statistic as a row: its value is a step, NaN where there is no onset.
+
+    Args:
+        steps: K steps.
+        change: Difference of the statistic from the first step.
+        band: Simultaneous band of the difference.
+        keys: What the statistic is: `measure`, `against`, `statistic`, `given`, `rule`.
+    """
+    step = onset(steps, change.values, band)
+    return {
+        **dict.fromkeys(TREND_COLUMNS, np.nan),
+        **keys,
+        "statistic": f"{keys['statistic']}_onset",
+        "step": steps[-1],
+        "value": np.nan if step is None else float(step),
+        "n": change.influence.shape[1],
+    }
+
+
+def _nulls(
+    measured: TrendInput, kept: Bool[np.ndarray, " V"], ranks: Mapping[str, list[Ranked]]
+) -> dict[str, NullBand]:
+    """A band per family of measures, over all its measures and steps together."""
+    families: dict[str, list[str]] = {}
+    for name in measured.measures:
+        families.setdefault(split_name(name)[1].family, []).append(name)
+    return {
+        family: null_band(
+            (
+                (rank(values, name), against)
+                for name in names
+                for values, against in zip(
+                    measured.measures[name][:, kept], ranks[split_name(name)[0]], strict=True
+                )
+            ),
+            LEVEL,
+            np.random.default_rng(0),
+        )
+        for family, names in families.items()
+    }

@@ -1,0 +1,1 @@
+"""Studies: one training to figures, or several arms, seeds and series."""

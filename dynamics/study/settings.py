@@ -1,0 +1,162 @@
+"""Settings of studies of several runs: trainings of several arms and seeds, or public series.
+
+The keys of a file determine its kind of study: `arms`, `series`, or those of one training.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from dynamics import steps as step_language
+from dynamics.config import (
+    STRICT,
+    StudySettings,
+    parse_override,
+    read_yaml,
+    set_key,
+    validate,
+)
+from dynamics.configurations import configuration_file
+from dynamics.errors import StepError
+
+Name = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # no dots alone: it names a folder
+
+
+class _Settings(BaseModel):
+    model_config = STRICT
+
+
+class ArmsStudy(_Settings):
+    """Trainings of several recipes, each with the same seeds.
+
+    Attributes:
+        name: Name of the study, and of its default output folder `runs/NAME`.
+        seeds: Seeds of every arm.
+        base: Settings of a training, without name and seed, that the arms share; inline, or the
+            path of a YAML file relative to the study's.
+        arms: The settings that each arm changes, by dotted key: `{training.optimizer: sgd}`.
+    """
+
+    name: Name
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    base: dict[str, Any]
+    arms: dict[Name, dict[str, Any]] = Field(min_length=1)
+
+    @field_validator("base")
+    @classmethod
+    def _shared(cls, base: dict[str, Any]) -> dict[str, Any]:
+        for key in base.keys() & {"name", "seed"}:
+            raise ValueError(f"{key!r} is not shared: arms give the names, 'seeds' the seeds")
+        return base
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice")
+        return seeds
+
+    def settings(self, arm: str, seed: int) -> StudySettings:
+        """Return the settings of the training of one arm and seed, named after the arm.
+
+        Raises:
+            ConfigError: A key is unknown or of the wrong type; the message names the arm.
+        """
+        content = copy.deepcopy(self.base)
+        for key, value in self.arms[arm].items():
+            set_key(content, key, value)
+        return validate(StudySettings, content | {"name": arm, "seed": seed}, f"arm {arm}")
+
+
+class SeriesStudy(_Settings):
+    """Public series that are tracked and compared.
+
+    Attributes:
+        name: Name of the study, and of its default output folder `runs/NAME`.
+        series: Names of the catalog, hub repositories or folders; `{1..9}` stands for each number.
+        steps: Steps to measure, in the step language.
+        rule: Vocabulary rule of the main statistics.
+        counts: As for `dynamics track`: `auto`, `none`, or a path.
+    """
+
+    name: Name
+    series: list[str] = Field(min_length=1)
+    steps: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] = "all"
+    rule: str = "count>=10"
+    counts: str = "auto"
+
+    @field_validator("series")
+    @classmethod
+    def _expand(cls, series: list[str]) -> list[str]:
+        written_out = [name for pattern in series for name in _numbered(pattern)]
+        if doubled := [name for name in written_out if written_out.count(name) > 1]:
+            raise ValueError(f"the series {doubled[0]!r} is given twice")
+        return written_out
+
+    @field_validator("steps")
+    @classmethod
+    def _readable(cls, expression: str) -> str:
+        try:
+            step_language.parse(expression)
+        except StepError as error:
+            raise ValueError(str(error)) from error
+        return expression
+
+
+AnyStudy = StudySettings | ArmsStudy | SeriesStudy
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
+    """Read a study of any kind, then apply overrides of the form `key=value`.
+
+    In a study of arms, `name`, `seeds` and `arms` belong to the study; any other key changes the
+    base, so that the settings of an arm take precedence.
+
+    Args:
+        path: The file, or the name of a configuration that comes with the program.
+        overrides: Settings that replace those of the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type; the
+            settings of every arm are checked.
+    """
+    file = configuration_file(path)
+    content = read_yaml(file)
+    kind = next((kind for key, kind in KINDS.items() if key in content), StudySettings)
+    base = _base(content, file) if kind is ArmsStudy else content
+    for key, value in map(parse_override, overrides):
+        of_study = kind is ArmsStudy and key in ArmsStudy.model_fields
+        set_key(content if of_study else base, key, value)
+    study = validate(kind, content, str(path))
+    if isinstance(study, ArmsStudy):
+        for arm in study.arms:
+            study.settings(arm, study.seeds[0])
+    return study
+
+
+KINDS: dict[str, type[ArmsStudy | SeriesStudy]] = {"arms": ArmsStudy, "series": SeriesStudy}
+"""Kinds of studies, by a key that no other kind has."""
+
+
+def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the settings that arms share, read from their own file if `base` is a path."""
+    base = content.setdefault("base", {})
+    if isinstance(base, str):
+        base = content["base"] = read_yaml(path.parent / base)
+        base.pop("name", None)
+        base.pop("seed", None)
+    return base if isinstance(base, dict) else {}
+
+
+def _numbered(pattern: str) -> Iterator[str]:
+    numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if numbers is None:
+        yield pattern
+        return
+    first, last = map(int, numbers.groups())
+    for number in range(first, last + 1):
+        yield from _numbered(pattern[: numbers.start()] + str(number) + pattern[numbers.end() :])

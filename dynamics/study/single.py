@@ -1,0 +1,181 @@
+"""A study from its settings: train, count, track and plot into one folder, each stage resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynamics.checkpoints.training_folder import is_training
+from dynamics.config import StudySettings
+from dynamics.errors import ConfigError, OutputError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
+from dynamics.runs.record import RunRecord
+
+if TYPE_CHECKING:
+    from dynamics.runs.run import Run
+    from dynamics.tracking.live_stage import LiveSettings
+
+OnStep = Callable[[dict[str, Any]], None]
+
+
+def run_study(
+    settings: StudySettings,
+    folder: Path,
+    *,
+    command: str = "",
+    report: Report = no_report,
+    on_step: OnStep = lambda line: None,
+    on_checkpoint: OnProgress = no_progress,
+    on_live: OnProgress = no_progress,
+) -> dict[str, Any]:
+    """Train, count, track and plot; stages that an earlier call has finished are not repeated.
+
+    The folder gets `training/`, `run/` and `figures/`.
+
+    Args:
+        settings: Settings of the study.
+        folder: The study folder.
+        command: The command line, recorded in the run.
+        report: Receives a line per stage.
+        on_step: Receives each line of `train.jsonl` as it is written.
+        on_checkpoint: Receives the number of measured checkpoints and their total.
+        on_live: Receives the number of models run and their total.
+
+    Returns:
+        `findings` (sentences computed from the run), `run`, `training` and `figures` (paths).
+
+    Raises:
+        ConfigError: There is no importance of a name.
+        OutputError: The folder, or one inside it, holds something else.
+    """
+    from dynamics.report.figures import plot
+    from dynamics.runs.findings import findings
+    from dynamics.training.rates import unused_row_factor
+
+    run = train_and_track(
+        settings,
+        folder,
+        command=command,
+        report=report,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        on_live=on_live,
+    )
+    report("drawing figures")
+    figures = plot([run], folder / "figures", report=report)
+    decays = settings.training.optimizer == "adamw" or settings.training.weight_decay == 0
+    expected = unused_row_factor(settings.training, run.steps[-1]) if decays else None
+    return {
+        "findings": findings(run, unused_row_factor=None if settings.model.tied else expected),
+        "training": str(folder / "training"),
+        "run": str(run.path),
+        "figures": [str(file) for file in figures],
+    }
+
+
+def train_and_track(
+    settings: StudySettings,
+    folder: Path,
+    *,
+    command: str = "",
+    report: Report = no_report,
+    on_step: OnStep = lambda line: None,
+    on_checkpoint: OnProgress = no_progress,
+    on_live: OnProgress = no_progress,
+) -> "Run":
+    """Train and track a study without figures; finished stages are not repeated.
+
+    Args:
+        settings: Settings of the study.
+        folder: The study folder, which gets `training/` and `run/`.
+        command: The command line, recorded in the run.
+        report: Receives a line per stage.
+        on_step: Receives each line of `train.jsonl` as it is written.
+        on_checkpoint: Receives the number of measured checkpoints and their total.
+        on_live: Receives the number of models run and their total.
+
+    Raises:
+        ConfigError: There is no importance of a name, or no row to measure losses on.
+        OutputError: The folder, or one inside it, holds something else.
+    """
+    from dynamics.checkpoints.series import open_series
+    from dynamics.tracking.track import track
+    from dynamics.tracking.training_data import find_counts
+    from dynamics.training.train import train
+
+    if is_training(folder):
+        raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
+    training = folder / "training"
+    live = live_settings(settings)  # raises before the training if they are wrong
+    series = open_series(train(settings, training, report=report, on_step=on_step))
+    report(f"tracking {len(series)} checkpoints")
+    return track(
+        series,
+        folder / "run",
+        counts=find_counts(series, "auto"),
+        everything=settings.tracking.all,
+        command=command,
+        live=live,
+        report=report,
+        on_checkpoint=on_checkpoint,
+        on_live=on_live,
+    )
+
+
+def live_settings(settings: StudySettings) -> "LiveSettings | None":
+    """Return the settings of running the models, None when they are not run."""
+    tracking = settings.tracking
+    if not (tracking.importance or tracking.surgery or tracking.agreement):
+        return None
+    from dynamics.importance.probes import ProbeSettings
+    from dynamics.tracking.live_stage import LiveSettings
+
+    if (tracking.surgery or tracking.agreement) and not settings.corpus.held_out_rows:
+        raise ConfigError(
+            "tracking.surgery and tracking.agreement need rows that are not trained on; set "
+            "corpus.held_out_rows, for example to 64"
+        )
+    return LiveSettings(
+        importance=tuple(tracking.importance),
+        surgery=tracking.surgery,
+        agreement=tracking.agreement,
+        steps=tracking.live_steps,
+        probes=ProbeSettings(
+            tokens_per_stratum=tracking.probe_tokens_per_stratum,
+            contexts=tracking.contexts,
+            length=tracking.context_length,
+        ),
+        device=tracking.device,
+    )
+
+
+def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
+    """Return whether a run was tracked with the settings of a study.
+
+    A study that does not run the models accepts a run that did. `auto` is any device.
+
+    Args:
+        record: Contents of the run's `run.json`.
+        settings: Settings of the study.
+    """
+    tracking = settings.tracking
+    if record.settings.all != tracking.all:
+        return False
+    parts = [name for name in ("surgery", "agreement") if getattr(tracking, name)]
+    if not (tracking.importance or parts):
+        return True
+    if record.live is None:
+        return False
+    recorded, probes = record.live.settings, record.live.probes or {}
+    expected = {
+        "tokens_per_stratum": tracking.probe_tokens_per_stratum,
+        "contexts": tracking.contexts,
+        "length": min(tracking.context_length, settings.training.sequence_length),
+    }
+    return (
+        (recorded["importance"], recorded["parts"]) == (list(tracking.importance), parts)
+        and recorded["steps"] == tracking.live_steps
+        and tracking.device in ("auto", recorded["device"])
+        and all(
+            probes.get(name) == value for name, value in expected.items() if tracking.importance
+        )
+    )

@@ -1,0 +1,105 @@
+"""The training that made a series, its token stream and its counts."""
+
+from pathlib import Path
+
+from dynamics.checkpoints.hub.revisions import HubRevision
+from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.training_folder import read_training, training_of
+from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
+from dynamics.corpus.public.public_counts import find_public_counts
+from dynamics.corpus.tokenizers.loading import fetch_tokenizer, load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokens import open_stream
+from dynamics.errors import MismatchError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
+from dynamics.tracking.exposed import Exposed
+
+
+def training_folder(series: CheckpointSeries) -> Path | None:
+    """Return the training folder of a series; None if `dynamics train` did not make it."""
+    return training_of(series.checkpoints[0].path)
+
+
+def training_stream(series: CheckpointSeries) -> Exposed | None:
+    """Return the token stream of a series that `dynamics train` made; None for another."""
+    folder = training_folder(series)
+    if folder is None:
+        return None
+    return Exposed(open_stream(folder), read_training(folder).batch_size)
+
+
+def find_counts(
+    series: CheckpointSeries,
+    counts: str,
+    *,
+    report: Report = no_report,
+    on_progress: OnProgress = no_progress,
+) -> Counts | None:
+    """Find the counts that belong to a series.
+
+    Args:
+        series: The series.
+        counts: Path of a `counts.parquet`; `auto` for those in the training folder of the series,
+            or else of a sample of its public training stream, None where neither is known; `none`
+            for None.
+        report: Receives a line about the sample, before and after it is read.
+        on_progress: Receives how many blocks of the sample are counted, of how many.
+
+    Raises:
+        CorpusError: There are no counts at the path.
+    """
+    if counts == "none":
+        return None
+    if counts != "auto":
+        return read_counts(counts)
+    training = training_folder(series)
+    if training is not None:
+        return read_counts(training / "counts.parquet")
+    if series.checkpoints[0].path is not None:
+        return None
+    return find_public_counts(series.name, report=report, on_progress=on_progress)
+
+
+def check_same_tokenizer(counts: Counts, series: CheckpointSeries) -> None:
+    """Refuse counts of another tokenizer or corpus than the series', or without its twins.
+
+    The corpus is compared for series that `dynamics train` made.
+
+    Raises:
+        MismatchError: The counts do not belong to the series.
+    """
+    training, folder = training_folder(series), series.checkpoints[0].path
+    store = series.checkpoints[0].store
+    if isinstance(store, HubRevision):
+        tokenizer = fetch_tokenizer(store.sibling("main"))
+        check_tokenizer(counts, tokenizer_sha256(tokenizer), series.name)
+    elif folder is None:
+        return
+    elif training is not None:
+        record = read_training(training)
+        check_tokenizer(counts, record.tokenizer_sha256, str(training))
+        _check_corpus(counts, record.corpus_digest, training)
+        _check_twins(counts, training)
+    elif (folder / "tokenizer.json").exists():
+        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(folder)), str(folder))
+
+
+def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> None:
+    """Refuse counts of another corpus than that of the training."""
+    if corpus_digest is not None and counts.info.corpus_digest != corpus_digest:
+        raise MismatchError(
+            f"{counts.name} was counted on another corpus ({counts.info.corpus_digest[:12]}) than "
+            f"{training} was trained on ({corpus_digest[:12]}); give "
+            f"{training / 'counts.parquet'}, or leave --counts out"
+        )
+
+
+def _check_twins(counts: Counts, training: Path) -> None:
+    """Refuse counts without the twins of the training, which would seem never to occur."""
+    twins = open_stream(training).info.twins or {}
+    table = counts.table
+    twin_ids = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
+    if sorted(twin_ids) != sorted(twins.values()):
+        raise MismatchError(
+            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(twin_ids)}; give "
+            f"{training / 'counts.parquet'}, or count {training} itself"
+        )
