@@ -23,6 +23,7 @@ from dynamics.attribution.targets import (
     resolve,
 )
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
+from dynamics.former_names import renamed_argument
 from dynamics.models.live_model import LiveModel
 from dynamics.models.named_errors import named_errors
 
@@ -33,6 +34,7 @@ CAUSAL = (
 )
 
 
+@renamed_argument("ask", "target_spec")
 def attribute(
     model: LiveModel,
     texts: Content | Iterable[Content],

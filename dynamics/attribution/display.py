@@ -152,5 +152,5 @@ def check_name(name: str) -> str:
 
 
 def number(value: float, sign: str = "+") -> str:
-    """Format with four digits, and a sign unless `sign` is empty; NaN is a dot."""
+    """Format with four significant digits, and a plus unless `sign` is empty; NaN is a dot."""
     return "·" if np.isnan(value) else f"{value:{sign}.4g}"

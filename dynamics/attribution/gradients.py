@@ -177,8 +177,9 @@ def _baseline_rows(batch: AttributionBatch, rows: Rows) -> Rows:
     return torch.where(is_special[:, :, None], rows, baseline)
 
 
-def _special_id(batch: AttributionBatch, name: str) -> int | None:
-    return getattr(batch.model.tokenizer, f"{name}_token_id")
+def _special_id(batch: AttributionBatch, kind: str) -> int | None:
+    """Return the id of a special token, such as that of kind `mask`; None without one."""
+    return getattr(batch.model.tokenizer, f"{kind}_token_id")
 
 
 def _prediction_of(

@@ -64,7 +64,7 @@ def page(attributions: Iterable[Attribution], title: str) -> str:
 
 def fragment(attributions: Iterable[Attribution]) -> str:
     """Return attributions as a part of an HTML page, such as the output of a notebook cell."""
-    sections = [_group(group) for group in display.groups(attributions)]
+    sections = [_section(group) for group in display.groups(attributions)]
     return f"<style>{_STYLE}</style>\n{_legend()}\n" + "\n".join(sections)
 
 
@@ -76,7 +76,8 @@ def _legend() -> str:
     )
 
 
-def _group(group: Sequence[Attribution]) -> str:
+def _section(group: Sequence[Attribution]) -> str:
+    """Return the section of attributions that differ in layer or revision only, one or more."""
     first, is_single = group[0], len(group) == 1
     parts = [f"<h2>{escape(display.heading(first, with_label=is_single))}</h2>"]
     parts += _single(first) if is_single else _comparison(group)
@@ -192,7 +193,7 @@ def _row(kind: str, cells: Sequence[str]) -> str:
 
 
 def _cell_look(attribution: Attribution, index: int, target: int, shade: float) -> str:
-    """Return the HTML attributes with the shade and the tooltip of a score."""
+    """Return the HTML attributes of a score: its tooltip and its shade, -1 to 1 or NaN."""
     score, norm, logit = _formatted(attribution, index, target)
     token, token_id = display.cell(attribution.tokens[index]), attribution.token_ids[index]
     tooltip = f"position {index}, {token!r}, id {token_id}: {score}"

@@ -457,7 +457,10 @@ def _reserved_ids(model: LiveModel) -> set[int]:
 
 
 def _word_spans(text: str, special: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the span of each word with the white space before it; the last one also behind it.
+    """Return the span of each word with the white space before it.
+
+    The last word before a special token or the end has the white space behind it too; white space
+    alone is a span.
 
     Args:
         text: The text.

@@ -47,6 +47,10 @@ class TargetSpec:
     generate: int = 0
 
 
+Ask = TargetSpec
+"""Former name, which goes with 0.2."""
+
+
 @dataclass(frozen=True)
 class TargetPosition:
     """A prediction to explain: its position, its read-out, and the token or label if it is fixed.

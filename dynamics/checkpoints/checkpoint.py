@@ -340,7 +340,7 @@ class _Contents:
 
     @cached_property
     def final_norm(self) -> FinalNorm:
-        """The norm before the output embedding."""
+        """Facts of the norm before the output embedding; a note where it is not known."""
         return find_final_norm(self._tensors, self.roles, self.config)
 
     def locate(self, role: Role) -> ReadableTensor:

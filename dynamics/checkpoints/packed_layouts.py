@@ -97,7 +97,10 @@ class ScaledRows:
         return values
 
     def _of_rows(self, grid: Tensor, ids: np.ndarray) -> Tensor:
-        """Select the rows of a grid of scales, one per id or one for all: (n or 1, G)."""
+        """Return one row of scales per id, or one for all: (n or 1, G).
+
+        A grid of single rows holds those of the ids already; one of blocks of rows comes whole.
+        """
         grid = grid.reshape(grid.shape[0] if grid.dim() else 1, -1)
         if self.block_rows == 1 or len(grid) == 1:
             return grid

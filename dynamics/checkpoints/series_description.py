@@ -20,7 +20,8 @@ def describe_series(name: str) -> dict[str, Any]:
         name: Its name, an alias or a full repository id.
 
     Returns:
-        The entry of the catalog, with `steps` and `cost` added.
+        The entry of the catalog with the `url` of each defect, `steps` in place of `expected`,
+        `expected_count` and `last`, and `cost`, None where shapes are not known.
 
     Raises:
         CheckpointError: There is no such series.

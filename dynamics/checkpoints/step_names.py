@@ -336,7 +336,7 @@ def _pattern_hint(place: str, kinds: Iterable[list[StepName]]) -> str:
 
 
 def _pattern(names: list[str], excluded: list[str]) -> str | None:
-    """Return a shell pattern that fits all of `names` and none of `excluded`; None without one."""
+    """Return the common start of `names` with `*` or `*[0-9]`, if that fits none of `excluded`."""
     shared_letters = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
     start = "".join(letters[0] for letters in shared_letters)
     starts = (start.rstrip("0123456789"), re.sub(r"[0-9]+[^0-9]*$", "", start))

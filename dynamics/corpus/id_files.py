@@ -97,6 +97,7 @@ def open_ids(path: Path, dtype: str | None, vocab_size: int | None = None) -> np
 
 
 def _open_numpy(path: Path, dtype: str | None) -> np.ndarray:
+    """Map the ids of an `.npy` file, flattened; a dtype that its header contradicts is refused."""
     try:
         ids = np.load(path, "r").reshape(-1)
     except ValueError as error:

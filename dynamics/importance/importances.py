@@ -60,12 +60,12 @@ def occlusion_later(passes: Passes) -> Values:
 
 
 def occlusion_norm_matched(passes: Passes) -> Values:
-    """KL in nats when another token's row takes the place of the token's, all of the same norm."""
+    """KL in nats when another token's row replaces the token's, with all input rows of one norm."""
     return passes.divergence(passes.equalized, passes.exchanged, passes.next)
 
 
 def occlusion_norm_matched_later(passes: Passes) -> Values:
-    """`occlusion_norm_matched` summed over the predictions of the next and all later tokens."""
+    """KL as in `occlusion_norm_matched`, summed over the next and all later predictions."""
     return _sum_later(passes, passes.equalized, passes.exchanged)
 
 

@@ -309,6 +309,7 @@ class LiveModel:
         blocks: bool = False,
         columns: Int[Tensor, " K"] | None = None,
     ) -> Reading:
+        """Run the network once, as `read` does, also where it would mix the inputs."""
         output = None if self.task == "none" else self.output
         if output is None or output.over == "labels":
             columns = None

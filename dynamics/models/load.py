@@ -292,7 +292,12 @@ def _parse_settings(
 
 
 def _fetch(checkpoint: Checkpoint) -> Path:
-    """Return a local folder with everything that loading needs, downloaded if on a hub."""
+    """Return a local folder with everything that loading needs, downloaded if on a hub.
+
+    Raises:
+        CheckpointError: No model can be run from its files: they are of another format, hold the
+            embeddings only, or have no config.json.
+    """
     store = checkpoint.store
     weights = next((name for name in standard_files(store) if store.open(name)), None)
     measurable = other_weights_file(store) if weights is None else weights

@@ -63,7 +63,7 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     need_trend(runs, "importance")
     arms = arms_of(runs)
     names = importances_of(arms, "partial_spearman")
-    rows = _one_arm(arms[0], names) if len(arms) == 1 else _several_arms(arms, names)
+    rows = _rows_of_one_arm(arms[0], names) if len(arms) == 1 else _several_arms(arms, names)
     figure, _ = draw_panels(
         rows,
         missing="no run has importances to compare norms with; track it with --importance",
@@ -90,9 +90,9 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _one_arm(arm: Arm, names: Sequence[str]) -> Iterator[list[Panel]]:
+def _rows_of_one_arm(arm: Arm, importances: Sequence[str]) -> Iterator[list[Panel]]:
     for gauge, label in GAUGES.items():
-        yield from _wrapped([_panel(arm, gauge, name, label) for name in names])
+        yield from _wrapped([_panel(arm, gauge, name, label) for name in importances])
 
 
 def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:

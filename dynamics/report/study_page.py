@@ -39,14 +39,15 @@ def write_page(
         runs: Runs of all arms and seeds.
         title: Name of the study.
         command: Command that makes the page again, '' for none.
-        report: Receives a line for each figure that is left out.
+        report: Receives a line for each figure that is left out; none where a run has no counts,
+            because the page then has no figures.
 
     Returns:
         The figures.
 
     Raises:
         MismatchError: Two runs are of different tokenizers; both are named.
-        OutputError: A table of a run is damaged.
+        OutputError: There is no run, or a table of one is damaged.
     """
     arms = arms_of(runs)
     counted = all(run.rule is not None for run in runs)

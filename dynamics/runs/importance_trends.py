@@ -147,11 +147,11 @@ class _Followed:
         if reliability is not None:
             yield from self._reliability_rows(reliability)
         frequency = [self.selection.covariates["log_frequency"]] * len(self._ranked)
-        yield from self._raw({"log_frequency": frequency}, reliability)
-        yield from self._raw(self.selection.ranked, reliability)
+        yield from self._spearman_rows({"log_frequency": frequency}, reliability)
+        yield from self._spearman_rows(self.selection.ranked, reliability)
         if self.importance.beyond_frequency:
-            yield from self._partial()
-            yield from self._within_bins()
+            yield from self._partial_rows()
+            yield from self._within_bin_rows()
 
     @cached_property
     def _values(self) -> list[Float[np.ndarray, " n"]]:
@@ -189,9 +189,10 @@ class _Followed:
             ends = ("value", "low", "high", "band_low", "band_high")
             yield {**row, **{end: float(spearman_brown(np.array(row[end]))) for end in ends}}
 
-    def _raw(
+    def _spearman_rows(
         self, ranked: Mapping[str, list[Ranked]], reliability: Sequence[Reliability] | None
     ) -> Iterator[Row]:
+        """Correlations with the importance, and disattenuated where its reliability is given."""
         pairs = [pair for rows in ranked.values() for pair in zip(rows, self._ranked, strict=True)]
         null = null_band(pairs, LEVEL, np.random.default_rng(0), DRAWS)
         for measure, rows in ranked.items():
@@ -206,7 +207,7 @@ class _Followed:
                     band=simultaneous_band(corrected),
                 )
 
-    def _partial(self) -> Iterator[Row]:
+    def _partial_rows(self) -> Iterator[Row]:
         covariates = self.selection.covariates
         pairs = [
             pair
@@ -227,7 +228,7 @@ class _Followed:
                 correlations, measure, "partial_spearman", "+".join(covariates), null
             )
 
-    def _within_bins(self) -> Iterator[Row]:
+    def _within_bin_rows(self) -> Iterator[Row]:
         bins = self.selection.bins
         pairs = [
             pair

@@ -182,9 +182,10 @@ def _against(
 def _controls(
     measured: TrendInput, kept: Bool[np.ndarray, " V"]
 ) -> list[tuple[Row, Callable[[Ranked, Float[np.ndarray, " n"]], Correlation]]]:
-    """Frequency beyond spelling, and spread over documents beyond frequency.
+    """Frequency beyond spelling; where documents are counted, spread over them beyond frequency.
 
-    Each comes as what to call it and a function of a measure, ranked and as it is.
+    The second is a partial and a within-bin correlation. Each comes as its columns of a trend and
+    a function of a measure, ranked and unranked.
     """
     tokens = measured.tokens[kept]
     frequency = rank(tokens["count"].to_numpy())

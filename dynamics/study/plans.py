@@ -84,10 +84,10 @@ class SeriesPlan:
 
 
 def plan_arms(study: ArmsStudy) -> ArmsPlan:
-    """Plan a study of arms; nothing is read or trained.
+    """Count what a study of arms will train, save and run; nothing is read or trained.
 
     Raises:
-        ConfigError: A step of a schedule lies beyond the training.
+        ConfigError: A step of a schedule of checkpoints lies beyond the training.
     """
     runs = [study.settings(arm, seed) for arm in study.arms for seed in study.seeds]
     trainings = [run.training for run in runs]

@@ -92,7 +92,7 @@ class SeriesStudy(_Settings):
     @field_validator("series")
     @classmethod
     def _expand(cls, series: list[str]) -> list[str]:
-        written_out = [name for pattern in series for name in _numbered(pattern)]
+        written_out = [name for pattern in series for name in _expanded(pattern)]
         if doubled := [name for name in written_out if written_out.count(name) > 1]:
             raise ValueError(f"the series {doubled[0]!r} is given twice")
         return written_out
@@ -152,11 +152,12 @@ def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return base if isinstance(base, dict) else {}
 
 
-def _numbered(pattern: str) -> Iterator[str]:
+def _expanded(pattern: str) -> Iterator[str]:
+    """Yield the names that a pattern stands for: `{1..9}` is each of the numbers."""
     numbers = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if numbers is None:
         yield pattern
         return
     first, last = map(int, numbers.groups())
     for number in range(first, last + 1):
-        yield from _numbered(pattern[: numbers.start()] + str(number) + pattern[numbers.end() :])
+        yield from _expanded(pattern[: numbers.start()] + str(number) + pattern[numbers.end() :])

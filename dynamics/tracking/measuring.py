@@ -158,7 +158,10 @@ def measure_tensors(
 def _biases(
     model: ModelAtStep, role: Role, view: View
 ) -> tuple[TokenScores | None, TokenScores | None]:
-    """Return the head's bias; or, where it has none, what the final norm's bias adds to logits."""
+    """Return the head's bias, and if it has none the logits that the final norm's bias adds.
+
+    Both are None for the input embedding.
+    """
     if role != "output_embedding":
         return None, None
     if model.has("output_bias"):

@@ -81,6 +81,7 @@ def _is_shard(name: str, sharding: Any) -> bool:
 
 
 def _read_header(source: ByteSource) -> tuple[int, dict[str, Any]]:
+    """Return the offset at which the data start, and the header."""
     length = int.from_bytes(source.read(0, _LENGTH), "little")
     start = _LENGTH + length
     if start > source.size:

@@ -148,7 +148,10 @@ def check_loss(
 
 
 def _word_start(text: str, start: int) -> int:
-    """First position from `start` on that follows white space, at most a block's length further."""
+    """First position from `start` on that begins the text or follows white space.
+
+    A block's length further, or the end of the text, where none is nearer.
+    """
     stop = min(len(text), start + _BLOCK)
     while start < stop and start and not text[start - 1].isspace():
         start += 1
