@@ -104,7 +104,6 @@ def _logit_factor(passes: Passes) -> Values:
 
 _CAUSAL = ("causal",)
 _OCCLUDED, _EXCHANGED = ("clean", "occluded"), ("equalized", "exchanged")
-_OWN_PASS = ("gradient_norm", "gradient_x_input", "integrated_gradients", "cp_lrp", "occlusion")
 
 IMPORTANCES: dict[str, Importance] = {
     "occlusion": Importance(occlusion, _OCCLUDED),
@@ -114,12 +113,13 @@ IMPORTANCES: dict[str, Importance] = {
     "occlusion_norm_matched_later": Importance(occlusion_norm_matched_later, _EXCHANGED, _CAUSAL),
     "surprisal": Importance(surprisal, ("clean",)),
     **{
-        f"attribution_{method}": Importance(
-            partial(_attribution, method),
-            ("attributed", *([method] if method in _OWN_PASS else [])),
-            method=method,
+        f"attribution_{name}": Importance(
+            partial(_attribution, name),
+            # What a head answers is shared; what needs predictions runs the network itself.
+            ("attributed", *([name] if method.needs == "prediction" else [])),
+            method=name,
         )
-        for method in METHODS
+        for name, method in METHODS.items()
     },
     "attribution_normxlogit_norm": Importance(_norm_factor, ("attributed",), method="normxlogit"),
     "attribution_normxlogit_logit": Importance(_logit_factor, ("attributed",), method="normxlogit"),

@@ -61,6 +61,9 @@ def write_page(
         *(part for section in SECTIONS for part in _section(section, arms, drawn)),
         *_importance(arms, drawn),
     ]
+    shown = "\n\n".join(parts)
+    further = [f"![{name}]({path})" for name, path in drawn.items() if f"]({path})" not in shown]
+    parts += ["## Further figures", *further] if further else []
     with whole_file(page) as partial:
         partial.write_text("\n\n".join(parts) + "\n", "utf-8")
     return figures
