@@ -7,6 +7,7 @@ import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -59,7 +60,12 @@ def suffixes_of(path: Path) -> tuple[str, Compression | None]:
         >>> suffix, compression.name
         ('.jsonl', 'gzip')
     """
-    stem, last = _split(path.name)
+    return _suffixes_of_name(path.name)
+
+
+@lru_cache(1 << 17)  # a name is looked at several times on the way from listing to reading
+def _suffixes_of_name(name: str) -> tuple[str, Compression | None]:
+    stem, last = _split(name)
     compression = _BY_SUFFIX.get(last)
     return (last, None) if compression is None else (_split(stem)[1], compression)
 

@@ -196,10 +196,11 @@ def _walk(folder: Path, visited: dict[str, Path]) -> Iterator[Path]:
     visited[real] = folder
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.is_symlink())
+        paths = {path.name: path for path in folder.iterdir()}  # faster than to join each name
     except OSError as error:
         raise CorpusError(f"the folder {folder} cannot be listed: {error.strerror}") from error
     for entry in entries:
-        path = folder / entry.name
+        path = paths.get(entry.name) or folder / entry.name
         if entry.name.startswith(".") or (entry.name.startswith("__") and entry.is_dir()):
             continue
         if entry.is_file():
