@@ -1,17 +1,25 @@
-"""Types of progress callbacks, and default callbacks that do nothing."""
+"""Reporting of progress: the callables that long calls take, and those that do nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 Report = Callable[[str], None]
-"""Receives a line about a finished stage, or something left out."""
+"""Receives a line about what is done, or left out."""
 
 OnProgress = Callable[[int, int], None]
-"""Receives the number of finished parts and their total."""
+"""Receives how many parts are done and how many there are."""
+
+OnStep = Callable[[dict[str, Any]], None]
+"""Receives the record of a training step, a line of `train.jsonl`."""
 
 
 def no_report(line: str) -> None:
-    """Ignore a line."""
+    """Receive a line, and do nothing with it."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Ignore the numbers of parts."""
+    """Receive how many parts are done, and do nothing with it."""
+
+
+def no_step(line: Mapping[str, Any]) -> None:
+    """Receive the record of a step, and do nothing with it."""

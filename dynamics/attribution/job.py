@@ -23,6 +23,7 @@ from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokenizers.vocabulary_rows import cut_to_rows
 from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live_model import LiveModel
+from dynamics.progress import OnProgress, Report, no_progress
 
 _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
 
@@ -63,7 +64,7 @@ class AttributionJob:
         self,
         texts: Sequence[Mapping[str, Any]],
         path: Path,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: OnProgress = no_progress,
     ) -> int:
         """Write one line of JSON for each attribution; lines that are there already are kept.
 
@@ -176,7 +177,7 @@ def write_series_attributions(
     load_job: Callable[[Checkpoint], AttributionJob],
     text: Mapping[str, Any],
     path: Path,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> int:
     """Write `attribute_series` to a file, as `AttributionJob.write` does for many texts.
 
@@ -221,9 +222,7 @@ def check_methods(names: Sequence[str]) -> None:
             raise ConfigError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
 
 
-def choose_methods(
-    job: AttributionJob, text: Mapping[str, Any], report: Callable[[str], None]
-) -> list[str]:
+def choose_methods(job: AttributionJob, text: Mapping[str, Any], report: Report) -> list[str]:
     """Return the methods of a job without repetition; `all` stands for those that can score a text.
 
     Args:

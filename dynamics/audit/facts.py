@@ -6,7 +6,7 @@ are checked for NaN and infinity in the rows that were read; a small matrix is r
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -24,12 +24,11 @@ from dynamics.checkpoints.training_folder import read_training, training_of
 from dynamics.checkpoints.weights import ReadableTensor
 from dynamics.corpus.tokenizers.loading import load_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, UnreachableError
+from dynamics.progress import OnProgress, no_progress
 from dynamics.scores.norms import embedding_norm, rows_not_finite
 from dynamics.steps import parse
 
 Level = Literal["none", "rows", "all"]
-OnCheckpoint = Callable[[int, int], None]
-
 ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 VECTORS: tuple[Role, ...] = ("final_norm_weight", "final_norm_bias", "output_bias")
 BLOCK_ROWS = 1024  # consecutive rows that stand for a tensor
@@ -199,7 +198,7 @@ def gather(
     steps: str,
     level: Level,
     catalog_entry: PublicSeries | None,
-    on_checkpoint: OnCheckpoint,
+    on_checkpoint: OnProgress,
 ) -> SeriesFacts:
     """Gather the facts of every selected checkpoint, several at a time.
 
@@ -255,7 +254,7 @@ def gather_headers(series: CheckpointSeries) -> SeriesFacts:
 def read_checkpoints(
     checkpoints: Sequence[Checkpoint],
     level: Level,
-    on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_checkpoint: OnProgress = no_progress,
 ) -> list[CheckpointFacts]:
     """Gather facts of checkpoints, several at a time; one that cannot be read has a `problem`.
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from dynamics.audit.checks import run_checks
-from dynamics.audit.facts import Level, OnCheckpoint, gather, gather_headers
+from dynamics.audit.facts import Level, gather, gather_headers
 from dynamics.audit.finding import Finding
 from dynamics.checkpoints.catalog.public_series import PublicSeries, find
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.errors import CheckpointError, UnreachableError
+from dynamics.progress import OnProgress, no_progress
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def audit_series(
     steps: str = "all",
     tensors: Level | None = None,
     catalog_entry: PublicSeries | None = None,
-    on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_checkpoint: OnProgress = no_progress,
 ) -> Audit:
     """Check that every step is there, holds what it should, and lies on one trajectory.
 
@@ -113,7 +114,7 @@ def audit_headers(series: CheckpointSeries) -> Audit:
 def cheap_audit(
     series: CheckpointSeries,
     steps: str = "all",
-    on_checkpoint: OnCheckpoint = lambda done, total: None,
+    on_checkpoint: OnProgress = no_progress,
 ) -> Audit:
     """Audit a series with the cheapest level, to be run before anything else is computed from it.
 

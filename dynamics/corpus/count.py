@@ -1,18 +1,18 @@
 """Counts of a corpus in any form: text, a token stream, or the stream of a public series."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
 from dynamics.corpus.documents.corpora import documents
 from dynamics.corpus.documents.large_text import Document
-from dynamics.corpus.information.gain import InformationSettings, OnPass
+from dynamics.corpus.information.gain import InformationSettings
 from dynamics.corpus.public.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
-from dynamics.corpus.public.sample_blocks import OnProgress
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TOKENS, open_stream
 from dynamics.errors import CorpusError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
 
 
 def count_corpus(
@@ -31,9 +31,9 @@ def count_corpus(
     contiguous: bool = False,
     separator: str | None = None,
     allow_loss: bool = False,
-    report: Callable[[str], None] = lambda line: None,
-    on_progress: OnProgress = lambda done, total: None,
-    on_pass: OnPass = lambda done, total: None,
+    report: Report = no_report,
+    on_progress: OnProgress = no_progress,
+    on_pass: OnProgress = no_progress,
 ) -> Counts:
     """Count the tokens of a corpus.
 

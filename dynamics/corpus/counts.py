@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import pandas as pd
 
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information.gain import InformationSettings, OnPass, information_columns
+from dynamics.corpus.information.gain import InformationSettings, information_columns
 from dynamics.corpus.information.pairs import TextCollector
 from dynamics.corpus.tally import Tally
 from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
@@ -29,11 +29,11 @@ from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_he
 from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
+from dynamics.progress import OnProgress, Report, no_progress, no_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Report = Callable[[str], None]
 _METADATA_KEY = b"dynamics.counts"
 
 
@@ -133,8 +133,8 @@ def count_stream(
     vocab_size: int | None = None,
     information: InformationSettings | None = None,
     contiguous: bool = False,
-    report: Report = lambda line: None,
-    on_pass: OnPass = lambda done, total: None,
+    report: Report = no_report,
+    on_pass: OnProgress = no_progress,
 ) -> Counts:
     """Count one pass of a token stream, every id of every row.
 
@@ -201,8 +201,8 @@ def count_documents(
     vocab_size: int | None = None,
     information: InformationSettings | None = None,
     allow_loss: bool = False,
-    report: Report = lambda line: None,
-    on_pass: OnPass = lambda done, total: None,
+    report: Report = no_report,
+    on_pass: OnProgress = no_progress,
 ) -> Counts:
     """Count the tokens of documents in their order, without any token between them.
 
@@ -310,7 +310,7 @@ def _with_information(
     collector: TextCollector | None,
     tokenizer: "PreTrainedTokenizerFast",
     settings: InformationSettings | None,
-    on_pass: OnPass,
+    on_pass: OnProgress,
 ) -> Counts:
     """Add the columns of information gain if they were requested."""
     if collector is None or settings is None:

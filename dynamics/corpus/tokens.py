@@ -10,7 +10,7 @@ describes the file; rows kept out of training are beside it in `held_out.bin`. T
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.twins import choose_twins, count_table, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -164,7 +165,7 @@ def write_stream(
     held_out_rows: int = 0,
     twins: TwinSettings | None = None,
     allow_loss: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> TokenStream:
     """Write documents as a token stream into `folder`, replacing the one that is there.
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError, OutputError, did_you_mean
 from dynamics.files import whole_file
+from dynamics.progress import Report, no_report
 from dynamics.report.frequency import (
     correlation_over_training,
     norm_against_frequency,
@@ -44,7 +45,7 @@ def plot(
     *,
     figures: Sequence[str] = (),
     formats: Sequence[str] = DEFAULT_FORMATS,
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = no_report,
 ) -> list[Path]:
     """Draw figures of one or several runs into a folder.
 
@@ -91,9 +92,7 @@ def plot(
     return files
 
 
-def _drawn(
-    runs: Sequence[Run], figures: Sequence[str], report: Callable[[str], None]
-) -> dict[str, Figure]:
+def _drawn(runs: Sequence[Run], figures: Sequence[str], report: Report) -> dict[str, Figure]:
     """Draw the named figures, or all that apply."""
     if figures:
         return {name: FIGURES[name](runs) for name in figures}

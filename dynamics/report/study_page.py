@@ -3,13 +3,14 @@
 Everything on it is computed from the tables of the runs, except the texts of questions and claims.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
 from dynamics.files import whole_file
+from dynamics.progress import Report, no_report
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
@@ -30,7 +31,7 @@ def write_page(
     *,
     title: str,
     command: str = "",
-    report: Callable[[str], None] = lambda message: None,
+    report: Report = no_report,
 ) -> list[Path]:
     """Write the page of a study as Markdown, with its figures in a folder of its name beside it.
 

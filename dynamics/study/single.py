@@ -1,20 +1,17 @@
 """A study from its settings: train, count, track and plot into one folder, each stage resumable."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints.training_folder import is_training
 from dynamics.config import StudySettings
 from dynamics.errors import ConfigError, OutputError
-from dynamics.progress import OnProgress, Report, no_progress, no_report
+from dynamics.progress import OnProgress, OnStep, Report, no_progress, no_report, no_step
 from dynamics.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from dynamics.runs.run import Run
     from dynamics.tracking.live_stage import LiveSettings
-
-OnStep = Callable[[dict[str, Any]], None]
 
 
 def run_study(
@@ -23,7 +20,7 @@ def run_study(
     *,
     command: str = "",
     report: Report = no_report,
-    on_step: OnStep = lambda line: None,
+    on_step: OnStep = no_step,
     on_checkpoint: OnProgress = no_progress,
     on_live: OnProgress = no_progress,
 ) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def train_and_track(
     *,
     command: str = "",
     report: Report = no_report,
-    on_step: OnStep = lambda line: None,
+    on_step: OnStep = no_step,
     on_checkpoint: OnProgress = no_progress,
     on_live: OnProgress = no_progress,
 ) -> "Run":

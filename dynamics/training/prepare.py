@@ -22,7 +22,7 @@ from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import whole_folder
-from dynamics.progress import Report
+from dynamics.progress import Report, no_report
 from dynamics.training.data import CausalRows, MaskedRows
 from dynamics.training.model import build_model
 from dynamics.training.trainer import writing
@@ -110,7 +110,7 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     """
     corpus, training = settings.corpus, settings.training
 
-    def documents(report: Report = lambda line: None) -> Iterator[Document]:
+    def documents(report: Report = no_report) -> Iterator[Document]:
         def read(limit: int | None) -> Iterator[Document]:
             return corpora.documents(
                 corpus.source,

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from dynamics.config import StudySettings
 from dynamics.corpus.tokens import TokenStream, open_held_out, open_stream
+from dynamics.progress import Report, no_report
 from dynamics.training.optimization import build_optimizer
 from dynamics.training.prepare import (
-    Report,
     initial_model,
     is_claimed,
     parameter_count,
@@ -62,9 +62,7 @@ class Preview:
         )
 
 
-def preview(
-    settings: StudySettings, folder: Path, *, report: Report = lambda message: None
-) -> Preview:
+def preview(settings: StudySettings, folder: Path, *, report: Report = no_report) -> Preview:
     """Estimate what `train` would do: tokenise the corpus, time three steps, and keep nothing.
 
     Raises:

@@ -9,10 +9,9 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -24,9 +23,9 @@ from dynamics.corpus.tokens import open_stream
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import sha256_file
 from dynamics.models.quiet import quiet_transformers
+from dynamics.progress import OnStep, Report, no_report, no_step
 from dynamics.training.optimization import build_optimizer
 from dynamics.training.prepare import (
-    Report,
     claim,
     initial_model,
     is_claimed,
@@ -45,15 +44,13 @@ from dynamics.training.trainer import (
     remove_leftovers,
 )
 
-OnStep = Callable[[dict[str, Any]], None]
-
 
 def train(
     settings: StudySettings,
     folder: Path,
     *,
-    report: Report = lambda message: None,
-    on_step: OnStep = lambda line: None,
+    report: Report = no_report,
+    on_step: OnStep = no_step,
 ) -> Path:
     """Train a model, or resume a training that was interrupted.
 

@@ -16,6 +16,7 @@ from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.documents.python_docs import python_docs
 from dynamics.corpus.documents.rows import text_of_row
 from dynamics.errors import CorpusError, message_of
+from dynamics.progress import Report, no_report
 
 DEFAULT_SPLIT = "train"
 
@@ -29,7 +30,7 @@ def documents(
     split: str | None = None,
     max_documents: int | None = None,
     format_name: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> Iterator[Document]:
     """Return the documents of a source, in its own order.
 
@@ -71,7 +72,7 @@ def _documents(
     text_column: str,
     split: str | None,
     format_name: str | None,
-    report: Callable[[str], None],
+    report: Report,
 ) -> Iterator[Document]:
     path = Path(source).expanduser()
     folder, _, configuration = source.rpartition(":")

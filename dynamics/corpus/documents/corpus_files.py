@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dynamics.corpus.documents.compression import suffixes_of
@@ -20,8 +20,7 @@ from dynamics.corpus.documents.splits import (
     splits_of_files,
 )
 from dynamics.errors import CorpusError
-
-Report = Callable[[str], None]
+from dynamics.progress import Report
 
 ALL_SPLITS = "all"
 """Name of the split that has every file."""

@@ -9,12 +9,13 @@ becomes a single piece.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from dynamics.corpus.documents.cut_places import Separator, find_separators, is_safe
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,9 +50,7 @@ class DocumentCutter:
         report: Called once, with a line about the memory, when a long document is not cut.
     """
 
-    def __init__(
-        self, backend: "Tokenizer", report: Callable[[str], None] = lambda line: None
-    ) -> None:
+    def __init__(self, backend: "Tokenizer", report: Report = no_report) -> None:
         self._backend = backend
         self._report = report
         self._has_reported = False

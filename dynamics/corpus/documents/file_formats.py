@@ -26,6 +26,7 @@ from dynamics.corpus.documents.signatures import (
 )
 from dynamics.corpus.documents.tables import DELIMITERS, read_arrow, read_csv, read_parquet
 from dynamics.errors import ConfigError, CorpusError, did_you_mean, message_of
+from dynamics.progress import Report, no_report
 
 _LARGE_FILE = 8 << 20  # bytes, decompressed
 
@@ -118,7 +119,7 @@ def read_files(
     paths: Iterable[Path],
     text_column: str,
     format_name: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> Iterator[Document]:
     """Yield the documents of files, one file after the other.
 

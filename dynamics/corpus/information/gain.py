@@ -14,7 +14,7 @@ The right and the left context are separate, and pairs inside one word are left 
 a word is no information about its context.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from dynamics.corpus.information.contexts import ContextSums, context_sums, self
 from dynamics.corpus.information.oyama import symmetric_columns
 from dynamics.corpus.information.pairs import RunningText, reaches
 from dynamics.errors import ConfigError
+from dynamics.progress import OnProgress, no_progress
 from dynamics.statistics.rarefaction import rarefied_x_log_x
 
 WINDOW = 10
@@ -33,7 +34,6 @@ _PAIRS_PER_WINDOW = 8
 documents; tokens that occur ten times are the rarest in correlations by default."""
 
 WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
-OnPass = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def information_columns(
     word_edges: WordEdges,
     settings: InformationSettings,
     *,
-    on_pass: OnPass = lambda done, total: None,
+    on_pass: OnProgress = no_progress,
 ) -> Mapping[str, Float[np.ndarray, " V"]]:
     """Columns of a counts table, in nats: information gain to the right and to the left.
 

@@ -1,7 +1,7 @@
 """Counts and exposures of public series, from the token streams in the catalog."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -14,9 +14,10 @@ from dynamics.corpus.exposure import Exposure
 from dynamics.corpus.public.remote_exposure import remote_exposures
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, open_remote_stream
 from dynamics.corpus.public.sample import BLOCK_ROWS, counts_of, load_sample, sample_counts
-from dynamics.corpus.public.sample_blocks import BlockCounts, OnProgress
+from dynamics.corpus.public.sample_blocks import BlockCounts
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import CheckpointError, CorpusError
+from dynamics.progress import OnProgress, Report, no_progress, no_report
 
 SAMPLE_TOKENS = 100_000_000
 
@@ -93,8 +94,8 @@ def find_public_counts(
     vocab_size: int | None = None,
     folder: Path | None = None,
     hub: Hub | None = None,
-    report: Callable[[str], None] = lambda line: None,
-    on_progress: OnProgress = lambda done, total: None,
+    report: Report = no_report,
+    on_progress: OnProgress = no_progress,
 ) -> Counts | None:
     """Counts of a public series, from a sample of the stream that it was trained on.
 
@@ -160,7 +161,7 @@ def public_exposures(
     *,
     folder: Path | None = None,
     hub: Hub | None = None,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Iterator[Exposure]:
     """Exact exposure of a public series; reads all of its stream up to the last step.
 

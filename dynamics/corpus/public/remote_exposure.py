@@ -9,8 +9,8 @@ import numpy as np
 from dynamics.corpus.exposure import Exposure, count_uses
 from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
-from dynamics.corpus.public.sample_blocks import OnProgress
 from dynamics.errors import CorpusError
+from dynamics.progress import OnProgress, no_progress
 
 STEPS_PER_SAVE = 64  # 270 MB of Pythia's stream
 
@@ -23,7 +23,7 @@ def remote_exposures(
     folder: Path,
     *,
     workers: int = WORKERS,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Iterator[Exposure]:
     """Count how often each token was an input and a target in steps 0 to `step` - 1.
 

@@ -17,11 +17,12 @@ import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows
-from dynamics.corpus.public.sample_blocks import BlockCounts, OnProgress
+from dynamics.corpus.public.sample_blocks import BlockCounts
 from dynamics.corpus.tokenizers.kinds import row_count, token_kinds, token_surfaces
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CorpusError
 from dynamics.files import write_json
+from dynamics.progress import OnProgress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -122,7 +123,7 @@ def sample_counts(
     block_rows: int = BLOCK_ROWS,
     vocab_size: int | None = None,
     workers: int = WORKERS,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> tuple[Counts, Sample]:
     """Count a sample of a stream in constant memory; no block is read twice.
 

@@ -1,6 +1,5 @@
 """Counts of the blocks of a sample, stored on disk block by block."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,10 @@ from dynamics.corpus.exposure import count_ids
 from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
 from dynamics.errors import CorpusError
+from dynamics.progress import OnProgress, no_progress
 
 if TYPE_CHECKING:
     from dynamics.corpus.public.sample import Sample
-
-OnProgress = Callable[[int, int], None]
 
 
 class BlockCounts:
@@ -39,7 +37,7 @@ class BlockCounts:
         vocab_size: int,
         *,
         workers: int = WORKERS,
-        on_progress: OnProgress = lambda done, total: None,
+        on_progress: OnProgress = no_progress,
     ) -> None:
         """Read and count missing blocks; after an error or a kill the next call resumes.
 

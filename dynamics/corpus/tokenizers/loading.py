@@ -7,7 +7,7 @@ itself.
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from dynamics.corpus.documents.document_pieces import DocumentCutter
 from dynamics.corpus.documents.large_text import Document, LargeText, parts_of
 from dynamics.corpus.tokenizers.spelling import unknown_id
 from dynamics.errors import CorpusError, DynamicsError
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -247,7 +248,7 @@ class TokenizedPiece(NamedTuple):
 def tokenize(
     documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> Iterator[TokenizedPiece]:
     """Tokenise documents in batches on all cores, large ones in pieces (`document_pieces`).
 

@@ -1,11 +1,11 @@
 """Checks of every text that is tokenised: for lost characters, and for texts of special tokens."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.tokenizers.special_texts import SpecialTexts
 from dynamics.corpus.tokenizers.text_loss import LossMeter, TextLoss, check_loss
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,9 +33,7 @@ class TextChecks:
             self._losses.add(part)
             self._special_texts.add(part)
 
-    def finish(
-        self, *, allow_loss: bool = False, report: Callable[[str], None] = lambda line: None
-    ) -> TextLoss:
+    def finish(self, *, allow_loss: bool = False, report: Report = no_report) -> TextLoss:
         """Report the findings in all documents.
 
         Args:

@@ -15,12 +15,12 @@ first characters of the corpus are measured, and then a random sample of blocks.
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynamics.corpus.tokenizers.character_fates import CharacterTally, PieceLoss, keeps_all_text
 from dynamics.errors import CorpusError
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -113,9 +113,7 @@ class LossMeter:
         )
 
 
-def check_loss(
-    loss: TextLoss, *, allow: bool = False, report: Callable[[str], None] = lambda line: None
-) -> None:
+def check_loss(loss: TextLoss, *, allow: bool = False, report: Report = no_report) -> None:
     """Report lost and unknown characters, and refuse a text of which too much was lost.
 
     Args:

@@ -6,12 +6,12 @@ matrix; any other difference means that the two do not belong together. (Rows wi
 padding.)
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dynamics.corpus.tokenizers.kinds import own_tokens
 from dynamics.corpus.tokenizers.loading import vocabulary_size
 from dynamics.errors import MismatchError
+from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def cut_to_rows(
     table: "pd.DataFrame",
     rows: int,
     difference: str,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> "pd.DataFrame":
     """Leave out the last rows of a table of counts that a matrix does not have.
 
