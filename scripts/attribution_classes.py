@@ -101,13 +101,15 @@ class Untouched:
         self.texts = ["w10 w11 w12", "w20 w21", "w30 w31 w32 w33 w34"]
         self.texts = [f"{text} {last}" for text in self.texts]
 
-    def inputs(self, text: str) -> dict[str, Tensor]:
+    def inputs(self, text: str) -> dict[str, Any]:
         """Tokenise a text, with the first token of the decoder."""
-        inputs = {"input_ids": self.tokenizer(text, return_tensors="pt")["input_ids"]}
+        inputs: dict[str, Any] = {
+            "input_ids": self.tokenizer(text, return_tensors="pt")["input_ids"]
+        }
         if self.task == "seq2seq":
             inputs["decoder_input_ids"] = torch.tensor([[self.start]])
         if "use_cache" in inspect.signature(self.network.forward).parameters:
-            inputs["use_cache"] = False  # type: ignore[assignment]
+            inputs["use_cache"] = False
         return inputs
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information.gain import InformationSettings, information_columns
 from dynamics.corpus.information.pairs import TextCollector
 from dynamics.corpus.tally import Tally
-from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
     tokenize,
@@ -251,8 +251,7 @@ def count_documents(
 
 def _table(tally: Tally, tokenizer: "PreTrainedTokenizerFast", rows: int) -> pd.DataFrame:
     """Table of counts; a token that occurs is not called unreachable."""
-    kinds = token_kinds(tokenizer, rows, occurring=tally.occurring)
-    return tally.table(token_surfaces(tokenizer, rows), kinds)
+    return tally.table(*surfaces_and_kinds(tokenizer, rows, tally.occurring))
 
 
 def _cut(counts: Counts, rows: int | None, report: Report) -> Counts:

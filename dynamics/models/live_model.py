@@ -33,6 +33,7 @@ from dynamics.models.output import (
     probe_inputs,
     special_id,
 )
+from dynamics.models.patching import attribute_replaced
 from dynamics.models.stack import Stack
 
 if TYPE_CHECKING:
@@ -351,26 +352,12 @@ class LiveModel:
             batch_ids = set(batch.input_ids[batch.attention_mask.bool()].tolist())
             padding = next(token for token in count() if token not in batch_ids)
         inputs["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, padding)
-        with _attribute(self.network.config.get_text_config(), "pad_token_id", padding):
+        with attribute_replaced(self.network.config.get_text_config(), "pad_token_id", padding):
             yield inputs
 
 
 class _DecoderReachedError(Exception):
     """Signal that ends a pass before the decoder runs."""
-
-
-@contextmanager
-def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute inside a block."""
-    existed, previous = hasattr(owner, name), getattr(owner, name, None)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if existed:
-            setattr(owner, name, previous)
-        else:
-            delattr(owner, name)
 
 
 def _base(network: Any) -> Any:

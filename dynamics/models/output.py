@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.errors import CheckpointError, MeasureError
-from dynamics.models.patching import forward_replaced
+from dynamics.models.patching import attribute_replaced, forward_replaced
 
 Logits = Float[Tensor, "B P K"] | Float[Tensor, "B K"]
 FINAL = "last_hidden_state"
@@ -124,8 +124,9 @@ class NetworkOutput:
             )
             added = getattr(self.network, "final_logits_bias", None)
             if added is not None:
-                self.network.final_logits_bias = added[:, columns]
-                stack.callback(setattr, self.network, "final_logits_bias", added)
+                stack.enter_context(
+                    attribute_replaced(self.network, "final_logits_bias", added[:, columns])
+                )
             yield
 
     def choose(self, logits: Tensor, columns: Int[Tensor, " K"] | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Replace the forward function or the weight of a module inside a block."""
+"""Replace a forward function, a weight or another attribute inside a block."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,3 +39,17 @@ def weight_replaced(module: nn.Module, weight: Tensor) -> Iterator[None]:
         yield
     finally:
         module.weight = parameter
+
+
+@contextmanager
+def attribute_replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let an object have another value of an attribute; one that it had not is removed again."""
+    existed, previous = hasattr(owner, name), getattr(owner, name, None)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if existed:
+            setattr(owner, name, previous)
+        else:
+            delattr(owner, name)

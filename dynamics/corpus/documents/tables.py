@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,22 +95,15 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
     Raises:
         CorpusError: The file is not parquet, or has no such column of text.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            if text_column not in columns:
-                refuse_missing_column(text_column, columns, str(path))
-            for batch in file.iter_batches(columns=[text_column]):
-                for row in batch.to_pylist():
-                    yield text_of_row(row, text_column, str(path), columns)
-    except pa.ArrowInvalid as error:
-        reason = message_of(error).rstrip(".")
-        raise CorpusError(
-            f"{path} is not a readable parquet file: {reason}; check or fetch it again"
-        ) from error
+    with _readable(path, "parquet"), pq.ParquetFile(path) as file:
+        columns = file.schema_arrow.names
+        if text_column not in columns:
+            refuse_missing_column(text_column, columns, str(path))
+        for batch in file.iter_batches(columns=[text_column]):
+            for row in batch.to_pylist():
+                yield text_of_row(row, text_column, str(path), columns)
 
 
 def read_arrow(path: Path, text_column: str) -> Iterator[str]:
@@ -120,20 +114,32 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
     """
     import pyarrow as pa
 
+    with _readable(path, "arrow"), pa.memory_map(str(path)) as file:
+        is_file = file.read(6) == b"ARROW1"
+        file.seek(0)
+        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        columns = reader.schema.names
+        if text_column not in columns:
+            refuse_missing_column(text_column, columns, str(path))
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            for row in batch.select([text_column]).to_pylist():
+                yield text_of_row(row, text_column, str(path), columns)
+
+
+@contextmanager
+def _readable(path: Path, format_name: str) -> Iterator[None]:
+    """Refuse a file that pyarrow cannot read.
+
+    Raises:
+        CorpusError: The file is damaged, or of another format.
+    """
+    import pyarrow as pa
+
     try:
-        with pa.memory_map(str(path)) as file:
-            is_file = file.read(6) == b"ARROW1"
-            file.seek(0)
-            reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-            columns = reader.schema.names
-            if text_column not in columns:
-                refuse_missing_column(text_column, columns, str(path))
-            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
-            for batch in batches:
-                for row in batch.select([text_column]).to_pylist():
-                    yield text_of_row(row, text_column, str(path), columns)
+        yield
     except pa.ArrowInvalid as error:
         reason = message_of(error).rstrip(".")
         raise CorpusError(
-            f"{path} is not a readable arrow file: {reason}; check or fetch it again"
+            f"{path} is not a readable {format_name} file: {reason}; check or fetch it again"
         ) from error

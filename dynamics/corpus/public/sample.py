@@ -18,7 +18,7 @@ import pandas as pd
 from dynamics.corpus.counts import Counts, CountsInfo
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows
 from dynamics.corpus.public.sample_blocks import BlockCounts
-from dynamics.corpus.tokenizers.kinds import row_count, token_kinds, token_surfaces
+from dynamics.corpus.tokenizers.kinds import row_count, surfaces_and_kinds
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CorpusError
 from dynamics.files import write_json
@@ -172,14 +172,15 @@ def counts_of(
     """
     rows = row_count(tokenizer, vocab_size)
     count, error = BlockCounts(folder, sample).totals(rows)
+    surfaces, kinds = surfaces_and_kinds(tokenizer, rows, count > 0)
     table = pd.DataFrame(
         {
             "token_id": np.arange(rows),
-            "token": token_surfaces(tokenizer, vocab_size),
+            "token": surfaces,
             "count": count,
             "document_count": pd.Series([None] * rows, dtype="Int64"),
             "first_seen": np.full(rows, -1),
-            "kind": token_kinds(tokenizer, rows, occurring=count > 0),
+            "kind": kinds,
             "relative_frequency": count / count.sum(),
             "relative_frequency_se": error,
         }

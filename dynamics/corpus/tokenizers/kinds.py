@@ -20,7 +20,7 @@ The kind of a row is the first of these that holds:
 Single ASCII bytes are ordinary tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,10 +71,35 @@ def token_kinds(
         CorpusError: The backend fails.
     """
     backend = plain_backend(tokenizer)
-    kinds = ["padding"] * row_count(tokenizer, vocab_size)
+    rows = row_count(tokenizer, vocab_size)
+    return _kinds(tokenizer, backend, _entries(backend), rows, occurring)
+
+
+def surfaces_and_kinds(
+    tokenizer: "PreTrainedTokenizerFast", vocab_size: int, occurring: Bool[np.ndarray, " V"]
+) -> tuple[list[str], list[str]]:
+    """Return `token_surfaces` and `token_kinds`, from entries that are read once.
+
+    Raises:
+        MismatchError: As for `token_kinds`.
+        CorpusError: As for `token_kinds`.
+    """
+    backend = plain_backend(tokenizer)
+    entries, rows = _entries(backend), row_count(tokenizer, vocab_size)
+    return _surfaces(entries, rows), _kinds(tokenizer, backend, entries, rows, occurring)
+
+
+def _kinds(
+    tokenizer: "PreTrainedTokenizerFast",
+    backend: "Tokenizer",
+    entries: Mapping[int, Entry],
+    rows: int,
+    occurring: Bool[np.ndarray, " V"] | None,
+) -> list[str]:
+    kinds = ["padding"] * rows
     named_kinds = own_tokens(tokenizer)
     ordinary: dict[int, Entry] = {}
-    for token_id, entry in _entries(backend).items():
+    for token_id, entry in entries.items():
         if token_id in named_kinds:
             kinds[token_id] = named_kinds[token_id]
         elif len(entry.raw) == 1 and entry.raw[0] >= 0x80:
@@ -111,8 +136,12 @@ def token_surfaces(
     Raises:
         MismatchError: The tokenizer has more entries than `vocab_size`.
     """
-    surfaces = [""] * row_count(tokenizer, vocab_size)
-    for token_id, entry in _entries(plain_backend(tokenizer)).items():
+    return _surfaces(_entries(plain_backend(tokenizer)), row_count(tokenizer, vocab_size))
+
+
+def _surfaces(entries: Mapping[int, Entry], rows: int) -> list[str]:
+    surfaces = [""] * rows
+    for token_id, entry in entries.items():
         surfaces[token_id] = entry.surface
     return surfaces
 
