@@ -1,5 +1,7 @@
 import pytest
 
+from tests.threads import one_thread
+
 SMALL = (
     "tests.scores",
     "tests.models",
@@ -24,8 +26,6 @@ def one_thread_and_seed(request):
         return
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        torch.manual_seed(0)
+        yield

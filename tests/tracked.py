@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.threads import one_thread
 from tests.tracking.synthetic import (
     grow,
     make_counts,
@@ -28,11 +29,12 @@ def trained(tmp_path_factory, counts):
     """A training folder made by hand, and its run.
 
     In float64, so that rounding swaps no two ranks: of 268 tokens one swap shows in the fourth
-    decimal.
+    decimal. Fixtures of the session come before the one that sets the threads of a test.
     """
     folder = tmp_path_factory.mktemp("trained")
     write_training(folder / "training", counts, grow(counts, dtype=np.float64))
-    return folder / "training", run_of(folder / "training", folder / "run")
+    with one_thread():
+        return folder / "training", run_of(folder / "training", folder / "run")
 
 
 def run_of(training, output, **settings):
@@ -47,7 +49,8 @@ def run_of(training, output, **settings):
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """A run of an untied series with planted trends."""
-    return tracked(tmp_path_factory.mktemp("run"))
+    with one_thread():
+        return tracked(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,8 @@ def run_without_counts(tmp_path_factory, counts):
     from dynamics.tracking.track import track
 
     folder = tmp_path_factory.mktemp("bare")
-    return track(write_series(folder / "series", grow(counts)), folder / "run")
+    with one_thread():
+        return track(write_series(folder / "series", grow(counts)), folder / "run")
 
 
 @pytest.fixture(autouse=True)
