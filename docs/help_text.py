@@ -1,13 +1,15 @@
 """What cog generates: help texts of the commands, and tables made from records of the package."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import cog
 from source_index import ROOT, Module, contracts, find, layers, modules, tests_of
@@ -25,6 +27,68 @@ def show_help(*command: str) -> None:
     cog.outl(f"```console\n$ {' '.join(['dynamics', *command])} --help")
     cog.outl(shown.stdout.replace("python -m dynamics", "dynamics").strip())
     cog.outl("```")
+
+
+def show_settings() -> None:
+    """Write a table of every settings model into the page, under the commands that take it."""
+    from dynamics.cli.settings import SETTINGS
+
+    commands: dict[type[Any], list[str]] = {}
+    for command, models in SETTINGS.items():
+        for model in models:
+            commands.setdefault(model, []).append(f"dynamics {command}")
+    for model, names in commands.items():
+        summary = (model.__doc__ or "").splitlines()[0].rstrip(".")
+        cog.outl(f"\n## {summary}\n\nOf {' and '.join(f'`{name}`' for name in names)}.\n")
+        cog.outl("| key | type | default | meaning |\n|---|---|---|---|")
+        for key, field, meaning in _settings(model):
+            default = (
+                "required"
+                if field.is_required()
+                else _yaml(field.get_default(call_default_factory=True))
+            )
+            kind = _type(field.annotation)
+            cog.outl(f"| `{key}` | {kind} | {_cell(default)} | {_cell(meaning)} |")
+
+
+def _settings(model: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield key, pydantic field and meaning of every setting, those of groups by dotted key."""
+    docs = [inspect.cleandoc(base.__doc__ or "") for base in model.__mro__]
+    attributes = "\n".join(doc.partition("Attributes:\n")[2] for doc in docs)
+    entries = re.findall(
+        r"^    (\w+): (.+?)(?=^    \w|^\S|\Z)", attributes, re.MULTILINE | re.DOTALL
+    )
+    meanings = {name: " ".join(text.split()) for name, text in entries}
+    for name, field in model.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        group = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if group is None or field.default is None:
+            yield prefix + name, field, meanings[name]
+        if group is not None:
+            yield from _settings(group, f"{prefix}{name}.")
+
+
+def _type(annotation: Any) -> str:
+    """Return the type of a setting in words; None is left out, as the default tells it."""
+    words = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation in words:
+        return words[annotation]
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in parts)
+    if origin is Annotated:
+        return _type(parts[0])
+    if origin is list:
+        return f"list of: {_type(parts[0])}"
+    if origin is None or origin is dict:
+        return "keys and values"
+    return " or ".join(_type(part) for part in parts if part is not type(None))
+
+
+def _yaml(value: Any) -> str:
+    """Return a default as it is written in YAML, or `none`."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "none" if value is None else f"`{text}`"
 
 
 def show_step_names() -> None:

@@ -1,37 +1,23 @@
-"""Settings of a study: one YAML file with strict, typed keys.
+"""Settings of a study, and of what is measured of each checkpoint: one model for every group."""
 
-A file is read with YAML 1.2's core schema, so that `3e-4` is a number, `010` is ten and `no` is a
-word; `key=value` overrides are read the same way. An unknown or duplicate key, or a value of the
-wrong type, is an error that names the key.
-"""
-
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dynamics import steps
 from dynamics.configurations import configuration_file
-from dynamics.errors import ConfigError, StepError, did_you_mean
-
-Validated = TypeVar("Validated", bound=BaseModel)
-
-STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-"""Configuration of models: unknown keys are errors, values are not converted, models are frozen."""
-
-
-class _Settings(BaseModel):
-    model_config = STRICT
+from dynamics.settings_files import (
+    Settings,
+    StepExpression,
+    parse_override,
+    read_yaml,
+    set_key,
+    validate,
+)
 
 
-# A step expression; a single step is a number in YAML.
-Expression = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
-
-
-class TwinSettings(_Settings):
+class TwinSettings(Settings):
     """Tokens that get a duplicate id in a random share of their occurrences.
 
     Attributes:
@@ -43,7 +29,7 @@ class TwinSettings(_Settings):
     share: float = Field(default=0.125, gt=0, lt=1)
 
 
-class CorpusSettings(_Settings):
+class CorpusSettings(Settings):
     """Source of the text, and its preparation.
 
     Attributes:
@@ -80,7 +66,7 @@ class CorpusSettings(_Settings):
     information_window: int | None = Field(default=None, gt=0)
 
 
-class TokenizerSettings(_Settings):
+class TokenizerSettings(Settings):
     """A byte-level BPE trained on the corpus, or an existing tokenizer.
 
     Attributes:
@@ -94,7 +80,7 @@ class TokenizerSettings(_Settings):
     allow_loss: bool = False
 
 
-class ModelSettings(_Settings):
+class ModelSettings(Settings):
     """Architecture and shape of the model to train.
 
     Attributes:
@@ -131,7 +117,7 @@ class ModelSettings(_Settings):
         return self
 
 
-class TrainingSettings(_Settings):
+class TrainingSettings(Settings):
     """Batches, optimizer and schedule of the training.
 
     Attributes:
@@ -188,7 +174,7 @@ class TrainingSettings(_Settings):
         return self
 
 
-class CheckpointSettings(_Settings):
+class CheckpointSettings(Settings):
     """Steps at which checkpoints are saved, in the step language.
 
     Attributes:
@@ -197,17 +183,12 @@ class CheckpointSettings(_Settings):
         state_every: Steps between saved states for resuming; a tenth of the training by default.
     """
 
-    steps: Expression = "log2(512)+every(1000)"
-    embeddings: Expression | None = None
+    steps: StepExpression = "log2(512)+every(1000)"
+    embeddings: StepExpression | None = None
     state_every: int | None = Field(default=None, gt=0)
 
-    @field_validator("steps", "embeddings")
-    @classmethod
-    def _readable(cls, expression: str | None) -> str | None:
-        return None if expression is None else _checked(expression)
 
-
-class TrackingSettings(_Settings):
+class TrackingSettings(Settings):
     """Measures that `dynamics study` takes of each checkpoint in addition to norms.
 
     Attributes:
@@ -226,7 +207,7 @@ class TrackingSettings(_Settings):
     importance: list[str] = Field(default_factory=list)
     surgery: bool = False
     agreement: bool = False
-    live_steps: Expression = "all"
+    live_steps: StepExpression = "all"
     probe_tokens_per_stratum: int = Field(default=40, gt=0)
     contexts: int = Field(default=16, gt=1)
     context_length: int = Field(default=64, ge=4)
@@ -237,13 +218,8 @@ class TrackingSettings(_Settings):
     def _one_or_several(cls, names: Any) -> Any:
         return [names] if isinstance(names, str) else names
 
-    @field_validator("live_steps")
-    @classmethod
-    def _readable(cls, expression: str) -> str:
-        return _checked(expression)
 
-
-class StudySettings(_Settings):
+class StudySettings(Settings):
     """All settings of a study, the configuration of `dynamics train` and `dynamics study`.
 
     Attributes:
@@ -268,40 +244,6 @@ class StudySettings(_Settings):
     tracking: TrackingSettings = Field(default=TrackingSettings(), exclude=True)
 
 
-def _checked(expression: str) -> str:
-    """Return a step expression if it can be parsed, else raise ValueError."""
-    try:
-        steps.parse(expression)
-    except StepError as error:
-        raise ValueError(str(error)) from error
-    return expression
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader with YAML 1.2's core schema, for which a duplicate key is an error."""
-
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's protocol)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise ConfigError(f"the key {doubled[0]!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in [
-    ("null", r"~|null|", ["~", "n", ""]),
-    ("bool", r"true|false|True|False", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-]:
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first
-    )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
     """Read the settings of a YAML file and apply overrides, such as `model.tied=true`.
 
@@ -316,94 +258,3 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySettings:
     for key, value in map(parse_override, overrides):
         set_key(content, key, value)
     return validate(StudySettings, content, str(path))
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, not validated.
-
-    Raises:
-        ConfigError: The file cannot be read, holds no mapping, or a key is doubled.
-    """
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}") from error
-    content = _parse(text, str(path))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings; expected lines such as 'name: demo'")
-    return content
-
-
-def parse_override(override: str) -> tuple[str, Any]:
-    """Split `key=value` into the key and the parsed value.
-
-    Raises:
-        ConfigError: The override is not of that form, or the value is not YAML.
-    """
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"cannot read the setting {override!r}; expected key=value")
-    return key, _parse(value, f"the setting {override!r}")
-
-
-def set_key(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set `group.name` in nested mappings, creating missing groups.
-
-    Raises:
-        ConfigError: A group in the key is a value.
-    """
-    *parents, last = key.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-        if not isinstance(content, dict):
-            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a group of settings")
-    content[last] = value
-
-
-def validate(model: type[Validated], content: Any, where: str) -> Validated:
-    """Return the settings model of a mapping.
-
-    Raises:
-        ConfigError: A key is unknown, missing or of the wrong type; the message begins with `where`
-            and lists all such keys.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(_explain(error, model))}") from error
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        key = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            yield f"unknown key {key!r}; {did_you_mean(path[-1], _keys(model, path[:-1]))}"
-        elif problem["type"] == "missing":
-            yield f"the key {key!r} is missing"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            value = problem["input"]
-            actual = "" if isinstance(value, dict) else f" (got {value!r})"
-            yield f"{key}: {message[:1].lower()}{message[1:]}{actual}"
-
-
-def _keys(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        types = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type)]
-        model = next(t for t in types if issubclass(t, BaseModel))
-    return model.model_fields
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"

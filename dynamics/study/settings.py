@@ -9,28 +9,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
-from dynamics import steps as step_language
-from dynamics.config import (
-    STRICT,
-    StudySettings,
+from dynamics.config import StudySettings
+from dynamics.configurations import configuration_file
+from dynamics.settings_files import (
+    Settings,
+    StepExpression,
     parse_override,
     read_yaml,
     set_key,
     validate,
 )
-from dynamics.configurations import configuration_file
-from dynamics.errors import StepError
 
 Name = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # no dots alone: it names a folder
 
 
-class _Settings(BaseModel):
-    model_config = STRICT
-
-
-class ArmsStudy(_Settings):
+class ArmsStudy(Settings):
     """Trainings of several recipes, each with the same seeds.
 
     Attributes:
@@ -72,7 +67,7 @@ class ArmsStudy(_Settings):
         return validate(StudySettings, content | {"name": arm, "seed": seed}, f"arm {arm}")
 
 
-class SeriesStudy(_Settings):
+class SeriesStudy(Settings):
     """Public series that are tracked and compared.
 
     Attributes:
@@ -85,7 +80,7 @@ class SeriesStudy(_Settings):
 
     name: Name
     series: list[str] = Field(min_length=1)
-    steps: Annotated[str, Field(strict=False, coerce_numbers_to_str=True)] = "all"
+    steps: StepExpression = "all"
     rule: str = "count>=10"
     counts: str = "auto"
 
@@ -96,15 +91,6 @@ class SeriesStudy(_Settings):
         if doubled := [name for name in written_out if written_out.count(name) > 1]:
             raise ValueError(f"the series {doubled[0]!r} is given twice")
         return written_out
-
-    @field_validator("steps")
-    @classmethod
-    def _readable(cls, expression: str) -> str:
-        try:
-            step_language.parse(expression)
-        except StepError as error:
-            raise ValueError(str(error)) from error
-        return expression
 
 
 AnyStudy = StudySettings | ArmsStudy | SeriesStudy
