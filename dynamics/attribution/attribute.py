@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dynamics.attribution.batch import AttributionBatch, AttributionSettings, Scores
-from dynamics.attribution.inputs import Content, Input, as_texts, encode, surfaces, to_batch
+from dynamics.attribution.contents import Content, as_texts
+from dynamics.attribution.inputs import Input, encode, surfaces, to_batch
 from dynamics.attribution.methods import Method, find_method
 from dynamics.attribution.result import Attribution, Target
 from dynamics.attribution.targets import (

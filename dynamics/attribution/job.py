@@ -11,8 +11,8 @@ from jaxtyping import Int
 
 from dynamics.attribution.attribute import attribute
 from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.contents import text_of
 from dynamics.attribution.input_files import append_lines, keep_lines
-from dynamics.attribution.inputs import text_of
 from dynamics.attribution.methods import METHODS, find_method
 from dynamics.attribution.result import Attribution
 from dynamics.attribution.targets import TargetSpec
