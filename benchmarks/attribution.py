@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
 from dynamics.attribution.methods import METHODS
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.models.live_model import Batch, LiveModel
 
 TOKENS, TARGETS = 128, 32

@@ -10,7 +10,7 @@ from dynamics.distribution import VERSION
 
 if TYPE_CHECKING:
     from dynamics.attribution.attribute import attribute
-    from dynamics.attribution.batch import AttributionSettings
+    from dynamics.attribution.settings import AttributionSettings
     from dynamics.attribution.targets import TargetSpec
     from dynamics.checkpoints.series import CheckpointSeries, open_series
     from dynamics.config import StudySettings
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AttributionSettings": "dynamics.attribution.batch",
+    "AttributionSettings": "dynamics.attribution.settings",
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
     "InformationSettings": "dynamics.corpus.information.gain",

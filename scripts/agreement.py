@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from dynamics.attribution.attribute import CONVERGED, attribute
-from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.result import Attribution
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.corpus.counts import count_documents, read_counts
 from dynamics.corpus.documents.corpora import documents
 from dynamics.corpus.documents.large_text import parts_of

@@ -40,9 +40,9 @@ from transformers import (
 )
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
 from dynamics.attribution.result import Attribution
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.corpus.tokenizers.loading import END_OF_TEXT, train_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, CorpusError, DynamicsError, MismatchError
 from dynamics.files import whole_folder, write_json

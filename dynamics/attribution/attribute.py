@@ -1,20 +1,21 @@
 """Explain the predictions of a model: texts in, attributions out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings, Scores
+from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.attribution.contents import Content, as_texts
 from dynamics.attribution.inputs import Input, encode, surfaces, to_batch
 from dynamics.attribution.methods import Method, find_method
 from dynamics.attribution.result import Attribution, Target
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import (
     NO_TARGET,
     TargetPosition,
@@ -35,17 +36,85 @@ CAUSAL = (
 )
 
 
+class AttributeOptions(TypedDict, total=False):
+    """Options of `attribute`; None stands for the default.
+
+    Attributes:
+        target_spec: Predictions to explain; the model's own by default.
+        layers: Layers whose representations the head reads, 0 for the embeddings; the last one
+            only by default.
+        settings: Settings of the method.
+        exclude_readout: Leave out the position that the prediction is read from.
+        batch_size: Inputs that run at once; 16 by default.
+    """
+
+    target_spec: TargetSpec | None
+    layers: Sequence[int] | Literal["all"] | None
+    settings: AttributionSettings | None
+    exclude_readout: bool
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributing:
+    """The options of `attribute`, checked, with their defaults.
+
+    Attributes:
+        target_spec: As in `AttributeOptions`, like the others.
+        layers: None for the layer of the settings.
+        settings: Settings of the method.
+        exclude_readout: Leave out the position that the prediction is read from.
+        batch_size: Inputs that run at once.
+
+    Raises:
+        ConfigError: An option is of the wrong type, or the batch size is less than 1.
+    """
+
+    target_spec: TargetSpec = field(default_factory=TargetSpec)
+    layers: Sequence[int] | Literal["all"] | None = None
+    settings: AttributionSettings = field(default_factory=AttributionSettings)
+    exclude_readout: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1; got {self.batch_size}")
+        for name, kind in (("settings", AttributionSettings), ("target_spec", TargetSpec)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ConfigError(
+                    f"{name} is of type {type(value).__name__}; give an object of "
+                    f"{kind.__module__}.{kind.__name__}"
+                )
+
+    def layer_numbers(self, model: LiveModel) -> Sequence[int | None]:
+        """Return the layers that the head reads, None for the last one where none is named.
+
+        Raises:
+            ConfigError: The model has no such layer, or the layers are no numbers.
+        """
+        layers = self.layers
+        if layers is None:
+            if self.settings.layer is None:
+                return [None]
+            layers = [self.settings.layer]
+        if isinstance(layers, int) or (isinstance(layers, str) and layers != "all"):
+            raise ConfigError(f"layers are a list of numbers or 'all'; got {layers!r}")
+        depth = model.stack(self.settings.side).depth
+        numbers = range(depth + 1) if layers == "all" else layers
+        if wrong := [layer for layer in numbers if not 0 <= layer <= depth]:
+            raise ConfigError(
+                f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"
+            )
+        return numbers
+
+
 @renamed_argument("ask", "target_spec")
 def attribute(
     model: LiveModel,
     texts: Content | Iterable[Content],
     *,
     method: str = "normxlogit",
-    target_spec: TargetSpec | None = None,
-    layers: Sequence[int] | Literal["all"] | None = None,
-    settings: AttributionSettings | None = None,
-    exclude_readout: bool = False,
-    batch_size: int = 16,
+    **options: Unpack[AttributeOptions],
 ) -> Iterator[Attribution]:
     """Attribute predictions to the tokens of each text.
 
@@ -57,15 +126,10 @@ def attribute(
             with `text` or `messages` and optionally `text_pair`, `continuation`, `target` and
             `foil`; or a single text, conversation or mapping.
         method: Name in `METHODS`.
-        target_spec: Predictions to explain; the model's own when None.
-        layers: Layers whose representations the head reads, 0 for the embeddings; None for the
-            last one only.
-        settings: Settings of the method; the defaults of `AttributionSettings` when None.
-        exclude_readout: Leave out the position that the prediction is read from.
-        batch_size: Inputs that run at once.
+        **options: See `AttributeOptions`.
 
-    Yields:
-        For each text in order, one attribution for each layer.
+    Returns:
+        For each text in order, one attribution for each layer, computed batch by batch.
 
     Raises:
         CheckpointError: The method needs a head that the model does not have.
@@ -78,38 +142,35 @@ def attribute(
         attribute(model, ["The cat", {"text": "The dog", "foil": " bit"}], layers="all")
         attribute(model, [{"role": "user", "content": "Hi"}], target_spec=TargetSpec(generate=8))
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
-    settings, target_spec = settings or AttributionSettings(), target_spec or TargetSpec()
-    arguments = (
-        ("settings", settings, AttributionSettings),
-        ("target_spec", target_spec, TargetSpec),
-    )
-    for name, value, kind in arguments:
-        if not isinstance(value, kind):
-            raise ConfigError(
-                f"{name} is of type {type(value).__name__}; give an object of "
-                f"{kind.__module__}.{kind.__name__}"
-            )
+    given = {name: value for name, value in options.items() if value is not None}
+    return attribute_with(model, texts, method, Attributing(**given))
+
+
+def attribute_with(
+    model: LiveModel, texts: Content | Iterable[Content], method: str, options: Attributing
+) -> Iterator[Attribution]:
+    """Yield what `attribute` returns; the options are checked."""
+    settings, lens = options.settings, options.layers is not None
     scorer = find_method(method, model)
-    layer_numbers = _layers(model, layers, settings)
+    layer_numbers = options.layer_numbers(model)
     remaining = iter(as_texts(texts))
-    while group := list(islice(remaining, batch_size)):
-        items = [_prepare(model, text, target_spec, scorer) for text in group]
+    while group := list(islice(remaining, options.batch_size)):
+        items = [_prepare(model, text, options.target_spec, scorer) for text in group]
         with named_errors(model.network, model.name, "a forward pass"):
-            batch, items, targets = _run_batch(
-                model, items, settings, scorer, blocks=layers is not None
-            )
+            batch, items, targets = _run_batch(model, items, settings, scorer, blocks=lens)
         batches = [
             replace(batch, settings=replace(settings, layer=layer)) for layer in layer_numbers
         ]
         with named_errors(model.network, model.name, method):
-            scores = [_score(batch, scorer, lens=layers is not None) for batch in batches]
+            scores = [_score(batch, scorer, lens=lens) for batch in batches]
         for index, (item, item_targets) in enumerate(zip(items, targets, strict=True)):
             for layer_batch, layer_scores in zip(batches, scores, strict=True):
-                yield _attribution(
-                    layer_batch, layer_scores, index, item, item_targets, method, exclude_readout
+                attribution = _attribution(
+                    layer_batch, layer_scores, index, item, item_targets, method
                 )
+                if options.exclude_readout and not batch.scores_encoder:
+                    _clear_readouts(attribution, item.target_positions)
+                yield attribution
 
 
 @dataclass(frozen=True)
@@ -119,24 +180,6 @@ class _Item:
     encoded: Input
     target_positions: Sequence[TargetPosition]
     target_spec: TargetSpec
-
-
-def _layers(
-    model: LiveModel, layers: Sequence[int] | Literal["all"] | None, settings: AttributionSettings
-) -> Sequence[int | None]:
-    if layers is None:
-        if settings.layer is None:
-            return [None]
-        layers = [settings.layer]
-    if isinstance(layers, int) or (isinstance(layers, str) and layers != "all"):
-        raise ConfigError(f"layers are a list of numbers or 'all'; got {layers!r}")
-    depth = model.stack(settings.side).depth
-    numbers = range(depth + 1) if layers == "all" else layers
-    if wrong := [layer for layer in numbers if not 0 <= layer <= depth]:
-        raise ConfigError(
-            f"{model.name} has no layer {wrong[0]}; its layers are 0 (embeddings) to {depth}"
-        )
-    return numbers
 
 
 def _prepare(model: LiveModel, text: Content, target_spec: TargetSpec, method: Method) -> _Item:
@@ -242,8 +285,8 @@ def _attribution(
     item: _Item,
     targets: Sequence[Target],
     method: str,
-    exclude_readout: bool,
 ) -> Attribution:
+    """Return the attribution of one input of a batch, as plain arrays."""
     model, settings, encoded = batch.model, batch.settings, item.encoded
     tokens = encoded.tokens if batch.scores_encoder else encoded.context
     size, count = len(tokens), len(targets)
@@ -254,12 +297,6 @@ def _attribution(
             f"{method} gives NaN for {encoded.text[:60]!r}; the weights or the dtype of "
             f"{model.name} are at fault"
         )
-    if exclude_readout and not batch.scores_encoder:
-        for column, position in enumerate(item.target_positions):
-            if (
-                position.position >= 0
-            ):  # -1 for the mean of all positions, none of which is left out
-                values[position.readout, column] = torch.nan
     checks = {name: check[index, :count].tolist() for name, check in scores.checks.items()}
     return Attribution(
         text=encoded.text,
@@ -284,6 +321,13 @@ def _attribution(
         checks=checks,
         notes=_notes(model, encoded, checks),
     )
+
+
+def _clear_readouts(attribution: Attribution, positions: Sequence[TargetPosition]) -> None:
+    """Set the score of each target's read-out to NaN; a mean over all positions has none."""
+    for column, position in enumerate(positions):
+        if position.position >= 0:
+            attribution.scores[position.readout, column] = np.nan
 
 
 def _notes(model: LiveModel, encoded: Input, checks: Mapping[str, Sequence[float]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A batch of inputs with the targets to explain, the settings of an attribution, and its scores.
+"""A batch of inputs with the targets to explain, and the scores of an attribution.
 
 B inputs, P positions, T targets, D hidden size. Inputs are padded on the right with positions, and
 with targets of readout -1; scores are NaN there.
@@ -7,84 +7,18 @@ with targets of readout -1; scores are NaN there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.axes import EmbeddingMatrix
 from dynamics.errors import CheckpointError, ConfigError
-from dynamics.models.live_model import Batch, LiveModel, Reading, Side
+from dynamics.models.live_model import Batch, LiveModel, Reading
 from dynamics.models.output import nearly_equal
 from dynamics.models.stack import Stack
 from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Switches between sound practice and the released code of NormXLogit.
-
-    Attributes:
-        unsigned_gradients: Gradient methods take the absolute value of each feature's share before
-            they sum; signed methods are then compared with unsigned ones.
-        embeds_twice: Gradient methods get the output of the embedding module as if it were the
-            embedding's row, so that positions, segments and norms are applied twice and segments
-            are those of a first segment.
-        fixed_steps: Integrated gradients take 50 steps from zero, converged or not.
-        ranks_special: Special tokens other than the first are ranked with the others.
-    """
-
-    unsigned_gradients: bool = False
-    embeds_twice: bool = False
-    fixed_steps: bool = False
-    ranks_special: bool = False
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "sound": Protocol(),
-    "paper": Protocol(
-        unsigned_gradients=True, embeds_twice=True, fixed_steps=True, ranks_special=True
-    ),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class AttributionSettings:
-    """Settings of the attribution methods.
-
-    Attributes:
-        norm_source: Vectors whose norm is taken: `row` of the embedding, `row_centered` (the mean
-            row subtracted), `module_output` (the input of the first block), or `layer N`.
-        logit_form: Form of the logit: `raw`, `centered` (mean over all logits subtracted) or
-            `log_probability` (nats; of each label alone where labels do not compete).
-        layer: Layer whose representations the head reads, 0 for the embeddings; None for the last.
-        side: Side whose tokens are scored, in an encoder-decoder.
-        protocol: A name in `PROTOCOLS`.
-        baseline: Start of integrated gradients: `zero`, `pad`, `mask`, or `auto`.
-        steps: Steps of integrated gradients to begin with; doubled until they have converged.
-        occlude_with: Replacement of an occluded token: `mask`, `pad`, `unk`, `mean` (the mean row),
-            `delete`, or `auto`.
-        seed: Seed of the random scores.
-        counts: Occurrences of each token id, for the baseline that ranks by frequency.
-    """
-
-    norm_source: str = "module_output"
-    logit_form: LogitForm = "raw"
-    layer: int | None = None
-    side: Side = "source"
-    protocol: Literal["sound", "paper"] = "sound"
-    baseline: Literal["auto", "zero", "pad", "mask"] = "auto"
-    steps: int = 50
-    occlude_with: Literal["auto", "mask", "pad", "unk", "mean", "delete"] = "auto"
-    seed: int = 0
-    counts: np.ndarray | None = None
-
-    @property
-    def rules(self) -> Protocol:
-        """The switches of the protocol."""
-        return PROTOCOLS[self.protocol]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.live_model import Batch, LiveModel
 

@@ -28,7 +28,7 @@ ON_ACCELERATORS = 8192  # the same on accelerators, which have more units to kee
 
 def gradient_norm(batch: AttributionBatch) -> Scores:
     """Norm of each token's gradient: L2 over features, L1 in the paper's protocol; unsigned."""
-    order = 1 if batch.settings.rules.unsigned_gradients else 2
+    order = 1 if batch.settings.follows_paper else 2
     return _scores(batch, lambda slope, rows: slope.norm(p=order, dim=-1))
 
 
@@ -60,7 +60,7 @@ def integrated_gradients(batch: AttributionBatch) -> Scores:
         raise ConfigError(
             f"integrated_gradients needs captum: {install_command('attribution')}"
         ) from error
-    has_fixed_steps, target_mask = batch.settings.rules.fixed_steps, batch.target_mask
+    has_fixed_steps, target_mask = batch.settings.follows_paper, batch.target_mask
     first_steps = FIXED_STEPS if has_fixed_steps else batch.settings.steps
     if first_steps < 1:
         raise ConfigError(f"integrated gradients need at least 1 step, steps is {first_steps}")
@@ -142,7 +142,7 @@ def _scores(batch: AttributionBatch, reduce: Callable[[Rows, Rows], Tensor]) -> 
 def _with_input_rows(batch: AttributionBatch) -> tuple[AttributionBatch, Rows]:
     """Return the batch to run, and the rows that gradients are taken at."""
     rows = looked_up(batch)
-    if not batch.settings.rules.embeds_twice:
+    if not batch.settings.follows_paper:
         return batch, rows
     batch = replace(batch, inputs=replace(batch.inputs, token_type_ids=None), reading=None)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def _with_input_rows(batch: AttributionBatch) -> tuple[AttributionBatch, Rows]:
 
 def _baseline_rows(batch: AttributionBatch, rows: Rows) -> Rows:
     """Return the start of integrated gradients; at padding it is of no effect."""
-    if batch.settings.rules.fixed_steps:
+    if batch.settings.follows_paper:
         return torch.zeros_like(rows)
     tokenizer, kind = batch.model.tokenizer, batch.settings.baseline
     if kind == "auto":
@@ -197,5 +197,5 @@ def _prediction_of(
 
 
 def _sum_features(batch: AttributionBatch, shares: Rows) -> Float[Tensor, "B P"]:
-    is_unsigned = batch.settings.rules.unsigned_gradients
+    is_unsigned = batch.settings.follows_paper
     return (shares.abs() if is_unsigned else shares).sum(-1)

@@ -1,13 +1,13 @@
 """Texts from files and data sets, and files of attributions that can be resumed."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from dynamics.attribution.result import Attribution
 from dynamics.errors import CorpusError, OutputError
 
 PARTS = ("text", "text_pair", "continuation", "target", "foil")
@@ -42,6 +42,7 @@ def read_texts(path: Path) -> list[dict[str, Any]]:
 
 
 def _parts(line: str, where: str) -> dict[str, Any]:
+    """Return the parts of an input that one line of JSON holds."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -134,6 +135,7 @@ def keep_lines(path: Path, expected: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _check_line(path: Path, number: int, line: bytes, entries: Mapping[str, Any]) -> None:
+    """Refuse a line without the expected entries; the message names the first that differs."""
     try:
         content = json.loads(line)
         actual = _flat({name: content[name] for name in entries})
@@ -163,21 +165,19 @@ def _flat(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    """Return a value as JSON, cut where it is long."""
     written = json.dumps(value, ensure_ascii=False)
     return written if len(written) <= _SHOWN else f"{written[:_SHOWN]}..."
 
 
 @contextmanager
-def append_lines(path: Path) -> Iterator[Callable[[str], None]]:
-    """Open a file for appending; yields a function that writes one line at once and as a whole."""
+def append_lines(path: Path) -> Iterator[Callable[[Iterable[Attribution]], None]]:
+    """Open a file for appending; yields a function that writes a line for each attribution."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        yield lambda line: _write(handle, f"{line}\n".encode())
-    finally:
-        os.close(handle)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
 
+        def append(results: Iterable[Attribution]) -> None:
+            for attribution in results:
+                print(attribution.to_json(), file=file, flush=True)
 
-def _write(handle: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(handle, content) :]
+        yield append

@@ -1,21 +1,19 @@
 """Attribute many texts with several methods, in an order that lets an output file be resumed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.attribute import Attributing, attribute_with
 from dynamics.attribution.contents import text_of
 from dynamics.attribution.input_files import append_lines, keep_lines
 from dynamics.attribution.methods import METHODS, find_method
 from dynamics.attribution.result import Attribution
-from dynamics.attribution.targets import TargetSpec
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.corpus.counts import check_tokenizer, read_counts
@@ -29,28 +27,18 @@ _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
 
 
 @dataclass(frozen=True)
-class AttributionJob:
+class AttributionJob(Attributing):
     """A model with the methods and settings to attribute each text with.
 
     Attributes:
         model: The model.
         methods: Names in `METHODS`.
-        target_spec: Predictions to explain.
-        layers: Layers whose representations the head reads; None for the last.
-        settings: Settings of the methods.
-        exclude_readout: Leave out the position that a prediction is read from.
         word_level: Sum over the tokens of each word.
-        batch_size: Inputs that run at once.
     """
 
     model: LiveModel
     methods: Sequence[str] = ("normxlogit",)
-    target_spec: TargetSpec = field(default_factory=TargetSpec)
-    layers: Sequence[int] | Literal["all"] | None = None
-    settings: AttributionSettings = field(default_factory=AttributionSettings)
-    exclude_readout: bool = False
     word_level: bool = False
-    batch_size: int = 16
 
     def attributions(self, texts: Sequence[Mapping[str, Any]]) -> Iterator[list[Attribution]]:
         """Yield the attributions of each text, by method and then by layer."""
@@ -80,42 +68,24 @@ class AttributionJob:
             OutputError: A line of the file is of another text, model, method or setting.
         """
         lines = keep_lines(path, (entries for text in texts for entries in self.expected(text)))
-        done, lines_of_next = divmod(lines, len(self.methods) * len(self._layers))
+        done, skipped = divmod(lines, len(self.methods) * len(self.layer_numbers(self.model)))
         with append_lines(path) as append:
-            for attributions in self.attributions(texts[done:]):
-                for attribution in attributions[lines_of_next:]:
-                    append(attribution.to_json())
-                done, lines_of_next = done + 1, 0
+            for results in self.attributions(texts[done:]):
+                append(results[skipped:])
+                done, skipped = done + 1, 0
                 on_progress(done, len(texts))
         return lines
-
-    @property
-    def _layers(self) -> Sequence[int | None]:
-        if self.layers == "all":
-            return range(self.model.stack(self.settings.side).depth + 1)
-        return [self.settings.layer] if self.layers is None else self.layers
 
     def _attribute(
         self, group: Sequence[Mapping[str, Any]], method: str
     ) -> list[list[Attribution]]:
         """Return for each text of a batch its attributions by layer."""
-        attributions = list(
-            attribute(
-                self.model,
-                group,
-                method=method,
-                target_spec=self.target_spec,
-                layers=self.layers,
-                settings=self.settings,
-                exclude_readout=self.exclude_readout,
-                batch_size=self.batch_size,
-            )
-        )
-        layers = len(attributions) // len(group)
-        starts = (index * layers for index in range(len(group)))
-        return [attributions[start : start + layers] for start in starts]
+        results = list(attribute_with(self.model, group, method, self))
+        layers = len(self.layer_numbers(self.model))
+        return [results[start : start + layers] for start in range(0, len(results), layers)]
 
     def _finish(self, attribution: Attribution, text: Mapping[str, Any]) -> Attribution:
+        """Return the attribution by words if requested, with the settings it was made with."""
         if self.word_level:
             attribution = attribution.to_word_level()
         return replace(attribution, asked=self._request(text))
@@ -137,7 +107,7 @@ class AttributionJob:
         """Yield for each line of a text the entries by which the line is recognised."""
         settings, model = self.settings, self.model
         for method in self.methods:
-            for layer in self._layers:
+            for layer in self.layer_numbers(self.model):
                 yield {
                     "text": text_of(model, text),
                     "model": model.name,
@@ -168,8 +138,8 @@ def attribute_series(
         start: Index of the first checkpoint to attribute.
     """
     for checkpoint in series.checkpoints[start:]:
-        (attributions,) = load_job(checkpoint).attributions([text])
-        yield [replace(a, **_model_and_revision(series, checkpoint)) for a in attributions]
+        (results,) = load_job(checkpoint).attributions([text])
+        yield [replace(a, **_model_and_revision(series, checkpoint)) for a in results]
 
 
 def write_series_attributions(
@@ -197,17 +167,17 @@ def write_series_attributions(
             for entries in entries_of_step
         )
         lines = keep_lines(path, expected)
-    done, lines_of_next = divmod(lines, len(entries_of_step) or 1)
+    done, skipped = divmod(lines, len(entries_of_step) or 1)
     with append_lines(path) as append:
-        for attributions in attribute_series(series, load_job, text, start=done):
-            for attribution in attributions[lines_of_next:]:
-                append(attribution.to_json())
-            done, lines_of_next = done + 1, 0
+        for results in attribute_series(series, load_job, text, start=done):
+            append(results[skipped:])
+            done, skipped = done + 1, 0
             on_progress(done, len(series.checkpoints))
     return lines
 
 
 def _model_and_revision(series: CheckpointSeries, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the entries of an attribution that name the series and the step."""
     return {"model": series.name, "revision": f"step {checkpoint.step}"}
 
 

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.attribution.batch import AttributionBatch, Scores
+from dynamics.attribution.settings import NORM_SOURCES
 from dynamics.errors import ConfigError
 from dynamics.models.live_model import Reading
 from dynamics.scores import normxlogit as core
 from dynamics.scores.logits import logit_attribution
 from dynamics.scores.norms import embedding_norm, mean_row
-
-NORM_SOURCES = ("row", "row_centered", "module_output", "layer N")
 
 
 @torch.no_grad()

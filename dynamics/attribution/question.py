@@ -1,8 +1,8 @@
 """Former names of `dynamics.attribution.batch`, which go with 0.2."""
 
 from dynamics.attribution.batch import AttributionBatch as Question
-from dynamics.attribution.batch import AttributionSettings as Settings
 from dynamics.attribution.batch import Scores
+from dynamics.attribution.settings import AttributionSettings as Settings
 from dynamics.former_names import warn_of
 
 __all__ = ["Question", "Scores", "Settings"]

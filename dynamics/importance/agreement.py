@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
 from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import find_method
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.models.live_model import LiveModel
 from dynamics.statistics.within_input import within_input_agreement
 

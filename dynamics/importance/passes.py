@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings, Scores
+from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import METHODS
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.errors import CheckpointError
 from dynamics.models.live_model import Batch, LiveModel
 from dynamics.models.output import nearly_equal

@@ -5,7 +5,8 @@ from functools import cache
 
 import torch
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.models.live_model import Batch
 from tests.models import tiny
 

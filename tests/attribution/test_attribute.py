@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from torch import nn
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.load import load_model

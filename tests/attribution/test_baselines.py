@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError, MismatchError
 from tests.models.tiny import V, live

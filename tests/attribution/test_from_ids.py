@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import METHODS
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError, MeasureError
 from tests.models.tiny import POSITIONS, live

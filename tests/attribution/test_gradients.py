@@ -8,7 +8,7 @@ from torch import nn
 
 from dynamics.attribution import gradients
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
 from dynamics.attribution.gradients import (
     gradient_norm,
     gradient_x_input,
@@ -17,6 +17,7 @@ from dynamics.attribution.gradients import (
     predict,
 )
 from dynamics.attribution.methods import METHODS
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.errors import ConfigError
 from dynamics.models.live_model import Batch
 from tests.models.tiny import live, tokenizer

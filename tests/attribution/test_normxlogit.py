@@ -7,8 +7,9 @@ import torch
 from torch.nn.functional import gelu
 from torch.testing import assert_close
 
-from dynamics.attribution.batch import AttributionBatch, AttributionSettings
+from dynamics.attribution.batch import AttributionBatch
 from dynamics.attribution.normxlogit import logit_only, norm_only, normxlogit
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.errors import ConfigError
 from dynamics.models.live_model import Batch
 from tests.models.tiny import FINAL_NORMS, LANGUAGE_MODELS, SEQ2SEQ, live

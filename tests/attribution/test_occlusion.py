@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import ConfigError
 from tests.models.tiny import CAUSAL, CLASSIFIERS, MASKED, live

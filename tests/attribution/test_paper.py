@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from tests.models.tiny import live, tokenizer
 

@@ -10,8 +10,8 @@ import transformers as hf
 from torch.nn.functional import logsigmoid
 
 import dynamics
-from dynamics.attribution.batch import AttributionSettings
 from dynamics.attribution.methods import METHODS
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.attribution.targets import TargetSpec
 from dynamics.errors import CheckpointError, ConfigError, MeasureError
 from dynamics.models.live_model import LiveModel

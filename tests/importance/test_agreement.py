@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr, t
 
 from dynamics.attribution.attribute import attribute
-from dynamics.attribution.batch import AttributionSettings
+from dynamics.attribution.settings import AttributionSettings
 from dynamics.errors import ConfigError, MismatchError
 from dynamics.importance.agreement import AGREEMENT_METHODS, agreement_rows
 from tests.models.tiny import POSITIONS, WORDS, V, live
