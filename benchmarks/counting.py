@@ -21,8 +21,9 @@ import numpy as np
 
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information.contexts import context_sums, self_information
-from dynamics.corpus.information.gain import InformationSettings, information_columns
+from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import Reach, RunningText, reaches
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tally import Tally
 
 ROUNDS = 7

@@ -53,7 +53,7 @@ def show_settings() -> None:
 
 def _settings(model: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield key, pydantic field and meaning of every setting, those of groups by dotted key."""
-    docs = [inspect.cleandoc(base.__doc__ or "") for base in model.__mro__]
+    docs = [inspect.cleandoc(base.__doc__ or "") for base in reversed(model.__mro__)]
     attributes = "\n".join(doc.partition("Attributes:\n")[2] for doc in docs)
     entries = re.findall(
         r"^    (\w+): (.+?)(?=^    \w|^\S|\Z)", attributes, re.MULTILINE | re.DOTALL

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynamics.config import StudySettings
     from dynamics.corpus.count import count_corpus
     from dynamics.corpus.counts import Counts, read_counts
-    from dynamics.corpus.information.gain import InformationSettings
+    from dynamics.corpus.information.settings import InformationSettings
     from dynamics.models.load import load_model
     from dynamics.report.figures import plot
     from dynamics.runs.changed_tokens import changed_tokens
@@ -58,7 +58,7 @@ _MODULES = {
     "AttributionSettings": "dynamics.attribution.settings",
     "CheckpointSeries": "dynamics.checkpoints.series",
     "Counts": "dynamics.corpus.counts",
-    "InformationSettings": "dynamics.corpus.information.gain",
+    "InformationSettings": "dynamics.corpus.information.settings",
     "NormDynamicsCallback": "dynamics.tracking.callback",
     "Run": "dynamics.runs.run",
     "StudySettings": "dynamics.config",

@@ -14,7 +14,7 @@ DynamicsError                printed by the command line on one line, with exit 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -118,3 +118,14 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, DynamicsError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def refuse_unknown(options: Mapping[str, object], known: type, function: str) -> None:
+    """Refuse keywords of a function that its TypedDict of options does not have.
+
+    Raises:
+        TypeError: As Python raises it for arguments that are written out.
+    """
+    for name in options:
+        if name not in known.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")

@@ -5,13 +5,14 @@ word; `key=value` arguments are read the same way. An unknown or duplicate key, 
 wrong type, is an error that names the key.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dynamics import steps
 from dynamics.errors import ConfigError, StepError, did_you_mean
@@ -23,6 +24,21 @@ class Settings(BaseModel):
     """Base of settings: unknown keys are errors, values are not converted, models are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def settings_model(record: type, without: Collection[str] = ()) -> type[Settings]:
+    """Return the settings with the fields, defaults and documentation of a dataclass.
+
+    Args:
+        record: A dataclass whose fields have defaults.
+        without: Names of fields that are left out.
+    """
+    fields: dict[str, Any] = {
+        field.name: (field.type, field.default)
+        for field in dataclasses.fields(record)
+        if field.name not in without
+    }
+    return create_model(record.__name__, __base__=Settings, __doc__=record.__doc__, **fields)
 
 
 def _parsed(expression: str) -> str:

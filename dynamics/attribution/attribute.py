@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ def attribute(
         attribute(model, ["The cat", {"text": "The dog", "foil": " bit"}], layers="all")
         attribute(model, [{"role": "user", "content": "Hi"}], target_spec=TargetSpec(generate=8))
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     return attribute_with(model, texts, method, Attributing(**given))
 
 

@@ -47,7 +47,9 @@ def inverse_log_frequency(batch: AttributionBatch) -> Scores:
     """
     counts = batch.settings.counts
     if counts is None:
-        raise ConfigError("inverse_log_frequency needs the counts of the tokens (--counts)")
+        raise ConfigError(
+            "inverse_log_frequency needs the counts of the tokens (counts=counts.parquet)"
+        )
     if int(batch.scored_ids.max()) >= len(counts):
         raise MismatchError(
             f"the counts have {len(counts)} tokens and the input holds id "

@@ -8,7 +8,9 @@ import typer
 from dynamics.cli import series as public_series
 from dynamics.cli.attribute import attribute
 from dynamics.cli.audit import audit
+from dynamics.cli.count import count
 from dynamics.cli.output import DryRun, Json, Stages, emit
+from dynamics.cli.settings import SettingsCommand
 from dynamics.cli.study import Config, Overrides, folder_of, show_preview, study
 from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
@@ -25,7 +27,8 @@ app = typer.Typer(
 )
 app.add_typer(public_series.app, name="series")
 app.command()(audit)
-app.command()(attribute)
+app.command(cls=SettingsCommand)(attribute)
+app.command(cls=SettingsCommand)(count)
 app.command()(study)
 app.command()(tokens)
 app.command()(track)
@@ -89,137 +92,6 @@ def train(
             loaded, folder, report=stages.report, on_step=stages.training(loaded.training.steps)
         )
     emit(as_json, {"checkpoints": str(checkpoints)}, f"checkpoints: {checkpoints}")
-
-
-@app.command()
-def count(
-    corpus: Annotated[
-        str,
-        typer.Argument(
-            help="Text: a file, a folder, a pattern like 'data/*.jsonl', a data set's name, or "
-            "python-docs. Or a token stream: a training folder, a file of ids with "
-            "--sequence-length, or a public series like pythia-160m, whose stream is sampled."
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Path of the counts.parquet to write.")
-    ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder, tokenizer.json or hub name; not needed for training folders and series."
-        ),
-    ] = None,
-    vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the embedding, if the tokenizer has more or fewer.")
-    ] = None,
-    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of a data set, a folder or a pattern, or all (default: train, where there "
-            "are splits)."
-        ),
-    ] = None,
-    format_name: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="Read files as text, json, csv, parquet or arrow instead of guessing.",
-        ),
-    ] = None,
-    separator: Annotated[
-        str | None,
-        typer.Option(
-            help="Text between documents in one file or row, such as '<|endoftext|>'; it is not "
-            "counted."
-        ),
-    ] = None,
-    max_documents: Annotated[int | None, typer.Option(help="Most documents to read.")] = None,
-    allow_loss: Annotated[
-        bool,
-        typer.Option(
-            "--allow-loss", help="Count the text even if more than 1 % of it becomes no token."
-        ),
-    ] = False,
-    sequence_length: Annotated[
-        int | None,
-        typer.Option(help="Sequence length T of a third-party stream (rows of T + 1 ids)."),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Type of the ids in that stream (default: by its header, else uint16)."),
-    ] = None,
-    sample_tokens: Annotated[
-        int, typer.Option(help="Tokens to sample from the stream of a public series, at least.")
-    ] = 100_000_000,
-    information_gain: Annotated[
-        bool,
-        typer.Option("--information-gain", help="Also compute each token's information gain."),
-    ] = False,
-    window: Annotated[
-        int, typer.Option(help="Window of the information gain: tokens to each side.")
-    ] = 10,
-    pairs: Annotated[
-        int | None,
-        typer.Option(
-            help="Context pairs per token for equal-count information gain (default: 8 windows)."
-        ),
-    ] = None,
-    oyama: Annotated[
-        bool, typer.Option("--oyama", help="Also use the symmetric window of Oyama et al. 2023.")
-    ] = False,
-    shuffles: Annotated[
-        int, typer.Option(help="Shuffled corpora for the correction of --oyama.")
-    ] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
-    contiguous: Annotated[
-        bool,
-        typer.Option(
-            "--contiguous",
-            help="Rows of a third-party stream are consecutive text (nanoGPT, OLMo), so pairs may "
-            "cross row ends.",
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Count tokens of a corpus or of a token stream."""
-    from dynamics.corpus.count import count_corpus
-    from dynamics.corpus.information.gain import InformationSettings
-    from dynamics.errors import ConfigError
-
-    if oyama and not information_gain:
-        raise ConfigError("--oyama needs --information-gain; give both")
-    information = InformationSettings(window, pairs, oyama, shuffles, seed)
-
-    with Stages() as stages:
-        counts = count_corpus(
-            corpus,
-            tokenizer,
-            vocab_size=vocab_size,
-            text_column=text_column,
-            split=split,
-            max_documents=max_documents,
-            format_name=format_name,
-            separator=separator,
-            allow_loss=allow_loss,
-            sequence_length=sequence_length,
-            dtype=dtype,
-            sample_tokens=sample_tokens,
-            information=information if information_gain else None,
-            contiguous=contiguous,
-            report=stages.report,
-            on_progress=stages.counter("sampling"),
-            on_pass=stages.counter("information gain"),
-        )
-    counts.write(output)
-    kinds = counts.table.groupby("kind")["count"].agg(entries="size", occurrences="sum")
-    emit(
-        as_json,
-        {"counts": str(output), **counts.info.__dict__},
-        f"{counts.info.tokens_counted:,} tokens, {len(counts.table):,} entries\n"
-        f"{kinds.to_string()}\ncounts: {output}",
-    )
 
 
 @app.command()

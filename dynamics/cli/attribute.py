@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dynamics.attribution.settings import AttributeSettings
 from dynamics.cli.output import Stages, emit
+from dynamics.cli.settings import SettingsFile
+from dynamics.errors import ConfigError
 from dynamics.progress import OnProgress, no_progress
+from dynamics.settings_files import read_settings
 
 if TYPE_CHECKING:
     from dynamics.attribution.result import Attribution
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "json", "html", "inseq"]
 Texts = list[dict[str, Any]]
+_INPUT, _PREDICTION, _OUTPUT = "Input", "Prediction", "Output"
 _BY_SUFFIX: dict[str, Format] = {".jsonl": "json", ".json": "json", ".html": "html"}
 
 
@@ -29,53 +34,77 @@ def attribute(
             "--steps a series."
         ),
     ],
-    text: Annotated[
-        str | None, typer.Argument(help="The input text; or give --file or --dataset.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT KEY=VALUE",
+            help="The input text, unless --file or --dataset is given; then settings, listed in "
+            "docs/settings.md.",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
             help="Inputs: JSON lines with text (and text_pair, continuation, target, foil), or "
-            "a .txt with one text per line."
+            "a .txt with one text per line.",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:SPLIT]", help="Inputs: a data set's name, file or folder."),
+        typer.Option(
+            metavar="NAME[:SPLIT]",
+            help="Inputs: a data set's name, file or folder.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
-    column: Annotated[str, typer.Option(help="Column of the data set with the text.")] = "text",
-    text_pair: Annotated[str | None, typer.Option(help="A second segment after TEXT.")] = None,
     continuation: Annotated[
         str | None,
-        typer.Option(help="Text that follows TEXT; --target given explains its tokens."),
+        typer.Option(
+            help="Text that follows TEXT; --target given explains its tokens.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Attribute TEXT at these steps of a series: all, last, 0,1,512, log2(512)."
+            help="Attribute TEXT at these steps of a series: all, last, 0,1,512, log2(512).",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
-    method: Annotated[
-        list[str],
-        typer.Option(help="Method; may be given several times; 'all' uses all that fit the model."),
-    ] = ["normxlogit"],  # noqa: B006 (typer copies it)
     target: Annotated[
         str,
         typer.Option(
             help="Prediction to explain: predicted (the most likely), given (each token of the "
-            "text or continuation), a label, a token, or id:N."
+            "text or continuation), a label, a token, or id:N.",
+            rich_help_panel=_PREDICTION,
         ),
     ] = "predicted",
     foil: Annotated[
-        str | None, typer.Option(help="Label, token or id:N to contrast the target with.")
+        str | None,
+        typer.Option(
+            help="Label, token or id:N to contrast the target with.", rich_help_panel=_PREDICTION
+        ),
     ] = None,
     position: Annotated[
         int | None,
-        typer.Option(help="Position to predict (default: the next); it is masked in a masked LM."),
+        typer.Option(
+            help="Position to predict (default: the next); it is masked in a masked LM.",
+            rich_help_panel=_PREDICTION,
+        ),
     ] = None,
     generate: Annotated[
-        int, typer.Option(min=0, help="Generate this many tokens greedily, and explain them.")
+        int,
+        typer.Option(
+            min=0,
+            help="Generate this many tokens greedily, and explain them.",
+            rich_help_panel=_PREDICTION,
+        ),
     ] = 0,
+    method: Annotated[
+        list[str],
+        typer.Option(help="Method; may be given several times; 'all' uses all that fit the model."),
+    ] = ["normxlogit"],  # noqa: B006 (typer copies it)
     layers: Annotated[
         str | None,
         typer.Option(
@@ -83,36 +112,6 @@ def attribute(
             help="Layers to apply the output head to; 0 is the embeddings (default: the last).",
         ),
     ] = None,
-    norm_source: Annotated[
-        str,
-        typer.Option(
-            help="Vector whose norm is used: row, row_centered, module_output, 'layer N'."
-        ),
-    ] = "module_output",
-    logit_form: Annotated[
-        Literal["raw", "centered", "log_probability"], typer.Option(help="Form of the logit.")
-    ] = "raw",
-    protocol: Annotated[
-        Literal["sound", "paper"],
-        typer.Option(help="'paper' reproduces the released code of the paper."),
-    ] = "sound",
-    baseline: Annotated[
-        Literal["auto", "zero", "pad", "mask"],
-        typer.Option(help="Baseline input of integrated gradients."),
-    ] = "auto",
-    occlude_with: Annotated[
-        Literal["auto", "mask", "pad", "unk", "mean", "delete"],
-        typer.Option(help="Replacement of an occluded token."),
-    ] = "auto",
-    counts: Annotated[
-        Path | None,
-        typer.Option(help="counts.parquet of `dynamics count`, for inverse_log_frequency."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random scores.")] = 0,
-    side: Annotated[
-        Literal["source", "target"],
-        typer.Option(help="Side of an encoder-decoder whose tokens are scored."),
-    ] = "source",
     exclude_readout: Annotated[
         bool,
         typer.Option(
@@ -122,38 +121,35 @@ def attribute(
     word_level: Annotated[
         bool, typer.Option("--word-level", help="Sum over the tokens of each word.")
     ] = False,
-    top: Annotated[
-        int, typer.Option(min=0, help="Tokens in a table; 0 for all, in text order.")
-    ] = 10,
+    device: Annotated[
+        str, typer.Option(help="Device in torch's notation: cpu, cuda, cuda:1.")
+    ] = "cpu",
+    settings_file: SettingsFile = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file; an interrupted JSON-lines file is resumed.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     shape: Annotated[
         Format | None,
         typer.Option(
             "--format",
             help="Output format (default: by the suffix of -o, else table); json is JSON lines.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    output: Annotated[
-        Path | None,
+    top: Annotated[
+        int,
         typer.Option(
-            "--output", "-o", help="Output file; an interrupted JSON-lines file is resumed."
+            min=0, help="Tokens in a table; 0 for all, in text order.", rich_help_panel=_OUTPUT
         ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs per batch.")] = 16,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64"],
-        typer.Option(help="Type of the weights."),
-    ] = "float32",
-    device: Annotated[
-        str, typer.Option(help="Device in torch's notation: cpu, cuda, cuda:1.")
-    ] = "cpu",
-    task: Annotated[
-        Literal["causal", "masked", "seq2seq", "classification", "regression", "none"] | None,
-        typer.Option(help="Task of the output head, if config.json does not tell it."),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run Python code from the model's repository."),
+    ] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)
     ] = False,
 ) -> None:
     """Attribute predictions to the tokens of a text.
@@ -161,15 +157,16 @@ def attribute(
     In a causal LM the representation of token i predicts what follows token i; at the read-out the
     logit attribution is the logit itself, and --exclude-readout leaves it out.
     """
-    from dynamics.errors import ConfigError
-
     form = _format(shape, as_json, output)
-    fields = {"text": text, "text_pair": text_pair, "continuation": continuation}
-    texts = _texts({key: value for key, value in fields.items() if value}, file, dataset, column)
+    text, key_values = _text_and_settings(words or [], file is not None or dataset is not None)
+    # Settings are read before torch is imported, so that a slip is refused at once.
+    settings = read_settings(AttributeSettings, settings_file, key_values)
+    fields = {"text": text, "text_pair": settings.text_pair, "continuation": continuation}
+    fields = {key: value for key, value in fields.items() if value}
+    texts = _texts(fields, file, dataset, settings.column)
     layer_numbers = _layers(layers)
     if steps is not None and (file or dataset):
         raise ConfigError("--steps follows one text over a series; give it as TEXT")
-    from dynamics.attribution.batch import AttributionSettings
     from dynamics.attribution.job import (
         AttributionJob,
         attribute_series,
@@ -188,26 +185,22 @@ def attribute(
 
         def load(place: "Checkpoint | str") -> AttributionJob:
             loaded = load_model(
-                place, task=task, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+                place,
+                task=settings.task,
+                dtype=settings.dtype,
+                device=device,
+                trust_remote_code=settings.trust_remote_code,
             )
+            counts = None if settings.counts is None else counts_for(loaded, Path(settings.counts))
             job = AttributionJob(
                 loaded,
                 method,
                 target_spec=TargetSpec(target, foil, position, generate),
                 layers=layer_numbers,
-                settings=AttributionSettings(
-                    norm_source=norm_source,
-                    logit_form=logit_form,
-                    side=side,
-                    protocol=protocol,
-                    baseline=baseline,
-                    occlude_with=occlude_with,
-                    seed=seed,
-                    counts=None if counts is None else counts_for(loaded, counts),
-                ),
+                settings=settings.of_methods(counts),
                 exclude_readout=exclude_readout,
                 word_level=word_level,
-                batch_size=batch_size,
+                batch_size=settings.batch_size,
             )
             methods[:] = methods or choose_methods(job, texts[0], stages.report)
             return replace(job, methods=methods)
@@ -233,9 +226,15 @@ def attribute(
         emit(as_json, {"attributions": str(output)}, f"attributions: {output}")
 
 
-def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
-    from dynamics.errors import ConfigError
+def _text_and_settings(words: list[str], has_inputs: bool) -> tuple[str | None, list[str]]:
+    """Return TEXT and the settings among the words after the model; with other inputs no TEXT."""
+    if has_inputs and all("=" in word for word in words):
+        return None, words
+    return next(iter(words), None), words[1:]
 
+
+def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
+    """Return the format of the output, by the options or the suffix of its file."""
     if as_json and shape not in (None, "json"):
         raise ConfigError(f"--json and --format {shape} contradict each other; give one")
     by_suffix = _BY_SUFFIX.get(output.suffix) if output else None
@@ -248,7 +247,6 @@ def _format(shape: Format | None, as_json: bool, output: Path | None) -> Format:
 def _texts(fields: dict[str, str], file: Path | None, dataset: str | None, column: str) -> Texts:
     """Return the inputs, checked before a model is loaded."""
     from dynamics.attribution.input_files import read_dataset, read_texts
-    from dynamics.errors import ConfigError
 
     inputs = {"TEXT": fields, "--file": file, "--dataset": dataset}
     names = [name for name, value in inputs.items() if value]
@@ -264,8 +262,7 @@ def _texts(fields: dict[str, str], file: Path | None, dataset: str | None, colum
 
 
 def _layers(written: str | None) -> list[int] | Literal["all"] | None:
-    from dynamics.errors import ConfigError
-
+    """Return the numbers of the layers that --layers names."""
     if written is None or written == "all":
         return written
     try:
@@ -279,6 +276,7 @@ def _layers(written: str | None) -> list[int] | Literal["all"] | None:
 def _counted(
     results: Iterable[list["Attribution"]], total: int, count: OnProgress
 ) -> Iterator[list["Attribution"]]:
+    """Yield the results, and count each when the next one is requested."""
     for done, attributions in enumerate(results, 1):
         yield attributions
         count(done, total)

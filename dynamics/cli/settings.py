@@ -16,14 +16,16 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from dynamics.attribution.settings import AttributeSettings
 from dynamics.config import StudySettings
+from dynamics.corpus.information.settings import CountSettings, InformationGainSettings
 from dynamics.errors import ConfigError
 from dynamics.settings_files import Settings, group_of, parse_yaml
 from dynamics.study.settings import ArmsStudy, SeriesStudy
 
 KeyValues = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, listed in docs/settings.md."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, listed in docs/settings.md."),
 ]
 SettingsFile = Annotated[
     Path | None,
@@ -35,13 +37,20 @@ SettingsFile = Annotated[
 ]
 
 SETTINGS: dict[str, tuple[type[Settings], ...]] = {
+    "attribute": (AttributeSettings,),
+    "count": (CountSettings,),
     "study": (StudySettings, ArmsStudy, SeriesStudy),
     "train": (StudySettings,),
 }
 """Models of the settings that a command takes."""
 
-FORMER_OPTIONS: dict[str, dict[str, str]] = {}
+FORMER_OPTIONS: dict[str, dict[str, str]] = {
+    "attribute": {f"--{name.replace('_', '-')}": name for name in AttributeSettings.model_fields},
+    "count": {f"--{name}": f"information.{name}" for name in InformationGainSettings.model_fields},
+}
 """Options that became settings: by command, the key of the setting for each option."""
+
+_NOTE = "dynamics.former_options"
 
 
 class SettingsCommand(TyperCommand):
@@ -49,7 +58,18 @@ class SettingsCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments after options that became settings were replaced by `key=value`."""
-        return super().parse_args(ctx, _as_settings(str(self.name), args))
+        arguments, ctx.meta[_NOTE] = _as_settings(str(self.name), args)
+        return super().parse_args(ctx, arguments)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; print at its end what to type instead of options that became settings.
+
+        An error stays on one line: it names the settings itself.
+        """
+        result = super().invoke(ctx)
+        if note := ctx.meta[_NOTE]:
+            print(note, file=sys.stderr)
+        return result
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each panel under its title."""
@@ -64,8 +84,8 @@ class SettingsCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-def _as_settings(command: str, arguments: Sequence[str]) -> list[str]:
-    """Return arguments with former options as `key=value` at the end; print the new spelling."""
+def _as_settings(command: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return arguments with former options as `key=value` at the end, and a note of them."""
     former_options = FORMER_OPTIONS.get(command, {})
     remaining: list[str] = []
     texts: dict[str, list[str]] = {}
@@ -81,10 +101,11 @@ def _as_settings(command: str, arguments: Sequence[str]) -> list[str]:
         else:
             texts.setdefault(key, []).extend(islice(words, 1))
     settings = [f"{key}={_yaml_of(_types_of(command, key), texts[key])}" for key in texts]
-    if settings:
-        options = " and ".join(option for option, key in former_options.items() if key in texts)
-        print(f"dynamics: instead of {options} type {shlex.join(settings)}", file=sys.stderr)
-    return [*remaining, *settings]
+    if not settings:
+        return remaining, None
+    options = " and ".join(option for option, key in former_options.items() if key in texts)
+    note = f"dynamics: instead of {options} type {shlex.join(settings)}"
+    return [*remaining, *settings], note
 
 
 def _types_of(command: str, key: str) -> list[Any]:

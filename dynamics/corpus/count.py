@@ -1,18 +1,49 @@
 """Counts of a corpus in any form: text, a token stream, or the stream of a public series."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from dynamics.corpus.counts import Counts, count_documents, count_stream
 from dynamics.corpus.documents.corpora import documents
-from dynamics.corpus.documents.large_text import Document
-from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.public.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
 from dynamics.corpus.tokenizers.loading import load_tokenizer
-from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TOKENS, open_stream
-from dynamics.errors import CorpusError
+from dynamics.errors import CorpusError, refuse_unknown
 from dynamics.progress import OnProgress, Report, no_progress, no_report
+
+
+class CountOptions(TypedDict, total=False):
+    """Options of `count_corpus`: of text, of third-party streams, and of public series.
+
+    Attributes:
+        text_column: Column that holds the text, where there are columns; `text` by default.
+        split: Split of a data set, a folder or a pattern; `train` by default where there are
+            splits.
+        separator: Text between documents; a text is split at every occurrence.
+        max_documents: Largest number of documents that are read.
+        format_name: Read files of text in this format, whatever their names and contents suggest.
+        allow_loss: Accept a text of which more than 1 % becomes no token.
+        sequence_length: T of a third-party stream of rows of T + 1 ids.
+        dtype: Type of the ids of a third-party stream; uint16 by default.
+        contiguous: The rows of a third-party stream follow one another in the text, so that pairs
+            of information gain may cross their ends.
+        sample_tokens: Number of tokens to sample from a public series; 100 million by default.
+    """
+
+    text_column: str
+    split: str | None
+    separator: str | None
+    max_documents: int | None
+    format_name: str | None
+    allow_loss: bool
+    sequence_length: int | None
+    dtype: str | None
+    contiguous: bool
+    sample_tokens: int
+
+
+_TEXT_OPTIONS = {"--split": "split", "--format": "format_name", "--separator": "separator"}
 
 
 def count_corpus(
@@ -20,20 +51,11 @@ def count_corpus(
     tokenizer: str | None = None,
     *,
     vocab_size: int | None = None,
-    text_column: str = "text",
-    split: str | None = None,
-    max_documents: int | None = None,
-    format_name: str | None = None,
-    sequence_length: int | None = None,
-    dtype: str | None = None,
-    sample_tokens: int = SAMPLE_TOKENS,
     information: InformationSettings | None = None,
-    contiguous: bool = False,
-    separator: str | None = None,
-    allow_loss: bool = False,
     report: Report = no_report,
     on_progress: OnProgress = no_progress,
     on_pass: OnProgress = no_progress,
+    **options: Unpack[CountOptions],
 ) -> Counts:
     """Count the tokens of a corpus.
 
@@ -44,22 +66,12 @@ def count_corpus(
         tokenizer: Folder, `tokenizer.json` or hub name; None takes the one of the training folder
             or of the public series.
         vocab_size: Rows of the model, if they differ from the number of the tokenizer's entries.
-        text_column: Column that holds the text, where there are columns.
-        split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
-        max_documents: Largest number of documents that are read.
-        format_name: Read files of text in this format, whatever their names and contents suggest.
-        sequence_length: T of a third-party stream of rows of T + 1 ids.
-        dtype: Type of the ids of a third-party stream, uint16 by default.
-        sample_tokens: Number of tokens to sample from a public series.
         information: Count information gain as well; not possible for a sample.
-        contiguous: The rows of a third-party stream follow one another in the text, so that pairs
-            of information gain may cross their ends.
-        separator: Text between documents; a text is split at every occurrence.
-        allow_loss: Accept a text of which more than 1 % becomes no token.
         report: Called with lines on fetched files, skipped files, findings in the text, and large
             use of memory.
         on_progress: Called with the number of blocks of a sample that are done, and of all blocks.
         on_pass: Called with the number of passes of information gain that are done, and of all.
+        **options: See `CountOptions`.
 
     Raises:
         CorpusError: The corpus cannot be read, is empty, needs a tokenizer, or too much of it
@@ -67,7 +79,8 @@ def count_corpus(
         MismatchError: The stream was made by another tokenizer.
         CheckpointError: The stream of a public series cannot be read.
     """
-    path = Path(corpus).expanduser()
+    refuse_unknown(options, CountOptions, "count_corpus")
+    path, sequence_length = Path(corpus).expanduser(), options.get("sequence_length")
     if not path.exists():
         if information is not None and sample_cost(corpus) is not None:
             raise CorpusError(
@@ -76,7 +89,7 @@ def count_corpus(
             )
         sampled = find_public_counts(
             corpus,
-            tokens=sample_tokens,
+            tokens=options.get("sample_tokens", SAMPLE_TOKENS),
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             report=report,
@@ -95,40 +108,35 @@ def count_corpus(
         )
     loaded = load_tokenizer(tokenizer)
     if is_stream:
-        text_options = (("--split", split), ("--format", format_name), ("--separator", separator))
-        for option, value in text_options:
-            if value is not None:
+        for option, name in _TEXT_OPTIONS.items():
+            if (value := options.get(name)) is not None:
                 raise CorpusError(
                     f"{corpus} is read as a token stream, but {option} {value} is for text; leave "
                     "out one of them and --sequence-length"
                 )
-        stream = open_stream(path, dtype=dtype, sequence_length=sequence_length)
         return count_stream(
-            stream,
+            open_stream(path, dtype=options.get("dtype"), sequence_length=sequence_length),
             loaded,
             vocab_size=vocab_size,
             information=information,
-            contiguous=contiguous,
+            contiguous=options.get("contiguous", False),
             report=report,
             on_pass=on_pass,
         )
-
-    def read(limit: int | None) -> Iterator[Document]:
-        return documents(
-            corpus,
-            text_column=text_column,
-            split=split,
-            max_documents=limit,
-            format_name=format_name,
-            report=report,
-        )
-
     return count_documents(
-        split_documents(read, separator, max_documents),
+        documents(
+            corpus,
+            text_column=options.get("text_column", "text"),
+            split=options.get("split"),
+            separator=options.get("separator"),
+            max_documents=options.get("max_documents"),
+            format_name=options.get("format_name"),
+            report=report,
+        ),
         loaded,
         vocab_size=vocab_size,
         information=information,
-        allow_loss=allow_loss,
+        allow_loss=options.get("allow_loss", False),
         report=report,
         on_pass=on_pass,
     )

@@ -12,8 +12,9 @@ import pandas as pd
 
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.exposure import TOKENS_PER_CHUNK
-from dynamics.corpus.information.gain import InformationSettings, information_columns
+from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import TextCollector
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tally import Tally
 from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import (

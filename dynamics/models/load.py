@@ -5,7 +5,7 @@ A weight that is missing from the files is an error: transformers would fill it 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from transformers import AutoConfig, Pipeline, PreTrainedModel, PreTrainedTokenizerFast
@@ -13,7 +13,7 @@ from transformers import AutoConfig, Pipeline, PreTrainedModel, PreTrainedTokeni
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub.client import Hub
 from dynamics.checkpoints.hub.revisions import HubRevision
-from dynamics.errors import CheckpointError, ConfigError, did_you_mean, message_of
+from dynamics.errors import CheckpointError, ConfigError, did_you_mean, message_of, refuse_unknown
 from dynamics.models import load_checks
 from dynamics.models.checkpoint_files import fetch, find_checkpoint, tokenizer_of
 from dynamics.models.live_model import LiveModel, Task
@@ -75,7 +75,6 @@ def load_model(
             tokenizer, or without some of the weights that its class needs.
         MismatchError: The tokenizer has ids that the embedding has no row for.
         StepError: Two checkpoints of a folder are of one step.
-        TypeError: There is no such option.
 
     Example::
 
@@ -83,8 +82,7 @@ def load_model(
         load_model("EleutherAI/pythia-70m@step1000", dtype="bfloat16", device="cuda")
         load_model(network, tokenizer=tokenizer)  # a model of transformers in memory
     """
-    if unknown := options.keys() - TransformersOptions.__annotations__:
-        raise TypeError(f"load_model() got an unexpected keyword argument {min(unknown)!r}")
+    refuse_unknown(options, TransformersOptions, "load_model")
     if isinstance(place, PreTrainedModel | Pipeline) or hasattr(place, "merge_and_unload"):
         return _from_memory(place, tokenizer, task)
     if not isinstance(place, Checkpoint | Path | str):
@@ -132,7 +130,7 @@ def _from_memory(
     network = place
     if isinstance(place, Pipeline):
         network = place.model
-        tokenizer = tokenizer or place.tokenizer
+        tokenizer = tokenizer or cast(PreTrainedTokenizerFast | None, place.tokenizer)
     kind = type(network).__name__
     if hasattr(network, "merge_and_unload"):
         raise ConfigError(

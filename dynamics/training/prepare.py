@@ -15,7 +15,7 @@ from dynamics.config import StudySettings
 from dynamics.corpus.counts import count_stream
 from dynamics.corpus.documents import corpora
 from dynamics.corpus.documents.large_text import Document
-from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
 from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream

@@ -117,7 +117,7 @@ def test_counts_are_those_of_the_models_tokenizer(attribute, refused, models, tm
     counts = tmp_path / "counts.parquet"
     made = count_corpus(str(tmp_path / "text.txt"), str(models / "causal"), vocab_size=tiny.V)
     made.write(counts)
-    options = ["--method", "inverse_log_frequency", "--counts", counts, "--json"]
+    options = ["--method", "inverse_log_frequency", f"counts={counts}", "--json"]
     (one,) = lines(attribute("causal", "the cat", *options)[0])
     assert one.scores[0, 0] < one.scores[1, 0]
     assert one.asked["counts"].startswith("sha256:")
@@ -163,10 +163,31 @@ def test_a_plain_file_and_a_data_set_are_one_text_a_line(attribute, tmp_path):
         each.text for each in lines(attribute("labels", "--file", tmp_path / "in.txt", "--json")[0])
     ] == ["the cat", "the dog"]
     (tmp_path / "in.csv").write_text("sentence,label\nthe cat,1\na dog,2\n")
-    options = ["--dataset", tmp_path / "in.csv", "--column", "sentence", "--json"]
+    options = ["--dataset", tmp_path / "in.csv", "column=sentence", "--json"]
     out, err = attribute("labels", *options)
     assert [each.text for each in lines(out)] == ["the cat", "a dog"]
     assert "attributing 2 of 2" in err
+
+
+def test_settings_are_arguments_a_file_or_options_of_before(attribute, models, tmp_path):
+    (tmp_path / "settings.yaml").write_text("norm_source: row\nlogit_form: centered\n")
+    options = ["causal", TEXT, "--json"]
+    arguments, no_note = attribute(*options, "norm_source=row", "logit_form=centered")
+    from_file, _ = attribute(*options, "--settings", tmp_path / "settings.yaml")
+    former, note = attribute(*options, "--norm-source", "row", "--logit-form=centered")
+    assert arguments == from_file == former
+    assert note == (
+        "dynamics: instead of --norm-source and --logit-form type norm_source=row "
+        "logit_form=centered\n"
+    )
+    assert no_note == ""
+    (one,) = lines(arguments)
+    assert (one.norm_source, one.logit_form) == ("row", "centered")
+
+
+def test_the_first_word_is_a_text_whatever_it_looks_like(attribute):
+    (one,) = lines(attribute("labels", "the=cat", "side=source", "--json")[0])
+    assert one.text == "the=cat"
 
 
 def write_texts(folder, count=5):
@@ -183,7 +204,7 @@ RUN = ("--method", "norm", "--method", "logit", "--layers", "0,2")
 @pytest.mark.parametrize("left", [0, 1, 4, 7, 19, 20])
 def test_a_run_goes_on_after_the_last_whole_line(attribute, tmp_path, left):
     path, whole, torn = write_texts(tmp_path), tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
-    attribute("labels", "--file", path, *RUN, "-o", whole, "--batch-size", 2)
+    attribute("labels", "--file", path, *RUN, "-o", whole, "batch_size=2")
     written = whole.read_text().splitlines(keepends=True)
     assert len(written) == 5 * 2 * 2
     order = [(each.text, each.method, each.layer) for each in lines(whole.read_text())]
@@ -191,7 +212,7 @@ def test_a_run_goes_on_after_the_last_whole_line(attribute, tmp_path, left):
     assert order == [(t, m, layer) for t in texts for m in ("norm", "logit") for layer in (0, 2)]
     begun = "".join(written[:left])
     torn.write_text(begun + (written[left][:30] if left < 20 else ""))
-    _, err = attribute("labels", "--file", path, *RUN, "-o", torn, "--batch-size", 2)
+    _, err = attribute("labels", "--file", path, *RUN, "-o", torn, "batch_size=2")
     assert torn.read_text().startswith(begun)
     assert (f"already held {left} lines" in err) == (left > 0)
     for one, other in zip(lines(torn.read_text()), lines(whole.read_text()), strict=True):
@@ -223,12 +244,12 @@ def test_an_interrupt_leaves_whole_lines(attribute, dynamics, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["--logit-form", "centered"], 'its logit_form is "raw", expected "centered"'),
+        (["logit_form=centered"], 'its logit_form is "raw", expected "centered"'),
         (["--exclude-readout"], "its exclude_readout is false, expected true"),
         (["--target", "LABEL_2"], 'its target is "predicted", expected "LABEL_2"'),
         (["--foil", "LABEL_2"], 'its foil is null, expected "LABEL_2"'),
         (["--method", "norm"], 'its method is "normxlogit", expected "norm"'),
-        (["--dtype", "float64"], 'its dtype is "float32", expected "float64"'),
+        (["dtype=float64"], 'its dtype is "float32", expected "float64"'),
         (["--layers", "2"], "its layer is null, expected 2"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",
@@ -303,7 +324,7 @@ def test_a_bad_line_is_named(refused, tmp_path, line):
         ("causal x --file in.txt", "TEXT and --file give the input twice; leave one out"),
         ("causal --file gone.jsonl", "gone.jsonl cannot be read: No such file"),
         ("causal --file series", "series cannot be read: Is a directory"),
-        ("causal --dataset causal/config.json --column x", "has no text in a column 'x'; its col"),
+        ("causal --dataset causal/config.json column=x", "has no text in a column 'x'; its col"),
         ("causal --dataset causal/config.json:test", "(split test) cannot be read: "),
         ("causal x --method normxlogti", "there is no method 'normxlogti'; did you mean 'normx"),
         ("causal x --layers a,b", "cannot read the layers 'a,b'; give 'all' or numbers, like 0,"),
@@ -314,7 +335,13 @@ def test_a_bad_line_is_named(refused, tmp_path, line):
         ("series x --steps 3", "step 3 does not exist"),
         ("gone x", "there is no folder 'gone' here, and 'gone' is no public series; "),
         ("causal the --target id:x", "and a target is one; name one of them, or its number as id"),
-        ("causal x --norm-source rows", "norm source 'rows' is unknown"),
+        (
+            "causal x norm_source=rows",
+            "norm_source: norm source 'rows' is unknown; it is one of row",
+        ),
+        ("causal x norm_sorce=row", "unknown key 'norm_sorce'; did you mean 'norm_source'?"),
+        ("causal the cat", "cannot read the setting 'cat'; expected key=value"),
+        ("causal --file in.txt batch_size=0", "batch_size: input should be greater than or equal"),
         ("labels x --target maybe", "has no label 'maybe'; it has LABEL_0 (0), "),
     ],
 )

@@ -265,11 +265,13 @@ def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_pat
 def test_counting_information_gain(dynamics, text, tmp_path):
     from dynamics.corpus.counts import read_counts
 
-    options = ["--tokenizer", text / "tokenizer", "--json", "--information-gain", "--oyama"]
+    options = ["--tokenizer", text / "tokenizer", "--json", "--information-gain"]
+    settings = {"window": 3, "pairs": 20, "shuffles": 2, "seed": 5}
+    former = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    current = [f"information.{name}={value}" for name, value in settings.items()]
     written = []
-    for name in "ab":
+    for name, more in (("a", [*current, "information.oyama=true"]), ("b", [*former, "--oyama"])):
         output = tmp_path / f"{name}.parquet"
-        more = ["--window", 3, "--pairs", 20, "--shuffles", 2, "--seed", 5]
         status, out, _ = dynamics("count", text / "story.txt", "-o", output, *options, *more)
         assert status == 0
         info = json.loads(out)
@@ -293,8 +295,11 @@ def test_counting_information_gain(dynamics, text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--information-gain", "--window", 0], "window of information gain is 0; give 1 or more"),
-        (["--oyama"], "--oyama needs --information-gain; give both"),
+        (
+            ["--information-gain", "information.window=0"],
+            "window of information gain is 0; give 1 or more",
+        ),
+        (["information.oyama=true"], "information.oyama needs --information-gain; give both"),
     ],
 )
 def test_information_gain_that_cannot_be_counted(fails, text, tmp_path, options, message):

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
-from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
 from dynamics.corpus.tokenizers.loading import tokenize, tokenizer_sha256, train_tokenizer
 from dynamics.corpus.tokens import open_stream, write_stream

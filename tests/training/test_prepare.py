@@ -5,7 +5,7 @@ import pytest
 
 from dynamics.config import load
 from dynamics.corpus.counts import count_stream, read_counts
-from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.training.prepare import prepare

@@ -15,6 +15,7 @@ from dynamics.corpus.documents.file_formats import check_format, known_suffix, r
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.documents.python_docs import python_docs
 from dynamics.corpus.documents.rows import text_of_row
+from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.errors import CorpusError, message_of
 from dynamics.progress import Report, no_report
 
@@ -28,6 +29,7 @@ def documents(
     *,
     text_column: str = "text",
     split: str | None = None,
+    separator: str | None = None,
     max_documents: int | None = None,
     format_name: str | None = None,
     report: Report = no_report,
@@ -44,7 +46,9 @@ def documents(
             and folders with a card may have configurations, as `name:configuration`.
         text_column: Column of a table that holds the text.
         split: Split of a data set, a folder or a pattern; None is `train` where there are splits.
-        max_documents: Stop after this number of documents.
+        separator: Text between documents inside a file or row, which are split there, see
+            `split_documents`.
+        max_documents: Stop after this number of documents, counted after splitting.
         format_name: Read files in this one of `file_formats.FORMATS`, whatever their names and
             contents suggest.
         report: Receives lines on skipped files, and on files that are not read as their names
@@ -56,7 +60,7 @@ def documents(
 
     Raises:
         CorpusError: The source does not exist, has no such split, or (while iterating) cannot be
-            read.
+            read or has no such separator.
         ConfigError: There is no such format.
     """
     if max_documents is not None and max_documents < 1:
@@ -64,7 +68,7 @@ def documents(
     check_format(format_name)
     texts = _documents(source, text_column, split, format_name, report)
     with_text = (text for text in texts if not isinstance(text, str) or text.strip())
-    return islice(with_text, max_documents)
+    return split_documents(lambda limit: islice(with_text, limit), separator, max_documents)
 
 
 def _documents(

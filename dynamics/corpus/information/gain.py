@@ -15,7 +15,6 @@ a word is no information about its context.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,53 +22,11 @@ from jaxtyping import Bool, Float
 from dynamics.corpus.information.contexts import ContextSums, context_sums, self_information
 from dynamics.corpus.information.oyama import symmetric_columns
 from dynamics.corpus.information.pairs import RunningText, reaches
-from dynamics.errors import ConfigError
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.progress import OnProgress, no_progress
 from dynamics.statistics.rarefaction import rarefied_x_log_x
 
-WINDOW = 10
-SHUFFLES = 10
-_PAIRS_PER_WINDOW = 8
-"""Pairs that nearly all tokens have left of 10 windows, after losses at the ends of words and
-documents; tokens that occur ten times are the rarest in correlations by default."""
-
 WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
-
-
-@dataclass(frozen=True)
-class InformationSettings:
-    """Settings of information gain.
-
-    Attributes:
-        window: Tokens to each side.
-        pairs: m, pairs of every token in the columns that are compared across frequency; a token
-            with fewer is NaN there. None takes 8 windows.
-        oyama: Count the symmetric window of Oyama et al. as well, with both of its corrections.
-        shuffles: R, number of shuffled corpora that correct the symmetric window.
-        seed: Seed of the shuffles; nothing else is random.
-
-    Raises:
-        ConfigError: A number is too small.
-    """
-
-    window: int = WINDOW
-    pairs: int | None = None
-    oyama: bool = False
-    shuffles: int = SHUFFLES
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("pairs", 2), ("shuffles", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(
-                    f"the {name} of information gain is {value}; give {least} or more"
-                )
-
-    @property
-    def equal_pairs(self) -> int:
-        """m: `pairs`, or its default of 8 windows."""
-        return _PAIRS_PER_WINDOW * self.window if self.pairs is None else self.pairs
 
 
 def information_columns(

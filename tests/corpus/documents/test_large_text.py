@@ -177,7 +177,7 @@ from pathlib import Path
 import transformers, tokenizers, scipy.special
 from dynamics.corpus import counts, tokens
 from dynamics.corpus.documents import corpora
-from dynamics.corpus.information.gain import InformationSettings
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.loading import load_tokenizer, train_tokenizer
 from dynamics.tracking import probe_text

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from dynamics.corpus.information import pairs
 from dynamics.corpus.information.contexts import context_sums
-from dynamics.corpus.information.gain import InformationSettings, information_columns
+from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import RunningText, reaches
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.errors import ConfigError
 from tests.corpus import slow_information as slowly
 from tests.corpus.information.test_pairs import VOCABULARY, running, texts
