@@ -8,7 +8,7 @@ NaN and infinity are not hidden: the norm of such a row is NaN or infinite. A ma
 gives an empty result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -66,17 +66,18 @@ def embedding_norm(
         >>> embedding_norm(torch.tensor([[3.0, 4.0], [1.0, 1.0]]), center_features=True)
         tensor([0.7071, 0.0000])
     """
-    norms = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
-    subtracts = shift is not None or center_features
-    for start, rows in chunks(embedding, torch.float64 if subtracts else norms.dtype):
+
+    def norm(rows: Tensor) -> Tensor:
         if shift is not None:
             rows.sub_(shift.to(rows.dtype))
         if gain is not None:
             rows.mul_(gain.to(rows.dtype))
         if center_features:
             rows.sub_(rows.mean(dim=1, keepdim=True))
-        norms[start : start + len(rows)] = torch.linalg.vector_norm(rows, dim=1)
-    return norms
+        return torch.linalg.vector_norm(rows, dim=1)
+
+    subtracts = shift is not None or center_features
+    return score_rows(embedding, norm, torch.float64 if subtracts else accumulator(embedding))
 
 
 def rows_not_finite(embedding: EmbeddingMatrix) -> list[int]:
@@ -132,21 +133,13 @@ def displacement(
     Raises:
         ValueError: The matrices differ in shape.
     """
-    if embedding.shape != reference.shape:
-        raise ValueError(f"shapes differ: {tuple(embedding.shape)}, {tuple(reference.shape)}")
     distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
     cosines = torch.empty_like(distances)
     dtype = torch.promote_types(distances.dtype, reference.dtype)
-    for (start, rows), (_, reference_rows) in zip(
-        chunks(embedding, dtype), chunks(reference, dtype), strict=True
-    ):
-        positions = slice(start, start + len(rows))
-        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(
-            reference_rows, dim=1
-        )
-        cosine = (rows * reference_rows).sum(dim=1).div_(norms).clamp_(-1, 1)
-        cosines[positions] = cosine.masked_fill_(norms == 0, 0)
+    for positions, rows, reference_rows in _row_pairs(embedding, reference, dtype):
+        cosines[positions] = _cosines(rows, reference_rows)
         distances[positions] = torch.linalg.vector_norm(rows.sub_(reference_rows), dim=1)
+    # Rounding leaves the cosine of equal rows beside 1, and that of two zero rows is 0 by the rule.
     cosines[distances == 0] = 1
     return distances, cosines
 
@@ -157,16 +150,45 @@ def cosine_between(first: EmbeddingMatrix | Rows, second: EmbeddingMatrix | Rows
     Raises:
         ValueError: The matrices differ in shape.
     """
+    cosines = torch.empty(len(first), dtype=accumulator(first))
+    for positions, rows, other_rows in _row_pairs(first, second, torch.float64):
+        cosines[positions] = _cosines(rows, other_rows)
+    return cosines
+
+
+def _row_pairs(
+    first: EmbeddingMatrix | Rows, second: EmbeddingMatrix | Rows, dtype: torch.dtype
+) -> Iterator[tuple[slice, Float[Tensor, "rows D"], Float[Tensor, "rows D"]]]:
+    """Yield the rows of the same tokens in two matrices, chunk by chunk, as `chunks` does."""
     if first.shape != second.shape:
         raise ValueError(f"shapes differ: {tuple(first.shape)}, {tuple(second.shape)}")
-    cosines = torch.empty(len(first), dtype=accumulator(first))
     for (start, rows), (_, other_rows) in zip(
-        chunks(first, torch.float64), chunks(second, torch.float64), strict=True
+        chunks(first, dtype), chunks(second, dtype), strict=True
     ):
-        norms = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(other_rows, dim=1)
-        cosine = (rows * other_rows).sum(dim=1).div_(norms).clamp_(-1, 1)
-        cosines[start : start + len(rows)] = cosine.masked_fill_(norms == 0, 0)
-    return cosines
+        yield slice(start, start + len(rows)), rows, other_rows
+
+
+def _cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine of each pair of rows; 0 where one of them is zero, NaN where one has it."""
+    norms = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
+    cosine = (first * second).sum(dim=1).div_(norms).clamp_(-1, 1)
+    return cosine.masked_fill_(norms == 0, 0)
+
+
+def score_rows(
+    matrix: EmbeddingMatrix | Rows, score: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> TokenScores:
+    """Return one number for each row of a matrix, computed chunk by chunk.
+
+    Args:
+        matrix: The rows.
+        score: Maps a chunk of rows, which it may overwrite, to their numbers.
+        dtype: Type in which the rows are passed; the numbers are returned in that of `accumulator`.
+    """
+    scores = torch.empty(len(matrix), dtype=accumulator(matrix), device=matrix[:0].device)
+    for start, rows in chunks(matrix, dtype):
+        scores[start : start + len(rows)] = score(rows)
+    return scores
 
 
 def accumulator(matrix: EmbeddingMatrix | Rows) -> torch.dtype:

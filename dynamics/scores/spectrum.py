@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
-from dynamics.scores.norms import Rows, chunks
+from dynamics.scores.norms import Rows, accumulator, chunks, score_rows
 
 SecondMoment = Float[Tensor, "D D"]
 
@@ -31,7 +31,7 @@ def second_moment(
     width = embedding.shape[1]
     total = torch.zeros(width, width, dtype=torch.float64)
     mass = float(len(embedding)) if weights is None else weights.double().sum().item()
-    dtype = torch.promote_types(embedding.dtype, torch.float32)
+    dtype = accumulator(embedding)
     product = torch.empty(width, width, dtype=dtype)
     for start, rows in chunks(embedding, dtype):
         if shift is not None:
@@ -73,9 +73,10 @@ def norm_under(
     Returns:
         Norms in float32, or float64 for float64 rows.
     """
-    squares = torch.empty(len(embedding), dtype=torch.float64)
-    for start, rows in chunks(embedding, torch.float64):
+
+    def norm(rows: Tensor) -> Tensor:
         rows.sub_(shift)
-        # Oyama et al. 2023, eq. 12-14: (u - shift)' G (u - shift)
-        squares[start : start + len(rows)] = ((rows @ moment) * rows).sum(dim=1)
-    return squares.clamp_(min=0).sqrt_().to(torch.promote_types(embedding.dtype, torch.float32))
+        # Oyama et al. 2023, eq. 12-14: (u - shift)' G (u - shift); rounding may leave it below 0
+        return ((rows @ moment) * rows).sum(dim=1).clamp_(min=0).sqrt_()
+
+    return score_rows(embedding, norm, torch.float64)

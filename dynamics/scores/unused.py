@@ -4,18 +4,15 @@ The indicators of Land & Bartolo (2024). V tokens (rows), D hidden size.
 """
 
 import torch
+from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
-from dynamics.scores.norms import accumulator, chunks
+from dynamics.scores.norms import embedding_norm, score_rows
 
 
 def distance_to(embedding: EmbeddingMatrix, target: HiddenVector) -> TokenScores:
     """L2 distance of each row to a vector, in the units of the weights."""
-    distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
-    for start, rows in chunks(embedding, torch.float64):
-        positions = slice(start, start + len(rows))
-        distances[positions] = torch.linalg.vector_norm(rows.sub_(target), dim=1)
-    return distances
+    return embedding_norm(embedding, shift=target)
 
 
 def cosine_distance_to(
@@ -37,19 +34,18 @@ def cosine_distance_to(
         Distances between 0 and 2; 1 where the row or the vector is zero.
     """
 
-    def transformed(rows: torch.Tensor) -> torch.Tensor:
+    def transformed(rows: Tensor) -> Tensor:
         if shift is not None:
             rows = rows - shift
         if without is not None:
             rows = rows - (rows @ without)[..., None] * without
         return rows
 
-    unit_target = transformed(target.double())
-    unit_target = unit_target / (torch.linalg.vector_norm(unit_target) or 1)
-    distances = torch.empty(len(embedding), dtype=accumulator(embedding), device=embedding.device)
-    for start, rows in chunks(embedding, torch.float64):
+    def distance(rows: Tensor) -> Tensor:
         rows = transformed(rows)
         norms = torch.linalg.vector_norm(rows, dim=1)
-        cosines = (rows @ unit_target / norms).masked_fill_(norms == 0, 0).clamp_(-1, 1)
-        distances[start : start + len(rows)] = 1 - cosines
-    return distances
+        return 1 - (rows @ unit_target / norms).masked_fill_(norms == 0, 0).clamp_(-1, 1)
+
+    unit_target = transformed(target.double())
+    unit_target = unit_target / (torch.linalg.vector_norm(unit_target) or 1)
+    return score_rows(embedding, distance, torch.float64)
