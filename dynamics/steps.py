@@ -22,15 +22,11 @@ from dynamics.errors import StepError
 _PATTERN = re.compile(r"(log2|every)\((\d+)\)")
 
 
-def _is_log2(step: int, limit: int) -> bool:
-    return step <= limit and step & (step - 1) == 0
-
-
-def _is_multiple(step: int, interval: int) -> bool:
-    return step % interval == 0
-
-
-_PATTERNS: dict[str, Callable[[int, int], bool]] = {"log2": _is_log2, "every": _is_multiple}
+# Whether a step is one of the pattern with this argument; n & (n - 1) is 0 for 0 and powers of two.
+_PATTERNS: dict[str, Callable[[int, int], bool]] = {
+    "log2": lambda step, limit: step <= limit and step & (step - 1) == 0,
+    "every": lambda step, interval: step % interval == 0,
+}
 
 
 @dataclass(frozen=True)

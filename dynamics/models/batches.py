@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dynamics.models.output import Logits, nearly_equal
 from dynamics.models.stack import States
@@ -182,8 +183,8 @@ def run_in_parts(
     target = source if decoder is None else decoder.shape[1]
 
     def joined(tensors: Sequence[Tensor], width: int) -> Tensor:
-        padded = [
-            torch.nn.functional.pad(tensor, (0, 0, 0, width - tensor.shape[1]))
+        padded = [  # logits over labels have no axis of positions
+            tensor if tensor.dim() == 2 else pad(tensor, (0, 0, 0, width - tensor.shape[1]))
             for tensor in tensors
         ]
         return torch.cat(padded)[order.to(padded[0].device)]
@@ -205,19 +206,9 @@ def run_in_parts(
     return Reading(
         scored,
         joined_states([r.read for r in readings], target) if crosses_sides else scored,
-        _joined_logits(logits, target, joined),
+        joined(logits, target) if logits else None,
         readings[0].columns,
     )
-
-
-def _joined_logits(
-    logits: Sequence[Tensor], width: int, joined: Callable[[Sequence[Tensor], int], Tensor]
-) -> Tensor | None:
-    if not logits:
-        return None
-    if logits[0].dim() > 2:
-        return joined(logits, width)
-    return joined([label_logits[:, None] for label_logits in logits], 1)[:, 0]
 
 
 def _agree(together: Reading, single: Reading, row: int) -> bool:

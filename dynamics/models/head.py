@@ -10,7 +10,7 @@ N representations, D hidden size, C labels or tokens of the vocabulary.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,10 +29,9 @@ from dynamics.models.output import (
     nearly_equal,
     probe_ids,
     probe_inputs,
-    recording_hook,
     special_id,
 )
-from dynamics.models.patching import forward_replaced
+from dynamics.models.patching import forward_replaced, outputs_recorded
 
 Readout = Literal["each", "first", "last", "last_not_padding", "end_of_sentence", "mean"]
 # Inputs that tell the read-outs of labels apart, see `probe_ids`; the last one for models without
@@ -60,7 +59,7 @@ class HeadOnTop:
         self.output = output
         self.network: PreTrainedModel = output.network
         self._base_output: type[Any] = BaseModelOutput
-        self._encoder_output: Any = None  # of the last probe, if there is an encoder
+        self._encoder_output: Any = BaseModelOutput()  # of the last probe, if an encoder has run
         self._final: tuple[nn.Module, Any] | None = None  # as in `_Probe`
         self._width = -1
         self.base = output.base
@@ -124,6 +123,7 @@ class HeadOnTop:
         return states[position : position + 1]
 
     def _run(self, states: Float[Tensor, "B P D"], columns: Tensor | None) -> Tensor:
+        """Return the logits of the network while its base model returns these representations."""
         with self._base_replaced(states):
             return self.output(self._placeholders(states), columns).flatten(0, -2)
 
@@ -146,10 +146,8 @@ class HeadOnTop:
         ids = torch.full(states.shape[:2], 0 if end is None else end, device=states.device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.network.config.is_encoder_decoder:
-            output = self._encoder_output
-            encoder_output = BaseModelOutput(states) if output is None else output
             inputs["decoder_input_ids"] = ids
-            inputs["encoder_outputs"] = _with_hidden_states(encoder_output, states)
+            inputs["encoder_outputs"] = _with_hidden_states(self._encoder_output, states)
         return inputs
 
     @torch.no_grad()
@@ -179,15 +177,12 @@ class HeadOnTop:
 
     def _observe(self, ids: list[int]) -> "_Probe":
         """Run the network on a probe, and record the output of its base model."""
-        outputs: dict[nn.Module, Any] = {}
         encoder = self.network.get_encoder() if self.network.config.is_encoder_decoder else None
-        with ExitStack() as hooks:
-            for module in {self.base, *self.base.children(), encoder} - {None}:
-                hooks.callback(module.register_forward_hook(recording_hook(outputs)).remove)
+        with outputs_recorded([self.base, *self.base.children(), encoder]) as outputs:
             logits = self.output(probe_inputs(self.network, ids))
         check_finite(logits, self.network)
         self._base_output = type(outputs[self.base])
-        self._encoder_output = None if encoder is None else outputs.get(encoder)
+        self._encoder_output = outputs.get(encoder, BaseModelOutput())
         states = outputs[self.base].last_hidden_state
         self._width = states.shape[-1]
         finals = [

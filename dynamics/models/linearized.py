@@ -5,7 +5,7 @@ then not the sum of the shares of the inputs and of the additive terms.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -54,7 +54,11 @@ def linearized(network: PreTrainedModel) -> Iterator[list[Tensor]]:
         for module in network.modules():
             if _is_activation(module):
                 stack.enter_context(forward_replaced(module, _with_slope(module.forward)))
-        rules = _Rules([tensor for name, tensor in named_tensors if _is_bias(name, tensor)])
+        rules = _Rules(
+            tensor
+            for name, tensor in named_tensors
+            if name.endswith("bias") and tensor.is_floating_point()
+        )
         stack.enter_context(rules)
         yield rules.terms
 
@@ -62,7 +66,7 @@ def linearized(network: PreTrainedModel) -> Iterator[list[Tensor]]:
 class _Rules(TorchFunctionMode):
     """Rewrites functions while they are called; additive terms are their own tangents."""
 
-    def __init__(self, biases: list[Tensor]) -> None:
+    def __init__(self, biases: Iterable[Tensor]) -> None:
         super().__init__()
         self.terms: list[Tensor] = []
         self.biases = {id(bias): self._additive(bias) for bias in biases}
@@ -105,10 +109,6 @@ def _is_activation(module: nn.Module) -> bool:
     return kind.__module__ == "transformers.activations" or bool(
         _ACTIVATION_MODULE.search(kind.__name__) and not [*module.children()]
     )
-
-
-def _is_bias(name: str, tensor: Tensor) -> bool:
-    return name.endswith("bias") and tensor.is_floating_point()
 
 
 def _with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -154,23 +154,22 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    axes = tuple(range(-len(shape), 0))
-    centered = _wide(value) - _wide(value).mean(axes, keepdim=True)
-    scaled = _scaled(centered, axes, eps, weight)
+    wide = _wide(value)
+    centered = wide - wide.mean(_last_axes(shape), keepdim=True)
+    scaled = _rms_norm(centered, shape, weight, eps)
     return (scaled if bias is None else scaled + bias).to(value.dtype)
 
 
 def _rms_norm(
     value: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    axes = tuple(range(-len(shape), 0))
-    eps = torch.finfo(value.dtype).eps if eps is None else eps
-    return _scaled(_wide(value), axes, eps, weight).to(value.dtype)
+    wide, eps = _wide(value), torch.finfo(value.dtype).eps if eps is None else eps
+    scale = (wide.detach().pow(2).mean(_last_axes(shape), keepdim=True) + eps).rsqrt()
+    return (wide * scale if weight is None else wide * scale * weight).to(value.dtype)
 
 
-def _scaled(value: Tensor, axes: tuple[int, ...], eps: float, weight: Tensor | None) -> Tensor:
-    scale = (value.detach().pow(2).mean(axes, keepdim=True) + eps).rsqrt()
-    return value * scale if weight is None else value * scale * weight
+def _last_axes(shape: list[int]) -> tuple[int, ...]:
+    return tuple(range(-len(shape), 0))
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """A live model: network, tokenizer, head, and its representations for batches of inputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -120,9 +120,7 @@ class LiveModel:
     @property
     def embedding_matrix(self) -> EmbeddingMatrix:
         """The input embedding, before any scaling of the module that looks up its rows."""
-        weight = self.network.get_input_embeddings().weight
-        assert isinstance(weight, Tensor)
-        return weight
+        return cast(Tensor, self.network.get_input_embeddings().weight)
 
     @property
     def labels(self) -> dict[int, str]:
@@ -212,12 +210,8 @@ class LiveModel:
         inputs["encoder_outputs"] = BaseModelOutput(inputs["input_ids"][:, :, None].float())
         decoder = self.stack("target").module
         hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
+        with hook, suppress(_DecoderReachedError):
             self.network(**accepted(self.network, inputs))
-        except _DecoderReachedError:
-            pass
-        finally:
-            hook.remove()
         if not decoder_inputs:
             raise CheckpointError(
                 f"{self.name} ({type(self.network).__name__}): its decoder gets no token ids, so "
@@ -256,10 +250,7 @@ class LiveModel:
         Raises:
             CheckpointError: The representations of the network cannot be observed.
         """
-
-        def run(batch: Batch, rows: Float[Tensor, "B P E"] | None) -> Reading:
-            return self._run(batch, side, rows, blocks=blocks, columns=columns)
-
+        run = partial(self._run, side=side, blocks=blocks, columns=columns)
         if len(batch) == 1 or self.batching == "padded":
             return run(batch, rows)
         decoded = self.is_encoder_decoder and side == "target"
@@ -276,12 +267,8 @@ class LiveModel:
         probes = [short, [*short[-2::-1], short[-1]], long]
         segments = [[0] * len(ids) for ids in probes] if self.has_segments else None
         decoder = probes if self.is_encoder_decoder else None
-
-        def run(batch: Batch, rows: Float[Tensor, "B P E"] | None) -> Reading:
-            return self._run(batch, "source", rows)
-
         with torch.no_grad():
-            return find_batching(run, self.padded(probes, segments, decoder))
+            return find_batching(self._run, self.padded(probes, segments, decoder))
 
     def padded(
         self,
@@ -304,9 +291,9 @@ class LiveModel:
     def _run(
         self,
         batch: Batch,
-        side: Side,
         rows: Float[Tensor, "B P E"] | None,
         *,
+        side: Side = "source",
         blocks: bool = False,
         columns: Int[Tensor, " K"] | None = None,
     ) -> Reading:

@@ -4,9 +4,9 @@ B inputs, P positions, C labels or tokens of the vocabulary, K chosen columns.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cache, cached_property, partial
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dynamics.errors import CheckpointError, MeasureError
-from dynamics.models.patching import attribute_replaced, forward_replaced
+from dynamics.models.patching import attribute_replaced, forward_replaced, outputs_recorded
 
 Logits = Float[Tensor, "B P K"] | Float[Tensor, "B K"]
 FINAL = "last_hidden_state"
@@ -50,10 +50,7 @@ class NetworkOutput:
         # Some models call their decoder, not the base model around it, or name neither.
         candidates = [_without_head(network), _without_head(network.get_decoder())]
         candidates = [part for part in (*candidates, *network.modules()) if part is not network]
-        outputs: dict[nn.Module, Any] = {}
-        with ExitStack() as hooks:
-            for module in {*candidates} - {None}:
-                hooks.callback(module.register_forward_hook(recording_hook(outputs)).remove)
+        with outputs_recorded(candidates) as outputs:
             logits = network(**accepted(network, probe)).logits
         bases = [part for part in candidates if hasattr(outputs.get(part), FINAL)]
         if not bases:
@@ -100,37 +97,17 @@ class NetworkOutput:
             columns: Labels or token ids to return, in this order, with repetitions; all when None.
                 Only these rows of the output embedding are multiplied where the head is `linear`.
         """
-        with self.cut_to(columns):
-            logits = self.network(**accepted(self.network, inputs)).logits
-        return self.choose(logits, columns)
-
-    @contextmanager
-    def cut_to(self, columns: Int[Tensor, " K"] | None) -> Iterator[None]:
-        """Let the output embedding multiply some rows only, and add only their final bias.
-
-        Does nothing where the head is not `linear`; `choose` then takes the columns afterwards.
-        """
-        matrix = self._matrix
-        if columns is None or matrix is None:
-            yield
-            return
-        bias = None if matrix.bias is None else matrix.bias[columns]
-        with ExitStack() as stack:
-            stack.enter_context(
-                forward_replaced(
-                    matrix,
-                    lambda states: nn.functional.linear(states, matrix.weight[columns], bias),
-                )
-            )
-            added = getattr(self.network, "final_logits_bias", None)
-            if added is not None:
-                stack.enter_context(
-                    attribute_replaced(self.network, "final_logits_bias", added[:, columns])
-                )
-            yield
-
-    def choose(self, logits: Tensor, columns: Int[Tensor, " K"] | None) -> Tensor:
-        """Return the chosen columns of logits that were computed inside `cut_to`."""
+        matrix, network = self._matrix, self.network
+        with ExitStack() as replaced:
+            if columns is not None and matrix is not None:
+                bias = None if matrix.bias is None else matrix.bias[columns]
+                cut = partial(nn.functional.linear, weight=matrix.weight[columns], bias=bias)
+                replaced.enter_context(forward_replaced(matrix, cut))
+                # Some encoder-decoders (BART) add a vector over all columns behind the matrix.
+                if (added := getattr(network, "final_logits_bias", None)) is not None:
+                    cut_bias = attribute_replaced(network, "final_logits_bias", added[:, columns])
+                    replaced.enter_context(cut_bias)
+            logits = network(**accepted(network, inputs)).logits
         return logits if columns is None or self.linear else logits[..., columns]
 
 
@@ -146,16 +123,8 @@ def accepted(network: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, A
 
 @cache
 def _parameters(network_class: type[PreTrainedModel]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of the forward function; cached because every pass needs them."""
     return inspect.signature(network_class.forward).parameters
-
-
-def recording_hook(outputs: dict[nn.Module, Any]) -> Callable[[nn.Module, Any, Any], None]:
-    """Return a forward hook that stores the output of a module."""
-
-    def record(module: nn.Module, _: Any, output: Any) -> None:
-        outputs[module] = output
-
-    return record
 
 
 def nearly_equal(first: Tensor, second: Tensor) -> bool:
@@ -226,6 +195,7 @@ def special_id(network: PreTrainedModel, name: str) -> int | None:
 
 
 def _rows(network: PreTrainedModel) -> int:
+    """Return the number of rows of the input embedding, which may exceed the tokenizer's ids."""
     return len(cast(Tensor, network.get_input_embeddings().weight))
 
 

@@ -1,7 +1,7 @@
-"""Replace a forward function, a weight or another attribute inside a block."""
+"""Replace a forward function, a weight or another attribute inside a block; record outputs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = patched
 
 
-@contextmanager
-def weight_replaced(module: nn.Module, weight: Tensor) -> Iterator[None]:
+def weight_replaced(module: nn.Module, weight: Tensor) -> AbstractContextManager[None]:
     """Let a module hold another weight; afterwards it holds the same parameter object again.
 
     Modules that share the parameter keep it: a tied matrix is untied inside the block and tied
@@ -34,11 +33,7 @@ def weight_replaced(module: nn.Module, weight: Tensor) -> Iterator[None]:
     """
     parameter = module.weight
     assert isinstance(parameter, nn.Parameter) and parameter.shape == weight.shape
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    try:
-        yield
-    finally:
-        module.weight = parameter
+    return attribute_replaced(module, "weight", nn.Parameter(weight, requires_grad=False))
 
 
 @contextmanager
@@ -53,3 +48,20 @@ def attribute_replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, previous)
         else:
             delattr(owner, name)
+
+
+@contextmanager
+def outputs_recorded(
+    modules: Iterable[nn.Module | None],
+) -> Iterator[dict[nn.Module | None, Any]]:
+    """Yield the last output of each module that runs inside the block; None is no module."""
+    outputs: dict[nn.Module | None, Any] = {}
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        outputs[module] = output
+
+    with ExitStack() as hooks:
+        for module in set(modules):
+            if module is not None:
+                hooks.enter_context(module.register_forward_hook(record))
+        yield outputs

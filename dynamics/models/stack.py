@@ -3,10 +3,10 @@
 B inputs, P positions, D hidden size, L blocks.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -133,15 +133,12 @@ class Stack:
         """
         position = len(ids) // 2
         changed_ids = [*ids[:position], ids[position + 1], *ids[position + 1 :]]
-        tensors: list[tuple[Any, Any]] = []
-        for run_ids in (ids, changed_ids):
-            with self.observed(looked_up=True) as observed:
-                run(run_ids)
-            firsts, rows = observed.first, observed.looked_up
-            tensors.append((firsts[0] if firsts else None, rows[0] if rows else None))
-        (first, row), (changed_first, changed_row) = tensors
-        self.first_order = _order(first, changed_first, len(ids), position)
-        self.looked_up_order = _order(row, changed_row, len(ids), position)
+        with self.observed(looked_up=True) as observed:
+            run(ids)
+        with self.observed(looked_up=True) as changed:
+            run(changed_ids)
+        self.first_order = _order(observed.first, changed.first, len(ids), position)
+        self.looked_up_order = _order(observed.looked_up, changed.looked_up, len(ids), position)
 
     @property
     def depth(self) -> int:
@@ -221,29 +218,24 @@ class Stack:
             replaced = _arranged(torch.cat([rows, added.to(rows)], dim=1), order)
             return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
-        hooks = [
-            self.module.register_forward_pre_hook(started),
-            self.module.register_forward_hook(ended),
-            self._blocks[0].register_forward_pre_hook(
-                lambda _, args, named: observed.first.append(
-                    args[0] if args else named["hidden_states"]
-                ),
-                with_kwargs=True,
-            ),
-        ]
-        if rows is not None or looked_up:
-            hooks.append(self.embedding.register_forward_hook(embedded))
-        hooks += [
-            block.register_forward_hook(
-                lambda _, __, output: observed.outputs.append(_tensor(output))
+        def first_started(_: nn.Module, args: Any, named: Any) -> None:
+            observed.first.append(args[0] if args else named["hidden_states"])
+
+        def block_ended(_: nn.Module, __: Any, output: Any) -> None:
+            observed.outputs.append(_tensor(output))
+
+        first_block = self._blocks[0]
+        with ExitStack() as hooks:
+            hooks.enter_context(self.module.register_forward_pre_hook(started))
+            hooks.enter_context(self.module.register_forward_hook(ended))
+            hooks.enter_context(
+                first_block.register_forward_pre_hook(first_started, with_kwargs=True)
             )
-            for block in (self._blocks if blocks else ())
-        ]
-        try:
+            if rows is not None or looked_up:
+                hooks.enter_context(self.embedding.register_forward_hook(embedded))
+            for block in self._blocks if blocks else ():
+                hooks.enter_context(block.register_forward_hook(block_ended))
             yield observed
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def as_final(self, states: States, layer: int) -> Hidden:
         """Return the input of the head if the model ended after a block.
@@ -355,17 +347,19 @@ def _blocks_of(text: nn.Module, lists: list[nn.ModuleList]) -> nn.ModuleList:
 
 
 def _order(
-    tensor: Tensor | None, changed: Tensor | None, positions: int, changed_position: int
+    tensors: Sequence[Tensor], changed: Sequence[Tensor], positions: int, changed_position: int
 ) -> Order | None:
-    """Return the order of a tensor of one input, from the rows that a changed token changes."""
-    if tensor is None or changed is None or tensor.shape != changed.shape or tensor.dim() != 3:
+    """Return the order of the first tensor, from the rows that a changed token changes in it.
+
+    None where there is no tensor, or it has not one row for each position of one input.
+    """
+    if not tensors or not changed or tensors[0].shape != changed[0].shape or tensors[0].dim() != 3:
         return None
-    orders: tuple[Order, ...] = ("batch_first", "positions_first")
-    for order in orders:
-        rows = _arranged(tensor, order)
+    for order in get_args(Order):
+        rows = _arranged(tensors[0], order)
         if len(rows) != 1:
             continue
-        differs = (rows != _arranged(changed, order)).any(2)[0]
+        differs = (rows != _arranged(changed[0], order)).any(2)[0]
         changed_rows = differs.nonzero().flatten().tolist()
         is_mixed = any(abs(row - changed_position) > _NEIGHBOURS for row in changed_rows)
         if not is_mixed and (rows.shape[1] == positions or changed_rows == [changed_position]):
