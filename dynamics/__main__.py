@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _reason(error: Exception) -> str:
+    """Return the message of an error; of the system's errors the file and the reason, no number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -31,13 +31,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # already renamed where the block succeeded
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Do the same for a folder; `path` must not exist, so that the final rename is atomic."""
     partial = path.with_name(path.name + PARTIAL)
+    # A killed process may have left files of another attempt, which must not mix with these.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -24,7 +24,7 @@ def renamed_argument(
     """Let a function take an argument under its former name as well."""
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @functools.wraps(function)
+        @functools.wraps(function)  # the signature keeps the current name only
         def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             if former in kwargs:
                 warn_of(f"the argument {former!r} of {function.__name__}", repr(current))

@@ -143,9 +143,8 @@ def summarize_steps(steps: Sequence[int], unit: str = "step") -> str:
 
 
 def _nearest(step: int, steps: Sequence[int]) -> str:
+    """Return the end of a message: the existing steps on either side of a missing one."""
     if not steps:
         return "there are no steps"
     index = bisect(steps, step)
-    return "the nearest are " + " and ".join(
-        str(near) for near in steps[max(0, index - 1) : index + 1]
-    )
+    return f"the nearest are {' and '.join(map(str, steps[max(0, index - 1) : index + 1]))}"

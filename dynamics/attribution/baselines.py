@@ -23,6 +23,7 @@ def random(batch: AttributionBatch) -> Scores:
     scores = torch.zeros(batch.visible.shape)
     for index, (ids, mask) in enumerate(zip(batch.scored_ids, batch.token_mask, strict=True)):
         tokens = ids[mask].tolist()
+        # A generator of its own for each input, so that neighbours in the batch change nothing.
         digest = hashlib.sha256(repr((batch.settings.seed, tokens)).encode()).digest()
         draw = np.random.default_rng(np.frombuffer(digest, np.uint32)).random(len(tokens))
         scores[index, : len(tokens)] = torch.tensor(draw, dtype=scores.dtype)[:, None]
@@ -56,6 +57,7 @@ def inverse_log_frequency(batch: AttributionBatch) -> Scores:
             f"{int(batch.scored_ids.max())}; they are of another tokenizer"
         )
     smoothed = np.asarray(counts, dtype=float) + 1
+    # -ln p with add-one counts
     information = torch.tensor(np.log(smoothed.sum()) - np.log(smoothed))
     return _of_tokens(batch, information[batch.scored_ids.cpu()])
 

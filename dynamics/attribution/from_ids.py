@@ -54,6 +54,7 @@ def batch_of_ids(
     inputs = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids) if model.has_segments else None)
     settings = settings or AttributionSettings()
     batch = AttributionBatch(model, inputs, readouts, no_target, no_target, settings)
+    # The reading has the guard columns only: no target is known before the head is applied.
     batch = replace(batch, reading=batch.read())
     logits = batch.head_logits(batch.read(), all_columns=True)
     if not logits.isfinite().all():
@@ -64,6 +65,11 @@ def batch_of_ids(
 
 
 def _check_ids(model: LiveModel, ids: Int[Tensor, "B P"]) -> None:
+    """Refuse rows that are empty, longer than the window, or hold ids outside the vocabulary.
+
+    Raises:
+        ConfigError: One of them is the case.
+    """
     rows, window = len(model.embedding_matrix), model.max_length
     if not ids.numel():
         raise ConfigError(

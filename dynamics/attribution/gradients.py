@@ -34,6 +34,7 @@ def gradient_norm(batch: AttributionBatch) -> Scores:
 
 def gradient_x_input(batch: AttributionBatch) -> Scores:
     """Dot product of each token's gradient and row; the L1 norm of their product in the paper's."""
+    # Shrikumar et al. 2016, arXiv 1605.01713: sum over features of x_i df/dx_i
     return _scores(batch, lambda slope, rows: _sum_features(batch, slope * rows))
 
 
@@ -72,6 +73,7 @@ def integrated_gradients(batch: AttributionBatch) -> Scores:
         prediction = predict(batch, rows)
         change = prediction - predict(batch, baseline)
     tiny = torch.finfo(prediction.dtype).tiny
+    # A change that is rounding has no relative error: the prediction sets the scale instead.
     scale = change.abs().maximum(ROUNDING * prediction.abs()).clamp_min(tiny)
     positions = POSITIONS_AT_ONCE if rows.device.type == "cpu" else ON_ACCELERATORS
     rows_at_once = positions // rows.shape[1]
@@ -79,6 +81,7 @@ def integrated_gradients(batch: AttributionBatch) -> Scores:
         forward = _prediction_of(batch, target)
         remaining, steps = target_mask[:, target].nonzero().flatten(), first_steps
         while len(remaining):
+            # Sundararajan et al. 2017, eq. 1: (x - x') times the mean gradient from x' to x
             shares = IntegratedGradients(forward).attribute(
                 rows[remaining],
                 baseline[remaining],
@@ -108,6 +111,7 @@ def looked_up(batch: AttributionBatch) -> Rows:
 
 def predict(batch: AttributionBatch, rows: Rows) -> Float[Tensor, "B T"]:
     """Return the predictions for rows that replace the looked-up ones."""
+    # Gradients and sums are in float32 or wider; the network runs in its own dtype.
     narrow = rows.to(batch.model.network.dtype)
     return batch.predictions(batch.read(rows=narrow)).to(rows.dtype)
 
@@ -121,10 +125,11 @@ def per_target(
     """Return the gradients of predictions, one backward pass per target, reduced over features.
 
     Targets that no input has are skipped and score 0. An input's prediction depends on its own rows
-    only, so that inputs do not mix.
+    only.
     """
     values = rows.new_zeros(*rows.shape[:2], target_mask.shape[1])
     for target in target_mask.any(0).nonzero().flatten().tolist():
+        # The sum over inputs gives each its own gradient: their predictions do not mix.
         (slope,) = torch.autograd.grad(predictions[:, target].sum(), rows, retain_graph=True)
         values[:, :, target] = reduce(slope)
     return values
@@ -132,6 +137,7 @@ def per_target(
 
 @torch.enable_grad()
 def _scores(batch: AttributionBatch, reduce: Callable[[Rows, Rows], Tensor]) -> Scores:
+    """Score positions by a function of gradients and rows, which sums over features."""
     batch, rows = _with_input_rows(batch)
     rows.requires_grad_()
     predictions, constant = predict(batch, rows), rows.detach()
@@ -159,27 +165,22 @@ def _baseline_rows(batch: AttributionBatch, rows: Rows) -> Rows:
     """Return the start of integrated gradients; at padding it is of no effect."""
     if batch.settings.follows_paper:
         return torch.zeros_like(rows)
-    tokenizer, kind = batch.model.tokenizer, batch.settings.baseline
+    model, kind = batch.model, batch.settings.baseline
     if kind == "auto":
-        available = (name for name in ("mask", "pad") if _special_id(batch, name) is not None)
-        kind = next(available, "zero")
+        kind = next((name for name in ("mask", "pad") if model.token_id(name) is not None), "zero")
     baseline = torch.zeros_like(rows)
     if kind != "zero":
-        if (token_id := _special_id(batch, kind)) is None:
+        if (replacement := model.token_id(kind)) is None:
             raise ConfigError(
-                f"{batch.model.name}: the tokenizer has no {kind} token to start integrated "
+                f"{model.name}: the tokenizer has no {kind} token to start integrated "
                 "gradients from; use baseline auto or zero"
             )
-        baseline = looked_up(batch.with_ids(torch.full_like(batch.scored_ids, token_id)))
+        baseline = looked_up(batch.with_ids(torch.full_like(batch.scored_ids, replacement)))
+    tokenizer = model.tokenizer
     ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)  # GPT-2's end is its unknown token too
     special_ids = [i for i in tokenizer.all_special_ids if i in ends or i != tokenizer.unk_token_id]
     is_special = torch.isin(batch.scored_ids, torch.tensor(special_ids).to(batch.scored_ids))
     return torch.where(is_special[:, :, None], rows, baseline)
-
-
-def _special_id(batch: AttributionBatch, kind: str) -> int | None:
-    """Return the id of a special token, such as that of kind `mask`; None without one."""
-    return getattr(batch.model.tokenizer, f"{kind}_token_id")
 
 
 def _prediction_of(
@@ -197,5 +198,6 @@ def _prediction_of(
 
 
 def _sum_features(batch: AttributionBatch, shares: Rows) -> Float[Tensor, "B P"]:
+    """Sum the shares of each row's features, or their absolute values in the paper's protocol."""
     is_unsigned = batch.settings.follows_paper
     return (shares.abs() if is_unsigned else shares).sum(-1)

@@ -69,9 +69,11 @@ def cp_lrp(batch: AttributionBatch) -> Scores:
                 f"{batch.model.name} ({type(network).__name__}): the architecture has an "
                 f"operation that the rules of cp_lrp do not cover: {str(error).splitlines()[0]}"
             ) from error
+        # Additive terms are their own tangents: the tangent of the prediction is their share in it.
         predictions, bias = forward_ad.unpack_dual(dual)
         bias = torch.zeros_like(predictions) if bias is None else bias.detach()
     constant = rows.detach()
+    # A linear function is its gradient times its input, so Gradient x Input is the exact share.
     values = per_target(predictions, target_mask, rows, lambda slope: (slope * constant).sum(-1))
     # Conservation: prediction = sum of the scores + bias.
     parts = torch.stack([predictions.detach(), -values.sum(1), -bias])

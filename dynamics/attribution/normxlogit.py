@@ -42,10 +42,16 @@ def norm_only(batch: AttributionBatch) -> Scores:
 
 
 def _read(batch: AttributionBatch) -> Reading:
+    """Run the model once; outputs of blocks are recorded where the settings name a layer."""
     return batch.read(blocks=batch.settings.layer is not None or _norm_layer(batch) is not None)
 
 
 def _norm_layer(batch: AttributionBatch) -> int | None:
+    """Return N of the norm source `layer N`, None for the other sources.
+
+    Raises:
+        ConfigError: There is no such source, or the model has fewer blocks.
+    """
     source = batch.settings.norm_source
     if source in NORM_SOURCES[:3]:
         return None
@@ -60,9 +66,11 @@ def _norm_layer(batch: AttributionBatch) -> int | None:
 
 
 def _norms(batch: AttributionBatch, reading: Reading) -> Float[Tensor, "B P"]:
+    """Return the L2 norm of the vector that the norm source takes for each scored position."""
     source, states = batch.settings.norm_source, reading.scored
     layer = _norm_layer(batch)
     if layer is not None:
+        # The last layer is read behind the final norm, as hidden states of transformers are.
         vectors = (states.embedding, *states.blocks[:-1], states.final)[layer]
     elif source == "module_output":
         vectors = states.embedding
@@ -77,6 +85,7 @@ def _norms(batch: AttributionBatch, reading: Reading) -> Float[Tensor, "B P"]:
 
 
 def _logits(batch: AttributionBatch, reading: Reading) -> Float[Tensor, "B P T"]:
+    """Return LogAt: the logit of each target that the head gives to each position."""
     settings, model = batch.settings, batch.model
     states = reading.scored.final
     if settings.layer is not None:

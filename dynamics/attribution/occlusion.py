@@ -4,6 +4,7 @@ B inputs, P positions, T targets.
 """
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,7 @@ def occlusion(batch: AttributionBatch) -> Scores:
     for chunk in batch.visible.any(-1).nonzero().split(ROWS):
         indices, positions = chunk.T
         occluded = _predict_without(batch, indices, positions)
+        # Leave-one-out: f(x) - f(x without token i), for every i by itself.
         scores[indices, positions] = (prediction[indices] - occluded).float()
     return Scores(scores)
 
@@ -42,32 +44,29 @@ def _predict_without(
     batch: AttributionBatch, indices: Int[Tensor, " N"], positions: Int[Tensor, " N"]
 ) -> Float[Tensor, "N T"]:
     """Return the predictions for these inputs, each without the token at one position."""
-    copies = batch.select(indices)
-    kind = _replacement(batch)
+    copies, rows = batch.select(indices), None
+    kind, model, ids = _replacement(batch), batch.model, copies.scored_ids
+    copy_index = torch.arange(len(ids), device=ids.device)
     if kind == "delete":
         copies = _with_deletions(copies, positions)
-        return copies.predictions(copies.read())
-    ids = copies.scored_ids
-    copy_index = torch.arange(len(ids), device=ids.device)
-    model = copies.model
-    if kind == "mean" or (model.is_encoder_decoder and model.output.over == "labels"):
+    elif kind == "mean" or (model.is_encoder_decoder and model.output.over == "labels"):
         rows = copies.stack.look_up(ids).clone()
         rows[copy_index, positions] = _replacement_row(copies, kind).to(rows)
-        return copies.predictions(copies.read(rows=rows))
-    ids = ids.clone()
-    ids[copy_index, positions] = getattr(model.tokenizer, f"{kind}_token_id")
-    copies = copies.with_ids(ids)
-    return copies.predictions(copies.read())
+    else:
+        ids = ids.clone()
+        ids[copy_index, positions] = cast(int, model.token_id(kind))
+        copies = copies.with_ids(ids)
+    return copies.predictions(copies.read(rows=rows))
 
 
 def _replacement(batch: AttributionBatch) -> str:
     """Return the kind of replacement, with `auto` resolved."""
-    tokenizer, kind = batch.model.tokenizer, batch.settings.occlude_with
+    model, kind = batch.model, batch.settings.occlude_with
     if kind == "auto":
-        return "mean" if tokenizer.mask_token_id is None else "mask"
-    if kind in ("mask", "pad", "unk") and getattr(tokenizer, f"{kind}_token_id") is None:
+        return "mean" if model.token_id("mask") is None else "mask"
+    if kind in ("mask", "pad", "unk") and model.token_id(kind) is None:
         raise ConfigError(
-            f"the tokenizer of {batch.model.name} has no {kind} token to occlude with; mean, "
+            f"the tokenizer of {model.name} has no {kind} token to occlude with; mean, "
             "delete and auto need none"
         )
     return kind
@@ -75,10 +74,9 @@ def _replacement(batch: AttributionBatch) -> str:
 
 def _replacement_row(batch: AttributionBatch, kind: str) -> Float[Tensor, " E"]:
     """Return the row of a special token, or the mean row, as the embedding module looks it up."""
-    if kind != "mean":
-        token_id = getattr(batch.model.tokenizer, f"{kind}_token_id")
-        return batch.stack.look_up(torch.tensor([token_id], device=batch.model.device))[0]
-    return batch.stack.as_looked_up(mean_row(batch.embedding_matrix))
+    if kind == "mean":
+        return batch.stack.as_looked_up(mean_row(batch.embedding_matrix))
+    return batch.stack.look_up(torch.tensor(batch.model.token_id(kind), device=batch.model.device))
 
 
 def _with_deletions(batch: AttributionBatch, positions: Int[Tensor, " N"]) -> AttributionBatch:
@@ -86,6 +84,7 @@ def _with_deletions(batch: AttributionBatch, positions: Int[Tensor, " N"]) -> At
     ids = batch.scored_ids
     if (batch.token_mask.sum(1) < 2).any():
         raise ConfigError("a text of one token has nothing left when it is deleted")
+    # Original positions that stay: those before the deleted token, and one further behind it.
     remaining = torch.arange(ids.shape[1] - 1, device=ids.device).expand(len(ids), -1)
     remaining = remaining + (remaining >= positions[:, None])
     shorter = batch.with_ids(ids.gather(1, remaining), remaining)

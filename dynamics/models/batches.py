@@ -4,7 +4,7 @@ B inputs, P positions, D hidden size, C labels or tokens of the vocabulary, K ch
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -42,8 +42,12 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Apply a function to every tensor of the batch."""
-        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+        return Batch(**{name: change(tensor) for name, tensor in self.tensors.items()})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that there are, by the name of their input of the network."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
@@ -59,8 +63,7 @@ class Batch:
         return Batch(
             **{
                 name: tensor[list(indices), : decoded if name.startswith("decoder") else source]
-                for name, tensor in vars(self).items()
-                if tensor is not None
+                for name, tensor in self.tensors.items()
             }
         )
 
@@ -136,6 +139,7 @@ def find_batching(run: Forward, probes: Batch) -> Batching:
     singles = [run(probes.part([index], lengths[index]), None) for index in range(3)]
 
     def is_same(batch: Batch, indices: Sequence[int]) -> bool:
+        """Return whether inputs give together what each gave alone."""
         try:
             together = run(batch, None)
         except (RuntimeError, ValueError, IndexError):  # each single input has just passed
@@ -177,12 +181,14 @@ def run_in_parts(
         length = lengths[indices[0]]
         part_rows = None if rows is None else rows[indices, : length[scores_decoder]]
         readings.append(run(batch.part(indices, length), part_rows))
+    # Index in the joined parts of each input of the batch.
     order = torch.tensor([index for indices in parts.values() for index in indices]).argsort()
     decoder = batch.decoder_input_ids
     source = batch.input_ids.shape[1]
     target = source if decoder is None else decoder.shape[1]
 
     def joined(tensors: Sequence[Tensor], width: int) -> Tensor:
+        """Pad the positions of the parts to a width, and put inputs into their first order."""
         padded = [  # logits over labels have no axis of positions
             tensor if tensor.dim() == 2 else pad(tensor, (0, 0, 0, width - tensor.shape[1]))
             for tensor in tensors

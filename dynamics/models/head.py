@@ -87,6 +87,7 @@ class HeadOnTop:
         if not len(states):
             return self(states.new_zeros(1, states.shape[1]), columns)[:0]
         labels = self.output.over == "labels"
+        # Without a padding token, a classifier refuses several inputs at once.
         one_by_one = labels and special_id(self.network, "pad") is None
         return torch.cat(
             [
@@ -104,24 +105,6 @@ class HeadOnTop:
         """
         return None if self.readout == "mean" else _position(self.readout, ids, self.network)
 
-    def read(
-        self, states: Float[Tensor, "P D"], ids: Sequence[int], readout: Readout | None = None
-    ) -> Float[Tensor, "N D"]:
-        """Return the representations of one input that its logits are read from.
-
-        Args:
-            states: Representation of each position.
-            ids: Token ids, as in `position`.
-            readout: Read-out to use instead of the model's.
-        """
-        readout = readout or self.readout
-        if readout == "each":
-            return states
-        if readout == "mean":
-            return states.mean(0, keepdim=True)
-        position = _position(readout, ids, self.network)
-        return states[position : position + 1]
-
     def _run(self, states: Float[Tensor, "B P D"], columns: Tensor | None) -> Tensor:
         """Return the logits of the network while its base model returns these representations."""
         with self._base_replaced(states):
@@ -134,6 +117,7 @@ class HeadOnTop:
             return forward_replaced(module, lambda *_, **__: _with_hidden_states(output, states))
 
         def base(*_: Any, **__: Any) -> Any:
+            # The pooler is a part of the base model, so that replacing that leaves it out.
             pooler = getattr(self.base, "pooler", None)
             pooled = {} if pooler is None else {"pooler_output": pooler(states)}
             return self._base_output(last_hidden_state=states, **pooled)
@@ -195,7 +179,12 @@ class HeadOnTop:
 
     def _matches(self, readout: Readout, probe: "_Probe") -> bool:
         """Return whether the head gives the model's logits, one by one and together, cut or not."""
-        states = self.read(probe.states, probe.ids, readout)
+        if readout == "each":
+            states = probe.states
+        elif readout == "mean":
+            states = probe.states.mean(0, keepdim=True)
+        else:
+            states = probe.states[[_position(readout, probe.ids, self.network)]]
         one_by_one = torch.cat([self(state) for state in states.split(1)])
         columns = self.output.guards
         return nearly_equal(one_by_one, probe.logits) and nearly_equal(

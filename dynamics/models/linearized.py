@@ -72,6 +72,7 @@ class _Rules(TorchFunctionMode):
         self.biases = {id(bias): self._additive(bias) for bias in biases}
 
     def _additive(self, tensor: Tensor) -> Tensor:
+        """Return a tensor as a new additive term: a leaf of the graph that is its own tangent."""
         self.terms.append(tensor.detach().requires_grad_())
         return forward_ad.make_dual(self.terms[-1], tensor.detach())
 
@@ -87,6 +88,7 @@ class _Rules(TorchFunctionMode):
         name = func.__name__.strip("_")
         if name in _REWRITTEN:
             return _REWRITTEN[name](*args, **kwargs)
+        # The uniform rule of AttnLRP for products (Achtibat et al. 2024, arXiv 2402.05602).
         if name in _PRODUCTS and all(map(_depends, args[:2])):
             args = (*map(_half, args[:2]), *args[2:])
         if name in _QUOTIENTS and any(map(_depends, args[1:2])):
@@ -101,10 +103,12 @@ class _Rules(TorchFunctionMode):
 
 
 def _is_positive(power: Any) -> bool:
+    """Return whether an exponent is a positive number; a negative one divides, as norms do."""
     return not isinstance(power, Tensor) and power > 0
 
 
 def _is_activation(module: nn.Module) -> bool:
+    """Return whether a module is an activation, by its module or by its name as a leaf."""
     kind = type(module)
     return kind.__module__ == "transformers.activations" or bool(
         _ACTIVATION_MODULE.search(kind.__name__) and not [*module.children()]
@@ -117,6 +121,7 @@ def _with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
 
 
 def _depends(value: Any) -> bool:
+    """Return whether a value is a tensor that depends on the input rows or additive terms."""
     return isinstance(value, Tensor) and value.requires_grad
 
 
@@ -127,6 +132,7 @@ def _half(factor: Tensor) -> Tensor:
 
 def _as_slope(value: Tensor, result: Tensor) -> Tensor:
     """Return act(z) as a constant slope act(z)/z times z; the slope is 0 where z is."""
+    # The slope act(z)/z of DecompX (Modarressi et al. 2023, arXiv 2306.02873).
     constant, result = value.detach(), result.detach()
     slope = torch.where(constant == 0, 0.0, result / constant)
     return value * slope + (result - constant * slope)
@@ -140,6 +146,7 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
+    """Attention whose weights are constant: only the values have gradients and tangents."""
     mask = None if attn_mask is None else attn_mask.detach()
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
         return nn.functional.scaled_dot_product_attention(
@@ -154,6 +161,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
+    """LayerNorm with a constant divisor, in float32 or wider: the RMS norm of centred features."""
     wide = _wide(value)
     centered = wide - wide.mean(_last_axes(shape), keepdim=True)
     scaled = _rms_norm(centered, shape, weight, eps)
@@ -163,16 +171,20 @@ def _layer_norm(
 def _rms_norm(
     value: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    wide, eps = _wide(value), torch.finfo(value.dtype).eps if eps is None else eps
+    """RMSNorm with a constant divisor, in float32 or wider."""
+    wide = _wide(value)
+    eps = torch.finfo(value.dtype).eps if eps is None else eps
     scale = (wide.detach().pow(2).mean(_last_axes(shape), keepdim=True) + eps).rsqrt()
     return (wide * scale if weight is None else wide * scale * weight).to(value.dtype)
 
 
 def _last_axes(shape: list[int]) -> tuple[int, ...]:
+    """Return the axes that a norm of this shape reduces, counted from the last."""
     return tuple(range(-len(shape), 0))
 
 
 def _wide(value: Tensor) -> Tensor:
+    """Return a tensor in float32, or in float64 if it was."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

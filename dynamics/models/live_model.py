@@ -29,8 +29,8 @@ from dynamics.models.named_errors import named_errors
 from dynamics.models.output import (
     NetworkOutput,
     accepted,
-    probe_ids,
     probe_inputs,
+    sentence_ids,
     special_id,
 )
 from dynamics.models.patching import attribute_replaced
@@ -122,6 +122,10 @@ class LiveModel:
         """The input embedding, before any scaling of the module that looks up its rows."""
         return cast(Tensor, self.network.get_input_embeddings().weight)
 
+    def token_id(self, kind: str) -> int | None:
+        """Return the id of the tokenizer's `mask`, `pad` or `unk` token; None where it has none."""
+        return getattr(self.tokenizer, f"{kind}_token_id")
+
     @property
     def labels(self) -> dict[int, str]:
         """Names of the labels of a classifier."""
@@ -175,6 +179,7 @@ class LiveModel:
 
     @cached_property
     def _stacks(self) -> Mapping[Side, Stack]:
+        """The stack of each side, with the orders of its tensors found; one stack without sides."""
         if self.is_encoder_decoder:
             source = Stack(_base(self.network.get_encoder()))
             target = Stack(_base(self.network.get_decoder()))
@@ -182,7 +187,7 @@ class LiveModel:
             source = target = Stack(
                 _base(self.network) if self.task == "none" else self.output.base
             )
-        ids = probe_ids(self.network, 11 * "t" + "e") or probe_ids(self.network, 12 * "t") or []
+        ids = sentence_ids(self.network, 12)
         for stack in dict.fromkeys((source, target)):
             with named_errors(self.network, self.name, "a forward pass"), torch.no_grad():
                 stack.arrange(self._probe, ids)
@@ -207,6 +212,7 @@ class LiveModel:
             raise _DecoderReachedError
 
         inputs: dict[str, Any] = {"input_ids": torch.tensor([source], device=self.device)}
+        # The encoder is not run: what it returns does not change the ids of the decoder.
         inputs["encoder_outputs"] = BaseModelOutput(inputs["input_ids"][:, :, None].float())
         decoder = self.stack("target").module
         hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
@@ -220,6 +226,7 @@ class LiveModel:
         return decoder_inputs[0][0].tolist()
 
     def _probe(self, ids: list[int]) -> None:
+        """Run the network on one input; what is observed meanwhile counts, not the result."""
         inputs = probe_inputs(self.network, ids)
         if self.task == "none" and self.is_encoder_decoder:
             inputs["decoder_input_ids"] = inputs["input_ids"]
@@ -259,11 +266,7 @@ class LiveModel:
     @cached_property
     def batching(self) -> Batching:
         """Inputs that may run together without changing each other's results, found by trial."""
-        network = self.network
-        short, long = (
-            probe_ids(network, length * "t" + "e") or probe_ids(network, length * "t" + "t") or []
-            for length in (4, 12)
-        )
+        short, long = (sentence_ids(self.network, length) for length in (5, 13))
         probes = [short, [*short[-2::-1], short[-1]], long]
         segments = [[0] * len(ids) for ids in probes] if self.has_segments else None
         decoder = probes if self.is_encoder_decoder else None
@@ -304,24 +307,18 @@ class LiveModel:
         elif columns is None:
             columns = output.guards
         with ExitStack() as stack:
-            observed = {
-                name: stack.enter_context(
-                    self.stack(name).observed(
-                        rows=rows if name == side else None, blocks=blocks and name == side
-                    )
-                )
-                for name in (("source", "target") if self.is_encoder_decoder else (side,))
-            }
+            scored = stack.enter_context(self.stack(side).observed(rows=rows, blocks=blocks))
+            decoder = None
+            if self.is_encoder_decoder and side == "source":  # predictions are the decoder's
+                decoder = stack.enter_context(self.stack("target").observed())
             inputs = stack.enter_context(self._inputs(batch))
             logits = None
             if output is None:
                 self.network(**accepted(self.network, inputs))
             else:
                 logits = output(inputs, columns)
-        scored = observed[side].states
-        crosses = self.is_encoder_decoder and side == "source"
-        read = observed["target"].states if crosses else scored
-        return Reading(scored, read, logits, columns)
+        states = scored.states
+        return Reading(states, states if decoder is None else decoder.states, logits, columns)
 
     @contextmanager
     def _inputs(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
@@ -330,7 +327,7 @@ class LiveModel:
         A classifier may find its last token by the padding token of its configuration. Without one
         it refuses a batch; inside the block it gets one that does not occur in the batch.
         """
-        inputs = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
+        inputs = batch.tensors
         if self.task not in ("classification", "regression") or len(batch.input_ids) == 1:
             yield inputs
             return

@@ -63,10 +63,12 @@ def norm_response(module: nn.Module, width: int) -> NormResponse | None:
 
 
 def _fit(rows: Float[Tensor, "n D"], out: Float[Tensor, "n D"]) -> NormResponse | None:
+    """Fit gain and bias of each feature for both kinds of norms; None where neither fits."""
     centered = rows - rows.mean(-1, keepdim=True)
     norms: tuple[tuple[Norm, Tensor], ...] = (("layer", centered), ("rms", rows))
     for name, unscaled in norms:
         unit = unscaled / unscaled.square().mean(-1, keepdim=True).sqrt()
+        # Least squares of out = gain * unit + bias, for each feature over the rows.
         deviation = unit - unit.mean(0)
         gain = (deviation * out).sum(0) / deviation.square().sum(0)
         bias = out.mean(0) - gain * unit.mean(0)

@@ -44,9 +44,7 @@ class NetworkOutput:
     def __init__(self, network: PreTrainedModel) -> None:
         self.network = network
         self._matrix: nn.Linear | None = None
-        ids = probe_ids(network, "tttte") or probe_ids(network, "ttttt")
-        assert ids is not None
-        probe = probe_inputs(network, ids)
+        probe = probe_inputs(network, sentence_ids(network, 5))
         # Some models call their decoder, not the base model around it, or name neither.
         candidates = [_without_head(network), _without_head(network.get_decoder())]
         candidates = [part for part in (*candidates, *network.modules()) if part is not network]
@@ -161,6 +159,13 @@ def probe_ids(network: PreTrainedModel, pattern: str) -> list[int] | None:
         tokens.get(letter, ordinary[index % len(ordinary)]) for index, letter in enumerate(pattern)
     ]
     return None if None in ids else [token for token in ids if token is not None]
+
+
+def sentence_ids(network: PreTrainedModel, length: int) -> list[int]:
+    """Return a probe of ordinary tokens whose last one ends a sentence, if the model has such."""
+    ids = probe_ids(network, (length - 1) * "t" + "e") or probe_ids(network, length * "t")
+    assert ids is not None
+    return ids
 
 
 def probe_inputs(network: PreTrainedModel, *rows: list[int]) -> dict[str, Tensor]:

@@ -109,9 +109,11 @@ class Stack:
         Raises:
             CheckpointError: The module does more than to scale its rows.
         """
+        # The longest row tells the factor best; rows of zeros (padding) tell nothing.
         weight: Any = self.embedding.weight
         token = weight.norm(dim=1).argmax()
         stored, output = weight[token].double(), self.look_up(token[None])[0].double()
+        # Least squares of output = factor * stored.
         factor = (stored @ output) / (stored @ stored)
         atol = 1e-3 * float(output.norm())
         if not torch.allclose(stored * factor, output, rtol=1e-2, atol=atol):
@@ -131,6 +133,7 @@ class Stack:
             run: Runs the network on one input.
             ids: Token ids of the input, all different, ten or more.
         """
+        # In the middle, so that neighbours on both sides show.
         position = len(ids) // 2
         changed_ids = [*ids[:position], ids[position + 1], *ids[position + 1 :]]
         with self.observed(looked_up=True) as observed:
@@ -194,20 +197,20 @@ class Stack:
                 "such as normxlogit with the norm source row"
             )
         observed = Observed(self, blocks)
-        running = [False]
 
         def started(*_: Any) -> None:
-            running[0] = True
+            # The stack may run several times inside the block: the last run counts.
+            observed.is_running = True
             observed.first.clear()
             observed.outputs.clear()
             observed.looked_up.clear()
 
         def ended(_: nn.Module, __: Any, output: Any) -> None:
-            running[0] = False
+            observed.is_running = False
             observed.output = output
 
         def embedded(_: nn.Module, __: Any, output: Any) -> Any:
-            if not running[0]:
+            if not observed.is_running:  # another stack that shares the embedding
                 return None
             looked_up_rows, order = _tensor(output), self.looked_up_order
             if rows is None or order is None:
@@ -253,6 +256,13 @@ class Stack:
         return norm(states.blocks[layer - 1] if layer else states.embedding)
 
     def _final_norm(self, states: States) -> nn.Module:
+        """Return the module that turns the output of the last block into the input of the head.
+
+        It is found by its result, not by its name: none (an identity) is tried first.
+
+        Raises:
+            CheckpointError: No module does.
+        """
         last = states.blocks[-1]
         for module in (nn.Identity(), *self._norms(last.shape[-1])):
             normed = module(last)
@@ -288,6 +298,7 @@ class Observed:
         outputs: Output of each block, if recorded.
         looked_up: Rows that the embedding looked up, if recorded.
         output: Output of the base model; None before it ran.
+        is_running: The base model has started and not ended.
     """
 
     stack: Stack
@@ -296,6 +307,7 @@ class Observed:
     outputs: list[Tensor] = field(default_factory=list)
     looked_up: list[Tensor] = field(default_factory=list)
     output: Any = None
+    is_running: bool = False
 
     @property
     def states(self) -> States:
@@ -341,9 +353,8 @@ def _blocks_of(text: nn.Module, lists: list[nn.ModuleList]) -> nn.ModuleList:
     config = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
     layers = {getattr(config, name, None) for name in _LAYERS}
     matching = [blocks for blocks in lists if len(blocks) in layers]
-    if matching:
-        return matching[0]
-    return max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
+    largest = max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
+    return matching[0] if matching else largest
 
 
 def _order(
@@ -368,4 +379,5 @@ def _order(
 
 
 def _tensor(output: Any) -> Tensor:
+    """Return the output of a module, or the first of several."""
     return output if isinstance(output, Tensor) else output[0]

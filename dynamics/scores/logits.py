@@ -58,6 +58,7 @@ def logit_attribution(
             ]
         )
     if foils is not None and (foils >= 0).any():
+        # -1 stands for no foil; clamped to a column that exists, its logit is then not used.
         contrast = logit_attribution(head, states, foils.clamp_min(0), form=form)
         logits = torch.where(foils >= 0, logits - contrast, logits)
     if reference is not None:
@@ -75,4 +76,5 @@ def shift(logits: Float[Tensor, "N C"], form: LogitForm) -> Float[Tensor, " N"]:
     """Number that a form subtracts from all logits of a representation; 0 for the raw form."""
     if form == "centered":
         return logits.mean(-1)
+    # log softmax(z)_k = z_k - log sum_j exp z_j
     return logits.logsumexp(-1) if form == "log_probability" else torch.zeros_like(logits[:, 0])

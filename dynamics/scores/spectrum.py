@@ -37,6 +37,7 @@ def second_moment(
         if shift is not None:
             rows.sub_(shift.to(dtype))
         if weights is not None:
+            # The square root: each row stands on both sides of the product.
             rows.mul_(weights[start : start + len(rows), None].to(dtype).sqrt())
         array = rows.numpy()  # numpy computes one triangle of the product, torch both
         np.matmul(array.T, array, out=product.numpy())

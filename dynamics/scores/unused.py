@@ -34,6 +34,7 @@ def cosine_distance_to(
         Distances between 0 and 2; 1 where the row or the vector is zero.
     """
 
+    # Land & Bartolo 2024 take out the first principal component, which all rows have in common.
     def transformed(rows: Tensor) -> Tensor:
         if shift is not None:
             rows = rows - shift
