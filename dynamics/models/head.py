@@ -217,7 +217,7 @@ def _hidden_states(output: Any) -> Tensor | None:
 
 
 def _with_hidden_states(output: Any, states: Tensor) -> Any:
-    """Return an output of the same type with other representations."""
+    """Return an output of the type of another, with these representations only."""
     if isinstance(output, Tensor):
         return states
     return (states,) if type(output) is tuple else type(output)(last_hidden_state=states)

@@ -108,7 +108,7 @@ def _is_positive(power: Any) -> bool:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Return whether a module is an activation, by its module or by its name as a leaf."""
+    """Return whether a module is an activation: of transformers, or without parts and named so."""
     kind = type(module)
     return kind.__module__ == "transformers.activations" or bool(
         _ACTIVATION_MODULE.search(kind.__name__) and not [*module.children()]

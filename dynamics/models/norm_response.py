@@ -29,7 +29,7 @@ class NormResponse:
     bias: HiddenVector
 
     def multiplies_by(self, gain: HiddenVector) -> bool:
-        """Return whether this is the gain, up to the rounding of the probe."""
+        """Return whether the measured gain equals an expected one, up to rounding of the probe."""
         return bool((self.gain - gain).abs().max() <= 10 * _TOLERANCE * (1 + gain.abs().max()))
 
 
