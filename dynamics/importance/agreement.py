@@ -18,6 +18,8 @@ from dynamics.attribution.from_ids import batch_of_ids
 from dynamics.attribution.methods import find_method
 from dynamics.attribution.settings import AttributionSettings
 from dynamics.models.live_model import LiveModel
+from dynamics.runs.trends import Row, trend_row
+from dynamics.statistics.intervals import Interval
 from dynamics.statistics.within_input import within_input_agreement
 
 AGREEMENT_METHODS = (
@@ -42,7 +44,7 @@ def agreement_rows(
     *,
     methods: Sequence[str] = AGREEMENT_METHODS,
     batch_size: int = BATCH,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Row]:
     """Mean over inputs of the rank correlation of each method with occlusion inside the input.
 
     The model's own prediction is explained: of the token after the row in a causal LM, of the
@@ -59,9 +61,9 @@ def agreement_rows(
         batch_size: Inputs that run at once.
 
     Yields:
-        For each method, in order: `measure`, `against`, `statistic`, `given`, `value`, `low` and
-        `high` (Student's 95 % interval over inputs), `n` (inputs that entered: those with three
-        ranked positions or more, and scores that differ).
+        For each method, in order, a row of trends without a step: `low` and `high` are Student's 95
+        % interval over inputs, `n` the inputs that entered: those with three ranked positions or
+        more, and scores that differ.
 
     Raises:
         ConfigError: There is no such method, it does not cover the model, or rows and model do not
@@ -81,16 +83,14 @@ def agreement_rows(
             scores[name] += list(values.where(ranked, torch.nan).double().numpy(force=True))
     for name in methods:
         agreement = within_input_agreement(scores[name], scores[REFERENCE])
-        yield {
-            "measure": name,
-            "against": REFERENCE,
-            "statistic": "within_input_agreement",
-            "given": "",
-            "value": agreement.mean,
-            "low": agreement.low,
-            "high": agreement.high,
-            "n": agreement.inputs,
-        }
+        yield trend_row(
+            agreement.mean,
+            agreement.inputs,
+            interval=Interval(agreement.low, agreement.high),
+            measure=name,
+            against=REFERENCE,
+            statistic="within_input_agreement",
+        )
 
 
 def _ranked_positions(batch: AttributionBatch) -> Tensor:

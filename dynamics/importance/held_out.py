@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.live_model import Batch, LiveModel
+from dynamics.runs.trends import LEVEL, Row, trend_row
+from dynamics.statistics.intervals import Interval
 from dynamics.statistics.student import student_quantile
 
 MASKED_SHARE = 0.15  # of the positions of a row, as in training (Devlin et al. 2019)
 LOGITS = 1 << 24  # largest number of logits in memory
-LEVEL = 0.95  # of the confidence intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,22 +153,15 @@ class HeldOutBatch:
 
 def interval_row(
     measure: str, against: str, statistic: str, values: Float[np.ndarray, " R"]
-) -> dict[str, object]:
-    """Table row with the mean and Student's 95 % interval; NaN ends for fewer than two rows."""
+) -> Row:
+    """Row of trends with the mean and Student's 95 % interval; NaN ends for fewer than two rows."""
     mean, n = float(values.mean()), len(values)
     half_width = np.nan
     if n > 1:  # Student: t s / sqrt(n)
         half_width = float(student_quantile(LEVEL, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return {
-        "measure": measure,
-        "against": against,
-        "statistic": statistic,
-        "given": "",
-        "value": mean,
-        "low": mean - half_width,
-        "high": mean + half_width,
-        "n": n,
-    }
+    interval = Interval(mean - half_width, mean + half_width)
+    about = {"measure": measure, "against": against, "statistic": statistic}
+    return trend_row(mean, n, interval=interval, **about)
 
 
 def _mask(ids: Int[np.ndarray, " T"], special: list[int], number: int) -> Bool[np.ndarray, " T"]:

@@ -18,6 +18,7 @@ from dynamics.errors import ConfigError, MismatchError, did_you_mean
 from dynamics.importance.held_out import HeldOut, interval_row
 from dynamics.models.live_model import LiveModel
 from dynamics.models.patching import weight_replaced
+from dynamics.runs.trends import Row
 from dynamics.scores.norms import embedding_norm, mean_row
 from dynamics.statistics.bins import equal_count_bins, tokens_by_bin
 
@@ -165,15 +166,14 @@ def surgery_rows(
     kinds: Sequence[str],
     rng: np.random.Generator,
     *,
-    draws: int = DRAWS,
     batch_size: int = BATCH,
     entries: Bool[np.ndarray, " V"] | None = None,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Row]:
     """Change of the held-out loss under each surgery, paired over rows of the stream.
 
     Input and output norms are changed separately, in a tied model too. A surgery that shuffles is
-    repeated and the changes averaged inside each row. Afterwards the model is restored bit for bit,
-    also after an error.
+    repeated `DRAWS` times and the changes averaged inside each row. Afterwards the model is
+    restored bit for bit, also after an error.
 
     Args:
         model: A causal or masked LM.
@@ -181,14 +181,12 @@ def surgery_rows(
         counts: Occurrences of each token in the training stream.
         kinds: Names in `SURGERIES`.
         rng: Generator of the shuffles.
-        draws: Repetitions of each surgery that shuffles.
         batch_size: Rows that run at once.
         entries: As in `operated_embeddings`.
 
     Yields:
-        The held-out loss in nats per target, then its change under each surgery: `measure`,
-        `against`, `statistic`, `given`, `value`, `low` and `high` (Student's 95 % interval over
-        rows), `n` (rows).
+        The held-out loss in nats per target, then its change under each surgery, as rows of trends
+        without a step: `low` and `high` are Student's 95 % interval over held-out rows, `n` these.
 
     Raises:
         ConfigError: There is no such surgery, no token occurs, or rows and model do not fit.
@@ -198,12 +196,10 @@ def surgery_rows(
     for kind in kinds:
         if kind not in SURGERIES:
             raise ConfigError(f"there is no surgery {kind!r}; {did_you_mean(kind, SURGERIES)}")
-    if draws < 1:
-        raise ConfigError(f"draws must be at least 1; got {draws}")
     held_out = HeldOut(model, rows, batch_size)
     embeddings = operated_embeddings(model, counts, entries)
     plans = {
-        (embedding, kind): _new_norms(embedding, counts, kind, rng, draws)
+        (embedding, kind): _new_norms(embedding, counts, kind, rng)
         for embedding in embeddings
         for kind in kinds
     }
@@ -229,10 +225,9 @@ def _new_norms(
     counts: Integer[np.ndarray, " tokens"],
     kind: str,
     rng: np.random.Generator,
-    draws: int,
 ) -> list[Norms]:
     """Return the new norms of each repetition, or of one if all repetitions are the same."""
     norms, part = embedding.norms[embedding.part], embedding.part[: len(counts)]
-    repetitions = [SURGERIES[kind](norms, counts[part], rng) for _ in range(draws)]
+    repetitions = [SURGERIES[kind](norms, counts[part], rng) for _ in range(DRAWS)]
     is_constant = all(np.array_equal(new_norms, repetitions[0]) for new_norms in repetitions)
     return repetitions[:1] if is_constant else repetitions

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dynamics.config import TrainingSettings
 from dynamics.runs.run import Run
-from dynamics.runs.trends import LEVEL
+from dynamics.runs.trends import LEVEL, Row, trend_row
 from dynamics.statistics.onset import onset
 from dynamics.statistics.readout import change_from_first
 from dynamics.training.rates import unused_row_factor
@@ -46,6 +46,11 @@ def unseen_rows(run: Run) -> UnseenRows | None:
     predicted = untouched_row_factor(run)
     if predicted is None or run.rule is None or run.record.series.tied or run.steps[0] != 0:
         return None
+    return against_decay(run, predicted)
+
+
+def against_decay(run: Run, predicted: float) -> UnseenRows | None:
+    """Compare the rows that never occur with the factor predicted for them; None without any."""
     never = run.never_seen
     if not never.any():
         return None
@@ -78,7 +83,7 @@ def untouched_row_factor(run: Run) -> float | None:
     return unused_row_factor(training, run.steps[-1])
 
 
-def derived_rows(run: Run) -> Iterator[dict[str, object]]:
+def derived_rows(run: Run) -> Iterator[Row]:
     """Rows as in `trends.parquet`: error of the unseen-row law, onsets of the frequency read-out.
 
     An onset is undefined (NaN) where the change of R2 from the first to the last step is within the
@@ -86,26 +91,20 @@ def derived_rows(run: Run) -> Iterator[dict[str, object]]:
     """
     unseen = unseen_rows(run)
     if unseen is not None:
-        about = ("input_embedding_norm", "", "unseen_row_error", "")
-        yield _row(run, about, "", unseen.error, unseen.n)
+        about = {"measure": "input_embedding_norm", "statistic": "unseen_row_error"}
+        yield trend_row(unseen.error, unseen.n, **about, step=run.steps[-1])
     read_outs = run.trends[run.trends["statistic"] == "readout_r2"].sort_values("step")
     for (role, given), rows in read_outs.groupby(["measure", "given"]):
         change = (rows["value"] - rows["value"].iloc[0]).to_numpy()
         band = change_from_first(rows["low"].to_numpy(), rows["high"].to_numpy(), LEVEL)
         begun = onset(rows["step"].tolist(), change, band)
-        about = (str(role), "log_frequency", "readout_r2_onset", str(given))
-        value = np.nan if begun is None else begun
-        yield _row(run, about, str(run.rule), value, int(rows["n"].iloc[-1]))
-
-
-def _row(
-    run: Run, about: tuple[str, str, str, str], rule: str, value: float, n: int
-) -> dict[str, object]:
-    names = ("measure", "against", "statistic", "given")
-    return {
-        "step": run.steps[-1],
-        **dict(zip(names, about, strict=True)),
-        "rule": rule,
-        "value": value,
-        "n": n,
-    }
+        yield trend_row(
+            np.nan if begun is None else begun,
+            int(rows["n"].iloc[-1]),
+            step=run.steps[-1],
+            measure=role,
+            against="log_frequency",
+            statistic="readout_r2_onset",
+            given=given,
+            rule=str(run.rule),
+        )

@@ -4,13 +4,16 @@ from typing import Any
 
 import numpy as np
 
+from dynamics.runs.derived import against_decay
 from dynamics.runs.importance_findings import (
+    GAUGES,
     importance_findings,
     in_lines,
     measured_importances,
+    with_interval,
 )
 from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
-from dynamics.runs.run import Run
+from dynamics.runs.run import Run, rows_where
 from dynamics.runs.slope_trends import AMONG_TWINNED, CAUSAL, OBSERVED
 from dynamics.statistics.vocabulary import VocabularyRule, swept
 
@@ -20,7 +23,6 @@ NAMES = {
 """The measures that findings are about, and their labels in sentences."""
 
 IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
-
 
 FEWEST_FOR_SENTENCES = 50
 """Tokens below which an interval over tokens is too rough to carry a sentence."""
@@ -32,6 +34,7 @@ def last_step_table(run: Run) -> str:
 
 
 def _correlations(run: Run) -> list[str]:
+    """Lines of correlations at the last step, rule by rule, or one with the reason for none."""
     if reason := run.record.without_trends:
         return [f"norms at {len(run.steps)} steps; no trends could be computed: {reason}"]
     if run.rule is None:
@@ -43,7 +46,7 @@ def _correlations(run: Run) -> list[str]:
         if rows:
             lines.append(f"{rule}: {rows[0]['n']:,} tokens")
         lines.extend(
-            f"  {NAMES[row['measure']]:{width}}  {_value(row)}"
+            f"  {NAMES[row['measure']]:{width}}  {with_interval(row, '')}"
             for row in rows
             if row["measure"] in NAMES
         )
@@ -77,6 +80,7 @@ def _constant(run: Run) -> dict[str, float]:
 
 
 def _rows_read(run: Run) -> list[str]:
+    """Line on the rows that were read; none where all were."""
     if run.rows is None:
         return []
     left_out = ", ".join(run.record.measures_left_out)
@@ -122,6 +126,7 @@ def _stops(run: Run) -> list[str]:
 
 
 def _start(run: Run) -> str:
+    """Sentence on the correlations with frequency at the first step."""
     rows = [row for row in _at(run, run.steps[0], run.rule) if is_norm(row["measure"])]
     if not rows:
         return f"At step {run.steps[0]:,} every gauge of norm is constant over tokens."
@@ -140,10 +145,11 @@ def _start(run: Run) -> str:
 
 
 def _end(run: Run) -> str:
+    """Sentence on the correlations with frequency at the last step, and the sign they decide."""
     rows = {row["measure"]: row for row in _at(run, run.steps[-1], run.rule)}
     parts = [
-        f"{NAMES[measure]} {_value(rows[measure], 'band_')}"
-        for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT)
+        f"{label} {with_interval(rows[measure])}"
+        for measure, label in GAUGES.items()
         if measure in rows
     ]
     uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
@@ -165,8 +171,9 @@ def _end(run: Run) -> str:
 
 
 def _order(run: Run) -> str:
+    """Sentence on the steps from which on frequency shows in each norm."""
     parts = []
-    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
+    for measure, label in GAUGES.items():
         if measure not in run.record.measures:
             continue
         step = _first_lasting(run, measure)
@@ -176,23 +183,19 @@ def _order(run: Run) -> str:
             when = f"at every step looked at, the first of which is {step:,}"
         else:
             when = f"from step {step:,} on"
-        parts.append(f"{NAMES[measure]} {when}")
+        parts.append(f"{label} {when}")
     return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
 
 
 def _never_seen(run: Run, factor: float) -> str:
-    never = run.never_seen
-    if not never.any():
+    """Sentence on the input rows that never occur, compared with the factor predicted for them."""
+    unseen = against_decay(run, factor)
+    if unseen is None:
         return "There is no row that never occurs to hold against pure decay."
-    first, last = (
-        run.measures(step)["input_embedding_norm"].to_numpy(np.float64)[never]
-        for step in (run.steps[0], run.steps[-1])
-    )
-    ratio = last / first
     return (
-        f"{never.sum()} input rows never occur: their norm became {ratio.mean():.6f} of what it "
-        f"was, learning rates and weight decay predict {factor:.6f} (largest relative error "
-        f"{np.abs(ratio / factor - 1).max():.0e})."
+        f"{unseen.n} input rows never occur: their norm became {unseen.ratio:.6f} of what it was, "
+        f"learning rates and weight decay predict {unseen.predicted:.6f} (largest relative error "
+        f"{unseen.error:.0e})."
     )
 
 
@@ -202,15 +205,16 @@ def _twins(run: Run) -> list[str]:
     Nothing without pairs. The sign is held against the same tokens': all tokens are others too.
     """
     parts = []
-    for measure in ("input_embedding_norm", *IDENTIFIABLE_OUTPUT):
-        causal, same, every = (
-            _last_slope(run, measure, name) for name in (CAUSAL, AMONG_TWINNED, OBSERVED)
-        )
-        if causal is None or same is None or every is None:
+    for measure, label in GAUGES.items():
+        rows = _with_frequency(run, run.steps[-1], run.rule, measure=measure)
+        slopes = {row["statistic"]: row for row in rows}
+        if not {CAUSAL, AMONG_TWINNED, OBSERVED} <= slopes.keys():
             continue
+        causal, same, every = (slopes[name] for name in (CAUSAL, AMONG_TWINNED, OBSERVED))
         parts.append(
-            f"{NAMES[measure]} {_value(causal)} within {causal['n']} twins, {_value(same)} over "
-            f"the same tokens ({_compared(causal, same)}), {_value(every)} over all {every['n']:,}"
+            f"{label} {with_interval(causal, '')} within {causal['n']} twins, "
+            f"{with_interval(same, '')} over the same tokens ({_compared(causal, same)}), "
+            f"{with_interval(every, '')} over all {every['n']:,}"
         )
     if not parts:
         return []
@@ -223,19 +227,8 @@ def _twins(run: Run) -> list[str]:
     ]
 
 
-def _last_slope(run: Run, measure: str, statistic: str) -> dict[str, Any] | None:
-    trends = run.trends
-    rows = trends[
-        (trends["measure"] == measure)
-        & (trends["against"] == "log_frequency")
-        & (trends["statistic"] == statistic)
-        & (trends["rule"] == str(run.rule))
-        & (trends["step"] == run.steps[-1])
-    ]
-    return None if rows.empty else {str(name): rows[name].item() for name in rows}
-
-
-def _compared(causal: dict[str, Any], observed: dict[str, Any]) -> str:
+def _compared(causal: dict[Any, Any], observed: dict[Any, Any]) -> str:
+    """Relation of the signs of two slopes, or which of them has none."""
     undecided = [
         name
         for name, row in (("within twins", causal), ("over the same tokens", observed))
@@ -247,6 +240,7 @@ def _compared(causal: dict[str, Any], observed: dict[str, Any]) -> str:
 
 
 def _open(run: Run) -> str:
+    """Sentences on what the run leaves open, and on signs that hang on the vocabulary rule."""
     values: dict[str, list[float]] = {measure: [] for measure in NAMES}
     for rule in swept(run.rule) if run.rule else ():
         for row in _at(run, run.steps[-1], rule):
@@ -265,6 +259,7 @@ def _open(run: Run) -> str:
 
 
 def _open_on_importance(run: Run) -> str:
+    """Open question on norms and importance; empty where surgery was measured."""
     if not (measured_importances(run) or run.importances):
         return (
             "whether a norm that tracks frequency also encodes importance (nothing here measures "
@@ -278,19 +273,18 @@ def _open_on_importance(run: Run) -> str:
     )
 
 
-def _at(run: Run, step: int, rule: VocabularyRule | None) -> list[dict[str, Any]]:
+def _at(run: Run, step: int, rule: VocabularyRule | None) -> list[dict[Any, Any]]:
     """Correlations with log frequency of every measure at one step, where they are defined."""
-    trends = run.trends
-    rows = trends[
-        (trends["against"] == "log_frequency")
-        & (trends["statistic"] == "spearman")
-        & (trends["rule"] == str(rule))
-        & (trends["step"] == step)
-    ]
-    return [
-        {str(column): value for column, value in row.items()}
-        for row in rows.dropna(subset=["value"]).to_dict("records")
-    ]
+    rows = _with_frequency(run, step, rule, statistic="spearman")
+    return [row for row in rows if not np.isnan(row["value"])]
+
+
+def _with_frequency(
+    run: Run, step: int, rule: VocabularyRule | None, **columns: str
+) -> list[dict[Any, Any]]:
+    """Rows of trends against log frequency at one step under a rule, with these columns."""
+    columns |= {"against": "log_frequency", "rule": str(rule)}
+    return rows_where(run.trends, step=step, **columns).to_dict("records")
 
 
 def _first_lasting(run: Run, measure: str) -> int | None:
@@ -304,10 +298,5 @@ def _first_lasting(run: Run, measure: str) -> int | None:
     return int(rows["step"].to_numpy()[elsewhere[-1] + 1 if len(elsewhere) else 0])
 
 
-def _beyond_null(row: dict[str, Any]) -> bool:
+def _beyond_null(row: dict[Any, Any]) -> bool:
     return abs(row["value"]) > row["null_high"]
-
-
-def _value(row: dict[str, Any], interval: str = "") -> str:
-    low, high = row[f"{interval}low"], row[f"{interval}high"]
-    return f"{row['value']:+.3f} [{low:+.3f}, {high:+.3f}]"

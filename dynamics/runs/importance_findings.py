@@ -1,12 +1,13 @@
 """Findings on norms and importance in sentences, computed from the trends of a run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dynamics.runs.measures import identifiable_measures
-from dynamics.runs.run import Run
+from dynamics.runs.run import Run, rows_where
 from dynamics.runs.tracked_importance import factors_of
 from dynamics.runs.trends import FEWEST_TOKENS
 from dynamics.statistics.reliability import RELIABLE
@@ -20,7 +21,7 @@ GAUGES = {name: label.sentence for name, label in identifiable_measures().items(
 
 def importance_findings(run: Run) -> list[str]:
     """Sentences on what a run knows of importance, of surgery and of agreement, if anything."""
-    rows = run.trends[run.trends["rule"] == str(run.rule)]
+    rows = rows_where(run.trends, rule=str(run.rule))
     measured = measured_importances(run)
     spoken = [name for name in SPOKEN if name in measured] or measured[:1]
     sentences = [_sentence(name, rows) for name in spoken]
@@ -38,31 +39,32 @@ def importance_findings(run: Run) -> list[str]:
 
 def measured_importances(run: Run) -> list[str]:
     """Importances that the trends of a run hold frequency against, in their order."""
-    trends = run.trends
-    rows = trends[(trends["measure"] == "log_frequency") & (trends["statistic"] == "spearman")]
+    rows = rows_where(run.trends, measure="log_frequency", statistic="spearman")
     return list(rows["against"].unique())
 
 
 def _sentence(name: str, rows: pd.DataFrame) -> str:
+    """Sentence on one importance at the last step: with frequency, and with each norm."""
     of_frequency = _last(rows, "log_frequency", name, "spearman")
     step, n = of_frequency["step"], of_frequency["n"]
     parts = [_gauge(rows, gauge, called, name) for gauge, called in GAUGES.items()]
     return in_lines(
         f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
-        f"frequency {_value(of_frequency)}.{''.join(_reliability(rows, name))} With",
+        f"frequency {with_interval(of_frequency)}.{''.join(_reliability(rows, name))} With",
         filter(None, parts),
     )
 
 
 def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
+    """Part of a sentence on one norm and one importance; None where they are not compared."""
     if (raw := _last(rows, gauge, name, "spearman")).empty:
         return None
-    sentence = f"{called} {_value(raw)}{_since_first(rows, gauge, name, 'spearman')}"
+    sentence = f"{called} {with_interval(raw)}{_since_first(rows, gauge, name, 'spearman')}"
     if (partial := _last(rows, gauge, name, "partial_spearman")).empty:
         return sentence
     beyond = abs(partial["value"]) > partial["null_high"]
     return (
-        f"{sentence}, given frequency and spelling {_value(partial)}"
+        f"{sentence}, given frequency and spelling {with_interval(partial)}"
         f"{_since_first(rows, gauge, name, 'partial_spearman')}, "
         f"{'beyond' if beyond else 'inside'} its null band of ±{partial['null_high']:.3f}"
     )
@@ -76,7 +78,7 @@ def _surgery(rows: pd.DataFrame) -> Iterator[str]:
         if not (row := _last(rows, gauge, "held_out_loss", "surgery_shuffled")).empty
     }
     if rows_by_label:
-        parts = [f"{called} {_interval(row, 4)}" for called, row in rows_by_label.items()]
+        parts = [f"{called} {with_interval(row, '', 4)}" for called, row in rows_by_label.items()]
         step = next(iter(rows_by_label.values()))["step"]
         yield in_lines(
             f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
@@ -87,7 +89,7 @@ def _surgery(rows: pd.DataFrame) -> Iterator[str]:
 
 def _agreement(rows: pd.DataFrame) -> Iterator[str]:
     """Sentence on how well scores rank the tokens of an input as occlusion does."""
-    agreement = rows[rows["statistic"] == "within_input_agreement"]
+    agreement = rows_where(rows, statistic="within_input_agreement")
     last = agreement[agreement["step"] == agreement["step"].max()]
     if len(last):
         step, n = last.iloc[0][["step", "n"]]
@@ -95,7 +97,7 @@ def _agreement(rows: pd.DataFrame) -> Iterator[str]:
             f"Agreement with occlusion inside {n:,} inputs at step {step:,} (mean rho [95 % "
             "interval], the read-out left out) of",
             [
-                f"{_called(row['measure']).lower()} {_interval(row, 2)}"
+                f"{_called(row['measure']).lower()} {with_interval(row, '', 2)}"
                 for _, row in last.iterrows()
             ],
         )
@@ -106,14 +108,24 @@ def in_lines(head: str, parts: Iterable[str]) -> str:
     return "\n".join([head, *(f"  {part}" for part in parts)])
 
 
+def with_interval(row: Mapping[Any, Any] | pd.Series, ends: str = "band_", digits: int = 3) -> str:
+    """Value of a row of trends with its simultaneous band, or its own interval if `ends` is ''."""
+    if np.isnan(row["value"]):
+        return "undefined"
+    low, high = (f"{row[ends + end]:+.{digits}f}" for end in ("low", "high"))
+    return f"{row['value']:+.{digits}f} [{low}, {high}]"
+
+
 def _since_first(rows: pd.DataFrame, gauge: str, name: str, statistic: str) -> str:
+    """Parenthesis on the change since the first step; empty where there is none."""
     change = _of(rows, gauge, name, f"{statistic}_minus_first")
     if len(change) < 2:
         return ""
-    return f" ({_value(change.iloc[-1])} since step {change['step'].iloc[0]:,})"
+    return f" ({with_interval(change.iloc[-1])} since step {change['step'].iloc[0]:,})"
 
 
 def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
+    """Sentence on the reliability of an importance, in parts; nothing where it has none."""
     reliability = _of(rows, name, "", "reliability")
     if reliability.empty:
         return
@@ -130,11 +142,9 @@ def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
 
 
 def _of(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.DataFrame:
-    return rows[
-        (rows["measure"] == measure)
-        & (rows["against"] == against)
-        & (rows["statistic"] == statistic)
-    ].sort_values("step")
+    """The rows of one statistic, by ascending step."""
+    rows = rows_where(rows, measure=measure, against=against, statistic=statistic)
+    return rows.sort_values("step")
 
 
 def _last(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.Series:
@@ -143,16 +153,6 @@ def _last(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.
     return pd.Series() if matching.empty else matching.iloc[-1]
 
 
-def _value(row: pd.Series) -> str:
-    if np.isnan(row["value"]):
-        return "undefined"
-    return f"{row['value']:+.3f} [{row['band_low']:+.3f}, {row['band_high']:+.3f}]"
-
-
-def _interval(row: pd.Series, digits: int) -> str:
-    value, low, high = (f"{row[name]:+.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
 def _called(name: str) -> str:
+    """Name of an importance or a method at the beginning of a sentence."""
     return name.replace("_", " ").capitalize()

@@ -4,14 +4,16 @@ Tokens are those that the vocabulary rule keeps and whose importance is known at
 held fixed, where something is, are frequency and what spelling tells of a token. K steps, n tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from dynamics.runs.measures import measures_with_importance
 from dynamics.runs.tracked_importance import Importance, factors_of
 from dynamics.runs.trends import (
     FEWEST_TOKENS,
@@ -20,7 +22,7 @@ from dynamics.runs.trends import (
     WITHIN_BINS,
     Row,
     TrendInput,
-    onset_row,
+    change_rows,
     simultaneous_band,
     trajectory_rows,
 )
@@ -40,14 +42,9 @@ from dynamics.statistics.reliability import (
 from dynamics.statistics.trajectory import Trajectory, stack
 from dynamics.statistics.vocabulary import VocabularyRule
 
-GAUGES = (
-    "input_embedding_norm",
-    "input_embedding_norm_features_centered",
-    "output_embedding_norm_centered",
-    "output_embedding_norm_centered_frequency",
-    "output_embedding_norm",
-)
-"""Norms that are correlated with importance."""
+T = TypeVar("T")
+
+GAUGES = measures_with_importance()
 
 COVARIATES = ("log_frequency", *SURFACE, "merge_rank")
 """Covariates of the partial correlations; the merge rank is the token id, the order in which byte
@@ -99,43 +96,59 @@ def importance_rows(
         yield from _shares(name, [importances[member] for member in (name, *pair)], mask, str(rule))
 
 
+@dataclass(frozen=True, eq=False)
 class _Selection:
-    """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens."""
+    """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens.
 
-    def __init__(
-        self, measured: TrendInput, steps: Sequence[int], token_mask: Bool[np.ndarray, " V"]
-    ) -> None:
-        self.steps = steps
-        self.known = token_mask
-        self._measured = measured
+    Attributes:
+        measured: What the trends are made of.
+        steps: Steps at which there is an importance.
+        known: Mask of the n tokens that the rule keeps and whose importance is known.
+    """
+
+    measured: TrendInput
+    steps: Sequence[int]
+    known: Bool[np.ndarray, " V"]
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
-        return self._measured.tokens[self.known]
+        """One row per selected token."""
+        return self.measured.tokens[self.known]
 
     @cached_property
     def gauges(self) -> dict[str, Float[np.ndarray, "K n"]]:
-        indices = [list(self._measured.steps).index(step) for step in self.steps]
-        measures = self._measured.measures
+        """Each norm at the selected steps, by name."""
+        indices = [list(self.measured.steps).index(step) for step in self.steps]
+        measures = self.measured.measures
         return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
 
     @cached_property
     def ranked(self) -> dict[str, list[Ranked]]:
+        """Ranks of each norm at each step, by name."""
         return {name: [rank(row, name) for row in rows] for name, rows in self.gauges.items()}
 
     @cached_property
     def covariates(self) -> dict[str, Ranked]:
+        """Ranks of `COVARIATES`; those of the count stand for log frequency."""
         columns = {"log_frequency": "count", "merge_rank": "token_id"}
         return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in COVARIATES}
 
     @cached_property
     def bins(self) -> np.ndarray:
+        """Bin of frequency of each token."""
         return equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
 
 
 @dataclass(frozen=True)
 class _Followed:
-    """One importance over steps, and the rows that come of it."""
+    """One importance over steps, and the rows that come of it.
+
+    Attributes:
+        name: Name of the importance.
+        importance: Its values.
+        selection: Steps and tokens that enter.
+        rule: Vocabulary rule, as text.
+    """
 
     name: str
     importance: Importance
@@ -143,6 +156,7 @@ class _Followed:
     rule: str
 
     def rows(self) -> Iterator[Row]:
+        """Yield every row of this importance but the shares of its factors."""
         reliability = self._reliability()
         if reliability is not None:
             yield from self._reliability_rows(reliability)
@@ -155,25 +169,24 @@ class _Followed:
 
     @cached_property
     def _values(self) -> list[Float[np.ndarray, " n"]]:
+        """Values at each step; one array for an importance of the corpus."""
         rows = list(self.importance.values[:, self.selection.known])
         return rows * len(self.selection.steps) if self.importance.steps is None else rows
 
     @cached_property
     def _ranked(self) -> list[Ranked]:
+        """Ranks of the values at each step; one object for an importance of the corpus."""
         if self.importance.steps is None:
             return [rank(self._values[0], self.name)] * len(self.selection.steps)
         return [rank(row, self.name) for row in self._values]
 
-    def _about(self, measure: str, statistic: str, given: str = "") -> dict[str, object]:
-        return {
-            "measure": measure,
-            "against": self.name,
-            "statistic": statistic,
-            "given": given,
-            "rule": self.rule,
-        }
+    def _about(self, measure: str, statistic: str, given: str = "") -> dict[str, str]:
+        """Columns of a row of a trend that tell what it is."""
+        keys = {"measure": measure, "against": self.name, "statistic": statistic, "given": given}
+        return keys | {"rule": self.rule}
 
     def _reliability(self) -> list[Reliability] | None:
+        """Reliability at each step, over tokens with both halves at all steps; None without."""
         if self.importance.halves is None:
             return None
         halves = [half[:, self.selection.known] for half in self.importance.halves]
@@ -182,6 +195,7 @@ class _Followed:
         return list(map(split_half_reliability, first, second))
 
     def _reliability_rows(self, reliability: Sequence[Reliability]) -> Iterator[Row]:
+        """Reliability over steps: correlations of the halves and their ends, stepped up."""
         halves = stack([estimate.halves for estimate in reliability])
         keys = self._about(self.name, "reliability") | {"against": ""}
         band = simultaneous_band(halves)
@@ -193,27 +207,20 @@ class _Followed:
         self, ranked: Mapping[str, list[Ranked]], reliability: Sequence[Reliability] | None
     ) -> Iterator[Row]:
         """Correlations with the importance, and disattenuated where its reliability is given."""
-        pairs = [pair for rows in ranked.values() for pair in zip(rows, self._ranked, strict=True)]
-        null = null_band(pairs, LEVEL, np.random.default_rng(0), DRAWS)
+        null = null_band(_pairs(ranked, self._ranked), LEVEL, np.random.default_rng(0), DRAWS)
         for measure, rows in ranked.items():
             correlations = list(map(spearman, rows, self._ranked))
             yield from self._followed(correlations, measure, "spearman", "", null)
             if reliability is not None:
                 corrected = _stack(list(map(disattenuated, correlations, reliability)))
-                yield from trajectory_rows(
-                    self.selection.steps,
-                    corrected,
-                    self._about(measure, "spearman_disattenuated"),
-                    band=simultaneous_band(corrected),
-                )
+                keys = self._about(measure, "spearman_disattenuated")
+                band = simultaneous_band(corrected)
+                yield from trajectory_rows(self.selection.steps, corrected, keys, band=band)
 
     def _partial_rows(self) -> Iterator[Row]:
+        """Correlations of norms with the importance given `COVARIATES`."""
         covariates = self.selection.covariates
-        pairs = [
-            pair
-            for rows in self.selection.ranked.values()
-            for pair in zip(rows, self._ranked, strict=True)
-        ]
+        pairs = _pairs(self.selection.ranked, self._ranked)
         null = partial_null_band(
             pairs, list(covariates.values()), LEVEL, np.random.default_rng(0), DRAWS
         )
@@ -224,17 +231,13 @@ class _Followed:
             correlations = [
                 control.spearman(row) for control, row in zip(controlled, rows, strict=True)
             ]
-            yield from self._followed(
-                correlations, measure, "partial_spearman", "+".join(covariates), null
-            )
+            given = "+".join(covariates)
+            yield from self._followed(correlations, measure, "partial_spearman", given, null)
 
     def _within_bin_rows(self) -> Iterator[Row]:
+        """Correlations of norms with the importance inside bins of frequency."""
         bins = self.selection.bins
-        pairs = [
-            pair
-            for rows in self.selection.gauges.values()
-            for pair in zip(rows, self._values, strict=True)
-        ]
+        pairs = _pairs(self.selection.gauges, self._values)
         null = within_bin_null_band(pairs, bins, LEVEL, np.random.default_rng(0), DRAWS)
         for measure, rows in self.selection.gauges.items():
             correlations = [
@@ -267,12 +270,15 @@ class _Followed:
         )
         if measure == "log_frequency" and self.importance.steps is None:
             return
-        change = trajectory.differences()
-        band = simultaneous_band(change)
-        if np.isfinite(trajectory.values[0]):
-            differs = keys | {"statistic": f"{statistic}_minus_first"}
-            yield from trajectory_rows(steps, change, differs, band=band)
-        yield onset_row(steps, change, band, keys)
+        yield from change_rows(steps, trajectory, keys)
+
+
+def _pairs(
+    rows_by_measure: Mapping[str, Iterable[T]], importance: Sequence[T]
+) -> Iterator[tuple[T, T]]:
+    """Yield each measure with the importance of the same step, measure after measure."""
+    for rows in rows_by_measure.values():
+        yield from zip(rows, importance, strict=True)
 
 
 def _shares(
@@ -301,13 +307,8 @@ def _shares(
     ]
     for index, part in enumerate(parts):
         trajectory = _stack([step_shares[index] for step_shares in shares])
-        keys = {
-            "measure": f"{name}_{part}",
-            "against": name,
-            "statistic": "share_of_change",
-            "given": "",
-            "rule": rule,
-        }
+        keys = {"measure": f"{name}_{part}", "against": name, "statistic": "share_of_change"}
+        keys["rule"] = rule
         band = simultaneous_band(trajectory)
         yield from trajectory_rows(steps, trajectory, keys, band=band)
 

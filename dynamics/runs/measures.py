@@ -30,6 +30,7 @@ class Measure:
         slow: Whether it is measured only when everything is wanted.
         labels: Embeddings for which findings and figures show it, each with what is removed from
             the norm (empty for nothing).
+        with_importance: Embeddings for which it is compared with importance.
     """
 
     suffix: str
@@ -37,21 +38,34 @@ class Measure:
     needs_all_rows: bool = False
     slow: bool = False
     labels: Mapping[Role, str] = field(default_factory=dict)
+    with_importance: tuple[Role, ...] = ()
 
 
 MEASURES = {
     measure.suffix: measure
     for measure in (
-        Measure("norm", "norm", labels={"input_embedding": "", "output_embedding": "raw"}),
-        Measure("norm_centered", "norm", True, labels={"output_embedding": "uniform mean removed"}),
+        Measure(
+            "norm",
+            "norm",
+            labels={"input_embedding": "", "output_embedding": "raw"},
+            with_importance=ROLES,
+        ),
+        Measure(
+            "norm_centered",
+            "norm",
+            needs_all_rows=True,
+            labels={"output_embedding": "uniform mean removed"},
+            with_importance=("output_embedding",),
+        ),
         Measure(
             "norm_centered_frequency",
             "norm",
-            True,
+            needs_all_rows=True,
             labels={"output_embedding": "unigram mean removed"},
+            with_importance=("output_embedding",),
         ),
         Measure("norm_folded", "norm", True),
-        Measure("norm_features_centered", "norm"),
+        Measure("norm_features_centered", "norm", with_importance=("input_embedding",)),
         Measure("distance_from_first", "displacement"),
         Measure("cosine_to_first", "displacement"),
         Measure("unused_distance", "unused", True),
@@ -138,3 +152,14 @@ def shown_measures() -> dict[str, Label]:
 def identifiable_measures() -> dict[str, Label]:
     """Return those of `shown_measures` that no vector added to every row changes."""
     return {name: label for name, label in shown_measures().items() if label.removed != "raw"}
+
+
+def measures_with_importance() -> list[str]:
+    """Return the measures that are compared with importance, raw output norms last."""
+    names = [
+        f"{role}_{measure.suffix}"
+        for role in ROLES
+        for measure in MEASURES.values()
+        if role in measure.with_importance
+    ]
+    return sorted(names, key=(shown_measures().keys() - identifiable_measures()).__contains__)

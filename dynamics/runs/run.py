@@ -33,14 +33,13 @@ from dynamics.runs.record import (
     RunRecord,
     read_record,
 )
+from dynamics.runs.trends import Row
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
 from dynamics.steps import summarize_steps
 
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
 matrices and from the running model."""
-
-Row = Mapping[str, Any]
 
 
 class Run:
@@ -296,6 +295,11 @@ def spread(
     return (
         table.set_index("token_id")[column].reindex(token_ids).to_numpy(np.float64, na_value=np.nan)
     )
+
+
+def rows_where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Return the rows of a table whose columns have all these values, in their order."""
+    return table[np.logical_and.reduce([table[name] == value for name, value in values.items()])]
 
 
 def stored_rows(run: Path, folder: str, tables: Mapping[int, str | None]) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dynamics.runs.measures import is_norm, split_name
-from dynamics.runs.trends import FEWEST_TOKENS, LEVEL, Row, TrendInput
+from dynamics.runs.trends import FEWEST_TOKENS, Row, TrendInput, estimate_row
 from dynamics.statistics.slopes import Slope, log_slope, twin_log_slope
 from dynamics.statistics.vocabulary import VocabularyRule
 
@@ -49,7 +49,7 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                     )
                 keys = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
                 for statistic, slope in slopes.items():
-                    yield _row(slope, **keys, statistic=statistic)
+                    yield estimate_row(slope, **keys, statistic=statistic)
 
 
 def twin_pairs(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -76,20 +76,3 @@ def _against(
     if measured.exposures is not None:
         against["log_exposure"] = measured.exposures[split_name(measure)[0]]
     return against
-
-
-def _row(slope: Slope, **about: object) -> Row:
-    interval = slope.confidence_interval(LEVEL)
-    undefined = float("nan")
-    return {
-        "given": "",
-        **about,
-        "value": slope.statistic,
-        "low": interval.low,
-        "high": interval.high,
-        "band_low": undefined,
-        "band_high": undefined,
-        "n": slope.n,
-        "null_low": undefined,
-        "null_high": undefined,
-    }

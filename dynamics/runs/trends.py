@@ -6,6 +6,7 @@ and within-bin estimates are of the main rule. V tokens, K steps, n tokens that 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from jaxtyping import Bool, Float, Shaped
 from dynamics.runs.measures import split_name
 from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
 from dynamics.statistics.controlled import Controlled, within_bin_spearman
-from dynamics.statistics.correlation import Correlation, spearman
-from dynamics.statistics.intervals import Band
+from dynamics.statistics.correlation import Correlation, NormalEstimate, spearman
+from dynamics.statistics.intervals import NOWHERE, Band, Interval
 from dynamics.statistics.null import NullBand, null_band
 from dynamics.statistics.onset import onset
 from dynamics.statistics.ranks import Ranked, rank
@@ -43,7 +44,7 @@ PROFILE_COLUMNS = (
     *("mean", "mean_low", "mean_high", "median", "median_low", "median_high"),
 )
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,46 @@ class TrendInput:
     exposures: Mapping[str, Shaped[np.ndarray, "K V"]] | None
 
 
-def in_columns(
-    rows: Sequence[Row], columns: Sequence[str] = TREND_COLUMNS
-) -> dict[str, list[object]]:
+def trend_row(
+    value: float,
+    n: int,
+    *,
+    interval: Interval = NOWHERE,
+    band: Interval = NOWHERE,
+    null: Interval = NOWHERE,
+    **about: Any,
+) -> Row:
+    """Return a row of `TREND_COLUMNS`: NaN, or an empty text, where nothing is given.
+
+    Args:
+        value: Value of the statistic.
+        n: Tokens that entered; rows of a stream or inputs, where these are the sampling unit.
+        interval: Interval of this value alone.
+        band: Interval of this value in a band over all steps.
+        null: Where the value stays without an association.
+        about: `statistic`, `measure` and `step`; `against`, `given` and `rule` where there are any.
+    """
+    return {
+        **dict.fromkeys(("against", "given", "rule"), ""),
+        **about,
+        "value": value,
+        "low": interval.low,
+        "high": interval.high,
+        "band_low": band.low,
+        "band_high": band.high,
+        "n": n,
+        "null_low": null.low,
+        "null_high": null.high,
+    }
+
+
+def estimate_row(estimate: Correlation | NormalEstimate, **about: Any) -> Row:
+    """Return the row of an estimate and its own interval; `about` as in `trend_row`."""
+    interval = estimate.confidence_interval(LEVEL)
+    return trend_row(estimate.statistic, estimate.n, interval=interval, **about)
+
+
+def in_columns(rows: Sequence[Row], columns: Sequence[str] = TREND_COLUMNS) -> dict[str, list[Any]]:
     """The columns of a table, from its rows; those of trends by default."""
     return {column: [row[column] for row in rows] for column in columns}
 
@@ -89,36 +127,21 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
         for measure, array in measured.measures.items():
             ranked = [rank(values, measure) for values in array[:, mask]]
             for name, ranks in against:
-                keys = {
-                    "measure": measure,
-                    "against": name,
-                    "given": "",
-                    "rule": str(variant),
-                }
+                keys = {"measure": measure, "against": name, "rule": str(variant)}
                 trajectory = stack(list(map(spearman, ranked, ranks[split_name(measure)[0]])))
                 null = nulls[name].get(split_name(measure)[1].family)
                 band = simultaneous_band(trajectory) if main else None
                 yield from trajectory_rows(measured.steps, trajectory, keys, null=null, band=band)
                 if main and np.isfinite(trajectory.values[0]):
-                    keys |= {"statistic": "spearman_minus_first"}
-                    change = trajectory.differences()
-                    band = simultaneous_band(change)
-                    yield from trajectory_rows(measured.steps, change, keys, band=band)
-                    keys |= {"statistic": "spearman"}
-                    yield onset_row(measured.steps, change, band, keys)
+                    yield from change_rows(measured.steps, trajectory, keys)
             for keys, estimate in controls:
                 correlations = [
                     estimate(x, values) for x, values in zip(ranked, array[:, mask], strict=True)
                 ]
                 keys = {"measure": measure, "rule": str(variant), **keys}
-                trajectory = stack(correlations)
-                yield from trajectory_rows(
-                    measured.steps,
-                    trajectory,
-                    keys,
-                    n=correlations[0].n,
-                    band=simultaneous_band(trajectory),
-                )
+                trajectory, n = stack(correlations), correlations[0].n
+                band = simultaneous_band(trajectory)
+                yield from trajectory_rows(measured.steps, trajectory, keys, n=n, band=band)
 
 
 def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
@@ -238,50 +261,40 @@ def trajectory_rows(
     Args:
         steps: Its K steps.
         trajectory: Values and their influence.
-        keys: What it is: `measure`, `against`, `given`, `rule`, and `statistic` where it is not
-            `spearman`.
+        keys: What it is: `measure`, `against`, `given`, `rule`; `statistic` if not `spearman`.
         n: Tokens that entered, where that is not all of the trajectory's.
         null: Where values stay without an association; none when None.
         band: Its simultaneous band; none when None.
     """
     pointwise = trajectory.confidence_intervals(LEVEL)
-    undefined = np.full(len(steps), np.nan)
-    everywhere = Band(undefined, undefined) if band is None else band
     reach = np.nan if null is None else null.simultaneous
     for index, step in enumerate(steps):
-        yield {
-            "statistic": "spearman",
-            **keys,
-            "step": step,
-            "value": trajectory.values[index],
-            "low": pointwise.low[index],
-            "high": pointwise.high[index],
-            "band_low": everywhere.low[index],
-            "band_high": everywhere.high[index],
-            "n": trajectory.influence.shape[1] if n is None else n,
-            "null_low": -reach,
-            "null_high": reach,
-        }
+        yield trend_row(
+            trajectory.values[index],
+            trajectory.influence.shape[1] if n is None else n,
+            interval=pointwise.at(index),
+            band=NOWHERE if band is None else band.at(index),
+            null=Interval(-reach, reach),
+            **{"statistic": "spearman", **keys, "step": step},
+        )
 
 
-def onset_row(steps: Sequence[int], change: Trajectory, band: Band, keys: Row) -> Row:
-    """The onset of a statistic as a row: its value is a step, NaN where there is no onset.
+def change_rows(steps: Sequence[int], trajectory: Trajectory, keys: Row) -> Iterator[Row]:
+    """Rows of the difference from the first step, if defined, and of the onset of the change.
 
-    Args:
-        steps: K steps.
-        change: Difference of the statistic from the first step.
-        band: Simultaneous band of the difference.
-        keys: What the statistic is: `measure`, `against`, `statistic`, `given`, `rule`.
+    The value of the onset is a step, NaN where there is no onset. `keys` as in `trajectory_rows`.
     """
+    change, statistic = trajectory.differences(), keys.get("statistic", "spearman")
+    band = simultaneous_band(change)
+    if np.isfinite(trajectory.values[0]):
+        differs = {**keys, "statistic": f"{statistic}_minus_first"}
+        yield from trajectory_rows(steps, change, differs, band=band)
     step = onset(steps, change.values, band)
-    return {
-        **dict.fromkeys(TREND_COLUMNS, np.nan),
-        **keys,
-        "statistic": f"{keys['statistic']}_onset",
-        "step": steps[-1],
-        "value": np.nan if step is None else float(step),
-        "n": change.influence.shape[1],
-    }
+    yield trend_row(
+        np.nan if step is None else float(step),
+        change.influence.shape[1],
+        **{**keys, "statistic": f"{statistic}_onset", "step": steps[-1]},
+    )
 
 
 def _nulls(

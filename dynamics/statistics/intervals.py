@@ -18,12 +18,20 @@ class Interval:
     high: float
 
 
+NOWHERE = Interval(float("nan"), float("nan"))
+"""No interval."""
+
+
 @dataclass(frozen=True, eq=False)
 class Band:
     """One interval per step; NaN where there is none."""
 
     low: Float[np.ndarray, " K"]
     high: Float[np.ndarray, " K"]
+
+    def at(self, index: int) -> Interval:
+        """Return the interval of one step."""
+        return Interval(self.low[index], self.high[index])
 
 
 def standard_errors(influence: Float[np.ndarray, "K n"]) -> Float[np.ndarray, " K"]:

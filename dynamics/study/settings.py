@@ -88,6 +88,11 @@ class SeriesStudy(Settings):
     @classmethod
     def _expand(cls, series: list[str]) -> list[str]:
         written_out = [name for pattern in series for name in _expanded(pattern)]
+        if dots := [name for name in written_out if not run_folder(name).strip(".")]:
+            raise ValueError(
+                f"the series {dots[0]!r} gives the folder of its run no name; write its path as "
+                f"{str(Path(dots[0]).resolve())!r}"
+            )
         if doubled := [name for name in written_out if written_out.count(name) > 1]:
             raise ValueError(f"the series {doubled[0]!r} is given twice")
         return written_out
@@ -126,6 +131,11 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
 
 KINDS: dict[str, type[ArmsStudy | SeriesStudy]] = {"arms": ArmsStudy, "series": SeriesStudy}
 """Kinds of studies, by a key that no other kind has."""
+
+
+def run_folder(series: str) -> str:
+    """Return the name of the folder of a series' run: its name or path, `--` between the parts."""
+    return series.strip("/").replace("/", "--")
 
 
 def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dynamics.config import StudySettings
 from dynamics.errors import OutputError, StudyError
 from dynamics.progress import Report, no_report
 from dynamics.runs.record import RUN_JSON, read_record
-from dynamics.study.settings import ArmsStudy, SeriesStudy
+from dynamics.study.settings import ArmsStudy, SeriesStudy, run_folder
 from dynamics.study.single import is_tracked, train_and_track
 from dynamics.study.workers import Job, run_jobs
 
@@ -179,10 +179,7 @@ def run_series(
         StudyError: Some series failed. The others are finished, and the page is about them.
         KeyboardInterrupt: Interrupted; what was read is kept.
     """
-    jobs = {
-        name: ReadRun(name, study, folder / name.strip("/").replace("/", "--"), command)
-        for name in study.series
-    }
+    jobs = {name: ReadRun(name, study, folder / run_folder(name), command) for name in study.series}
     runs = {name: job.folder for name, job in jobs.items()}
     return _run(study.name, jobs, runs, page or folder / "report.md", workers, command, report)
 

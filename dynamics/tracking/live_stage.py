@@ -36,7 +36,7 @@ from dynamics.models.named_errors import named_errors
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.runs.record import LiveCheckpointRecord, LiveRecord, RunRecord
 from dynamics.runs.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
-from dynamics.runs.trends import TREND_COLUMNS, Row
+from dynamics.runs.trends import Row, in_columns
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.steps import parse
 from dynamics.tracking.faulty_steps import without
@@ -379,11 +379,11 @@ def _tables(
         )
     if live.settings.parts:
         rows = [
-            {"step": step, "rule": str(live.rule), **row}
+            {**row, "step": step, "rule": str(live.rule)}
             for name in live.settings.parts
             for row in LIVE[name](model, live, np.random.default_rng(live.settings.probes.seed))
         ]
-        yield LIVE_ROWS, {name: [row.get(name, np.nan) for row in rows] for name in TREND_COLUMNS}
+        yield LIVE_ROWS, in_columns(rows)
 
 
 def _some_rows(

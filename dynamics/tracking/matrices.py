@@ -1,13 +1,12 @@
 """Scalars of a whole embedding matrix at one checkpoint: a function and a `MATRICES` entry each.
 
-A function yields the scalars that apply to an embedding, possibly none. They become rows of
-`trends.parquet`, so the tables of a step have its columns.
+A function yields the scalars that apply to an embedding, possibly none, as rows of `trends.parquet`
+without a step. They are of the embedding unless a row names another `measure`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
-from dynamics.runs.trends import LEVEL, TREND_COLUMNS, Row
+from dynamics.runs.trends import LEVEL, Row, estimate_row, trend_row
 from dynamics.scores.norms import chunks, embedding_norm, mean_row
 from dynamics.scores.spectrum import effective_rank, second_moment
-from dynamics.statistics.correlation import NormalEstimate, spearman
+from dynamics.statistics.correlation import spearman
 from dynamics.statistics.line import least_squares_line
 from dynamics.statistics.readout import Moments, cross_validated_ridge, fold_of, moments
 from dynamics.statistics.vocabulary import VocabularyRule
@@ -32,21 +31,6 @@ They are drawn at random, the same rows at every step; the column `n` has their 
 
 INFORMATION_GAIN = ("information_gain_symmetric", "information_gain_right_all")
 """Columns of counts that the whitened norm is compared with; the first one present is used."""
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """A row of `trends.parquet` without its step; `measure` None stands for the role."""
-
-    statistic: str
-    value: float
-    n: int
-    low: float = float("nan")
-    high: float = float("nan")
-    measure: str | None = None
-    against: str = ""
-    given: str = ""
-    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ class MatrixView:
         return np.sort(np.random.default_rng(0).choice(ids, MOST_ROWS, replace=False))
 
 
-def mean_direction(embedding: MatrixView) -> Iterator[Scalar]:
+def mean_direction(embedding: MatrixView) -> Iterator[Row]:
     """Size of the mean row m relative to the rows: the part that all rows share.
 
     Its share of the sum of squared norms, n |m|^2 / sum |row|^2, and |m| over the mean norm (F2).
@@ -95,11 +79,12 @@ def mean_direction(embedding: MatrixView) -> Iterator[Scalar]:
     norms = norms if view.entries is None else norms[view.entries]
     length = torch.linalg.vector_norm(view.uniform_mean)
     share = length**2 / norms.square().mean()  # n |m|^2 / sum |row|^2
-    yield Scalar("mean_direction_share", share.item(), len(norms))
-    yield Scalar("mean_shift_ratio", (length / norms.mean()).item(), len(norms))
+    ratio = length / norms.mean()
+    yield trend_row(share.item(), len(norms), statistic="mean_direction_share")
+    yield trend_row(ratio.item(), len(norms), statistic="mean_shift_ratio")
 
 
-def effective_ranks(embedding: MatrixView) -> Iterator[Scalar]:
+def effective_ranks(embedding: MatrixView) -> Iterator[Row]:
     """Effective rank of the rows, without and with centring."""
     entries = embedding.view.entries
     matrix = embedding.view.matrix
@@ -108,12 +93,12 @@ def effective_ranks(embedding: MatrixView) -> Iterator[Scalar]:
     matrix = matrix[torch.from_numpy(ids)] if len(ids) < len(rows) else matrix
     mean = mean_row(matrix)
     centered = second_moment(matrix, shift=mean)
-    # E[x x^T] = Cov(x) + m m^T
-    yield Scalar("effective_rank", effective_rank(centered + torch.outer(mean, mean)), len(ids))
-    yield Scalar("effective_rank_centered", effective_rank(centered), len(ids))
+    moment = centered + torch.outer(mean, mean)  # E[x x^T] = Cov(x) + m m^T
+    yield trend_row(effective_rank(moment), len(ids), statistic="effective_rank")
+    yield trend_row(effective_rank(centered), len(ids), statistic="effective_rank_centered")
 
 
-def frequency_readout(embedding: MatrixView) -> Iterator[Scalar]:
+def frequency_readout(embedding: MatrixView) -> Iterator[Row]:
     """Share of the variance of log count that a linear read-out of the row predicts (F15)."""
     if embedding.tokens is None or not embedding.rule_mask.any():
         return
@@ -121,20 +106,18 @@ def frequency_readout(embedding: MatrixView) -> Iterator[Scalar]:
     folds = _folds(embedding.view.matrix, ids, np.log(embedding.tokens["count"][ids]))
     for predictors, fold_moments in folds.items():
         readout = cross_validated_ridge(fold_moments)
-        interval = readout.confidence_interval(LEVEL)
-        yield Scalar(
-            "readout_r2",
+        yield trend_row(
             readout.r2,
             readout.n,
-            interval.low,
-            interval.high,
+            interval=readout.confidence_interval(LEVEL),
+            statistic="readout_r2",
             against="log_frequency",
             given=predictors,
             rule=str(embedding.rule),
         )
 
 
-def bias_frequency(embedding: MatrixView) -> Iterator[Scalar]:
+def bias_frequency(embedding: MatrixView) -> Iterator[Row]:
     """Rank correlation of the output bias with log frequency, and its slope tau (F16).
 
     For a model without output bias, its final LayerNorm's bias beta adds U beta to the logits.
@@ -148,15 +131,12 @@ def bias_frequency(embedding: MatrixView) -> Iterator[Scalar]:
         values = bias.double().numpy()[embedding.rule_mask]
         frequency = embedding.tokens["log_frequency"][embedding.rule_mask]
         labels = {"measure": measure, "against": "log_frequency", "rule": str(embedding.rule)}
-        correlation = spearman(values, frequency)
-        interval = correlation.confidence_interval(LEVEL)
-        yield Scalar(
-            "spearman", correlation.statistic, correlation.n, interval.low, interval.high, **labels
-        )
-        yield _line("slope", least_squares_line(frequency, values)[0], **labels)
+        slope, _ = least_squares_line(frequency, values)
+        yield estimate_row(spearman(values, frequency), statistic="spearman", **labels)
+        yield estimate_row(slope, statistic="slope", **labels)
 
 
-def whitened_norm_law(embedding: MatrixView) -> Iterator[Scalar]:
+def whitened_norm_law(embedding: MatrixView) -> Iterator[Row]:
     """Whitened squared norm against twice the information gain, through the origin (F7)."""
     if embedding.whitened is None or embedding.tokens is None:
         return
@@ -174,11 +154,11 @@ def whitened_norm_law(embedding: MatrixView) -> Iterator[Scalar]:
         "against": gain,
         "rule": str(embedding.rule),
     }
-    yield _line("whitened_slope", slope, **labels)
-    yield _line("whitened_r2", r2, **labels)
+    yield estimate_row(slope, statistic="whitened_slope", **labels)
+    yield estimate_row(r2, statistic="whitened_r2", **labels)
 
 
-MATRICES: dict[str, Callable[[MatrixView], Iterator[Scalar]]] = {
+MATRICES: dict[str, Callable[[MatrixView], Iterator[Row]]] = {
     "mean_direction": mean_direction,
     "effective_rank": effective_ranks,
     "frequency_readout": frequency_readout,
@@ -193,12 +173,8 @@ OF_THE_HEAD = ("bias_frequency", "whitened_norm_law")
 def matrix_rows(role: str, embedding: MatrixView, *, step: int) -> list[Row]:
     """Return all scalars that apply to one embedding, as rows of `trends.parquet`."""
     names = OF_THE_HEAD if embedding.view.tied and role == "output_embedding" else MATRICES
-    rows: list[Row] = []
-    for name in names:
-        for scalar in MATRICES[name](embedding):
-            row = dict.fromkeys(TREND_COLUMNS, float("nan")) | asdict(scalar)
-            rows.append(row | {"step": step, "measure": scalar.measure or role})
-    return rows
+    scalars = (row for name in names for row in MATRICES[name](embedding))
+    return [{"measure": role, **row, "step": step} for row in scalars]
 
 
 def folded_bias(matrix: EmbeddingMatrix, bias: HiddenVector) -> TokenScores:
@@ -207,11 +183,6 @@ def folded_bias(matrix: EmbeddingMatrix, bias: HiddenVector) -> TokenScores:
     for start, rows in chunks(matrix, torch.float64):
         logits[start : start + len(rows)] = rows @ bias.double()
     return logits
-
-
-def _line(statistic: str, estimate: NormalEstimate, **labels: Any) -> Scalar:
-    interval = estimate.confidence_interval(LEVEL)
-    return Scalar(statistic, estimate.statistic, estimate.n, interval.low, interval.high, **labels)
 
 
 def _folds(

@@ -123,8 +123,9 @@ def test_shuffles_are_averaged_over_draws(monkeypatch, role, kind):
         return drawn[-1][1]
 
     monkeypatch.setattr(surgery, "SURGERIES", {**SURGERIES, "recorded": recorded})
+    monkeypatch.setattr(surgery, "DRAWS", 4)
     model = live("gpt2")
-    row = run(model, ("recorded",), draws=4)[role, "surgery_recorded"]
+    row = run(model, ("recorded",))[role, "surgery_recorded"]
     norms, occurs = norms_by_hand(model, role), np.flatnonzero(counts_of())
     mine = [new for old, new in drawn if np.allclose(old, norms[occurs], rtol=1e-5)]
     assert len(mine) == 4 and not np.array_equal(mine[0], mine[1])
@@ -306,7 +307,6 @@ def test_a_row_of_special_tokens_is_masked_all_the_same():
     ("changes", "error", "message"),
     [
         ({"kinds": ["equalised"]}, ConfigError, "no surgery 'equalised'; did you mean 'equalized'"),
-        ({"draws": 0}, ConfigError, "draws must be at least 1; got 0"),
         ({"batch_size": 0}, ConfigError, "batch_size must be at least 1; got 0"),
         ({"rows": rows_of(0)}, ConfigError, r"rows of shape \(0, 9\) have no token to predict"),
         ({"rows": rows_of(2, 1)}, ConfigError, r"shape \(2, 1\) .* 2 tokens or more"),

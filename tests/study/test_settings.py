@@ -86,6 +86,12 @@ def test_numbered_series_are_written_out(read):
         (ARMS, "base=[1]", "base: input should be a valid dictionary"),
         (SERIES, "series=[]", "series: list should have at least 1 item"),
         (SERIES, "series=[b, b]", "series: the series 'b' is given twice"),
+        (
+            SERIES,
+            "series=[b, ..]",
+            "series: the series '..' gives the folder of its run no name",
+        ),
+        (SERIES, "series=[./]", "series: the series './' gives the folder of its run no name"),
         (SERIES, "steps=log2", "steps: cannot read 'log2'"),
         (SERIES, "stepz=1", "unknown key 'stepz'; did you mean 'steps'?"),
     ],
