@@ -160,8 +160,9 @@ def interval_row(
     if n > 1:  # Student: t s / sqrt(n)
         half_width = float(student_quantile(LEVEL, n - 1) * values.std(ddof=1) / np.sqrt(n))
     interval = Interval(mean - half_width, mean + half_width)
-    about = {"measure": measure, "against": against, "statistic": statistic}
-    return trend_row(mean, n, interval=interval, **about)
+    return trend_row(
+        mean, n, interval=interval, measure=measure, against=against, statistic=statistic
+    )
 
 
 def _mask(ids: Int[np.ndarray, " T"], special: list[int], number: int) -> Bool[np.ndarray, " T"]:

@@ -91,8 +91,13 @@ def derived_rows(run: Run) -> Iterator[Row]:
     """
     unseen = unseen_rows(run)
     if unseen is not None:
-        about = {"measure": "input_embedding_norm", "statistic": "unseen_row_error"}
-        yield trend_row(unseen.error, unseen.n, **about, step=run.steps[-1])
+        yield trend_row(
+            unseen.error,
+            unseen.n,
+            step=run.steps[-1],
+            measure="input_embedding_norm",
+            statistic="unseen_row_error",
+        )
     read_outs = run.trends[run.trends["statistic"] == "readout_r2"].sort_values("step")
     for (role, given), rows in read_outs.groupby(["measure", "given"]):
         change = (rows["value"] - rows["value"].iloc[0]).to_numpy()
