@@ -13,11 +13,11 @@ from matplotlib.patheffects import withStroke
 from dynamics.report.curves import Curve
 from dynamics.report.style import (
     arms_note,
+    arms_over_steps,
     bands_note,
     caption,
     chosen_steps,
     ends,
-    need_trend,
     panels,
     show_legend,
     spread,
@@ -26,7 +26,7 @@ from dynamics.report.style import (
 )
 from dynamics.runs.compare import Arm, arms_of
 from dynamics.runs.measures import identifiable_measures
-from dynamics.runs.run import Run
+from dynamics.runs.run import Run, rows_where
 from dynamics.runs.trends import NEVER_SEEN
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,8 +54,7 @@ _ARMS_IN_A_ROW = 3
 
 def correlation_over_training(runs: Sequence[Run]) -> Figure:
     """Spearman correlation of norm and log frequency against step, with band and null band."""
-    need_trend(runs, "correlation")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "correlation")
     columns = min(len(arms), _ARMS_IN_A_ROW)
     rows = -(-len(arms) // columns)
     figure, axes = panels(rows=rows, columns=columns, width=4.6, height=3.4 if rows == 1 else 2.8)
@@ -92,8 +91,7 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
 
 def norms_by_frequency(runs: Sequence[Run]) -> Figure:
     """Mean norm in each bin of token frequency against step, as a heat map; first seeds only."""
-    need_trend(runs, "norms_by_frequency")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "norms_by_frequency")
     figure, axes = panels(rows=len(arms), columns=len(PANELS), width=3.1, height=3.0)
     lowest = ""
     for arm, row in zip(arms, axes, strict=True):
@@ -102,7 +100,7 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
             if measure not in run.record.measures:
                 ax.set_visible(False)
                 continue
-            table = run.profile[run.profile["measure"] == measure]
+            table = rows_where(run.profile, measure=measure)
             if (table["bin"] == NEVER_SEEN).any():
                 lowest = (
                     " Lowest row: rows that never occur, whose norms may lie beyond the scale of "
@@ -153,6 +151,7 @@ def norm_against_frequency(runs: Sequence[Run]) -> Figure:
 
 
 def _shown_steps(arm: Arm, arms: int) -> list[int]:
+    """Steps of an arm that are drawn beside those of as many arms."""
     steps = arm.runs[0].steps
     if arms == 1:
         return chosen_steps(steps)
@@ -160,6 +159,7 @@ def _shown_steps(arm: Arm, arms: int) -> list[int]:
 
 
 def _heat_map(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the mean norm of each bin (vertical, rarest below) and step (horizontal)."""
     means = table.pivot_table(index="bin", columns="step", values="mean")
     if NEVER_SEEN in means.index:
         ax.axhline(1, color="white", lw=2)
@@ -175,6 +175,7 @@ def _heat_map(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
+    """Draw the density of norm and count at a step, and the median of each bin of frequency."""
     kept_mask = run.kept
     # The scale begins below one token, which would be white on white otherwise.
     ax.hexbin(
@@ -187,10 +188,8 @@ def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
         lw=0.1,
         mincnt=1,
     )
-    profile = run.profile
-    bins = profile[
-        (profile["measure"] == measure) & (profile["step"] == step) & (profile["bin"] >= 0)
-    ]
+    bins = rows_where(run.profile, measure=measure, step=step)
+    bins = bins[bins["bin"] >= 0]
     center = bins["count_median"]
     ax.fill_between(
         center, bins["median_low"], bins["median_high"], color="#d55e00", alpha=0.4, lw=0
@@ -207,6 +206,7 @@ def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
 
 
 def _bin_labels(table: pd.DataFrame, bins: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Heights and labels of the ticks of a heat map: the counts of some of its bins."""
     bounds = table.groupby("bin")[["count_low", "count_high"]].first()
     shown = spread(len(bins), 8)
     labels = []

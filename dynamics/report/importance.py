@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 from dynamics.report.curves import Curve, Panel, draw_panels
 from dynamics.report.style import (
     arms_note,
+    arms_over_steps,
     bands_note,
     caption,
     look,
-    need_trend,
     show_legend,
     title,
 )
-from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.compare import Arm
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.statistics.reliability import RELIABLE
@@ -60,8 +60,7 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
     One arm: a panel for each importance, with the raw, the partial and the disattenuated
     correlation. Several: a line for each arm, raw and partial in rows of their own.
     """
-    need_trend(runs, "importance")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "importance")
     names = importances_of(arms, "partial_spearman")
     rows = _rows_of_one_arm(arms[0], names) if len(arms) == 1 else _several_arms(arms, names)
     figure, _ = draw_panels(

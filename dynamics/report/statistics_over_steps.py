@@ -1,6 +1,6 @@
 """Figures of one statistic each, arms in columns: surgery, slopes, agreement, read-out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,15 +10,15 @@ from dynamics.report.curves import Curve, Panel, draw_panels
 from dynamics.report.importance import GAUGES
 from dynamics.report.style import (
     arms_note,
+    arms_over_steps,
     bands_note,
     caption,
     look,
-    need_trend,
     show_legend,
     title,
 )
-from dynamics.runs.compare import Arm, arms_of
-from dynamics.runs.run import Run
+from dynamics.runs.compare import Arm
+from dynamics.runs.run import Run, rows_where
 
 SURGERIES = {
     "surgery_equalized": "equalized",
@@ -45,131 +45,119 @@ _LINEAR = 1e-3
 
 def surgery(runs: Sequence[Run]) -> Figure:
     """Held-out loss change when the norms of input or centred output rows are replaced."""
-    need_trend(runs, "surgery")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "surgery")
     figure, axes = draw_panels(
-        _arm_columns(
-            arms,
-            {
-                f"loss change, nats\n{where}": [
-                    (gauge, "held_out_loss", name, "", label) for name, label in SURGERIES.items()
-                ]
-                for gauge, where in GAUGES.items()
-            },
-        ),
+        _arm_columns(arms, _of_gauges("loss change, nats", "held_out_loss", SURGERIES)),
         missing="no run has surgery on norms; track it with --surgery",
         width=_width(arms),
         linear_within=_LINEAR,
     )
     for ax in axes:
         _few_ticks(ax)
-    show_legend(figure, 2)
     n = _largest_n(arms, "held_out_loss", SURGERIES)
-    bands = bands_note(arms, "Bands: 95 % intervals over held-out rows.")
-    caption(
+    _explain(
         figure,
         f"What the norms are good for: change of the loss on {n} held-out rows when norms are "
-        f"replaced and directions kept; linear within ±{_LINEAR:g}, logarithmic beyond. "
-        f"{arms_note(arms)} {bands}",
+        f"replaced and directions kept; linear within ±{_LINEAR:g}, logarithmic beyond.",
+        arms,
+        "Bands: 95 % intervals over held-out rows.",
     )
     return figure
 
 
 def slopes(runs: Sequence[Run]) -> Figure:
     """Slope of log norm on log frequency, within twins and over tokens, for each gauge."""
-    need_trend(runs, "slopes")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "slopes")
     figure, _ = draw_panels(
-        _arm_columns(
-            arms,
-            {
-                f"slope of log norm,\n{where}": [
-                    (gauge, "log_frequency", name, None, label) for name, label in SLOPES.items()
-                ]
-                for gauge, where in GAUGES.items()
-            },
-        ),
+        _arm_columns(arms, _of_gauges("slope of log norm,", "log_frequency", SLOPES)),
         missing="no run has slopes of log norm on log frequency; track it again to have them",
         width=_width(arms),
     )
-    show_legend(figure, 2)
     n = _largest_n(arms, "log_frequency", ["twin_log_slope"])
-    bands = bands_note(arms, "Bands: 95 % intervals over tokens, and over pairs of twins.")
-    caption(
+    _explain(
         figure,
         f"Slope of log norm on log frequency. Causal: within {n} tokens that were trained under "
         "two ids, chance deciding at each occurrence. Observational: over tokens, which differ in "
-        "more than frequency; compare the causal slope with the one over the same tokens. "
-        f"{arms_note(arms)} {bands}",
+        "more than frequency; compare the causal slope with the one over the same tokens.",
+        arms,
+        "Bands: 95 % intervals over tokens, and over pairs of twins.",
     )
     return figure
 
 
 def agreement(runs: Sequence[Run]) -> Figure:
     """Within-input agreement of each attribution method with occlusion, over steps."""
-    need_trend(runs, "agreement")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "agreement")
     statistic = "within_input_agreement"
-    methods = {
-        name: name.replace("_", " ")
-        for arm in arms
-        for name in arm.trends.loc[arm.trends["statistic"] == statistic, "measure"]
-    }
+    methods = dict.fromkeys(
+        name for arm in arms for name in rows_where(arm.trends, statistic=statistic)["measure"]
+    )
+    lines = [(name, "occlusion", statistic, None, name.replace("_", " ")) for name in methods]
     figure, _ = draw_panels(
-        _arm_columns(
-            arms,
-            {
-                "agreement with occlusion\nwithin inputs": [
-                    (method, "occlusion", statistic, None, label)
-                    for method, label in methods.items()
-                ]
-            },
-        ),
+        _arm_columns(arms, {"agreement with occlusion\nwithin inputs": lines}),
         missing="no run has agreement within inputs; track it with --agreement",
         width=_width(arms),
         height=2.6,
     )
-    show_legend(figure, 4)
     n = _largest_n(arms, "occlusion", [statistic])
-    bands = bands_note(arms, "Bands: 95 % intervals over inputs.")
-    caption(
+    _explain(
         figure,
         "When a score explains predictions: mean over inputs of the Spearman correlation, within "
         f"one input, of a method's scores and occlusion's, the read-out position left out; {n} "
-        f"inputs. {arms_note(arms)} {bands}",
+        "inputs.",
+        arms,
+        "Bands: 95 % intervals over inputs.",
+        legend_columns=4,
     )
     return figure
 
 
 def matrices(runs: Sequence[Run]) -> Figure:
     """Read-out of frequency from each embedding: from rows, directions, norms, and both."""
-    need_trend(runs, "matrices")
-    arms = arms_of(runs)
+    arms = arms_over_steps(runs, "matrices")
+    lines = {
+        f"read-out R²,\n{where}": [
+            (role, "log_frequency", "readout_r2", features, label)
+            for features, label in READ_OUTS.items()
+        ]
+        for role, where in EMBEDDINGS.items()
+    }
     figure, axes = draw_panels(
-        _arm_columns(
-            arms,
-            {
-                f"read-out R²,\n{where}": [
-                    (role, "log_frequency", "readout_r2", features, label)
-                    for features, label in READ_OUTS.items()
-                ]
-                for role, where in EMBEDDINGS.items()
-            },
-        ),
+        _arm_columns(arms, lines),
         missing="no run has read-outs of frequency; track it again to have them",
         width=_width(arms),
     )
     for ax in axes:
         ax.set_ylim(min(-0.05, max(ax.get_ylim()[0], -0.3)), 1)
-    show_legend(figure, 4 if len(arms) > 1 else 2)
-    bands = bands_note(arms, "Bands: 95 % intervals, where there are any.")
-    caption(
+    _explain(
         figure,
         "Share of the variance of log frequency that a ridge regression on an embedding predicts "
-        "for tokens it was not fitted on (ten folds); below 0 it is worse than the mean. "
-        f"{arms_note(arms)} {bands}",
+        "for tokens it was not fitted on (ten folds); below 0 it is worse than the mean.",
+        arms,
+        "Bands: 95 % intervals, where there are any.",
+        legend_columns=4 if len(arms) > 1 else 2,
     )
     return figure
+
+
+def _explain(
+    figure: Figure, text: str, arms: Sequence[Arm], bands: str, legend_columns: int = 2
+) -> None:
+    """Draw the legend, and a caption of the text, the arms and their bands."""
+    show_legend(figure, legend_columns)
+    caption(figure, f"{text} {arms_note(arms)} {bands_note(arms, bands)}")
+
+
+def _of_gauges(
+    ylabel: str, against: str, statistics: Mapping[str, str]
+) -> dict[str, list[tuple[str, str, str, None, str]]]:
+    """Lines of `_arm_columns`, a row of panels for each norm, a line for each statistic."""
+    return {
+        f"{ylabel}\n{where}": [
+            (gauge, against, name, None, label) for name, label in statistics.items()
+        ]
+        for gauge, where in GAUGES.items()
+    }
 
 
 def _arm_columns(
@@ -198,6 +186,7 @@ def _arm_columns(
 
 
 def _width(arms: Sequence[Arm]) -> float:
+    """Width of a panel, in inches."""
     return 4.6 if len(arms) == 1 else 2.7
 
 
@@ -211,14 +200,12 @@ def _few_ticks(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _largest_n(
-    arms: Sequence[Arm], against: str, statistics: Mapping[str, str] | Sequence[str]
-) -> str:
-    n = [
-        arm.trends["n"][
-            (arm.trends["against"] == against) & arm.trends["statistic"].isin(list(statistics))
-        ]
+def _largest_n(arms: Sequence[Arm], against: str, statistics: Collection[str]) -> str:
+    """Largest number that entered one of the statistics, as text for the caption."""
+    rows = (
+        rows_where(arm.trends, against=against, statistic=name)
         for arm in arms
-    ]
-    counted = sorted({int(value) for column in n for value in column.dropna()})
-    return f"{counted[-1]:,}" if counted else "no"
+        for name in statistics
+    )
+    counted = [n for table in rows for n in table["n"].dropna()]
+    return f"{int(max(counted)):,}" if counted else "no"

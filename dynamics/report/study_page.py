@@ -3,7 +3,7 @@
 Everything on it is computed from the tables of the runs, except the texts of questions and claims.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
 from dynamics.report.study_claims import claims_against
-from dynamics.report.study_sections import GAUGES, SECTIONS, Column, Section, Signs
-from dynamics.runs.compare import ONSET, Arm, Quantity, arm_mean, arms_of
+from dynamics.report.study_sections import SECTIONS, Column, Section, Signs
+from dynamics.runs.compare import Arm, Quantity, arm_mean, arms_of
 from dynamics.runs.derived import untouched_row_factor
+from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.verdicts.claims import INPUT, UNIFORM, UNIGRAM
+from dynamics.verdicts.claims import UNIFORM, UNIGRAM
 
 NOT_MEASURED = "Not measured in these runs."
 
@@ -71,6 +72,7 @@ def write_page(
 
 
 def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
+    """Paragraphs and table on arms, seeds, corpus and versions."""
     origin = f"Made by `{command}` from the tables of its runs. " if command else ""
     yield (
         f"{origin}Cells are means over seeds with 95 % t intervals [low, high], correlations "
@@ -99,6 +101,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
 
 
 def _facts(arm: Arm) -> list[str]:
+    """Cells of an arm in the table of what was run."""
     run, training = arm.runs[0], arm.training.get("training")
     seeds = f"{len(arm.runs)} ({', '.join(seed or 'default' for seed in arm.seeds)})"
     tied = "yes" if run.record.series.tied else "no"
@@ -143,11 +146,12 @@ def _parameters(run: Run) -> str:
 
 
 def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
+    """Heading, text, tables and figures of a section; a line where nothing was measured."""
     yield f"## {section.title}"
     tables = [
-        (table.title, text)
-        for table in section.tables
-        if (text := _table(table.columns, arms)) is not None
+        (title, text)
+        for title, columns in section.tables.items()
+        if (text := _table(columns, arms)) is not None
     ]
     if not tables:
         yield NOT_MEASURED
@@ -185,9 +189,8 @@ def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
         yield f"{'; '.join(sentences)}."
 
 
-def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
+def _table(columns: Sequence[Column], arms: Sequence[Arm]) -> str | None:
     """Markdown table with a row for each arm; None when every cell is empty."""
-    columns = list(columns)
     cells = [[_cell(arm, column) for column in columns] for arm in arms]
     shown = [index for index in range(len(columns)) if any(row[index] != NOTHING for row in cells)]
     if not shown:
@@ -199,19 +202,19 @@ def _table(columns: Iterable[Column], arms: Sequence[Arm]) -> str | None:
 
 
 def _cell(arm: Arm, column: Column) -> str:
-    mean = arm_mean(arm, column.quantity, column.minus)
+    """Mean and interval of an arm, with its seeds where not all have a value."""
+    quantity = column.quantity
+    mean = arm_mean(arm, quantity, column.minus)
     few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
     text = cell(mean, column.format)
     if text != NOTHING:
         return f"{text} ({few})" if few else text
     # An onset that was looked for but that no seed has is not a missing measurement.
-    has_rows = column.quantity.statistic.endswith(ONSET) and len(
-        arm.rows(
-            *(column.quantity.measure, column.quantity.against, column.quantity.statistic),
-            column.quantity.given,
-        )
+    is_missing = (
+        not column.is_step
+        or arm.rows(quantity.measure, quantity.against, quantity.statistic, quantity.given).empty
     )
-    return f"{few} have one" if has_rows else text
+    return text if is_missing else f"{few} have one"
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -230,7 +233,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "correlation stays beyond half its final change; it lies between the step before and the "
         "one given. Statements about output norms are made only where both centrings agree."
     )
-    for gauge in (INPUT, UNIFORM, UNIGRAM):
+    for gauge, label in identifiable_measures().items():
         columns = {
             "raw": "spearman",
             "change of raw": "spearman_minus_first",
@@ -245,10 +248,12 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
                 name.replace("_", " "),
                 arm.name,
                 *(
-                    _cell(arm, _importance_column(Quantity(gauge, name, statistic)))
-                    for statistic in columns.values()
+                    _cell(arm, Column(title, Quantity(gauge, name, statistic)))
+                    for title, statistic in columns.items()
                 ),
-                _cell(arm, Column("", Quantity(name, statistic="reliability"), format=".2f")),
+                _cell(
+                    arm, Column("reliability", Quantity(name, statistic="reliability"), None, ".2f")
+                ),
             ]
             for name in names
             for arm in arms
@@ -256,12 +261,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         rows = [row for row in rows if row[2] != NOTHING]
         if rows:
             table = markdown(["importance", "arm", *columns, "reliability"], rows)
-            yield f"**Norm: {GAUGES[gauge]}**\n\n{table}"
+            yield f"**Norm: {label.short}**\n\n{table}"
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
             yield f"![Norms and importance]({drawn[figure]})"
-
-
-def _importance_column(quantity: Quantity) -> Column:
-    is_step = quantity.statistic.endswith(ONSET)
-    return Column("", quantity, format=",.0f" if is_step else "+.3f")

@@ -1,13 +1,17 @@
 """The questions that a study's page answers, with the columns of each table."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamics.runs.compare import Quantity
+from dynamics.report.statistics_over_steps import READ_OUTS, SURGERIES
+from dynamics.runs.compare import ONSET, Quantity
 from dynamics.runs.measures import shown_measures
 from dynamics.verdicts.claims import INPUT, SAME_TOKENS, UNIFORM
 
 GAUGES = {name: label.short for name, label in shown_measures().items()}
+
+_UNSEEN_ROW_ERROR = Quantity(INPUT, statistic="unseen_row_error")
 
 
 @dataclass(frozen=True)
@@ -18,26 +22,23 @@ class Column:
         title: Head of the column.
         quantity: Quantity in the column.
         minus: Quantity of the same run that is subtracted.
-        format: Format of the numbers.
+        number_format: Format of the numbers; None for that of steps or of correlations.
     """
 
     title: str
     quantity: Quantity
     minus: Quantity | None = None
-    format: str = "+.3f"
+    number_format: str | None = None
 
+    @property
+    def is_step(self) -> bool:
+        """Return whether the quantity is the step of an onset."""
+        return self.quantity.statistic.endswith(ONSET)
 
-@dataclass(frozen=True)
-class Table:
-    """A row for each arm, mean and interval over seeds.
-
-    Attributes:
-        title: Title above the table; '' where there is one table only.
-        columns: Columns of the table.
-    """
-
-    title: str
-    columns: tuple[Column, ...]
+    @property
+    def format(self) -> str:
+        """Format of the numbers in the column."""
+        return self.number_format or (",.0f" if self.is_step else "+.3f")
 
 
 @dataclass(frozen=True)
@@ -62,25 +63,28 @@ class Section:
     Attributes:
         title: The question.
         text: Explanation of the tables.
-        tables: Tables that answer the question.
+        tables: Columns of each table that answers the question, by the title above the table; ''
+            where there is one table only. A table has a row for each arm.
         figures: Names out of `FIGURES` that show it.
         signs: Meaning of the sign of output norms, where both centrings agree on it.
     """
 
     title: str
     text: str
-    tables: tuple[Table, ...]
+    tables: Mapping[str, Sequence[Column]]
     figures: tuple[str, ...] = ()
     signs: Signs | None = None
 
 
 def _of_gauges(step: Literal["first", "last"]) -> tuple[Column, ...]:
+    """Correlation of each norm with frequency at a step."""
     return tuple(
         Column(label, Quantity(gauge, "log_frequency", at=step)) for gauge, label in GAUGES.items()
     )
 
 
 def _twins(gauge: str) -> tuple[Column, ...]:
+    """Slopes of a norm within twins and over tokens."""
     causal = Quantity(gauge, "log_frequency", "twin_log_slope")
     same = Quantity(gauge, "log_frequency", SAME_TOKENS)
     return (
@@ -92,32 +96,35 @@ def _twins(gauge: str) -> tuple[Column, ...]:
 
 
 def _surgeries(gauge: str) -> tuple[Column, ...]:
-    kinds = ("equalized", "shuffled", "shuffled_within_bins", "fitted")
+    """Change of the held-out loss under each surgery on a norm."""
     return tuple(
         Column(
-            kind.replace("_", " "),
-            Quantity(gauge, "held_out_loss", f"surgery_{kind}"),
-            format="+.4f",
+            name.removeprefix("surgery_").replace("_", " "),
+            Quantity(gauge, "held_out_loss", name),
+            number_format="+.4f",
         )
-        for kind in kinds
+        for name in SURGERIES
     )
 
 
 def _read_outs(role: str) -> tuple[Column, ...]:
+    """Read-outs of frequency from an embedding, by what they are from."""
     return tuple(
         Column(
             features.replace("_", " ").replace("+", " and "),
             Quantity(role, "log_frequency", "readout_r2", features),
         )
-        for features in ("rows", "unit_rows", "norm", "unit_rows+norm")
+        for features in READ_OUTS
     )
 
 
 def _onset(label: str, measure: str, statistic: str, features: str) -> Column:
-    return Column(label, Quantity(measure, "log_frequency", statistic, features), format=",.0f")
+    """Step from which on a correlation or read-out stays near its final value."""
+    return Column(label, Quantity(measure, "log_frequency", statistic, features))
 
 
 def _information_gain(gauge: str) -> tuple[Column, ...]:
+    """Correlations of a norm with information gain, raw and partial, by side."""
     return tuple(
         Column(f"{kind}, {side}", Quantity(gauge, f"information_gain_{side}", statistic))
         for side in ("right", "left")
@@ -130,10 +137,7 @@ SECTIONS: tuple[Section, ...] = (
         "Do norms come to correlate with frequency?",
         "Spearman correlation of norm and log frequency. Statements about output norms are "
         "made only where both centrings agree; raw output norms are not identifiable.",
-        (
-            Table("At the last step", _of_gauges("last")),
-            Table("At step 0", _of_gauges("first")),
-        ),
+        {"At the last step": _of_gauges("last"), "At step 0": _of_gauges("first")},
         ("correlation", "norms_by_frequency", "norm_against_frequency"),
         Signs(
             "spearman",
@@ -145,18 +149,7 @@ SECTIONS: tuple[Section, ...] = (
         "Do rows that never occur obey pure decay?",
         "Largest relative error, over input rows that never occur, of norm(t) = norm(0) · Π (1 - "
         "learning rate · weight decay). Tied rows are targets too, and obey nothing of the kind.",
-        (
-            Table(
-                "",
-                (
-                    Column(
-                        "largest relative error",
-                        Quantity(INPUT, statistic="unseen_row_error"),
-                        format=".1e",
-                    ),
-                ),
-            ),
-        ),
+        {"": [Column("largest relative error", _UNSEEN_ROW_ERROR, number_format=".1e")]},
     ),
     Section(
         "Does frequency itself move norms?",
@@ -164,7 +157,7 @@ SECTIONS: tuple[Section, ...] = (
         "between which chance decided, and over tokens, which differ in more than frequency. The "
         "causal slope is compared with the one over the same tokens, those with a twin: they are "
         "frequent enough to be divided, and the relation over all need not be a straight line.",
-        tuple(Table(f"Norm: {label}", _twins(gauge)) for gauge, label in GAUGES.items()),
+        {f"Norm: {label}": _twins(gauge) for gauge, label in GAUGES.items()},
         ("slopes",),
         Signs("twin_log_slope", "frequency lengthens output rows", "frequency shortens them"),
     ),
@@ -173,41 +166,38 @@ SECTIONS: tuple[Section, ...] = (
         "Change of the held-out loss in nats per target when norms are replaced and directions "
         "kept: all equal, shuffled over tokens, shuffled within bins of frequency, or replaced by "
         "their fit on log frequency.",
-        (
-            Table("Norms of input rows", _surgeries(INPUT)),
-            Table("Norms of output rows, uniform mean removed", _surgeries(UNIFORM)),
-        ),
+        {
+            "Norms of input rows": _surgeries(INPUT),
+            "Norms of output rows, uniform mean removed": _surgeries(UNIFORM),
+        },
         ("surgery",),
     ),
     Section(
         "Does a norm explain predictions inside an input?",
         "Mean over inputs of the Spearman correlation, within one input, of each method's scores "
         "with occlusion's, the read-out position left out.",
-        (
-            Table(
-                "",
-                tuple(
-                    Column(
-                        method.replace("_", " "),
-                        Quantity(method, "occlusion", "within_input_agreement"),
-                    )
-                    for method in (
-                        *("norm", "inverse_log_frequency", "recency"),
-                        *("logit", "normxlogit", "gradient_x_input"),
-                    )
-                ),
-            ),
-        ),
+        {
+            "": [
+                Column(
+                    method.replace("_", " "),
+                    Quantity(method, "occlusion", "within_input_agreement"),
+                )
+                for method in (
+                    *("norm", "inverse_log_frequency", "recency"),
+                    *("logit", "normxlogit", "gradient_x_input"),
+                )
+            ]
+        },
         ("agreement",),
     ),
     Section(
         "Can frequency be read out of the matrices?",
         "Cross-validated R² of log frequency, ridge regression, from the rows, from their "
         "directions, from their norms alone, and from directions and norms.",
-        (
-            Table("Input embedding", _read_outs("input_embedding")),
-            Table("Output embedding", _read_outs("output_embedding")),
-        ),
+        {
+            "Input embedding": _read_outs("input_embedding"),
+            "Output embedding": _read_outs("output_embedding"),
+        },
         ("matrices",),
     ),
     Section(
@@ -215,24 +205,21 @@ SECTIONS: tuple[Section, ...] = (
         "Onset: first step from which on the value stays beyond half its final distance from step "
         "0; a seed whose final value is not certain to have moved has none, and does not enter. It "
         "lies between the checkpoint before and the one given, by which intervals are wider.",
-        (
-            Table(
-                "",
-                (
-                    *(
-                        _onset(f"ρ, {label}", gauge, "spearman_onset", "")
-                        for gauge, label in GAUGES.items()
-                    ),
-                    _onset("R², input rows", "input_embedding", "readout_r2_onset", "rows"),
-                    _onset("R², output rows", "output_embedding", "readout_r2_onset", "rows"),
+        {
+            "": [
+                *(
+                    _onset(f"ρ, {label}", gauge, "spearman_onset", "")
+                    for gauge, label in GAUGES.items()
                 ),
-            ),
-        ),
+                _onset("R², input rows", "input_embedding", "readout_r2_onset", "rows"),
+                _onset("R², output rows", "output_embedding", "readout_r2_onset", "rows"),
+            ]
+        },
     ),
     Section(
         "Do norms carry information gain beyond frequency?",
         "Spearman correlation of norm and information gain about the context to one side, counted "
         "from equally many pairs for every token; partial: given frequency and spelling.",
-        tuple(Table(f"Norm: {label}", _information_gain(gauge)) for gauge, label in GAUGES.items()),
+        {f"Norm: {label}": _information_gain(gauge) for gauge, label in GAUGES.items()},
     ),
 )

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
-from dynamics.runs.compare import Arm
+from dynamics.runs.compare import Arm, arms_of
 from dynamics.runs.run import Run
 
 STYLE: dict[Any, Any] = {
@@ -98,11 +98,12 @@ def title(arm: Arm, width: int = 1000) -> str:
     return textwrap.fill(arm.name, width).replace("$", r"\$")
 
 
-def need_trend(runs: Sequence[Run], figure: str) -> None:
-    """Check that every run has several steps.
+def arms_over_steps(runs: Sequence[Run], figure: str) -> list[Arm]:
+    """Return the arms of runs that all have several steps.
 
     Raises:
         NothingToDrawError: A run has a single step.
+        MismatchError: Two runs are of different tokenizers; both are named.
     """
     for run in runs:
         if len(run.steps) < 2:
@@ -110,6 +111,7 @@ def need_trend(runs: Sequence[Run], figure: str) -> None:
                 f"{run.path} has a single checkpoint (step {run.steps[0]}), and the figure "
                 f"{figure!r} is about change; draw --figures norm_against_frequency instead"
             )
+    return arms_of(runs)
 
 
 def show_legend(figure: Figure, columns: int) -> None:
@@ -166,17 +168,13 @@ def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
     seeded_arms = [arm for arm in arms if len(arm.runs) > 1]
     parts = [of_one_run] if len(seeded_arms) < len(arms) else []
     if seeded_arms:
+        descriptive = any(arm.descriptive for arm in seeded_arms)
         parts.append(
             "Of arms with several seeds thin lines are seeds, thick ones their mean, bands the 95 "
             "% t interval over seeds"
-            + (", descriptive where they are fewer than 5." if any_descriptive(arms) else ".")
+            + (", descriptive where they are fewer than 5." if descriptive else ".")
         )
     return " ".join(parts)
-
-
-def any_descriptive(arms: Sequence[Arm]) -> bool:
-    """Return whether an arm with several seeds has too few of them for inference."""
-    return any(arm.descriptive for arm in arms if len(arm.runs) > 1)
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -187,6 +185,7 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def _seeds(arm: Arm, first: bool) -> str:
+    """Part of a caption on the seeds of an arm; empty for a single one."""
     if len(arm.runs) == 1:
         return ""
     if first:
@@ -194,5 +193,6 @@ def _seeds(arm: Arm, first: bool) -> str:
     return f", {len(arm.runs)} seeds ({arm.varies} differ{'s' * (' and ' not in arm.varies)})"
 
 
-def _steps(steps: Collection[str] | Mapping[str, str]) -> str:
+def _steps(steps: Collection[str]) -> str:
+    """Steps and a verb, such as `steps 10, 20 are`."""
     return f"step{'s' * (len(steps) > 1)} {', '.join(steps)} {'are' if len(steps) > 1 else 'is'}"

@@ -1,7 +1,6 @@
 """Untrained transformers models from settings."""
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from transformers import (
@@ -13,58 +12,41 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
 from dynamics.config import ModelSettings
 
 
-def _gpt_neox(model: ModelSettings, shape: dict[str, Any], positions: int) -> PreTrainedModel:
-    return GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            **shape,
-            max_position_embeddings=positions,
-            attention_dropout=model.dropout,
-            hidden_dropout=model.dropout,
-        )
-    )
+@dataclass(frozen=True)
+class Architecture:
+    """A model class, and the names that its configuration has for what is set.
+
+    Attributes:
+        model: Class of the model.
+        config: Class of its configuration.
+        dropouts: Names of its dropout probabilities.
+        intermediate_size: Name of the width of the feed-forward layers.
+    """
+
+    model: type[PreTrainedModel]
+    config: type[PreTrainedConfig]
+    dropouts: tuple[str, ...]
+    intermediate_size: str = "intermediate_size"
 
 
-def _gpt2(model: ModelSettings, shape: dict[str, Any], positions: int) -> PreTrainedModel:
-    shape["n_inner"] = shape.pop("intermediate_size")
-    return GPT2LMHeadModel(
-        GPT2Config(
-            **shape,
-            n_positions=positions,
-            attn_pdrop=model.dropout,
-            embd_pdrop=model.dropout,
-            resid_pdrop=model.dropout,
-        )
-    )
-
-
-def _llama(model: ModelSettings, shape: dict[str, Any], positions: int) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(**shape, max_position_embeddings=positions, attention_dropout=model.dropout)
-    )
-
-
-def _bert(model: ModelSettings, shape: dict[str, Any], positions: int) -> PreTrainedModel:
-    return BertForMaskedLM(
-        BertConfig(
-            **shape,
-            max_position_embeddings=positions,
-            attention_probs_dropout_prob=model.dropout,
-            hidden_dropout_prob=model.dropout,
-        )
-    )
-
-
-ARCHITECTURES: dict[str, Callable[[ModelSettings, dict[str, Any], int], PreTrainedModel]] = {
-    "gpt-neox": _gpt_neox,
-    "gpt2": _gpt2,
-    "llama": _llama,
-    "bert": _bert,
+ARCHITECTURES = {
+    "gpt-neox": Architecture(
+        GPTNeoXForCausalLM, GPTNeoXConfig, ("attention_dropout", "hidden_dropout")
+    ),
+    "gpt2": Architecture(
+        GPT2LMHeadModel, GPT2Config, ("attn_pdrop", "embd_pdrop", "resid_pdrop"), "n_inner"
+    ),
+    "llama": Architecture(LlamaForCausalLM, LlamaConfig, ("attention_dropout",)),
+    "bert": Architecture(
+        BertForMaskedLM, BertConfig, ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    ),
 }
 
 
@@ -80,20 +62,23 @@ def build_model(
         end_of_text: Token id that separates documents, also used for padding.
         seed: Seed of the initial weights; sets torch's generator.
     """
+    architecture = ARCHITECTURES[model.architecture]
     torch.manual_seed(seed)
-    shape = {
-        "vocab_size": vocab_size,
-        "hidden_size": model.hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "intermediate_size": model.intermediate_size or 4 * model.hidden_size,
-        "tie_word_embeddings": model.tied,
-        "initializer_range": model.initializer_range,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+    config = architecture.config(
+        vocab_size=vocab_size,
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        max_position_embeddings=positions,
+        tie_word_embeddings=model.tied,
+        initializer_range=model.initializer_range,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
         # No row is the padding row: torch would neither initialise nor train it like the others.
-        "pad_token_id": None,
-    }
-    built = ARCHITECTURES[model.architecture](model, shape, positions)
+        pad_token_id=None,
+        **{architecture.intermediate_size: model.intermediate_size or 4 * model.hidden_size},
+        **dict.fromkeys(architecture.dropouts, model.dropout),
+    )
+    built = architecture.model(config)
     built.config.use_cache = False
     return built
