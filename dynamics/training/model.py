@@ -1,5 +1,6 @@
 """Untrained transformers models from settings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class Architecture:
     """
 
     model: type[PreTrainedModel]
-    config: type[PreTrainedConfig]
+    config: Callable[..., PreTrainedConfig]
     dropouts: tuple[str, ...]
     intermediate_size: str = "intermediate_size"
 
