@@ -93,10 +93,12 @@ def _yaml(value: Any) -> str:
 
 def show_step_names() -> None:
     """Write a table of names of checkpoints into the page: the step and tokens each tells."""
-    from dynamics.checkpoints.step_names import example_names
+    from dynamics.checkpoints.step_names import PATTERNS, parse_step_name
 
     cog.outl("| name | step | tokens | written by |\n|---|---|---|---|")
-    for name, said, writer in example_names():
+    examples = [example for pattern in PATTERNS for example in pattern.examples.items()]
+    for name, writer in examples:
+        said = parse_step_name(name)
         unit = "" if said.unit == "step" else f" (a step is one {said.unit})"
         tokens = "" if said.tokens_seen is None else f"{said.tokens_seen:,}"
         cog.outl(f"| `{name}` | {said.step:,}{unit} | {tokens} | {writer} |")
@@ -112,14 +114,11 @@ def show_methods() -> None:
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
 
 
-def show_checkpoint_formats() -> None:
-    """Write tables of the checkpoint formats that are read, and that are only named."""
-    from dynamics.checkpoints.formats.supported import NAMED_FORMATS, READ_FORMATS
+def show_named_formats() -> None:
+    """Write a table of the checkpoint formats that are only named, each with its remedy."""
+    from dynamics.checkpoints.formats.supported import NAMED_FORMATS
 
-    cog.outl("| read | told by | |\n|---|---|---|")
-    for read in READ_FORMATS:
-        cog.outl(f"| {read.name} | {read.files} | {read.remark} |")
-    cog.outl("\n| named, not read | told by | what to do |\n|---|---|---|")
+    cog.outl("| named, not read | told by | what to do |\n|---|---|---|")
     for named in NAMED_FORMATS:
         files = ", ".join(f"`{pattern}`" for pattern in named.files)
         cog.outl(f"| {named.name} | {files} | {named.remedy} |")

@@ -111,28 +111,6 @@ def audit_headers(series: CheckpointSeries) -> Audit:
     )
 
 
-def cheap_audit(
-    series: CheckpointSeries,
-    steps: str = "all",
-    on_checkpoint: OnProgress = no_progress,
-) -> Audit:
-    """Audit a series with the cheapest level, to be run before anything else is computed from it.
-
-    Args:
-        series: The series.
-        steps: Which steps, in the step language.
-        on_checkpoint: Called with how many checkpoints are done and how many there are.
-
-    Returns:
-        The audit; its `flagged_steps` are better left out.
-
-    Raises:
-        CheckpointError: No checkpoint can be read.
-        StepError: The expression is malformed or selects nothing.
-    """
-    return audit_series(series, steps=steps, on_checkpoint=on_checkpoint)
-
-
 def _find_catalog_entry(series: CheckpointSeries) -> PublicSeries | None:
     """Return the catalog entry of a series on a hub; the name of a folder proves nothing."""
     if series.checkpoints[0].path is not None:

@@ -9,7 +9,7 @@ A name needs the word "step" or the like to count: `10B` may be a size, `7` a se
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -355,12 +355,3 @@ def _skipped_note(reason: str, names: list[str], advice: str = "") -> str:
 def _listed(kind: list[StepName]) -> str:
     names = [name.name for name in kind[:2]]
     return ", ".join(names) + (", ..." if len(kind) > 2 else "")
-
-
-def example_names() -> Iterator[tuple[str, StepName, str]]:
-    """Yield the examples of `PATTERNS`: the name, its parsed form, and the program that uses it."""
-    for pattern in PATTERNS:
-        for name, writer in pattern.examples.items():
-            parsed = parse_step_name(name)
-            assert parsed is not None
-            yield name, parsed, writer

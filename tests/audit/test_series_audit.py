@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynamics.__main__ import main
-from dynamics.audit.series_audit import audit_series, cheap_audit
+from dynamics.audit.series_audit import audit_series
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import CheckpointError, StepError
 from dynamics.training.train import train
@@ -68,7 +68,7 @@ def test_equal_first_steps(tmp_path, tensors):
     audit = audit_of(tmp_path, tensors)
     assert set(audit.flagged_steps) == {0, 1}  # both are as near to step 2
     trainer_state(tmp_path / f"step{STEPS[-1]}", 1e-6)
-    audit = cheap_audit(open_series(tmp_path))
+    audit = audit_series(open_series(tmp_path))
     assert audit.wrong == []
     assert "trainer_state.json" in audit.findings[0].message
 
@@ -113,19 +113,19 @@ def test_one_of_many_formats(tmp_path, tensors):
     write(tmp_path, {step: tensors[step] for step in STEPS if step < 100}, "old zip")
     write(tmp_path, {step: tensors[step] for step in STEPS if step >= 100}, "sharded safetensors")
     shutil.copy(tmp_path / "step16/pytorch_model.bin", tmp_path / "step64/pytorch_model.bin")
-    assert set(cheap_audit(open_series(tmp_path)).flagged_steps) == {64}
+    assert set(audit_series(open_series(tmp_path)).flagged_steps) == {64}
 
 
 def test_damaged_files_are_told_and_the_rest_is_looked_at(tmp_path, tensors):
     write(tmp_path, tensors)
     (tmp_path / "step8/model.safetensors").write_bytes(b"x" * 50)
-    audit = cheap_audit(open_series(tmp_path))
+    audit = audit_series(open_series(tmp_path))
     assert list(audit.flagged_steps) == [8]
     assert "neither safetensors nor written by torch.save" in audit.flagged_steps[8]
     for step in STEPS:
         (tmp_path / f"step{step}/model.safetensors").write_bytes(b"x" * 50)
     with pytest.raises(CheckpointError, match=r"no checkpoint can be read: .*neither safetensors"):
-        cheap_audit(open_series(tmp_path))
+        audit_series(open_series(tmp_path))
 
 
 def test_notes_on_files_are_findings_once_for_all_their_steps(tmp_path, tensors):
@@ -155,11 +155,11 @@ def test_codes_that_cannot_be_read_are_a_finding(tmp_path, tensors):
 
 def test_steps_that_do_not_exist(tmp_path, tensors):
     series = open_series(write(tmp_path, tensors))
-    audit = cheap_audit(series, "0,3,last")
+    audit = audit_series(series, steps="0,3,last")
     assert [finding.steps for finding in audit.wrong] == [(3,)]
     assert audit.steps == (0, 13000)
     with pytest.raises(StepError, match="cannot read 'x'"):
-        cheap_audit(series, "x")
+        audit_series(series, steps="x")
 
 
 @pytest.mark.parametrize("architecture", ["gpt-neox", "gpt2"])
@@ -173,10 +173,12 @@ def test_a_training_of_ours_is_clean(tmp_path, architecture):
     )
     train(settings, tmp_path / "run")
     series = open_series(tmp_path / "run")
-    assert cheap_audit(series).wrong == []
+    assert audit_series(series).wrong == []
     shutil.rmtree(series.checkpoints[5].path)
     missing = series.checkpoints[5].step
-    assert [each.steps for each in cheap_audit(open_series(tmp_path / "run")).wrong] == [(missing,)]
+    assert [each.steps for each in audit_series(open_series(tmp_path / "run")).wrong] == [
+        (missing,)
+    ]
 
 
 def run(capsys, *arguments):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from dynamics.checkpoints.series import open_series
-from dynamics.checkpoints.step_names import example_names, parse_step_name, select_names
+from dynamics.checkpoints.step_names import PATTERNS, parse_step_name, select_names
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.catalog.test_public_series import QUOTED
 
@@ -65,9 +65,10 @@ def test_names_of_the_public_series_tell_the_steps_of_the_catalog():
 
 
 def test_examples_of_the_patterns_are_of_one_training_each():
-    assert len(list(example_names())) > 15
-    for name, said, _ in example_names():
-        assert select_names([name], place="here").names == (said,)
+    examples = [name for pattern in PATTERNS for name in pattern.examples]
+    assert len(examples) > 15
+    for name in examples:
+        assert select_names([name], place="here").names == (parse_step_name(name),)
 
 
 def put(folder, *names):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.audit.series_audit import audit_series, cheap_audit
+from dynamics.audit.series_audit import audit_series
 from dynamics.checkpoints.hub.hub_series import open_hub_series
 from tests.tracking.trajectories import STEPS, embeddings, write
 
@@ -35,7 +35,7 @@ def tensors(trained):
 
 def test_clean(serve, hub, standin, tensors):
     serve(tensors)
-    audit = cheap_audit(open_hub_series(REPO, hub=hub))
+    audit = audit_series(open_hub_series(REPO, hub=hub))
     assert audit.findings == ()
     assert audit.level == "none"
     assert audit.requests == len(standin.requests) <= 1 + 3 * (len(STEPS) + 1)
@@ -52,7 +52,7 @@ def test_planted_defects_are_caught_without_weights(serve, hub, tensors):
     del tensors[8000]
     serve(tensors, main=12000)
     every = ",".join(map(str, STEPS))
-    audit = cheap_audit(open_hub_series(REPO, hub=hub), every)
+    audit = audit_series(open_hub_series(REPO, hub=hub), steps=every)
     assert set(audit.flagged_steps) == {0, 1, 64, 3000, 5000, 9000}
     assert {(finding.kind, finding.steps) for finding in audit.wrong} == {
         ("missing", (8000,)),
@@ -69,7 +69,7 @@ def test_rows_tell_which_of_two_is_right_and_what_hashes_cannot_show(serve, hub,
     tensors[64] = {key: value * 1.001 for key, value in tensors[13000].items()}
     serve(tensors)
     series = open_hub_series(REPO, hub=hub)
-    assert set(cheap_audit(series).flagged_steps) == {5000, 9000}
+    assert set(audit_series(series).flagged_steps) == {5000, 9000}
     before = hub.transport.traffic.received
     audit = audit_series(series, tensors="rows")
     assert set(audit.flagged_steps) == {64, 5000}
@@ -82,12 +82,12 @@ def test_a_series_of_the_catalog(serve, hub, tensors):
     tensors[1] = tensors[0]
     tensors[143000] = tensors.pop(13000)
     serve(tensors, main=143000, repo=repo)
-    audit = cheap_audit(open_hub_series(repo, hub=hub), "0,1,2,4000")
+    audit = audit_series(open_hub_series(repo, hub=hub), steps="0,1,2,4000")
     assert audit.wrong == []
     said = {finding.kind: finding for finding in audit.findings}
     assert said["repeated"].severity == "explained"
     assert "learning rate 0 (catalog)" in said["repeated"].message
-    audit = cheap_audit(open_hub_series(repo, hub=hub))
+    audit = audit_series(open_hub_series(repo, hub=hub))
     (missing,) = audit.wrong
     assert len(missing.steps) == 154 - len(STEPS)
 
@@ -96,7 +96,7 @@ def test_shards_are_compared_and_not_whole_checkpoints(serve, hub, tensors, tmp_
     shard = "model-00001-of-00004.safetensors"  # has the input embedding
     serve(tensors, format_name="sharded safetensors")
     (tmp_path / "step5000" / shard).write_bytes((tmp_path / "step13000" / shard).read_bytes())
-    audit = cheap_audit(open_hub_series(REPO, hub=hub))
+    audit = audit_series(open_hub_series(REPO, hub=hub))
     (found,) = audit.wrong
     assert (found.role, found.flagged) == ("input_embedding", (5000,))
 
@@ -104,6 +104,6 @@ def test_shards_are_compared_and_not_whole_checkpoints(serve, hub, tensors, tmp_
 def test_a_branch_without_weights(serve, hub, tensors, tmp_path):
     serve(tensors)
     (tmp_path / "step32/model.safetensors").unlink()
-    audit = cheap_audit(open_hub_series(REPO, hub=hub))
+    audit = audit_series(open_hub_series(REPO, hub=hub))
     assert list(audit.flagged_steps) == [32]
     assert "holds no weights" in audit.flagged_steps[32]

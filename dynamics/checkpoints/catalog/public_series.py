@@ -36,7 +36,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TokenStream(_Entry):
+class PublicStream(_Entry):
     """The tokens of a training, published in the order in which they were consumed.
 
     Attributes:
@@ -66,7 +66,7 @@ class Corpus(_Entry):
 
     name: str
     where: str
-    stream: TokenStream | None = None
+    stream: PublicStream | None = None
 
 
 class Defect(_Entry):

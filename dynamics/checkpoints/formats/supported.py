@@ -1,23 +1,8 @@
-"""Formats of checkpoints: those that are read, and those that are named with a remedy."""
+"""Formats of checkpoints that are recognised and not read, each with a remedy."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-
-
-@dataclass(frozen=True)
-class ReadFormat:
-    """A format that is read.
-
-    Attributes:
-        name: Name of the format.
-        files: Files by which it is recognised.
-        remark: Peculiarities.
-    """
-
-    name: str
-    files: str
-    remark: str
 
 
 @dataclass(frozen=True)
@@ -39,44 +24,6 @@ class NamedFormat:
     magic: bytes = b""
     holds_parts: bool = False
 
-
-READ_FORMATS = (
-    ReadFormat(
-        "transformers",
-        "`model.safetensors`, or shards with `model.safetensors.index.json`",
-        "",
-    ),
-    ReadFormat(
-        "transformers, by torch.save",
-        "`pytorch_model.bin`, or shards with `pytorch_model.bin.index.json`",
-        "files written before and since torch 1.6; no code that the pickle names is run",
-    ),
-    ReadFormat(
-        "`dynamics train`",
-        "`embeddings.safetensors`",
-        "the embeddings and the final norm alone",
-    ),
-    ReadFormat(
-        "distributed checkpoint (torch.distributed.checkpoint)",
-        "`.metadata` and `*.distcp`, in the folder or in one folder inside "
-        "(`pytorch_model_fsdp_0`, `model_and_optim`)",
-        "FSDP in Trainer, accelerate and Lightning; torchtitan, OLMo-core. Read without a process "
-        "group, and only chunks that have the rows",
-    ),
-    ReadFormat(
-        "one file of a training",
-        "the only `.pt`, `.pth`, `.ckpt`, `.bin` or `.safetensors` file with weights; or give the "
-        "file",
-        "nanoGPT, Lightning, Meta (`consolidated.00.pth`), DeepSpeed up to ZeRO-2 "
-        "(`mp_rank_00_model_states.pt`); the state dict may lie under `model`, `state_dict`, "
-        "`module`, ... The step is that of the name, else `iter_num` or `global_step` in the file",
-    ),
-    ReadFormat(
-        "a file for each step",
-        "`ckpt_1000.pt`, `epoch=3-step=1000.ckpt`, `model_001000.pt`",
-        "a series; refused where a file records another step than its name has",
-    ),
-)
 
 NAMED_FORMATS = (
     NamedFormat(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from dynamics.checkpoints.catalog.public_series import PublicSeries, TokenStream, find
+from dynamics.checkpoints.catalog.public_series import PublicSeries, PublicStream, find
 from dynamics.checkpoints.hub.cache import FOLDER
 from dynamics.checkpoints.hub.client import Hub
 from dynamics.corpus.counts import Counts
@@ -200,7 +200,7 @@ def public_exposures(
     )
 
 
-def _find_stream(name: str) -> tuple[PublicSeries, TokenStream] | None:
+def _find_stream(name: str) -> tuple[PublicSeries, PublicStream] | None:
     try:
         series = find(name)
     except CheckpointError:
@@ -208,31 +208,31 @@ def _find_stream(name: str) -> tuple[PublicSeries, TokenStream] | None:
     return None if series.corpus.stream is None else (series, series.corpus.stream)
 
 
-def _sample_cost(series: PublicSeries, entry: TokenStream, tokens: int, block_rows: int) -> Cost:
+def _sample_cost(series: PublicSeries, entry: PublicStream, tokens: int, block_rows: int) -> Cost:
     blocks = ceil(tokens / (block_rows * entry.row))
     if (rows := _training_rows(series, entry)) is not None:
         blocks = min(blocks, max(1, rows // block_rows))
     return Cost(blocks * block_rows * _row_bytes(entry), blocks + _opening(series, entry))
 
 
-def _open(series: PublicSeries, entry: TokenStream, hub: Hub | None) -> RemoteStream:
+def _open(series: PublicSeries, entry: PublicStream, hub: Hub | None) -> RemoteStream:
     rows = _training_rows(series, entry)
     return open_remote_stream(entry.dataset, entry.dtype, entry.row, training_rows=rows, hub=hub)
 
 
-def _folder(folder: Path | None, entry: TokenStream) -> Path:
+def _folder(folder: Path | None, entry: PublicStream) -> Path:
     return (folder or cache_folder()) / entry.dataset.replace("/", "--")
 
 
-def _training_rows(series: PublicSeries, entry: TokenStream) -> int | None:
+def _training_rows(series: PublicSeries, entry: PublicStream) -> int | None:
     return None if series.last is None else series.last * entry.rows_per_step
 
 
-def _row_bytes(entry: TokenStream) -> int:
+def _row_bytes(entry: PublicStream) -> int:
     return entry.row * {"uint16": 2, "uint32": 4}[entry.dtype]
 
 
-def _opening(series: PublicSeries, entry: TokenStream) -> int:
+def _opening(series: PublicSeries, entry: PublicStream) -> int:
     """Number of requests before the first range: the list of files, and the address of each."""
     rows = _training_rows(series, entry) or 0
     return 1 + ceil(rows * _row_bytes(entry) / _SHARD_BYTES)
