@@ -1,13 +1,12 @@
 """One checkpoint: its tensors by role, read without the model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dynamics.checkpoints.architectures import (
@@ -18,6 +17,8 @@ from dynamics.checkpoints.architectures import (
     find_headed_family,
     find_roles,
 )
+from dynamics.checkpoints.float_tensors import FloatTensors
+from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
 from dynamics.checkpoints.model_types import (
@@ -26,12 +27,12 @@ from dynamics.checkpoints.model_types import (
     find_final_norm,
     find_layout,
 )
-from dynamics.checkpoints.quantised import FloatTensors, QuantisedTensor
+from dynamics.checkpoints.quantised import QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.ties import Tie, expected_tie, find_tie
 from dynamics.checkpoints.training_folder import is_training, read_training, training_of
 from dynamics.checkpoints.weight_files import unsupported_format
-from dynamics.checkpoints.weights import ReadableTensor, Weights
+from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError
 
 _REMEMBERED = 16  # checkpoints whose index stays in memory: twice as many as an audit reads at once
@@ -91,9 +92,7 @@ class Checkpoint:
         """Requests and bytes transferred so far to read it."""
         return self.store.traffic
 
-    def tensor(
-        self, role: Role, rows: slice | Sequence[int] | np.ndarray | None = None
-    ) -> torch.Tensor:
+    def tensor(self, role: Role, rows: Rows = None) -> torch.Tensor:
         """Read one tensor, in the dtype on disk, or float32 where codes are stored.
 
         No byte of another tensor is read.

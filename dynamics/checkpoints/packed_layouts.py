@@ -7,7 +7,6 @@ arithmetic is in float32, so that a number is rounded once.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,24 +20,6 @@ _BYTE = 8
 _AWQ_ORDER = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
 
 
-class Layout(Protocol):
-    """Decoder of the rows of a quantised matrix from its parts."""
-
-    @property
-    def description(self) -> str:
-        """Type of the codes and scales, and the tool that writes them, for messages."""
-        ...
-
-    def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
-        """Compute rows in float32.
-
-        Args:
-            parts: Stored tensors by name.
-            ids: Token ids of the rows, ascending.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class ScaledRows:
     """Rows of codes c that stand for (c - offset - zero_point) * scale / divisor + bias.
@@ -48,7 +29,7 @@ class ScaledRows:
     the group of each column.
 
     Attributes:
-        description: As in `Layout`.
+        description: Type of the codes and scales, and the tool that writes them, for messages.
         width: D.
         bits: Bits of a packed code, 0 for codes that are not packed. Packed codes form a
             stream of bits from the lowest bit of the first byte on, without gaps.
@@ -71,7 +52,12 @@ class ScaledRows:
     packed_zero_points: bool = False
 
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
-        """Compute rows in float32."""
+        """Compute rows in float32.
+
+        Args:
+            parts: Stored tensors by name.
+            ids: Token ids of the rows, ascending.
+        """
         codes = parts["codes"]
         if self.bits:
             codes = unpack_bits(codes, self.bits, self.width) - self.offset
@@ -125,7 +111,7 @@ class Lookup:
     (256,) and `nested_absmax` (blocks of blocks,).
 
     Attributes:
-        description: As in `Layout`.
+        description: Type of the codes and scales, and the tool that writes them, for messages.
         width: D.
         block: Numbers in a block.
         nested_block: Blocks that share a nested magnitude, 0 where there is none.
@@ -139,7 +125,12 @@ class Lookup:
     nested_offset: float = 0.0
 
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
-        """Compute rows in float32."""
+        """Compute rows in float32.
+
+        Args:
+            parts: Stored tensors by name.
+            ids: Token ids of the rows, ascending.
+        """
         pairs = parts["codes"]
         # The first code of a byte is in its high bits.
         codes = torch.stack([pairs >> 4, pairs & 15], dim=-1).view(len(ids), self.width)
@@ -167,7 +158,7 @@ class PackedColumns:
     is the group of each feature; without it, a group is of adjacent features.
 
     Attributes:
-        description: As in `Layout`.
+        description: Type of the codes and scales, and the tool that writes them, for messages.
         width: D.
         bits: Bits of a code.
         awq: Whether packed as AWQ does, eight tokens in a word in its own order.
@@ -181,7 +172,12 @@ class PackedColumns:
     zero_point_offset: int = 0
 
     def decode(self, parts: Mapping[str, Tensor], ids: np.ndarray) -> Float[Tensor, "n D"]:
-        """Compute rows in float32."""
+        """Compute rows in float32.
+
+        Args:
+            parts: Stored tensors by name.
+            ids: Token ids of the rows, ascending.
+        """
         tokens = torch.from_numpy(ids).long()
         columns = tokens // 8 * 8 + _AWQ_ORDER[tokens % 8] if self.awq else tokens
         features = torch.arange(self.width)
@@ -195,6 +191,10 @@ class PackedColumns:
         if (g_idx := parts.get("g_idx")) is not None:
             groups = g_idx.long()
         return (codes - zero_points[:, groups]).float() * scales[:, groups]
+
+
+Layout = ScaledRows | Lookup | PackedColumns
+"""Decoder of the rows of a quantised matrix from its parts."""
 
 
 def unpack_bits(words: Int[Tensor, "n words"], bits: int, width: int) -> Int[Tensor, "n D"]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES
 from dynamics.checkpoints.catalog.public_series import PublicSeries, find
+from dynamics.checkpoints.formats.tensor_entries import dtype_name
 from dynamics.checkpoints.series import CheckpointSeries
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, None: 2}
@@ -88,8 +89,7 @@ def hub_facts(series: CheckpointSeries, catalog_entry: PublicSeries) -> dict[str
     """
     last = series.checkpoints[-1]
     earlier_requests = last.traffic.requests
-    roles: tuple[Role, ...] = ("input_embedding", "output_embedding")
-    located = [last.locate(role) for role in roles[: 1 if last.tied else 2] if last.has(role)]
+    located = [last.locate(role) for role in ROLES[: 1 if last.tied else 2] if last.has(role)]
     embedding_bytes = sum(tensor.nbytes for tensor in located)
     files = {tensor.filename: tensor.file_bytes for tensor in located}
     missing = sorted(set(catalog_entry.expected_steps or ()) - set(series.steps))
@@ -99,7 +99,7 @@ def hub_facts(series: CheckpointSeries, catalog_entry: PublicSeries) -> dict[str
         "last": series.steps[-1],
         "missing": missing,
         "files": list(files),
-        "dtype": str(located[0].dtype).removeprefix("torch."),
+        "dtype": dtype_name(located[0].dtype),
         "rows": last.vocab_size,
         "tied": last.tied,
         "bytes_per_checkpoint": embedding_bytes,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics.checkpoints.architectures import Family, Role
+from dynamics.checkpoints.formats.readable_tensor import ReadableTensor
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.weight_files import EMBEDDINGS_FILE
-from dynamics.checkpoints.weights import ReadableTensor
 
 _FIRST_ROWS = slice(16)
 _TIE_FIELDS = ("tie_word_embeddings", "weight_tying", "tie_embeddings")  # of hf_olmo, of mamba_ssm

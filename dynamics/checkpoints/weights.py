@@ -2,11 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,69 +14,23 @@ import torch
 from dynamics.checkpoints.formats.byte_sources import ByteSource
 from dynamics.checkpoints.formats.dcp_files import METADATA, DistributedEntries
 from dynamics.checkpoints.formats.headers import index_tensors
+from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows, row_ids
 from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.tensors import read_tensor
 from dynamics.checkpoints.formats.torch_files import StoredEntries
 from dynamics.checkpoints.stores import FileStore, LocalFolder, read_json
 from dynamics.checkpoints.weight_files import (
     SHARD_INDEX,
-    WEIGHTS_FILES,
     no_weights,
     other_weights_file,
     standard_files,
 )
 from dynamics.errors import CheckpointError
 
-__all__ = [
-    "SHARD_INDEX",
-    "WEIGHTS_FILES",
-    "LocatedTensor",
-    "ReadableTensor",
-    "Weights",
-    "no_weights",
-]
-
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)")
 _LARGEST_SET = 10_000  # most shards looked for by name
 _NAMED = 3  # keys listed in a note
 _GAP = 1 << 16  # largest gap in bytes that is read along, to save a request
-
-
-class ReadableTensor(Protocol):
-    """One tensor of a checkpoint, read whole or by rows, in any format of its files."""
-
-    @property
-    def filename(self) -> str:
-        """File that holds it, or the first of several."""
-        ...
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of that file."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes of its axes, as `read` returns it."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of its elements, as `read` returns it."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading it whole takes from the files."""
-        ...
-
-    def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
-        """Read it whole, or consecutive rows of it, or those of ascending ids."""
-        ...
-
-    def part_bytes(self, ids: np.ndarray) -> list[int]:
-        """Bytes of each range of the files that reading the rows of ascending ids takes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,7 +56,7 @@ class LocatedTensor:
         """Bytes of it on disk."""
         return self.entry.nbytes
 
-    def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+    def read(self, rows: Rows = None) -> torch.Tensor:
         """Read the tensor, consecutive rows, or rows of ascending ids, in the dtype on disk.
 
         Raises:
@@ -111,11 +65,7 @@ class LocatedTensor:
         source = _open(self.store, self.filename)
         if rows is None or isinstance(rows, slice):
             return read_tensor(source, self.entry, rows)
-        ids = np.asarray(rows)
-        if ids[-1] >= self.entry.shape[0]:
-            raise CheckpointError(
-                f"{self.store.name}: has no row {ids[-1]} in a tensor of shape {self.entry.shape}"
-            )
+        ids = row_ids(rows, self.entry.shape, self.store.name)
         return torch.cat(
             [
                 read_tensor(source, self.entry, slice(part[0], part[-1] + 1))[part - part[0]]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.weights import WEIGHTS_FILES
+from dynamics.checkpoints.weight_files import WEIGHTS_FILES
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError

@@ -10,7 +10,8 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.series import open_series
 from dynamics.checkpoints.stores import LocalFolder
-from dynamics.checkpoints.weights import WEIGHTS_FILES, Weights
+from dynamics.checkpoints.weight_files import WEIGHTS_FILES
+from dynamics.checkpoints.weights import Weights
 from dynamics.errors import CheckpointError, StepError
 from tests.checkpoints.writers import FORMATS, assert_same, neox, write_checkpoint
 

@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import Bytes, ByteSource, check_range
+from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows, row_ids
 from dynamics.checkpoints.formats.tensor_entries import TensorEntry
 from dynamics.checkpoints.formats.torch_files import index_single_tensor
 from dynamics.checkpoints.formats.unpickling import Record, is_unlisted, refuse, unpickle
 from dynamics.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from dynamics.checkpoints.weights import ReadableTensor
 
 METADATA = ".metadata"
 
@@ -95,7 +93,7 @@ class ShardedTensor:
     shape: Sizes
     dtype: torch.dtype
     starts: tuple[Sizes, ...]
-    chunks: "tuple[ReadableTensor, ...]"
+    chunks: tuple[ReadableTensor, ...]
 
     @property
     def filename(self) -> str:
@@ -112,7 +110,7 @@ class ShardedTensor:
         """Bytes of all chunks."""
         return sum(chunk.nbytes for chunk in self.chunks)
 
-    def read(self, rows: slice | Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
+    def read(self, rows: Rows = None) -> torch.Tensor:
         """Read the tensor, or consecutive rows of it, or those of ascending ids.
 
         Only chunks that have such rows are read.
@@ -121,19 +119,8 @@ class ShardedTensor:
             CheckpointError: There is no row of an id, or a chunk cannot be read.
             ValueError: The rows of a slice are not consecutive.
         """
-        if rows is None:
-            rows = slice(None)
-        if isinstance(rows, slice):
-            if not self.shape or rows.step not in (None, 1):
-                raise ValueError(f"rows are consecutive rows, not {rows} of {self.shape}")
-            first, last, _ = rows.indices(self.shape[0])
-            ids = np.arange(first, max(first, last))
-        else:
-            ids = np.asarray(rows)
-        if len(ids) and ids[-1] >= self.shape[0]:
-            raise CheckpointError(
-                f"{self.filename}: has no row {ids[-1]} in a tensor of shape {self.shape}"
-            )
+        ids = row_ids(rows, self.shape, self.filename)
+        consecutive = rows is None or isinstance(rows, slice)
         tensor = torch.empty((len(ids), *self.shape[1:]), dtype=self.dtype)
         for start, chunk, selected in self._selected(ids):
             columns = tuple(
@@ -141,7 +128,6 @@ class ShardedTensor:
                 for begin, size in zip(start[1:], chunk.shape[1:], strict=True)
             )
             local = ids[selected] - start[0]
-            consecutive = isinstance(rows, slice)
             part = chunk.read(slice(int(local[0]), int(local[-1]) + 1) if consecutive else local)
             tensor[(selected, *columns)] = part
         return tensor
@@ -154,7 +140,7 @@ class ShardedTensor:
             for size in chunk.part_bytes(ids[selected] - start[0])
         ]
 
-    def _selected(self, ids: np.ndarray) -> "Iterator[tuple[Sizes, ReadableTensor, slice]]":
+    def _selected(self, ids: np.ndarray) -> Iterator[tuple[Sizes, ReadableTensor, slice]]:
         """Yield each chunk that has rows of ascending ids, with the slice of these ids."""
         for start, chunk in zip(self.starts, self.chunks, strict=True):
             first, last = np.searchsorted(ids, [start[0], start[0] + chunk.shape[0]])
@@ -162,7 +148,7 @@ class ShardedTensor:
                 yield start, chunk, slice(int(first), int(last))
 
 
-class DistributedEntries(Mapping[str, "ReadableTensor"]):
+class DistributedEntries(Mapping[str, ReadableTensor]):
     """Tensors of a DCP folder; a chunk is opened when its tensor is looked up.
 
     Args:
@@ -180,7 +166,7 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
         metadata: ByteSource,
         folder: str,
         open_file: Callable[[str], ByteSource],
-        place: "Callable[[str, TensorEntry], ReadableTensor]",
+        place: Callable[[str, TensorEntry], ReadableTensor],
     ) -> None:
         self._name = metadata.name
         self._folder = PurePosixPath(folder)
@@ -205,7 +191,7 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
         if not self._keys:
             raise CheckpointError(f"{self._name}: describes no tensors")
 
-    def __getitem__(self, key: str) -> "ReadableTensor":
+    def __getitem__(self, key: str) -> ReadableTensor:
         if key not in self._keys:
             raise KeyError(key)
         description = self._descriptions[key]
@@ -280,7 +266,8 @@ class DistributedEntries(Mapping[str, "ReadableTensor"]):
         _check_filled(chunks, shape, f"{self._name}: {key}")
         return chunks
 
-    def _locate(self, chunk: Chunk) -> "ReadableTensor":
+    def _locate(self, chunk: Chunk) -> ReadableTensor:
+        """Locate a chunk, which torch.save wrote as a file of its own, within the file it is in."""
         file = self._open(chunk.filename)
         check_range(file, chunk.offset, chunk.offset + chunk.length)
         source = SlicedSource(file, chunk.offset, chunk.length)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dynamics.checkpoints.formats.readable_tensor import consecutive_range
+
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -39,14 +41,22 @@ class TensorEntry:
         Raises:
             ValueError: The rows are not consecutive, or the tensor has none.
         """
-        if not self.shape or rows.step not in (None, 1):
-            raise ValueError(f"rows are consecutive rows of a matrix, not {rows} of {self.shape}")
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop = consecutive_range(rows, self.shape)
         return replace(
             self,
-            shape=(max(0, stop - start), *self.shape[1:]),
+            shape=(stop - start, *self.shape[1:]),
             offset=self.offset + start * self.stride[0] * self.dtype.itemsize,
         )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a type of numbers.
+
+    Example:
+        >>> dtype_name(torch.bfloat16)
+        'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from dynamics.checkpoints.formats.byte_sources import ByteSource
-from dynamics.checkpoints.formats.tensor_entries import TensorEntry
+from dynamics.checkpoints.formats.tensor_entries import TensorEntry, dtype_name
 
 _ROWS = 1024  # rows copied at a time where the elements are not contiguous
 
@@ -47,8 +47,7 @@ def digest(tensor: torch.Tensor) -> str:
 
     Equal tensors have equal digests, independent of file, format and strides.
     """
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    content = hashlib.sha256(f"{dtype} {tuple(tensor.shape)}\n".encode())
+    content = hashlib.sha256(f"{dtype_name(tensor.dtype)} {tuple(tensor.shape)}\n".encode())
     for part in row_bytes(tensor):
         content.update(part)
     return content.hexdigest()
