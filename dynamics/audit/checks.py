@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynamics.audit.facts import ROLES, VECTORS, Block, CheckpointFacts, SeriesFacts
+from dynamics.audit.facts import VECTORS, Block, CheckpointFacts, SeriesFacts
 from dynamics.audit.finding import Finding, name_rows, name_steps
 from dynamics.audit.known_defects import known_defects
 from dynamics.audit.repetitions import repeated_tensors
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.statistics.jumps import Jump, find_jumps
 
 _ROWS = 100  # most row ids listed in one finding
@@ -38,18 +38,12 @@ def missing_steps(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[F
         if checkpoint.unreachable:
             yield Finding("unreachable", "wrong", (checkpoint.step,), checkpoint.problem or "")
         elif checkpoint.problem is not None:
-            yield Finding(
-                "unreadable",
-                "wrong",
-                (checkpoint.step,),
-                checkpoint.problem,
-                flagged=(checkpoint.step,),
-            )
-    expected_count = None if facts.catalog_entry is None else facts.catalog_entry.expected_count
-    if expected_count is not None and len(facts.existing_steps) < expected_count:
-        message = (
-            f"{len(facts.existing_steps)} checkpoints exist, the catalog says {expected_count}"
-        )
+            step = (checkpoint.step,)
+            yield Finding("unreadable", "wrong", step, checkpoint.problem, flagged=step)
+    expected_count = facts.catalog_entry and facts.catalog_entry.expected_count
+    existing_count = len(facts.existing_steps)
+    if expected_count is not None and existing_count < expected_count:
+        message = f"{existing_count} checkpoints exist, the catalog says {expected_count}"
         yield Finding("missing", "note", (), message)
     if gaps := sorted({*regular_gaps(facts.existing_steps)} - {*absent}):
         message = "the schedule is regular, but for these steps"
@@ -67,15 +61,8 @@ def non_finite_rows(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator
                     f"{len(rows):,} of {stop - start:,} {unit} read hold NaN or infinity "
                     f"({name_rows(rows)})"
                 )
-                yield Finding(
-                    "not finite",
-                    "wrong",
-                    (checkpoint.step,),
-                    message,
-                    role,
-                    (checkpoint.step,),
-                    rows=rows[:_ROWS],
-                )
+                step = (checkpoint.step,)
+                yield Finding("not finite", "wrong", step, message, role, step, rows=rows[:_ROWS])
 
 
 def main_branch(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -185,10 +172,8 @@ def jumps(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
         if course:
             points = np.stack([block.sketch for block in course.values()])
             for jump in find_jumps(list(course), points):
-                steps = jump.steps or (jump.at,)
-                yield Finding(
-                    "jump", "wrong", steps, _describe_jump(jump, course), role, jump.steps
-                )
+                steps, message = jump.steps or (jump.at,), _describe_jump(jump, course)
+                yield Finding("jump", "wrong", steps, message, role, jump.steps)
 
 
 def file_notes(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -265,10 +250,12 @@ def regular_gaps(steps: Sequence[int]) -> list[int]:
 
 
 def _tensor_of(shape: str) -> str:
+    """Return a shape as part of a message, or `none` where there is no tensor."""
     return "none" if shape == "none" else f"one of shape {shape}"
 
 
 def _field_value(checkpoint: CheckpointFacts, role: Role, field: str) -> str:
+    """Return the shape or the dtype of a tensor as text, `none` where there is no tensor."""
     tensor = checkpoint.tensors.get(role)
     if tensor is None:
         return "none"
@@ -276,15 +263,16 @@ def _field_value(checkpoint: CheckpointFacts, role: Role, field: str) -> str:
 
 
 def _describe_jump(jump: Jump, course: Mapping[int, Block]) -> str:
+    """Describe a jump in one line, with the mean norms at the steps around it."""
     steps = list(course)
-    i = steps.index(jump.at)
-    norms = [f"{course[step].mean_norm:.4g} at {step}" for step in steps[i - 1 : i + 2]]
+    index = steps.index(jump.at)
+    norms = [f"{course[step].mean_norm:.4g} at {step}" for step in steps[index - 1 : index + 2]]
     if jump.kind == "detour":
         text = f"off the course: the path over it is {jump.ratio:.3g} times the direct one"
     else:
         text = (
-            f"the course breaks from step {steps[i - 1]} to {jump.at}: {jump.ratio:.3g} times as "
-            "far as the steps around allow"
+            f"the course breaks from step {steps[index - 1]} to {jump.at}: {jump.ratio:.3g} times "
+            "as far as the steps around allow"
         )
     return f"{text} (mean norm {', '.join(norms)})"
 

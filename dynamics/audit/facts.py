@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dynamics.checkpoints.architectures import Role
+from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.checkpoints.catalog.public_series import PublicSeries
 from dynamics.checkpoints.checkpoint import Checkpoint
+from dynamics.checkpoints.formats.tensor_entries import dtype_name
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.training_folder import read_training, training_of
-from dynamics.checkpoints.weights import ReadableTensor
 from dynamics.corpus.tokenizers.loading import load_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.progress import OnProgress, no_progress
@@ -29,7 +29,6 @@ from dynamics.scores.norms import embedding_norm, rows_not_finite
 from dynamics.steps import parse
 
 Level = Literal["none", "rows", "all"]
-ROLES: tuple[Role, ...] = ("input_embedding", "output_embedding")
 VECTORS: tuple[Role, ...] = ("final_norm_weight", "final_norm_bias", "output_bias")
 BLOCK_ROWS = 1024  # consecutive rows that stand for a tensor
 _SMALL, _SMALL_REMOTE = 1 << 22, 1 << 20  # bytes up to which a matrix is read whole
@@ -174,13 +173,9 @@ class SeriesFacts:
         if not partly:
             return "every row of each embedding"
         blocks = [f"{start:,} to {end - 1:,} of {rows:,}" for start, end, rows in sorted(partly)]
-        smaller = len(matrices) > sum(
-            tensor.rows_read != (0, tensor.shape[0]) for tensor in matrices
-        )
-        return (
-            f"of each embedding rows {' or '.join(blocks)} alone"
-            f"{' and smaller ones whole' if smaller else ''}"
-        )
+        any_whole = any(tensor.rows_read == (0, tensor.shape[0]) for tensor in matrices)
+        smaller = " and smaller ones whole" if any_whole else ""
+        return f"of each embedding rows {' or '.join(blocks)} alone{smaller}"
 
     @property
     def with_last(self) -> list[CheckpointFacts]:
@@ -280,62 +275,58 @@ class _Reader:
         self._read: dict[tuple[Role, str], TensorFacts] = {}
 
     def __call__(self, checkpoint: Checkpoint) -> CheckpointFacts:
-        empty = CheckpointFacts(checkpoint.step, checkpoint.name)
+        """Gather the facts of one checkpoint; an error in reading it becomes its `problem`."""
+        facts = CheckpointFacts(checkpoint.step, checkpoint.name)
         try:
             tensors = {role: self._matrix(checkpoint, role) for role in _untied_roles(checkpoint)}
             tensors |= {
                 role: self._vector(checkpoint, role) for role in VECTORS if checkpoint.has(role)
             }
         except CheckpointError as error:
-            unreachable = isinstance(error, UnreachableError)
-            return replace(
-                empty, commit=checkpoint.commit, problem=str(error), unreachable=unreachable
+            facts = replace(
+                facts, problem=str(error), unreachable=isinstance(error, UnreachableError)
             )
-        return replace(
-            empty,
-            commit=checkpoint.commit,
-            tensors=tensors,
-            notes=checkpoint.notes,
-            model_type=checkpoint.model_type,
-        )
+        else:
+            notes, model_type = checkpoint.notes, checkpoint.model_type
+            facts = replace(facts, tensors=tensors, notes=notes, model_type=model_type)
+        return replace(facts, commit=checkpoint.commit)  # known only once a file was opened
 
     def _matrix(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
+        """Read the facts of an embedding, or repeat those of an equal file."""
         located = checkpoint.locate(role)
         file_sha256 = None if checkpoint.path else checkpoint.store.sha256(located.filename)
         if file_sha256 is not None and (role, file_sha256) in self._read:
             return self._read[role, file_sha256]
-        facts = TensorFacts(_dtype(located), located.shape, file_sha256)
+        facts = TensorFacts(dtype_name(located.dtype), located.shape, file_sha256)
         if self._level != "none":
             # An eighth into the matrix lie frequent tokens, behind the special ones; a small matrix
             # has its block moved up so that it holds BLOCK_ROWS rows, or all there are.
-            start = max(0, min(located.shape[0] // 8, located.shape[0] - BLOCK_ROWS))
-            block = slice(start, min(start + BLOCK_ROWS, located.shape[0]))
+            row_count = located.shape[0]
+            start = max(0, min(row_count // 8, row_count - BLOCK_ROWS))
+            stop = min(start + BLOCK_ROWS, row_count)
             small = _SMALL if checkpoint.path is not None else _SMALL_REMOTE
             read_all = self._level == "all" or located.nbytes <= small
-            read_range = slice(0, located.shape[0]) if read_all else block
-            rows = located.read(None if read_all else block)
-            sample = rows[block.start - read_range.start : block.stop - read_range.start]
+            first, end = (0, row_count) if read_all else (start, stop)
+            rows = located.read(None if read_all else slice(start, stop))
+            sample = rows[start - first : stop - first]
             facts = replace(
                 facts,
                 digest=digest(rows) if read_all else None,
                 block=Block(digest(sample), embedding_norm(sample).mean().item(), _sketch(sample)),
-                rows_read=(read_range.start, read_range.stop),
-                not_finite=tuple(row + read_range.start for row in rows_not_finite(rows)),
+                rows_read=(first, end),
+                not_finite=tuple(row + first for row in rows_not_finite(rows)),
             )
         if file_sha256 is not None:
             self._read[role, file_sha256] = facts
         return facts
 
     def _vector(self, checkpoint: Checkpoint, role: Role) -> TensorFacts:
+        """Read the facts of the final norm or the output bias."""
         located = checkpoint.locate(role)
+        facts = TensorFacts(dtype_name(located.dtype), located.shape)
         if self._level == "none":
-            return TensorFacts(_dtype(located), located.shape)
-        non_finite = rows_not_finite(located.read().reshape(-1, 1))
-        return TensorFacts(_dtype(located), located.shape, not_finite=tuple(non_finite))
-
-
-def _dtype(located: ReadableTensor) -> str:
-    return str(located.dtype).removeprefix("torch.")
+            return facts
+        return replace(facts, not_finite=tuple(rows_not_finite(located.read().reshape(-1, 1))))
 
 
 def _untied_roles(checkpoint: Checkpoint) -> list[Role]:
@@ -347,6 +338,7 @@ def _untied_roles(checkpoint: Checkpoint) -> list[Role]:
 
 
 def _sketch(rows: torch.Tensor) -> np.ndarray:
+    """Return at most _SKETCH numbers of some rows, at positions that depend on their shape only."""
     interval = max(1, rows.numel() // _SKETCH)
     return rows[::interval].float().flatten()[:_SKETCH].numpy().copy()
 
@@ -382,14 +374,14 @@ def _main_branch(series: CheckpointSeries, catalog_entry: PublicSeries | None) -
     last = stores[-1]
     if len(repositories) != 1 or not isinstance(last, HubRevision):
         return None
-    if any(store.revision == "main" for store in stores):
-        return None
-    if catalog_entry is not None and catalog_entry.main is None:
+    has_no_main = catalog_entry is not None and catalog_entry.main is None
+    if has_no_main or any(store.revision == "main" for store in stores):
         return None
     return Checkpoint(last.sibling("main"), series.steps[-1])
 
 
 def _starts_equal(facts: SeriesFacts) -> bool:
+    """Return whether the first two checkpoints share an embedding."""
     first, second = facts.checkpoints[:2]
     return any(
         first.payload(role) is not None and first.payload(role) == second.payload(role)

@@ -28,10 +28,8 @@ def known_defects(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[F
         if defect.steps is None:
             yield _report(defect, "note", (), "not checkable: the catalog does not say which steps")
             continue
-        steps = {*expand_steps(defect.steps, facts.catalog_entry.last)} & _possible_steps(
-            facts, defect
-        )
-        if steps:
+        steps = {*expand_steps(defect.steps, facts.catalog_entry.last)}
+        if steps := steps & _possible_steps(facts, defect):
             yield _check_defect(facts, findings, defect, tuple(sorted(steps)))
 
 
@@ -46,6 +44,7 @@ def _possible_steps(facts: SeriesFacts, defect: Defect) -> set[int]:
 def _check_defect(
     facts: SeriesFacts, findings: Sequence[Finding], defect: Defect, steps: tuple[int, ...]
 ) -> Finding:
+    """Return the verdict on a defect, from the findings at its steps."""
     if defect.kind == "explained":
         explained = [finding for finding in findings if finding.severity == "explained"]
         if len(steps) > 1 and any({*steps} <= {*finding.steps} for finding in explained):
@@ -53,26 +52,22 @@ def _check_defect(
         if len(steps) == 1 or {*steps} & {step for finding in findings for step in finding.flagged}:
             return _report(defect, "note", steps, "not checkable")
         return _report(defect, "note", steps, "not seen")
+    seen_steps = _seen_steps(findings, defect, steps)
     if defect.kind == "missing":
-        seen_steps = {*steps} - {*facts.existing_steps} | _seen_steps(findings, defect, steps)
-    else:
-        seen_steps = _seen_steps(findings, defect, steps)
+        seen_steps |= {*steps} - {*facts.existing_steps}
     if seen_steps:
-        share = (
-            "" if len(seen_steps) == len(steps) else f" at {len(seen_steps)} of {len(steps)} steps"
-        )
+        every = len(seen_steps) == len(steps)
+        share = "" if every else f" at {len(seen_steps)} of {len(steps)} steps"
         severity: Severity = "wrong" if seen_steps & {*facts.selected_steps} else "note"
         verdict = "seen again" if defect.repaired else "confirmed"
         return _report(defect, severity, tuple(sorted(seen_steps)), f"{verdict}{share}")
     if facts.level == "none" and defect.kind in _NEED_TENSORS and not defect.repaired:
-        return _report(
-            defect, "note", steps, "not checkable without reading rows; run with `--tensors rows`"
-        )
+        verdict = "not checkable without reading rows; run with `--tensors rows`"
+        return _report(defect, "note", steps, verdict)
     if any(finding.kind == "not compared" for finding in findings):
         return _report(defect, "note", steps, "not checkable: no hash is known")
-    return _report(
-        defect, "note", steps, "repaired, and not seen" if defect.repaired else "not seen"
-    )
+    verdict = "repaired, and not seen" if defect.repaired else "not seen"
+    return _report(defect, "note", steps, verdict)
 
 
 def _seen_steps(findings: Sequence[Finding], defect: Defect, steps: tuple[int, ...]) -> set[int]:
@@ -88,5 +83,6 @@ def _seen_steps(findings: Sequence[Finding], defect: Defect, steps: tuple[int, .
 
 
 def _report(defect: Defect, severity: Severity, steps: tuple[int, ...], verdict: str) -> Finding:
+    """Return the finding of a verdict on a defect."""
     place = f" (steps {name_steps(steps)})" if steps else ""
     return Finding(_KIND, severity, steps, f"{verdict}{place}: {defect.what}", link=defect.url)

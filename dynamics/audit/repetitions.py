@@ -31,9 +31,8 @@ def _repetition(facts: SeriesFacts, role: Role, payload: str, steps: set[int]) -
     explained, why = _explained(facts, steps)
     late = (last in steps or is_main) and last not in explained
     if explained == steps and not late:
-        yield Finding(
-            "repeated", "explained", tuple(sorted(steps)), f"one and the same; {why}", role
-        )
+        message = f"one and the same; {why}"
+        yield Finding("repeated", "explained", tuple(sorted(steps)), message, role)
         return
     genuine, reason = _genuine(facts, role, steps)
     if not genuine and late:
@@ -79,18 +78,15 @@ def _explained(facts: SeriesFacts, steps: set[int]) -> tuple[set[int], str]:
     """Return the steps that are allowed to be equal, and the reason."""
     reasons: list[str] = []
     explained: set[int] = set()
-    if {0, 1} <= steps and (
-        facts.catalog_entry is not None and facts.catalog_entry.warmup_from_zero
-    ):
+    entry = facts.catalog_entry
+    in_catalog = entry is not None and entry.warmup_from_zero
+    if {0, 1} <= steps and (in_catalog or facts.first_learning_rate == 0):
         explained |= {0, 1}
-        reasons.append("the first update has learning rate 0 (catalog)")
-    elif {0, 1} <= steps and facts.first_learning_rate == 0:
-        explained |= {0, 1}
-        reasons.append("the first update has learning rate 0 (trainer_state.json)")
-    last = facts.catalog_entry and facts.catalog_entry.last
-    for defect in facts.catalog_entry.defects if facts.catalog_entry is not None else ():
+        source = "catalog" if in_catalog else "trainer_state.json"
+        reasons.append(f"the first update has learning rate 0 ({source})")
+    for defect in entry.defects if entry is not None else ():
         if defect.kind == "explained" and defect.steps is not None:
-            defect_steps = {*expand_steps(defect.steps, last)}
+            defect_steps = {*expand_steps(defect.steps, entry and entry.last)}
             if len(defect_steps) > 1 and defect_steps <= steps and not defect_steps <= explained:
                 explained |= defect_steps
                 reasons.append(f"{defect.what} ({defect.url or defect.source})")

@@ -86,16 +86,14 @@ def audit_series(
     level: Level = tensors or ("none" if remote else "rows")
     catalog_entry = catalog_entry or _find_catalog_entry(series)
     facts = gather(series, steps, level, catalog_entry, on_checkpoint)
-    traffic = series.checkpoints[0].traffic
-    traffic = traffic.total or traffic
     return Audit(
         series=series.name,
         level=level,
         rows_read=facts.rows_read,
         steps=tuple(checkpoint.step for checkpoint in facts.checkpoints),
         findings=tuple(run_checks(facts)),
-        requests=traffic.requests,
-        received=traffic.received,
+        requests=series.traffic.requests,
+        received=series.traffic.received,
     )
 
 

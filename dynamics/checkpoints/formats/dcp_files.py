@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from dynamics.checkpoints.formats.byte_sources import Bytes, ByteSource, check_range
 from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows, row_ids
@@ -49,11 +50,6 @@ class Chunk:
     filename: str
     offset: int
     length: int
-
-    @property
-    def stop(self) -> Sizes:
-        """End along each axis, exclusive."""
-        return tuple(start + size for start, size in zip(self.start, self.shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -227,6 +223,7 @@ class DistributedEntries(Mapping[str, ReadableTensor]):
         )
 
     def _filename(self, info: Any) -> str:
+        """Return the file of a chunk, with the path of the folder; refuse one outside of it."""
         name = _field(info, "relative_path", str, self._name)
         if PurePosixPath(name).name != name or name == "..":
             raise CheckpointError(f"{self._name}: {name!r} is no file name of a file beside it")
@@ -281,6 +278,7 @@ class DistributedEntries(Mapping[str, ReadableTensor]):
 
 
 def _is(value: Any, name: str) -> bool:
+    """Return whether a value is a record of a class."""
     return isinstance(value, Record) and value.name == name
 
 
@@ -301,6 +299,7 @@ def _field(record: Any, name: str, kind: type, source_name: str) -> Any:
 
 
 def _sizes(record: Any, name: str, source_name: str, key: str) -> Sizes:
+    """Return a field of a record that holds a natural number per axis."""
     sizes = _field(record, name, tuple, source_name)
     if not all(type(size) is int and 0 <= size < _LARGEST_SIZE for size in sizes):
         raise CheckpointError(f"{source_name}: damaged: {name!r} of {key} are no sizes")
@@ -313,20 +312,19 @@ def _check_filled(chunks: Sequence[Chunk], shape: Sizes, name: str) -> None:
         raise CheckpointError(f"{name} is cut into {len(chunks)} chunks, more than {_MOST_CHUNKS}")
     if not chunks or any(len(chunk.start) != len(shape) for chunk in chunks):
         raise CheckpointError(f"{name} has no chunks of its shape {shape}")
-    beyond = any(
-        last > size for chunk in chunks for last, size in zip(chunk.stop, shape, strict=True)
-    )
+    starts = np.array([chunk.start for chunk in chunks])
+    stops = starts + np.array([chunk.shape for chunk in chunks])
+    beyond = bool(np.any(stops > np.array(shape)))
     filled = sum(math.prod(chunk.shape) for chunk in chunks)
-    if beyond or filled != math.prod(shape) or (len(chunks) > 1 and _overlap(chunks)):
+    if beyond or filled != math.prod(shape) or (len(chunks) > 1 and _overlap(starts, stops)):
         raise CheckpointError(
             f"{name} of shape {shape} is not filled by its {len(chunks)} chunks; shards of some "
             "ranks are missing: fetch or write it again"
         )
 
 
-def _overlap(chunks: Sequence[Chunk]) -> bool:
-    starts = np.array([chunk.start for chunk in chunks])
-    stops = np.array([chunk.stop for chunk in chunks])
+def _overlap(starts: Int[np.ndarray, "n axes"], stops: Int[np.ndarray, "n axes"]) -> bool:
+    """Return whether any two chunks share an element."""
     return any(
         np.sum(np.all((starts < stop) & (start < stops), axis=1)) > 1
         for start, stop in zip(starts, stops, strict=True)

@@ -12,6 +12,7 @@ from dynamics.checkpoints.formats.byte_sources import ByteSource
 from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
 from dynamics.errors import CheckpointError
 
+# The format is described in the README of github.com/huggingface/safetensors, "Format".
 _LENGTH = 8  # bytes of the first number, the length of the header
 
 # Metadata key of torch.distributed.checkpoint: the offsets, within full tensors, of their parts.
@@ -91,16 +92,25 @@ def _read_header(source: ByteSource) -> tuple[int, dict[str, Any]]:
         )
     try:
         header = json.loads(bytes(source.read(_LENGTH, start)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source.name}: the header is damaged: {error}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{source.name}: the header is damaged: too deep") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{source.name}: the header is damaged: not a table of tensors")
     return start, header
 
 
 def _entry(source: ByteSource, start: int, key: str, record: Any) -> TensorEntry:
+    """Return the entry of one tensor, from its record in the header.
+
+    Args:
+        source: The file.
+        start: Offset at which the data start.
+        key: Key of the tensor.
+        record: Its type, shape and offsets, not yet checked.
+
+    Raises:
+        CheckpointError: The record is damaged, or of a type torch does not have.
+    """
     match record:
         case {"dtype": str(name), "shape": [*sizes], "data_offsets": [int(begin), int(end)]} if all(
             type(size) is int and size >= 0 for size in sizes

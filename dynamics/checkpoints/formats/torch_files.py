@@ -163,6 +163,7 @@ def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
 
 
 def _members(source: ByteSource) -> dict[str, zipfile.ZipInfo]:
+    """Return the members of a zip file by name, from its central directory."""
     try:
         with zipfile.ZipFile(SourceStream(source)) as archive:  # type: ignore[arg-type]
             return {member.filename: member for member in archive.infolist()}
@@ -174,14 +175,21 @@ def _members(source: ByteSource) -> dict[str, zipfile.ZipInfo]:
 
 
 def _member_start(source: ByteSource, member: zipfile.ZipInfo) -> int:
+    """Return the position of a member's bytes, behind its local header.
+
+    Raises:
+        CheckpointError: It is compressed or encrypted, or its header is not where it should be.
+    """
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise CheckpointError(
             f"{source.name}: {member.filename} is compressed or encrypted, which torch.save never "
             "does; write the file again with torch.save"
         )
     start = member.header_offset
+    # PKWARE APPNOTE.TXT 4.4.4: with general purpose bit 11 names are UTF-8, else code page 437.
     name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
     header = bytes(source.read(start, start + _LOCAL_HEADER + len(name)))
+    # APPNOTE.TXT 4.3.7: the lengths of the name and of the extra field end the fixed part.
     name_length, extra_length = struct.unpack("<HH", header[26:_LOCAL_HEADER])
     if not header.startswith(b"PK\x03\x04") or header[_LOCAL_HEADER:] != name:
         raise CheckpointError(
@@ -326,6 +334,7 @@ def _has_weights(state: dict[Any, Any]) -> bool:
 
 
 def _tensors(state: dict[Any, Any]) -> dict[str, StoredTensor]:
+    """Return the tensors that lie in a dictionary itself, by key."""
     return {
         key: value
         for key, value in state.items()
@@ -340,14 +349,17 @@ def _step(contents: dict[Any, Any]) -> int | None:
 
 
 def _kind(content: Any) -> str:
+    """Name the kind of an object for a message."""
     return "a function" if isinstance(content, Global) else f"a {type(content).__name__}"
 
 
 def _listed(names: Iterable[Any]) -> str:
+    """List some names for a message, ascending."""
     plain = sorted(_shown(name) for name in names if isinstance(name, str | int))
     return ", ".join(plain[:_SHOWN]) or "nothing"
 
 
 def _shown(name: str | int) -> str:
+    """Return a name for a message: cut, and with escapes where it cannot be printed."""
     text = str(name)[:_LONGEST]
     return text if text.isprintable() else repr(text)

@@ -79,6 +79,7 @@ _STORAGES = {
 def _stored_tensor(
     storage: Any, storage_offset: Any, shape: Any, stride: Any, dtype: Any
 ) -> "StoredTensor | Placeholder":
+    """Describe a tensor; refuse one that reaches beyond its storage."""
     if isinstance(storage, Placeholder):
         return storage
     # No value of the pickle is shown in a message: a small pickle can describe one whose text
@@ -102,23 +103,18 @@ def _axes(sizes: Any = ()) -> tuple[Any, ...]:
 
 
 def _rebuild_typed(storage: Storage, offset: int, shape: Any, stride: Any, *_: Any) -> Any:
+    """Describe a view of a typed storage, as `torch._utils._rebuild_tensor_v2` gets it."""
     return _stored_tensor(storage, offset, shape, stride, getattr(storage, "dtype", None))
 
 
-def _rebuild_untyped(
-    storage: Storage,
-    offset: int,
-    shape: Any,
-    stride: Any,
-    _grad: Any,
-    _hooks: Any,
-    dtype: Any,
-    *_: Any,
-) -> Any:
+def _rebuild_untyped(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> Any:
+    """Describe a view of an untyped storage, as `torch._utils._rebuild_tensor_v3` gets it."""
+    _, _, dtype, *_ = rest  # behind requires_grad and the backward hooks
     return _stored_tensor(storage, offset, shape, stride, dtype)
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
+    """Return the tensor of a parameter, without requires_grad and the rest."""
     return tensor
 
 
