@@ -14,7 +14,7 @@ DynamicsError                printed by the command line on one line, with exit 
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -74,6 +74,16 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     options = sorted(options)
     close = difflib.get_close_matches(name, options, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(options)}"
+
+
+def first_of(names: Sequence[object], most: int) -> str:
+    """List the first names for a message, with an ellipsis where there are more.
+
+    Example:
+        >>> first_of(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def message_of(error: BaseException, longest: int = 300) -> str:

@@ -41,7 +41,7 @@ def name_rows(rows: Sequence[int], max_rows: int = 5) -> str:
         >>> name_rows([5, 7, 9], max_rows=2)
         '5, 7, ...'
     """
-    return ", ".join(map(str, rows[:max_rows])) + (", ..." if len(rows) > max_rows else "")
+    return first_of(rows, max_rows)
 
 
 def name_steps(steps: Iterable[int], max_parts: int = 5) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from dynamics.checkpoints.architectures import (
     FAMILIES,
+    ROLES,
     Family,
     Norm,
     Role,
@@ -21,12 +22,7 @@ from dynamics.checkpoints.float_tensors import FloatTensors
 from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
-from dynamics.checkpoints.model_types import (
-    FinalNorm,
-    facts_of,
-    find_final_norm,
-    find_layout,
-)
+from dynamics.checkpoints.model_types import FinalNorm, facts_of, find_final_norm, find_layout
 from dynamics.checkpoints.quantised import QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.ties import Tie, expected_tie, find_tie
@@ -299,6 +295,7 @@ class _Contents:
 
     @cached_property
     def _tie(self) -> Tie:
+        """Decision whether the embeddings are tied."""
         if "output_embedding" not in self.roles:
             self._check_absent(self.family.output_embedding)
         return find_tie(self.family, self.roles, self._tensors, self.config)
@@ -327,7 +324,7 @@ class _Contents:
     def notes(self) -> tuple[str, ...]:
         """Remarks on the files that matter for the numbers read from them."""
         notes = [*self._weights.notes, *self._unwrapped.notes]
-        for role in ("input_embedding", "output_embedding"):
+        for role in ROLES:
             key = self.roles.get(role)
             if key is not None and isinstance(tensor := self._tensors[key], QuantisedTensor):
                 matrix = role.replace("_", " ")
@@ -354,10 +351,12 @@ class _Contents:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _contents(checkpoint: Checkpoint) -> _Contents:
+    """Return the contents of a checkpoint; those of the last few stay in memory."""
     return _Contents(checkpoint.store)
 
 
 def _largest_matrices(weights: Mapping[str, ReadableTensor]) -> str:
+    """List the keys and shapes of the matrices with most rows, for a message."""
     shapes = {key: weights[key].shape for key in weights}
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     matrices.sort(key=lambda key: shapes[key][0], reverse=True)

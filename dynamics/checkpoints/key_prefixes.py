@@ -106,7 +106,8 @@ def unwrap(
             f"{name}: holds adapters that are not merged into the weights ({adapter}); save what "
             "model.merge_and_unload() returns with save_pretrained"
         )
-    wrappers = [f"{word}." for word in sorted(_WRAPPERS) if _has_part(plain, word)]
+    parts = {part for key in plain for part in key.split(".")}
+    wrappers = [f"{word}." for word in sorted(_WRAPPERS & parts)]
     removed = tuple(part for part in [shortest, *wrappers] if part)
     return UnwrappedTensors(tensors, candidates[shortest], removed)
 
@@ -135,12 +136,9 @@ def _without_wrappers(keys: Mapping[str, str]) -> dict[str, str]:
 
 def _without_prefix(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Remove a prefix from the keys that have it; these replace equal keys without it."""
-    unprefixed = {key: original for key, original in keys.items() if not key.startswith(prefix)}
-    return unprefixed | {
-        key.removeprefix(prefix): original
-        for key, original in keys.items()
-        if key.startswith(prefix)
-    }
+    # The keys with the prefix come last, so that they replace equal ones.
+    in_order = sorted(keys, key=lambda key: key.startswith(prefix))
+    return {key.removeprefix(prefix): keys[key] for key in in_order}
 
 
 def _prefixes(keys: Collection[str]) -> list[str]:
@@ -165,7 +163,3 @@ def _first_parts(keys: Collection[str], prefix: str) -> set[str]:
     """Return the part after a prefix, for keys with the prefix and at least two further parts."""
     tails = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
     return {tail.partition(".")[0] for tail in tails if "." in tail}
-
-
-def _has_part(keys: Collection[str], word: str) -> bool:
-    return any(word in key.split(".") for key in keys)

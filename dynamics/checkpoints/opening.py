@@ -9,7 +9,7 @@ from dynamics.checkpoints.hub.client import Hub
 from dynamics.checkpoints.hub.hub_series import open_hub_series, revision_of
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries, open_series
-from dynamics.errors import CheckpointError
+from dynamics.errors import CheckpointError, first_of
 
 _SHOWN = 5  # names listed in a note
 
@@ -65,23 +65,20 @@ def open_public_series(entry: PublicSeries, hub: Hub | None = None) -> Checkpoin
             f"{entry.name}: none of the {len(places)} names in its repository is a step of it; the "
             f"catalog expects names such as {entry.revisions[0]}"
         )
-    step_names = {name.name for name in names.values()}
-    return CheckpointSeries(
-        entry.name if entry.where == "repository" else entry.repositories[0],
-        tuple(
-            Checkpoint(places[name.name], step, name.tokens_seen) for step, name in names.items()
-        ),
-        notes=_skipped_note(entry.name, {*places} - step_names - {"main"}),
+    checkpoints = tuple(
+        Checkpoint(places[name.name], step, name.tokens_seen) for step, name in names.items()
     )
+    series_name = entry.name if entry.where == "repository" else entry.repositories[0]
+    skipped = {*places} - {name.name for name in names.values()} - {"main"}
+    return CheckpointSeries(series_name, checkpoints, notes=_skipped_note(entry.name, skipped))
 
 
 def _skipped_note(name: str, skipped: set[str]) -> tuple[str, ...]:
     """Return a note on names that are no steps of a series; empty where there are none."""
     if not skipped:
         return ()
-    shown = ", ".join(sorted(skipped)[:_SHOWN]) + (", ..." if len(skipped) > _SHOWN else "")
-    reason = f"they are no steps of {name} in the catalog"
-    return (f"skipped because {reason}: {shown} ({len(skipped)} in all)",)
+    shown = f"{first_of(sorted(skipped), _SHOWN)} ({len(skipped)} in all)"
+    return (f"skipped because they are no steps of {name} in the catalog: {shown}",)
 
 
 def _repositories(entry: PublicSeries, hub: Hub) -> list[str]:
@@ -97,4 +94,5 @@ def _repositories(entry: PublicSeries, hub: Hub) -> list[str]:
 
 
 def _looks_like_a_path(series: str, path: Path) -> bool:
+    """Return whether a series that does not exist on disk was meant as a folder."""
     return series.startswith((".", "~", "/")) or ("/" in series and path.parent.is_dir())

@@ -30,7 +30,7 @@ from dynamics.checkpoints.weight_files import (
     unsupported_format,
 )
 from dynamics.checkpoints.weights import Weights
-from dynamics.errors import CheckpointError, StepError
+from dynamics.errors import CheckpointError, StepError, first_of
 from dynamics.steps import parse, summarize_steps
 
 _CHECKPOINTS = "checkpoints"
@@ -90,12 +90,8 @@ class CheckpointSeries:
             StepError: The expression is malformed, or a step it names does not exist.
         """
         steps = parse(expression).select(self.steps)
-        return replace(
-            self,
-            checkpoints=tuple(
-                checkpoint for checkpoint in self.checkpoints if checkpoint.step in steps
-            ),
-        )
+        selected = (checkpoint for checkpoint in self.checkpoints if checkpoint.step in steps)
+        return replace(self, checkpoints=tuple(selected))
 
 
 def open_series(path: Path | str) -> CheckpointSeries:
@@ -228,10 +224,8 @@ def _open_files(folder: Path) -> CheckpointSeries | None:
                 f"{path}: its name has step {step}, the file records step {recorded}; rename it "
                 f"to step={recorded}{path.suffix}"
             )
-        if (other_path := by_step.setdefault(step, path)) != path:
-            raise StepError(
-                f"{other_path} and {path.name} are both step {step}; remove one of them"
-            )
+        if (rival := by_step.setdefault(step, path)) != path:
+            raise StepError(f"{rival} and {path.name} are both step {step}; remove one of them")
     skipped = ", ".join(path.name for path in files if path not in steps)
     notes = (f"{skipped}: skipped because the name has no step",) if skipped else ()
     checkpoints = tuple(Checkpoint(by_step[step], step) for step in sorted(by_step))
@@ -301,19 +295,14 @@ def _open_cache(folder: Path, repositories: list[CachedRepository]) -> Checkpoin
     if len(by_name) == len(repositories) and all(map(_has_step, by_name)):
         selection = select_names(by_name, place=str(folder), on_hub=True)
         opened = {name: _open_cached(by_name[name.name]) for name in selection.names}
-        return CheckpointSeries(
-            folder.name,
-            tuple(
-                Checkpoint(series.checkpoints[-1].place, name.step, name.tokens_seen, name.name)
-                for name, series in opened.items()
-            ),
-            selection.unit,
-            selection.notes,
+        checkpoints = tuple(
+            Checkpoint(series.checkpoints[-1].place, name.step, name.tokens_seen, name.name)
+            for name, series in opened.items()
         )
-    shown = ", ".join(repository.folder.name for repository in repositories[:_SHOWN])
+        return CheckpointSeries(folder.name, checkpoints, selection.unit, selection.notes)
+    shown = first_of([repository.folder.name for repository in repositories], _SHOWN)
     raise CheckpointError(
-        f"{folder}: is a cache of {len(repositories)} models ({shown}"
-        f"{', ...' if len(repositories) > _SHOWN else ''}); give one of them, such as "
+        f"{folder}: is a cache of {len(repositories)} models ({shown}); give one of them, such as "
         f"{repositories[0].folder}"
     )
 
@@ -351,6 +340,7 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 def _has_step(name: str) -> bool:
+    """Return whether a name has a training step, not only an epoch or tokens."""
     parsed = parse_step_name(name)
     return parsed is not None and parsed.unit == STEP
 

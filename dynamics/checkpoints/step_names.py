@@ -18,7 +18,7 @@ from itertools import takewhile
 
 from dynamics.checkpoints.catalog.public_series import catalog
 from dynamics.checkpoints.catalog.revision_names import RevisionName, parse_name
-from dynamics.errors import StepError
+from dynamics.errors import StepError, first_of
 
 STEP, EPOCH, MILLION_TOKENS = "step", "epoch", "million tokens"
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -269,6 +269,7 @@ def _catalog_patterns() -> dict[tuple[str, int], str]:
 
 
 def _parse_by_catalog(name: str) -> StepName | None:
+    """Parse a name by the patterns of the public series; None where none fits."""
     for (pattern, step_unit), family in _catalog_patterns().items():
         if (parsed := parse_name(name, [pattern], step_unit)) is not None:
             variant = "-".join(filter(None, [parsed.stage, parsed.seed]))
@@ -286,11 +287,12 @@ def _select_kind(
     if len(kinds) < 2:
         return names, []
     if not on_hub or "" not in kinds:
-        shown = "; ".join(_listed(kind) for kind in list(kinds.values())[:4])
+        groups = [[name.name for name in kind] for kind in kinds.values()]
+        shown = "; ".join(first_of(group, 2) for group in groups[:4])
         choice = (
             "give `patterns` to open_hub_series that fit one"
             if on_hub
-            else f"choose one by a pattern of its names{_pattern_hint(place, kinds.values())}, or "
+            else f"choose one by a pattern of its names{_pattern_hint(place, groups)}, or "
             f"all of them with '{place}/*' if their steps continue each other"
         )
         raise StepError(f"{place}: holds names of {len(kinds)} stages or kinds ({shown}); {choice}")
@@ -323,9 +325,8 @@ def _select_per_step(
     return selected, skipped
 
 
-def _pattern_hint(place: str, kinds: Iterable[list[StepName]]) -> str:
-    """Return a hint at a shell pattern that fits the names of one kind only; "" without one."""
-    groups = [[name.name for name in names] for names in kinds]
+def _pattern_hint(place: str, groups: list[list[str]]) -> str:
+    """Return a hint at a shell pattern that fits the names of one group only; "" without one."""
     for names in groups:
         excluded = [
             name for other_names in groups if other_names is not names for name in other_names
@@ -349,9 +350,5 @@ def _pattern(names: list[str], excluded: list[str]) -> str | None:
 
 
 def _skipped_note(reason: str, names: list[str], advice: str = "") -> str:
+    """Return a note on names that were skipped for one reason."""
     return f"skipped because {reason}: {', '.join(names)}{advice and f'; {advice}'}"
-
-
-def _listed(kind: list[StepName]) -> str:
-    names = [name.name for name in kind[:2]]
-    return ", ".join(names) + (", ..." if len(kind) > 2 else "")

@@ -58,13 +58,11 @@ def find_tie(
             return Tie(tied=False)
         if _equal(first, second):
             return Tie(tied=expected_tie(config) is not False)
-        return Tie(
-            tied=False,
-            note="config.json says that the embeddings are tied, but the files hold two different "
+        differ = (
+            "config.json says that the embeddings are tied, but the files hold two different "
             "matrices; both are measured, as transformers 5 loads them"
-            if configured
-            else None,
         )
+        return Tie(tied=False, note=differ if configured else None)
     if family.head_shows and not {"final_norm_weight", "output_bias"} & roles.keys():
         return Tie(tied=False)
     expected = expected_tie(config)
@@ -121,6 +119,7 @@ def default_tie(config: Mapping[str, Any]) -> bool | None:
 
 
 def _equal(first: ReadableTensor, second: ReadableTensor) -> bool:
+    """Return whether two tensors have equal values; most that differ do so in the first rows."""
     return (
         first.shape == second.shape
         and digest(first.read(_FIRST_ROWS)) == digest(second.read(_FIRST_ROWS))

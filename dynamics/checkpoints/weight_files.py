@@ -28,23 +28,10 @@ _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 # Files with these suffixes that hold other state of a training, or parts of weights.
 _NO_WEIGHTS = (
-    "*optim*",
-    "*scheduler*",
-    "*scaler*",
-    "*rng*",
-    "random_states*",
-    "training_args*",
-    "train*_state*",
-    "*dataloader*",
-    "sampler*",
-    "adapter_*",
-    "tokenizer*",
-    "*-of-*",
-    "common.pt",
-    "meta*.pt",
-    "mp_rank_0[1-9]_*",
-    "layer_*model_states.pt",
-    "*zero_pp_rank_*",
+    *("*optim*", "*scheduler*", "*scaler*", "*rng*", "random_states*", "training_args*"),
+    *("train*_state*", "*dataloader*", "sampler*", "tokenizer*", "common.pt", "meta*.pt"),
+    # Parts of weights.
+    *("adapter_*", "*-of-*", "mp_rank_0[1-9]_*", "layer_*model_states.pt", "*zero_pp_rank_*"),
 )
 _MOST_ENTRIES = 2000  # most entries of a folder that are listed
 _SHOWN = 4  # files listed in a message
@@ -154,9 +141,9 @@ def unsupported_format(folder: Path) -> str | None:
         The message; None when no format is recognised.
     """
     if len(metadata := _metadata_files(folder)) > 1:
-        choice = f"give the folder of one of them, such as {folder / metadata[0]}"
-        return f"{folder}: holds several distributed checkpoints ({_listed(metadata)}); " + (
-            choice.removesuffix(f"/{METADATA}")
+        return (
+            f"{folder}: holds several distributed checkpoints ({_listed(metadata)}); give the "
+            f"folder of one of them, such as {(folder / metadata[0]).parent}"
         )
     if match := find_named_format(_filenames(folder)):
         named, filename = match
@@ -188,6 +175,7 @@ def _filenames(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[str]:
+    """Yield the names that `_filenames` lists."""
     children = sorted(islice(folder.iterdir(), _MOST_ENTRIES))
     for parent in (folder, *(child for child in children if child.is_dir())):
         has_metadata = (parent / METADATA).is_file()
@@ -207,5 +195,6 @@ def _is_container(path: Path) -> bool:
 
 
 def _listed(names: list[str]) -> str:
+    """List the first names for a message, and how many more there are."""
     more = f", {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -230,11 +230,7 @@ class PublicSeries(_Entry):
 @cache
 def catalog() -> Mapping[str, PublicSeries]:
     """Return the public series by name, read once from the data of the package."""
-    text = (
-        files("dynamics.checkpoints.catalog")
-        .joinpath("public_series.yaml")
-        .read_text(encoding="utf-8")
-    )
+    text = files("dynamics.checkpoints.catalog").joinpath("public_series.yaml").read_text("utf-8")
     data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     series = [
         PublicSeries(**entry) for family in data["families"] for entry in expand_family(family)
@@ -266,10 +262,7 @@ def find(name: str) -> PublicSeries:
         repositories = (repository.lower() for repository in series.repositories)
         if lower in series.aliases or any(fnmatchcase(lower, pattern) for pattern in repositories):
             return series
-    names = [
-        *entries,
-        *(alias for series in entries.values() for alias in series.aliases),
-    ]
+    names = [*entries, *(alias for series in entries.values() for alias in series.aliases)]
     close = difflib.get_close_matches(lower.rpartition("/")[2], names, n=1)
     hint = did_you_mean(close[0], close) if close else f"there are {len(entries)} of them."
     raise CheckpointError(f"{name!r} is no public series; {hint} `dynamics series list` shows them")

@@ -73,9 +73,11 @@ class TensorCache:
             ) from error
 
     def _path(self, key: str) -> Path:
+        """Return the file of a key."""
         return self.folder / (key + _SUFFIX)
 
     def _make_room(self, needed: int) -> None:
+        """Remove the least recently used ranges until some bytes more are within the limit."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}*")]
         total = sum(stat.st_size for _, stat in files)

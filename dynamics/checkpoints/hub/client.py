@@ -41,9 +41,12 @@ from dynamics.checkpoints.hub.http import RemoteFile
 from dynamics.checkpoints.hub.transport import Transport, origin, reason, status, unless_absent
 from dynamics.errors import CheckpointError, UnreachableError
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+SHA256 = re.compile("[0-9a-f]{64}")
 _SMALL = 1 << 26  # most bytes of a response or of a file beside the weights
 _NAMED = 3  # names suggested in a message
+
+
+ReferenceKind = Literal["branch", "tag", "commit"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Reference:
 
     name: str
     commit: str
-    kind: Literal["branch", "tag", "commit"]
+    kind: ReferenceKind
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,11 @@ class Hub:
             if self.offline:
                 return self._cached_references(repo)
             (page,) = self._pages(repo, f"/{repo}/refs")
+            kinds: dict[ReferenceKind, str] = {"branch": "branches", "tag": "tags"}
             return [
-                *(
-                    Reference(ref["name"], ref["targetCommit"], "branch")
-                    for ref in page["branches"]
-                ),
-                *(Reference(ref["name"], ref["targetCommit"], "tag") for ref in page["tags"]),
+                Reference(item["name"], item["targetCommit"], kind)
+                for kind, field_name in kinds.items()
+                for item in page[field_name]
             ]
 
     def repositories(self, beginning: str) -> list[str]:
@@ -163,7 +165,8 @@ class Hub:
             UnreachableError: The hub does not send the length of the file.
         """
         with self._file(repo, revision, filename, commit) as (name, url):
-            request = partial(get_hf_file_metadata, url, token=self.token, timeout=self._timeout)
+            timeout = self.transport.patience.timeout
+            request = partial(get_hf_file_metadata, url, token=self.token, timeout=timeout)
             metadata = unless_absent(partial(self.transport.persist, request, name))
             if metadata is None:
                 return None
@@ -171,9 +174,9 @@ class Hub:
                 raise UnreachableError(
                     f"{name}: {self.address} does not send the length of the file"
                 )
-            etag = metadata.etag or ""
+            etag = metadata.etag or ""  # of a large file its SHA-256, of a small one git's SHA-1
             fields = {"commit": metadata.commit_hash, "size": metadata.size}
-            fields["sha256"] = etag if _SHA256.fullmatch(etag) else None
+            fields["sha256"] = etag if SHA256.fullmatch(etag) else None
             if origin(metadata.location) != origin(self.address):
                 return RemoteFile(metadata.location, signed=True, **fields)
             pinned = self._url(repo, metadata.commit_hash or revision, filename)
@@ -236,17 +239,14 @@ class Hub:
                 ) from error
 
     @property
-    def _timeout(self) -> float:
-        return self.transport.patience.timeout
-
-    @property
     def _headers(self) -> dict[str, str]:
+        """Headers of a request, with the access token where there is one."""
         return build_hf_headers(token=self.token)
 
     def _url(self, repo: str, revision: str, filename: str) -> str:
-        return hf_hub_url(
-            repo, filename, repo_type=self.kind, revision=revision, endpoint=self.address
-        )
+        """Return the address of a file."""
+        place = {"repo_type": self.kind, "revision": revision, "endpoint": self.address}
+        return hf_hub_url(repo, filename, **place)
 
     @contextmanager
     def _file(
@@ -258,6 +258,7 @@ class Hub:
             yield name, self._url(repo, commit or revision, filename)
 
     def _cached_references(self, repo: str) -> list[Reference]:
+        """List the revisions of a repository that the local cache has."""
         cache = Path(self.folder or constants.HF_HUB_CACHE)
         folder = cache / repo_folder_name(repo_id=repo, repo_type=self.kind) / "refs"
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -269,6 +270,15 @@ class Hub:
         ]
 
     def _pages(self, name: str, path: str) -> Iterator[Any]:
+        """Yield the pages of a list that the hub's API returns, parsed from JSON.
+
+        Args:
+            name: Name of the requested object in messages.
+            path: Address behind the kind of repositories, with its query.
+
+        Raises:
+            UnreachableError: The answer is no JSON.
+        """
         url: str | None = f"{self.address}/api/{self.kind}s{path}"
         while url is not None:
             content, following = self._download(url, name)
@@ -284,12 +294,11 @@ class Hub:
         """Download the body behind an address, and return it with the address of the next page."""
 
         def fetch() -> tuple[bytes, str | None]:
-            timeout = self._timeout
-            with get_session().stream(
-                "GET", url, headers=self._headers, timeout=timeout
-            ) as response:
+            patience = self.transport.patience
+            options = {"headers": self._headers, "timeout": patience.timeout}
+            with get_session().stream("GET", url, **options) as response:
                 hf_raise_for_status(response)
-                deadline = self.transport.patience.deadline(_SMALL)
+                deadline = patience.deadline(_SMALL)
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     self.transport.traffic.count(received=len(chunk))
@@ -335,12 +344,12 @@ class Hub:
                 + _suggest(revision, names)
             ) from error
         except httpx2.HTTPError as error:
-            advice = ""
-            if status(error) in (401, 403):
-                advice = "; set HF_TOKEN to a token that may read it"
+            forbidden = status(error) in (401, 403)
+            advice = "; set HF_TOKEN to a token that may read it" if forbidden else ""
             raise UnreachableError(f"{name}: {reason(error)}{advice}") from error
 
     def _repository_ids(self, author: str, search: str = "") -> list[str]:
+        """List the ids of an author's repositories whose names contain a text."""
         query = urlencode({"author": author, "search": search, "limit": 1000})
         return [item["id"] for page in self._pages(author, f"?{query}") for item in page]
 
@@ -356,5 +365,6 @@ class Hub:
 
 
 def _suggest(name: str, names: set[str]) -> str:
+    """Return the end of a message: the nearest names, or any one of them."""
     close = difflib.get_close_matches(name, sorted(names), n=_NAMED)
     return f"the nearest are {', '.join(close)}" if close else f"one of them is {min(names)}"

@@ -104,6 +104,7 @@ class HttpFile:
         return start, stop
 
     def _read_cached(self, start: int, stop: int) -> Bytes:
+        """Read a range from the cache on disk, or else fetch it and store it there."""
         cache, sha256 = self._transport.cache, self.remote_file.sha256
         if cache is None or sha256 is None:
             return self._fetch(start, stop)
@@ -115,18 +116,20 @@ class HttpFile:
         return content
 
     def _fetch(self, start: int, stop: int) -> bytearray:
+        """Fetch a range by several connections at a time."""
         content = bytearray(stop - start)
         pieces = split(start, stop, self._transport.connections)
         stopped = threading.Event()
+        buffer = memoryview(content)
         with ThreadPoolExecutor(self._transport.connections) as pool:
             try:
-                targets = [
-                    memoryview(content)[begin - start : end - start] for begin, end in pieces
+                ranges = [
+                    _Range(
+                        self, self._transport, buffer[begin - start : end - start], begin, stopped
+                    )
+                    for begin, end in pieces
                 ]
-                futures = [
-                    pool.submit(_Range(self, self._transport, target, begin, stopped).fill)
-                    for target, (begin, _) in zip(targets, pieces, strict=True)
-                ]
+                futures = [pool.submit(piece.fill) for piece in ranges]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
@@ -173,6 +176,7 @@ class _Range:
             ) from error
 
     def _fetch(self) -> None:
+        """Make one attempt at the missing bytes."""
         if self.stopped.is_set():
             return
         remote_file = self.file.remote_file
@@ -186,6 +190,11 @@ class _Range:
 
     @contextmanager
     def _response(self, remote_file: RemoteFile) -> Iterator[httpx2.Response]:
+        """Yield the response to a request for the missing bytes; refuse any other than these.
+
+        RFC 9110: section 14.2 (Range) lets a server ignore the request and send the whole file,
+        section 14.4 (Content-Range) says which bytes it sends.
+        """
         begin, end = self.start + self.done, self.start + len(self.target)
         headers = {**remote_file.headers, "Range": f"bytes={begin}-{end - 1}"}
         headers["Accept-Encoding"] = "identity"
@@ -210,6 +219,7 @@ class _Range:
             yield response
 
     def _receive(self, response: httpx2.Response) -> None:
+        """Write the body of a response into the buffer, as far as it comes."""
         deadline = self.transport.patience.deadline(len(self.target) - self.done)
         for chunk in response.iter_raw():
             self.transport.traffic.count(received=len(chunk))
@@ -228,9 +238,11 @@ class _Range:
             )
 
     def _is_expired(self, error: httpx2.HTTPError) -> bool:
+        """Return whether a refusal may mean that the signed address has expired."""
         return self.file.remote_file.signed and status(error) in _EXPIRED
 
     def _refusal(self, fault: str) -> UnreachableError:
+        """Return the error for a response that is not what was requested."""
         host = httpx2.URL(self.file.remote_file.url).netloc.decode()
         return UnreachableError(f"{self.file.name}: {host} {fault}")
 

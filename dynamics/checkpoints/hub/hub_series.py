@@ -9,7 +9,7 @@ from dynamics.checkpoints.hub.client import Hub, Reference
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.step_names import STEP, select_names
-from dynamics.errors import CheckpointError, StepError
+from dynamics.errors import CheckpointError, StepError, first_of
 
 _SHOWN = 5  # names listed in a message
 
@@ -60,26 +60,24 @@ def open_hub_series(
         )
     if not named_references:
         names = [reference.name for reference in references]
+        fault = "has a step" if patterns is None else f"fits {' or '.join(patterns)}"
         raise CheckpointError(
-            f"{repo}: none of its {len(names)} names "
-            f"{'has a step' if patterns is None else 'fits ' + ' or '.join(patterns)}; "
-            f"they are {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+            f"{repo}: none of its {len(names)} names {fault}; they are {first_of(names, _SHOWN)}"
         )
+    named_references = [
+        (reference, with_tokens(name, tokens_per_step)) for reference, name in named_references
+    ]
     for (earlier, first), (later, second) in pairwise(named_references):
         if first.step == second.step:
             raise StepError(
                 f"{repo}: {earlier.kind} {earlier.name!r} and {later.kind} {later.name!r} are both "
                 f"step {first.step}; give patterns that fit one of them"
             )
-    checkpoints = [
-        Checkpoint(
-            revision_of(hub, repo, reference),
-            name.step,
-            with_tokens(name, tokens_per_step).tokens_seen,
-        )
+    checkpoints = tuple(
+        Checkpoint(revision_of(hub, repo, reference), name.step, name.tokens_seen)
         for reference, name in named_references
-    ]
-    return CheckpointSeries(repo, tuple(checkpoints), unit, notes)
+    )
+    return CheckpointSeries(repo, checkpoints, unit, notes)
 
 
 def revision_of(hub: Hub, repo: str, reference: Reference) -> HubRevision:

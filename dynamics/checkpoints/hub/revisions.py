@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dynamics.checkpoints.formats.byte_sources import LocalFile
-from dynamics.checkpoints.hub.client import Hub
+from dynamics.checkpoints.hub.client import SHA256, Hub
 from dynamics.checkpoints.hub.http import HttpFile, RemoteFile
 from dynamics.checkpoints.stores import Traffic
 from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.files import sha256_file
 
-CONFIG = "config.json"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class HubRevision:
@@ -80,7 +78,7 @@ class HubRevision:
             return path.read_bytes() if path else None
         if not self._hub.offline:
             return self._hub.read(self.repo, self.revision, filename, self.commit)
-        if filename != CONFIG:  # other files may be missing
+        if filename != "config.json":  # other files may be missing
             return None
         raise CheckpointError(
             f"{self.name}: {filename} is missing, and is needed to read its weights; unset "
@@ -100,7 +98,7 @@ class HubRevision:
         if located is None:
             return None if self.open(filename) is None else self.sha256(filename)
         blob = located.resolve().name  # the cache names large files after their digest
-        return blob if _SHA256.fullmatch(blob) else sha256_file(located)
+        return blob if SHA256.fullmatch(blob) else sha256_file(located)
 
     def folder(self, patterns: Collection[str]) -> Path:
         """Return the revision's folder in the local cache, with files that fit a pattern fetched.
@@ -120,9 +118,10 @@ class HubRevision:
         return self._hub.cached(self.repo, self.commit or self.revision, filename)
 
     def _find(self, filename: str) -> HttpFile | Path | None:
+        """Find a file in the local cache or else on the hub, None when there is none."""
         remote_file = None
         if self.commit is None and not self._hub.offline:
-            remote_file = self._locate(filename)
+            remote_file = self._locate(filename)  # the first response pins the commit
             if remote_file is None:
                 return None
         cached = self._cached(filename)
@@ -135,6 +134,7 @@ class HubRevision:
         return HttpFile(name, remote_file, lambda: self._relocate(filename), self._hub.transport)
 
     def _locate(self, filename: str) -> RemoteFile | None:
+        """Locate a file on the hub, and pin or check the commit it is in."""
         remote_file = self._hub.locate(self.repo, self.revision, filename, self.commit)
         if remote_file is not None and remote_file.commit is not None:
             if self.commit not in (None, remote_file.commit):
@@ -146,6 +146,7 @@ class HubRevision:
         return remote_file
 
     def _relocate(self, filename: str) -> RemoteFile:
+        """Locate a file again whose address has expired."""
         remote_file = self._locate(filename)
         if remote_file is None:
             raise CheckpointError(f"{self.name}/{filename}: was removed while it was being read")

@@ -153,11 +153,13 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def _is_temporary(error: httpx2.HTTPError) -> bool:
+    """Return whether another attempt may succeed: a lost connection, or a status such as 503."""
     lost = isinstance(error, httpx2.TransportError) and not isinstance(error, _HOPELESS)
     return lost or status(error) in _TRANSIENT
 
 
 def _advice(error: httpx2.HTTPError) -> str:
+    """Return what to do about a failure that lasts, as the end of a message."""
     if status(error) == 429:
         return "set HF_TOKEN, which raises the limit, or try again later"
     if isinstance(error, httpx2.ConnectError):
@@ -166,6 +168,11 @@ def _advice(error: httpx2.HTTPError) -> str:
 
 
 def _requested_wait(error: httpx2.HTTPError) -> float | None:
+    """Return the seconds that a server asks to wait, None when it does not.
+
+    Draft RFC "RateLimit header fields for HTTP" gives them with status 429, RFC 9110 section
+    10.2.3 (Retry-After) with any; its form as a date is ignored.
+    """
     response = getattr(error, "response", None)
     if response is None:
         return None
