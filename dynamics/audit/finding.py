@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynamics.checkpoints.architectures import Role
+from dynamics.errors import first_of
 
 Severity = Literal["wrong", "explained", "note"]
 

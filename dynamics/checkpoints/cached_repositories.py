@@ -48,25 +48,24 @@ def cached_repository(folder: Path) -> CachedRepository | None:
         folder.name.startswith(_PREFIX) or (folder / "refs").is_dir()
     ):
         return None
-    references = {
-        path.relative_to(folder / "refs").as_posix(): folder
-        / "snapshots"
-        / path.read_text("utf-8", errors="replace").strip()
-        for path in sorted((folder / "refs").rglob("*"))
+    commits = cached_commits(folder)
+    places = {name: folder / "snapshots" / commit for name, commit in commits.items()}
+    snapshots = {name: snapshot for name, snapshot in places.items() if snapshot.is_dir()}
+    absent = tuple(sorted(places.keys() - snapshots.keys()))
+    named = set(snapshots.values())
+    stored = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    unnamed = tuple(path for path in stored if path not in named)
+    return CachedRepository(folder, snapshots, absent, unnamed)
+
+
+def cached_commits(folder: Path) -> dict[str, str]:
+    """Return the commit of each revision in the `refs` of a repository's folder, by name."""
+    refs = folder / "refs"
+    return {
+        path.relative_to(refs).as_posix(): path.read_text("utf-8", errors="replace").strip()
+        for path in sorted(refs.rglob("*"))
         if path.is_file()
     }
-    snapshots = {name: snapshot for name, snapshot in references.items() if snapshot.is_dir()}
-    named = set(snapshots.values())
-    return CachedRepository(
-        folder,
-        snapshots,
-        tuple(sorted(references.keys() - snapshots.keys())),
-        tuple(
-            path
-            for path in sorted((folder / "snapshots").iterdir())
-            if path.is_dir() and path not in named
-        ),
-    )
 
 
 def cached_repositories(folder: Path) -> list[CachedRepository]:

@@ -110,7 +110,7 @@ class Checkpoint:
     def has(self, role: Role) -> bool:
         """Return whether the checkpoint has a tensor in this role."""
         contents = _contents(self)
-        return role in contents.roles or (role == "output_embedding" and contents.tied)
+        return role in contents.roles or (role == "output_embedding" and contents.tie.tied)
 
     def digest(self, role: Role) -> str:
         """Compute the SHA-256 of a tensor's dtype, shape and values, in any file format."""
@@ -154,7 +154,7 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """Whether the output embedding is the input embedding."""
-        return _contents(self).tied
+        return _contents(self).tie.tied
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -294,7 +294,7 @@ class _Contents:
         return config or {}
 
     @cached_property
-    def _tie(self) -> Tie:
+    def tie(self) -> Tie:
         """Decision whether the embeddings are tied."""
         if "output_embedding" not in self.roles:
             self._check_absent(self.family.output_embedding)
@@ -315,11 +315,6 @@ class _Contents:
                     "float32 and give that folder"
                 )
 
-    @property
-    def tied(self) -> bool:
-        """Whether the output embedding is the input embedding."""
-        return self._tie.tied
-
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the files that matter for the numbers read from them."""
@@ -332,7 +327,7 @@ class _Contents:
                     f"the {matrix} {key!r} is stored as {tensor.layout.description}; its norms are "
                     "those of the decoded numbers"
                 )
-        return (*notes, *([self._tie.note] if self._tie.note else []))
+        return (*notes, *([self.tie.note] if self.tie.note else []))
 
     @cached_property
     def final_norm(self) -> FinalNorm:
@@ -341,7 +336,7 @@ class _Contents:
 
     def locate(self, role: Role) -> ReadableTensor:
         """Return the tensor in a role, unread; a tied output embedding is the input embedding."""
-        if role == "output_embedding" and self.tied:
+        if role == "output_embedding" and self.tie.tied:
             role = "input_embedding"
         if role not in self.roles:
             present = ", ".join(self.roles)

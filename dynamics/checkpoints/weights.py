@@ -75,15 +75,13 @@ class LocatedTensor:
 
     def part_bytes(self, ids: np.ndarray) -> list[int]:
         """Bytes of each range that reading the rows of ascending ids takes."""
-        return [int(part[-1] - part[0] + 1) * self._row_bytes for part in self._parts(ids)]
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.entry.nbytes // self.entry.shape[0]
+        row_bytes = self.nbytes // self.shape[0]
+        return [int(part[-1] - part[0] + 1) * row_bytes for part in self._parts(ids)]
 
     def _parts(self, ids: np.ndarray) -> list[np.ndarray]:
         """Split ids into runs; each run is read at once, including the rows between its ids."""
-        return np.split(ids, np.flatnonzero((np.diff(ids) - 1) * self._row_bytes > _GAP) + 1)
+        gap_bytes = (np.diff(ids) - 1) * (self.nbytes // self.shape[0])
+        return np.split(ids, np.flatnonzero(gap_bytes > _GAP) + 1)
 
     @property
     def file_bytes(self) -> int:
@@ -138,8 +136,9 @@ class Weights(Mapping[str, ReadableTensor]):
             return
         index_name, self._index_name = self._index_name, None
         named = {*self._files.values()}
+        of_the_set = {*named, *_shard_set(named)}
         holders: dict[str, list[str]] = defaultdict(list)
-        for filename in sorted({*named, *_shard_set(named)}):
+        for filename in sorted(of_the_set):
             try:
                 for key in self._index(filename):
                     holders[key].append(filename)
@@ -165,17 +164,16 @@ class Weights(Mapping[str, ReadableTensor]):
                     f"by transformers; {index_name} says {self._files.get(key)}"
                 )
             self._files[key] = filenames[-1]
-        other_sets = [
-            filename
-            for filename in (self._store.names() if isinstance(self._store, LocalFolder) else ())
-            if _SHARD.fullmatch(filename) and filename not in {*named, *_shard_set(named)}
-        ]
-        if other_sets:
+        present = self._store.names() if isinstance(self._store, LocalFolder) else ()
+        if other_sets := [
+            name for name in present if _SHARD.fullmatch(name) and name not in of_the_set
+        ]:
             self.notes.append(
                 f"not read because they belong to another set of shards: {', '.join(other_sets)}"
             )
 
     def _index(self, filename: str) -> Mapping[str, TensorEntry]:
+        """Return the entries of the tensors in a file, which is read once."""
         if filename not in self._indexes:
             self._indexes[filename] = index_tensors(_open(self._store, filename))
         return self._indexes[filename]
@@ -229,6 +227,7 @@ class Weights(Mapping[str, ReadableTensor]):
         return dict.fromkeys(self._distributed, name)
 
     def _index_file(self, name: str, source: ByteSource) -> dict[str, str]:
+        """Index the only file of weights; return it for each of its keys."""
         self._indexes[name] = index = index_tensors(source)
         if isinstance(index, StoredEntries) and index.path:
             note = f"the state dict is read from {'.'.join(index.path)!r}"
@@ -238,6 +237,7 @@ class Weights(Mapping[str, ReadableTensor]):
 
 
 def _open(store: FileStore, filename: str) -> ByteSource:
+    """Open a file that must be there."""
     source = store.open(filename)
     if source is None:
         raise CheckpointError(f"{store.name}/{filename}: cannot be read: there is no such file")
@@ -262,6 +262,7 @@ def _shard_set(filenames: Iterable[str]) -> set[str]:
 
 
 def _shards(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return the shard of each key from the index of shards; refuse one outside the folder."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{name}: has no 'weight_map' from keys to shards")

@@ -80,11 +80,8 @@ def with_tokens(
     """
     if per_step is None:
         return revision_name
-    return replace(
-        revision_name,
-        tokens_seen=tokens_at(revision_name.step, per_step, first),
-        tokens_rounded=False,
-    )
+    tokens_seen = tokens_at(revision_name.step, per_step, first)
+    return replace(revision_name, tokens_seen=tokens_seen, tokens_rounded=False)
 
 
 def tokens_at(step: int, per_step: int | Mapping[int, int], first: int = 0) -> int:

@@ -36,6 +36,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
+from dynamics.checkpoints.cached_repositories import cached_commits
 from dynamics.checkpoints.hub.cache import TensorCache
 from dynamics.checkpoints.hub.http import RemoteFile
 from dynamics.checkpoints.hub.transport import Transport, origin, reason, status, unless_absent
@@ -260,14 +261,10 @@ class Hub:
     def _cached_references(self, repo: str) -> list[Reference]:
         """List the revisions of a repository that the local cache has."""
         cache = Path(self.folder or constants.HF_HUB_CACHE)
-        folder = cache / repo_folder_name(repo_id=repo, repo_type=self.kind) / "refs"
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        if not files:
+        commits = cached_commits(cache / repo_folder_name(repo_id=repo, repo_type=self.kind))
+        if not commits:
             raise OfflineModeIsEnabled
-        return [
-            Reference(path.relative_to(folder).as_posix(), path.read_text().strip(), "branch")
-            for path in files
-        ]
+        return [Reference(name, commit, "branch") for name, commit in commits.items()]
 
     def _pages(self, name: str, path: str) -> Iterator[Any]:
         """Yield the pages of a list that the hub's API returns, parsed from JSON.
