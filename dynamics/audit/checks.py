@@ -205,25 +205,26 @@ def not_comparable(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[
         yield Finding("not compared", "note", tuple(steps), message)
 
 
-CHECKS: dict[str, Check] = {
-    "names": skipped_names,
-    "missing": missing_steps,
-    "not finite": non_finite_rows,
-    "repeated": repeated_tensors,
-    "main": main_branch,
-    "changed": changed_tensors,
-    "rows": rows,
-    "jumps": jumps,
-    "files": file_notes,
-    "comparable": not_comparable,
-    "known defects": known_defects,
-}
+# In an order in which each finds the findings that it depends on.
+CHECKS: tuple[Check, ...] = (
+    skipped_names,
+    missing_steps,
+    non_finite_rows,
+    repeated_tensors,
+    main_branch,
+    changed_tensors,
+    rows,
+    jumps,
+    file_notes,
+    not_comparable,
+    known_defects,
+)
 
 
 def run_checks(facts: SeriesFacts) -> list[Finding]:
     """Run all checks and return their findings, one that holds for every embedding once."""
     findings: list[Finding] = []
-    for check in CHECKS.values():
+    for check in CHECKS:
         findings += _merge_roles(list(check(facts, findings)), facts)
     return findings
 

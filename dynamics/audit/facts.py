@@ -247,9 +247,7 @@ def gather_headers(series: CheckpointSeries) -> SeriesFacts:
 
 
 def read_checkpoints(
-    checkpoints: Sequence[Checkpoint],
-    level: Level,
-    on_checkpoint: OnProgress = no_progress,
+    checkpoints: Sequence[Checkpoint], level: Level, on_checkpoint: OnProgress = no_progress
 ) -> list[CheckpointFacts]:
     """Gather facts of checkpoints, several at a time; one that cannot be read has a `problem`.
 

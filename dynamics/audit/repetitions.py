@@ -54,20 +54,18 @@ def _repetition(facts: SeriesFacts, role: Role, payload: str, steps: set[int]) -
 
 def _genuine(facts: SeriesFacts, role: Role, steps: set[int]) -> tuple[set[int], str]:
     """Return the step whose neighbours are closest to what all of `steps` hold, and the reason."""
-    blocks = {
-        checkpoint.step: block
+    sketches = {
+        checkpoint.step: block.sketch
         for checkpoint in facts.with_last
         if (block := checkpoint.block(role)) is not None
     }
-    shared = blocks.get(min(steps))
+    shared = sketches.get(min(steps))
     if shared is None:
         return set(), "which of them it belongs to is not known"
-    comparable_steps = [
-        step for step in sorted(blocks) if blocks[step].sketch.shape == shared.sketch.shape
-    ]
+    comparable_steps = [step for step in sorted(sketches) if sketches[step].shape == shared.shape]
     best_step = None
     if len(comparable_steps) > len(steps):
-        points = np.stack([blocks[step].sketch for step in comparable_steps])
+        points = np.stack([sketches[step] for step in comparable_steps])
         best_step = best_fit(comparable_steps, points, sorted(steps))
     if best_step is None:
         return set(), "the steps around do not tell which of them it belongs to"

@@ -10,16 +10,10 @@ from typing import Any
 
 import torch
 
-from dynamics.checkpoints.byte_codes import FLOAT8, locate_float8, locate_int8
+from dynamics.checkpoints import byte_codes, packed_codes
 from dynamics.checkpoints.coded_weight import WEIGHT, CodedWeight
 from dynamics.checkpoints.formats.readable_tensor import ReadableTensor
 from dynamics.checkpoints.formats.tensor_entries import dtype_name
-from dynamics.checkpoints.packed_codes import (
-    locate_bitsandbytes_4bit,
-    locate_mlx,
-    locate_pack_quantized,
-    locate_packed_columns,
-)
 from dynamics.checkpoints.quantised import FLOATS
 from dynamics.checkpoints.weights import LocatedTensor
 from dynamics.errors import CheckpointError
@@ -88,24 +82,24 @@ class FloatTensors(Mapping[str, ReadableTensor]):
         for quant_type in ("nf4", "fp4"):
             state = self._stored.get(f"{key}.quant_state.bitsandbytes__{quant_type}")
             if state is not None:
-                return locate_bitsandbytes_4bit(weight, state, quant_type)
+                return packed_codes.locate_bitsandbytes_4bit(weight, state, quant_type)
         if key not in self._stored:
             suffix = self._code_keys[key]
             if suffix == ".weight_packed":
-                return locate_pack_quantized(weight)
+                return packed_codes.locate_pack_quantized(weight)
             if suffix == ".qweight":
-                return locate_packed_columns(weight)
+                return packed_codes.locate_packed_columns(weight)
             weight.refuse(f"are stored as codes of {_CODE_SUFFIXES[suffix]} ({suffix[1:]})")
         tensor = self._stored[key]
         if tensor.dtype in FLOATS:
             _check_size(self._name, key, tensor)
             return tensor
-        if tensor.dtype in FLOAT8:
-            return locate_float8(weight, tensor)
+        if tensor.dtype in byte_codes.FLOAT8:
+            return byte_codes.locate_float8(weight, tensor)
         if tensor.dtype == torch.int8:
-            return locate_int8(weight, tensor)
+            return byte_codes.locate_int8(weight, tensor)
         if tensor.dtype == torch.uint32 and weight.module("scales") is not None:
-            return locate_mlx(weight, tensor)
+            return packed_codes.locate_mlx(weight, tensor)
         return weight.refuse(f"are of type {dtype_name(tensor.dtype)}, in no layout that is read")
 
 

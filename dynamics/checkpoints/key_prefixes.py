@@ -47,11 +47,10 @@ class UnwrappedTensors(Mapping[str, T]):
     removed: tuple[str, ...] = ()
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> list[str]:
         """Note on the parts removed from the keys, empty when there are none."""
-        if not self.removed:
-            return ()
-        return (f"keys are read without {', '.join(map(repr, self.removed))} of a wrapper",)
+        removed = ", ".join(map(repr, self.removed))
+        return [f"keys are read without {removed} of a wrapper"] if removed else []
 
     def __getitem__(self, key: str) -> T:
         return self.wrapped[self.keys_in_files[key]]
@@ -85,9 +84,7 @@ def unwrap(
     """
     plain = {key: key for key in tensors}
     inner = _without_wrappers(plain)
-    candidates = {"": inner} | {
-        prefix: _without_prefix(inner, prefix) for prefix in _prefixes(inner)
-    }
+    candidates = {prefix: _without_prefix(inner, prefix) for prefix in ["", *_prefixes(inner)]}
     role_counts = {
         prefix: len(_reliable_roles(find_roles(keys), prefix, inner))
         for prefix, keys in candidates.items()

@@ -17,9 +17,8 @@ from dynamics.checkpoints.weights import LocatedTensor
 
 def locate_pack_quantized(weight: CodedWeight) -> QuantisedTensor:
     """Locate `pack-quantized` codes: dense bits in int32, zero points packed along rows."""
-    codes, scale, shape = (
-        weight.require(name) for name in ("weight_packed", "weight_scale", "weight_shape")
-    )
+    names = ("weight_packed", "weight_scale", "weight_shape")
+    codes, scale, shape = (weight.require(name) for name in names)
     rows, width = (int(size) for size in shape.read().flatten().tolist()[:2])
     num_bits = {s.get("num_bits") for s in weight.weight_schemes if s.get("type") != "float"}
     bits = [

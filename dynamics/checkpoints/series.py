@@ -134,13 +134,11 @@ def open_series(path: Path | str) -> CheckpointSeries:
         return _open_cache(folder, repositories)
     notes: list[str] = []
     for parent in (folder, folder / _CHECKPOINTS):
-        series = _open_children(parent, pattern, notes)
-        if series is not None:
+        if (series := _open_children(parent, pattern, notes)) is not None:
             return series
-    if pattern is None and not has_standard_file(folder):
-        series = _open_files(folder)
-        if series is not None:
-            return series
+    may_have_files = pattern is None and not has_standard_file(folder)
+    if may_have_files and (series := _open_files(folder)) is not None:
+        return series
     if pattern is None and has_weights(folder):
         return _open_model(folder)
     if pattern is None and (contents := unsupported_format(folder)):

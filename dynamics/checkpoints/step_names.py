@@ -72,9 +72,7 @@ PATTERNS = (
         {"model-1000steps": "scripts", "20k_steps": "scripts"},
     ),
     NamePattern(
-        rf"{_PREFIX}tokens?[-_=. ]?{_NUMBER}{_SUFFIX}",
-        MILLION_TOKENS,
-        {"tokens-4B": "scripts"},
+        rf"{_PREFIX}tokens?[-_=. ]?{_NUMBER}{_SUFFIX}", MILLION_TOKENS, {"tokens-4B": "scripts"}
     ),
     NamePattern(
         rf"{_PREFIX}{_NUMBER}[-_ ]?tokens?{_SUFFIX}", MILLION_TOKENS, {"500M-tokens": "scripts"}

@@ -34,15 +34,8 @@ _LARGEST_PICKLE = 1 << 28  # bytes; those of 10,000 tensors with their optimizer
 # Names under which trainings keep the state dict, or a dictionary that leads to it; the first one
 # present counts.
 _STATE_DICT_NAMES = (
-    "model",
-    "state_dict",
-    "model_state_dict",
-    "module",
-    "model_state",
-    "network",
-    "net",
-    "state",
-    "app",
+    *("model", "state_dict", "model_state_dict", "module", "model_state"),
+    *("network", "net", "state", "app"),
 )
 _DEEPEST = 4  # levels of nested dictionaries
 # Numbers beside a state dict that count optimizer steps.

@@ -20,14 +20,7 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (
     build_hf_headers,
@@ -122,9 +115,8 @@ class Hub:
         """
         author, _, name = beginning.partition("/")
         with self._explained_errors(beginning, beginning):
-            return [
-                repo for repo in self._repository_ids(author, name) if repo.startswith(beginning)
-            ]
+            ids = self._repository_ids(author, name)
+            return [repo for repo in ids if repo.startswith(beginning)]
 
     def files(self, repo: str, revision: str) -> tuple[str, list[str]]:
         """Return the hash of the commit of a revision, and the names of its files.
@@ -221,23 +213,16 @@ class Hub:
             UnreachableError: The hub cannot be reached, and the cache does not have it.
         """
         with self._explained_errors(f"{repo}@{revision}", repo, revision):
-            try:
-                return Path(
-                    snapshot_download(
-                        repo,
-                        repo_type=self.kind,
-                        revision=revision,
-                        cache_dir=self.folder,
-                        token=self.token,
-                        endpoint=self.address,
-                        allow_patterns=list(patterns),
-                    )
-                )
-            except LocalEntryNotFoundError as error:
-                raise UnreachableError(
-                    f"{repo}@{revision}: cannot be fetched from {self.address}, nor is it in the "
-                    "hub cache; check the network and HF_ENDPOINT"
-                ) from error
+            folder = snapshot_download(
+                repo,
+                repo_type=self.kind,
+                revision=revision,
+                cache_dir=self.folder,
+                token=self.token,
+                endpoint=self.address,
+                allow_patterns=list(patterns),
+            )
+            return Path(folder)
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -263,7 +248,7 @@ class Hub:
         cache = Path(self.folder or constants.HF_HUB_CACHE)
         commits = cached_commits(cache / repo_folder_name(repo_id=repo, repo_type=self.kind))
         if not commits:
-            raise OfflineModeIsEnabled
+            raise hub_errors.OfflineModeIsEnabled
         return [Reference(name, commit, "branch") for name, commit in commits.items()]
 
     def _pages(self, name: str, path: str) -> Iterator[Any]:
@@ -313,28 +298,33 @@ class Hub:
         """Turn errors inside into one line with a remedy."""
         try:
             yield
-        except OfflineModeIsEnabled as error:
+        except hub_errors.OfflineModeIsEnabled as error:
             raise CheckpointError(
                 f"{name}: is not in the hub cache {self.folder or constants.HF_HUB_CACHE}, and "
                 "HF_HUB_OFFLINE forbids to fetch it; unset HF_HUB_OFFLINE"
             ) from error
-        except HFValidationError as error:
+        except hub_errors.LocalEntryNotFoundError as error:
+            raise UnreachableError(
+                f"{name}: cannot be fetched from {self.address}, nor is it in the hub cache; check "
+                "the network and HF_ENDPOINT"
+            ) from error
+        except hub_errors.HFValidationError as error:
             raise CheckpointError(
                 f"{repo!r} is no repository of a hub; namespace/name is expected"
             ) from error
-        except GatedRepoError as error:
+        except hub_errors.GatedRepoError as error:
             has_token = "authorization" in self._headers
             fault = "the token that is set has no access" if has_token else "no token is set"
             raise UnreachableError(
                 f"{repo}: is gated, and {fault}; accept its terms at {self.address}/{repo} and "
                 "set HF_TOKEN to a token of that account"
             ) from error
-        except RepositoryNotFoundError as error:
+        except hub_errors.RepositoryNotFoundError as error:
             raise UnreachableError(
                 f"{repo}: {self.address} has no such repository, or it is private; "
                 f"{self._similar(repo)}check the name, or set HF_TOKEN"
             ) from error
-        except RevisionNotFoundError as error:
+        except hub_errors.RevisionNotFoundError as error:
             names = {reference.name for reference in self.references(repo)}
             raise CheckpointError(
                 f"{repo}: has no revision {revision!r} among its {len(names)} branches and tags; "

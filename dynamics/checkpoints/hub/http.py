@@ -63,15 +63,11 @@ class HttpFile:
     ) -> None:
         self.name = name
         self.remote_file = remote_file
+        self.size = remote_file.size  # `relocate` refuses another one
         self._locate = locate
         self._transport = transport
         self._windows: list[tuple[int, bytes]] = []
         self._locating = threading.Lock()
-
-    @property
-    def size(self) -> int:
-        """Size in bytes."""
-        return self.remote_file.size
 
     def read(self, start: int, stop: int) -> Bytes:
         """Read the bytes from `start` up to `stop`.

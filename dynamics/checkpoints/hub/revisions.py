@@ -32,7 +32,7 @@ class HubRevision:
 
     def __init__(self, hub: Hub, repo: str, revision: str, commit: str | None = None) -> None:
         self.repo = repo
-        self.revision = revision
+        self.revision = self.label = revision
         self.commit = revision if _COMMIT.fullmatch(revision) else commit
         self.traffic = Traffic(total=hub.transport.traffic)
         self._hub = replace(hub, transport=replace(hub.transport, traffic=self.traffic))
@@ -48,11 +48,6 @@ class HubRevision:
         """Repository and revision; with a remark when only the local cache is searched."""
         remark = " in the hub cache (HF_HUB_OFFLINE is set)" if self._hub.offline else ""
         return f"{self.repo}@{self.revision}{remark}"
-
-    @property
-    def label(self) -> str:
-        """The revision."""
-        return self.revision
 
     def open(self, filename: str) -> HttpFile | LocalFile | None:
         """Open a file of the revision, None when there is none of that name.
