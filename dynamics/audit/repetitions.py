@@ -47,8 +47,8 @@ def _repetition(facts: SeriesFacts, role: Role, payload: str, steps: set[int]) -
         yield Finding("repeated", "explained", tuple(sorted(explained)), message, role)
     flagged = tuple(sorted((steps - genuine) & {*facts.selected_steps}))
     if flagged:
-        kept = f"; step {name_steps(genuine)} is kept" if genuine else ""
-        message = f"{len(steps)} steps ({name_steps(steps)}) are one and the same; {reason}{kept}"
+        remark = f"; step {name_steps(genuine)} is kept" if genuine else ""
+        message = f"{len(steps)} steps ({name_steps(steps)}) are one and the same; {reason}{remark}"
         yield Finding("repeated", "wrong", flagged, message, role, flagged)
 
 

@@ -53,9 +53,9 @@ class Audit:
         """Steps that should be left out, ascending, each with a reason in one line."""
         reasons: dict[int, str] = {}
         for finding in self.wrong:
-            about = "" if finding.role is None else f"{finding.role.replace('_', ' ')}: "
+            tensor_name = "" if finding.role is None else f"{finding.role.replace('_', ' ')}: "
             for step in finding.flagged:
-                reasons.setdefault(step, f"{finding.kind}: {about}{finding.message}")
+                reasons.setdefault(step, f"{finding.kind}: {tensor_name}{finding.message}")
         return dict(sorted(reasons.items()))
 
 

@@ -58,9 +58,9 @@ class CodedWeight:
     @property
     def quantisation(self) -> Mapping[str, Any]:
         """Settings of quantisation in config.json, empty when there are none."""
-        whole = self.read_config()
-        inner = whole.get("text_config")
-        for config in (whole, inner if isinstance(inner, Mapping) else {}):
+        model_config = self.read_config()
+        inner = model_config.get("text_config")
+        for config in (model_config, inner if isinstance(inner, Mapping) else {}):
             for field in ("quantization_config", "quantization", "compression_config"):
                 if isinstance(settings := config.get(field), Mapping):
                     return settings

@@ -185,6 +185,7 @@ def find_final_norm(
         return FinalNorm(note=_not_covered(model_type))
 
     def fits(facts: ModelFacts) -> bool:
+        """Return whether the files can be of this class, by its norm and the keys they have."""
         if facts.norm is None or not facts.applies(config, keys):
             return facts.applies(config, keys)
         if has_bias and facts.has_bias is False:
@@ -214,6 +215,7 @@ def find_final_norm(
 
 
 def _model_type(config: Mapping[str, Any]) -> str | None:
+    """Return the model type in a config.json, None where there is none."""
     model_type = config.get("model_type")
     return model_type if isinstance(model_type, str) else None
 
@@ -229,6 +231,7 @@ _NOT_FOLDED = "norms with its gain are left out"
 
 
 def _not_covered(model_type: str) -> str:
+    """Return the note on a model type of which no facts are known."""
     table = facts_table()
     reasons = {
         name.partition("/")[0]: reason for name, reason in (table.not_built | table.refused).items()
@@ -245,6 +248,7 @@ def _not_covered(model_type: str) -> str:
 
 
 def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
+    """Read the facts of one class from its record in the table."""
     prefix: str = record.get("prefix", "")
     stem: str = record.get("final_norm", "")
     module: str = record.get("module") or record.get("before") or stem
@@ -280,6 +284,7 @@ def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
 def _from_source(
     model_type: str, class_name: str, family: str, norm: Norm, module: str, **facts: Any
 ) -> ModelFacts:
+    """Return facts that were read in the source of a class, whose norm has a weight by default."""
     facts = {"has_weight": True} | facts
     return ModelFacts(model_type, class_name, FAMILIES[family], norm, module, **facts)
 

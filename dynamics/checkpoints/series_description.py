@@ -111,4 +111,5 @@ def hub_facts(series: CheckpointSeries, catalog_entry: PublicSeries) -> dict[str
 
 
 def _times(size: int | None, count: int | None) -> int | None:
+    """Return the product, None where one of the two is not known."""
     return None if size is None or count is None else size * count

@@ -41,6 +41,7 @@ class TrainingRecord(BaseModel):
     @field_validator("settings")
     @classmethod
     def _has_what_readers_need(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Refuse settings without the fields that the properties below read."""
         training = settings.get("training")
         if not isinstance(settings.get("name"), str):
             raise ValueError("has no name")

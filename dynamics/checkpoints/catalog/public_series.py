@@ -33,6 +33,8 @@ DefectKind = Literal[
 
 
 class _Entry(BaseModel):
+    """An entry of the catalog; an unknown field is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

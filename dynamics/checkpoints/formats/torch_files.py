@@ -24,6 +24,7 @@ from dynamics.checkpoints.formats.unpickling import (
 )
 from dynamics.errors import CheckpointError
 
+# MAGIC_NUMBER and PROTOCOL_VERSION of torch/serialization.py, which begin a file before 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _COUNT = 8  # bytes of the number of elements in front of each storage of a legacy file
@@ -129,6 +130,7 @@ def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
     root = pickles[0].removesuffix("data.pkl")
 
     def content(name: str) -> bytes:
+        """Return the bytes of a member; refuse one that would fill the memory."""
         start, size = _member_start(source, members[name]), members[name].file_size
         if size > _LARGEST_PICKLE:
             raise CheckpointError(
@@ -143,6 +145,7 @@ def _read_zip(source: ByteSource) -> tuple[Any, Callable[[Storage], int]]:
     state, _ = unpickle(io.BytesIO(content(pickles[0])), source.name)
 
     def locate(storage: Storage) -> int:
+        """Return the position of a storage, which is a member of its own."""
         member = members.get(f"{root}data/{storage.key}")
         if member is None or member.file_size != storage.nbytes:
             size = "nothing" if member is None else f"{member.file_size} bytes"
@@ -227,6 +230,7 @@ def index_legacy(source: ByteSource) -> StoredEntries:
         )
 
     def locate(storage: Storage) -> int:
+        """Return the position of a storage, behind the number of its elements."""
         start = starts[storage.key]
         count = int.from_bytes(source.read(start - _COUNT, start), "little", signed=True)
         if count != storages[storage.key].numel:

@@ -107,9 +107,9 @@ def _rebuild_typed(storage: Storage, offset: int, shape: Any, stride: Any, *_: A
     return _stored_tensor(storage, offset, shape, stride, getattr(storage, "dtype", None))
 
 
-def _rebuild_untyped(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> Any:
+def _rebuild_untyped(storage: Storage, offset: int, shape: Any, stride: Any, *extra: Any) -> Any:
     """Describe a view of an untyped storage, as `torch._utils._rebuild_tensor_v3` gets it."""
-    _, _, dtype, *_ = rest  # behind requires_grad and the backward hooks
+    _, _, dtype, *_ = extra  # behind requires_grad and the backward hooks
     return _stored_tensor(storage, offset, shape, stride, dtype)
 
 
@@ -225,6 +225,7 @@ class _InertUnpickler(_Interpreter):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Return what a global stands for, by its name alone: nothing is imported."""
         if global_name in _STORAGES and module_name in ("torch", "torch.storage", "torch.cuda"):
             return _STORAGES[global_name]
         if module_name == "torch" and global_name in _DTYPES:
@@ -235,6 +236,14 @@ class _InertUnpickler(_Interpreter):
         return Global(name, _FUNCTIONS.get((module_name, global_name)))
 
     def persistent_load(self, pid: Any, /) -> Storage:
+        """Return the storage that torch.save refers to by a persistent id.
+
+        The id is ("storage", class, key, device, number of elements), before 1.6 with a sixth part
+        for a view, which torch leaves None.
+
+        Raises:
+            ValueError: The id is of another form, or gives a storage another size than before.
+        """
         match pid:
             case (
                 "storage",
@@ -252,6 +261,7 @@ class _InertUnpickler(_Interpreter):
         return storage
 
     def _call(self, callee: Any, arguments: Any) -> Any:
+        """Return what the function in place of a global makes of the arguments."""
         if isinstance(callee, Placeholder):
             return callee
         if not isinstance(callee, Global) or not isinstance(arguments, tuple):
@@ -336,11 +346,13 @@ class _Bounded:
         self._stream = stream
 
     def read(self, count: int) -> bytes:
+        """Read some bytes; refuse a length that only a damaged pickle asks for."""
         if count > _LARGEST_STRING and not isinstance(self._stream, io.BytesIO):
             raise pickle.UnpicklingError(f"a piece of {count} bytes")
         return self._stream.read(count)
 
     def readline(self) -> bytes:
+        """Read an argument up to its line break, cut at the largest length."""
         return self._stream.readline(_LARGEST_LINE)
 
 

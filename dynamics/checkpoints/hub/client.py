@@ -276,6 +276,7 @@ class Hub:
         """Download the body behind an address, and return it with the address of the next page."""
 
         def fetch() -> tuple[bytes, str | None]:
+            """Make one attempt; a body that is too large or too slow is given up."""
             patience = self.transport.patience
             options = {"headers": self._headers, "timeout": patience.timeout}
             with get_session().stream("GET", url, **options) as response:
