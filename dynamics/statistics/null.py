@@ -1,48 +1,13 @@
-"""Null distributions and null bands of correlations, from permuting the tokens."""
+"""Null bands of correlations, from permuting the tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Integer
-from numpy.typing import ArrayLike
+from jaxtyping import Float
 
-from dynamics.statistics.bins import tokens_by_bin
-from dynamics.statistics.controlled import (
-    FEWEST_TOKENS_IN_BIN,
-    largest_imperfect,
-    within_bin_spearman,
-)
-from dynamics.statistics.correlation import spearman
-from dynamics.statistics.intervals import Interval, largest_deviation, normal_quantile
+from dynamics.statistics.intervals import largest_deviation, normal_quantile
 from dynamics.statistics.ranks import Ranked, Values, rank
-
-_ROUNDING = 1e-12
-"""A permuted statistic this close to the observed one counts as equal to it."""
-
-
-@dataclass(frozen=True, eq=False)
-class PermutationTest:
-    """A correlation compared with its permutation null.
-
-    Attributes:
-        statistic: The observed correlation.
-        pvalue: Two-sided, (b + 1) / (m + 1) with b of m permutations at least as far from 0.
-        null: The m permuted correlations.
-    """
-
-    statistic: float
-    pvalue: float
-    null: Float[np.ndarray, " m"]
-
-    def null_interval(self, level: float = 0.95) -> Interval:
-        """Central interval that holds a share `level` of the permuted correlations.
-
-        Raises:
-            ValueError: `level` lies outside 0 to 1.
-        """
-        low, high = np.quantile(self.null, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -57,75 +22,6 @@ class NullBand:
 
     simultaneous: float
     pointwise: float
-
-
-def permutation_test(
-    x: Values,
-    y: Values,
-    rng: np.random.Generator,
-    permutations: int = 999,
-) -> PermutationTest:
-    """Test Spearman's correlation of x and y by permuting y over tokens.
-
-    Args:
-        x: n values.
-        y: n values of the same tokens.
-        rng: Draws the permutations.
-        permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
-
-    Returns:
-        The test; all NaN if x or y is constant or empty.
-
-    Raises:
-        MeasureError: A value is NaN or infinite.
-        ValueError: x and y differ in length.
-    """
-    x, y = rank(x, "x"), rank(y, "y")
-    statistic = spearman(x, y).statistic
-    if np.isnan(statistic):
-        return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
-    return _compared(statistic, _permuted(x, y, rng, permutations))
-
-
-def within_bin_permutation_test(
-    x: ArrayLike,
-    y: ArrayLike,
-    bins: Integer[np.ndarray, " n"],
-    rng: np.random.Generator,
-    permutations: int = 999,
-) -> PermutationTest:
-    """Test `within_bin_spearman` by permuting y over the tokens of each bin.
-
-    With bins of frequency this tests for an association beyond frequency.
-
-    Args:
-        x: n values.
-        y: n values of the same tokens.
-        bins: Label of each token's bin.
-        rng: Draws the permutations.
-        permutations: Number of permutations; the smallest p-value is 1 / (permutations + 1).
-
-    Returns:
-        The test; all NaN if no bin has 5 tokens and varying x and y.
-
-    Raises:
-        MeasureError: A value is NaN or infinite.
-        ValueError: x, y and bins differ in length.
-    """
-    x, y = np.asarray(x), np.asarray(y)
-    statistic = within_bin_spearman(x, y, bins).statistic
-    z, weights = np.zeros(permutations), 0
-    for tokens in tokens_by_bin(bins):
-        bin_x, bin_y = rank(x[tokens], "x"), rank(y[tokens], "y")
-        if len(tokens) < FEWEST_TOKENS_IN_BIN or bin_x.is_constant or bin_y.is_constant:
-            continue
-        weight, largest = len(tokens) - 3, largest_imperfect(len(tokens))
-        rho = _permuted(bin_x, bin_y, rng, permutations)
-        z += weight * np.arctanh(np.clip(rho, -largest, largest))
-        weights += weight
-    if weights == 0:
-        return PermutationTest(statistic, statistic, np.full(permutations, np.nan))
-    return _compared(statistic, np.tanh(z / weights))
 
 
 def null_band(
@@ -194,16 +90,3 @@ def gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
 def _standardized(ranked: Ranked) -> Float[np.ndarray, " n"]:
     """Mid-ranks with mean 0 and length 1."""
     return ranked.centered / np.sqrt(ranked.n * ranked.variance)
-
-
-def _permuted(
-    x: Ranked, y: Ranked, rng: np.random.Generator, permutations: int
-) -> Float[np.ndarray, " m"]:
-    """Spearman's correlation under random permutations of y."""
-    a, b = _standardized(x), _standardized(y)
-    return np.array([(a * rng.permutation(b)).sum() for _ in range(permutations)])
-
-
-def _compared(statistic: float, null: Float[np.ndarray, " m"]) -> PermutationTest:
-    beyond = int(np.count_nonzero(np.abs(null) >= abs(statistic) - _ROUNDING))
-    return PermutationTest(statistic, (beyond + 1) / (len(null) + 1), null)
