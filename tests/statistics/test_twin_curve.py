@@ -1,0 +1,113 @@
+"""Planted curves and planted effects: the difference is found, and only it."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import make_lsq_spline
+
+from dynamics.statistics.twin_curve import twin_curve
+
+ORDINARY, PAIRS, SHARE = 1500, 96, 1 / 8
+
+
+def planted(rng, effect=0.0, noise=0.05, share=SHARE):
+    """Counts and norms of ordinary tokens, then of tokens with a twin, then of their twins.
+
+    Norms follow a curve that bends; within pairs they follow it plus `effect` times log count.
+    """
+    zipf = np.sort(rng.zipf(1.6, 200_000))
+    ordinary = rng.choice(zipf[(zipf >= 10) & (zipf < 40_000)], ORDINARY)
+    total = rng.choice(ordinary[ordinary > 160], PAIRS)
+    twin = rng.binomial(total, share)
+    count = np.concatenate([ordinary, total - twin, twin])
+    log_count = np.log(count)
+    curve = 0.3 * np.sin(log_count) + 0.1 * log_count
+    own = rng.normal(0, 0.2, ORDINARY + PAIRS)  # what a token and its twin have in common
+    common = np.concatenate([own, own[ORDINARY:]])
+    within = np.where(np.arange(len(count)) < ORDINARY, 0, effect) * log_count
+    norm = np.exp(curve + common + within + rng.normal(0, noise, len(count)))
+    places = ORDINARY + np.arange(PAIRS)
+    return count, norm, places, places + PAIRS, np.arange(len(count)) < ORDINARY
+
+
+def test_slope_is_that_of_pairs_minus_that_of_scipys_spline(rng):
+    count, norm, originals, twins, ordinary = planted(rng, 0.1)
+    curve = twin_curve(count, originals, twins, ordinary)
+    order = curve.ordinary[np.argsort(count[curve.ordinary], kind="stable")]
+    x = np.log(count[order])
+    knots = np.quantile(x, [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    knots = np.concatenate([[x[0]] * 4, np.unique(knots), [x[-1]] * 4])
+    g = make_lsq_spline(x, np.log(norm[order]), knots)
+    a, b = curve.originals, curve.twins
+    d = np.log(count[a] / count[b])
+    r = np.log(norm[a] / norm[b]) - (g(np.log(count[a])) - g(np.log(count[b])))
+    assert curve.slope(norm).statistic == pytest.approx((d @ r) / (d @ d), abs=1e-9)
+    assert curve.mean(norm).statistic == pytest.approx(r.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.15])
+def test_planted_effects_are_covered(effect):
+    rng = np.random.default_rng(3)
+    covered, values = 0, []
+    for _ in range(150):
+        count, norm, originals, twins, ordinary = planted(rng, effect)
+        estimate = twin_curve(count, originals, twins, ordinary).slope(norm)
+        interval = estimate.confidence_interval()
+        covered += interval.low <= effect <= interval.high
+        values.append(estimate.statistic)
+    assert np.mean(values) == pytest.approx(effect, abs=0.004)
+    assert 0.9 <= covered / 150 <= 0.985
+
+
+def test_error_is_that_of_resampling_tokens(rng):
+    count, norm, originals, twins, ordinary = planted(rng, noise=0.2)
+    estimate = twin_curve(count, originals, twins, ordinary).slope(norm)
+    values, places = [], np.flatnonzero(ordinary)
+    for _ in range(300):
+        pairs = rng.integers(0, PAIRS, PAIRS)
+        drawn = np.concatenate([rng.choice(places, ORDINARY), originals[pairs], twins[pairs]])
+        at = ORDINARY + np.arange(PAIRS)
+        again = twin_curve(count[drawn], at, at + PAIRS, np.arange(len(drawn)) < ORDINARY)
+        values.append(again.slope(norm[drawn]).statistic)
+    assert estimate.standard_error == pytest.approx(np.std(values), rel=0.12)
+
+
+def test_pseudo_pairs_have_no_effect_where_twins_have_one(rng):
+    count, norm, originals, twins, ordinary = planted(rng, 0.15)
+    curve = twin_curve(count, originals, twins, ordinary)
+    pseudo = curve.pseudo_pairs(norm, rng, 200)
+    assert abs(pseudo.mean()) < 0.02
+    assert curve.slope(norm).statistic > 0.12
+    of_some = curve.pseudo_pairs(norm, rng, 200, np.arange(PAIRS) < 30)
+    assert of_some.std() > pseudo.std()
+
+
+def test_mean_is_zero_where_both_ids_are_equally_likely():
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(150):
+        count, norm, originals, twins, ordinary = planted(rng, 0.3, share=0.5)
+        interval = twin_curve(count, originals, twins, ordinary).mean(norm).confidence_interval()
+        covered += interval.low <= 0 <= interval.high
+    assert 0.9 <= covered / 150 <= 0.985
+
+
+def test_twins_of_one_token_are_one_unit(rng):
+    count, norm, originals, twins, ordinary = planted(rng)
+    once = twin_curve(count, originals, twins, ordinary).slope(norm)
+    doubled = twin_curve(count, np.repeat(originals, 2), np.repeat(twins, 2), ordinary).slope(norm)
+    assert doubled.n == once.n == PAIRS
+    assert doubled.statistic == pytest.approx(once.statistic)
+    assert doubled.standard_error == pytest.approx(once.standard_error)
+
+
+def test_without_a_curve_or_pairs_there_is_nothing(rng):
+    count, norm, originals, twins, ordinary = planted(rng)
+    few = ordinary & (np.cumsum(ordinary) <= 99)
+    assert twin_curve(count, originals, twins, few) is None
+    assert twin_curve(count, originals[:0], twins[:0], ordinary) is None
+    never = np.where(np.isin(np.arange(len(count)), twins), 0, count)
+    assert twin_curve(never, originals, twins, ordinary) is None
+    curve = twin_curve(count, originals, twins, ordinary)
+    nothing = curve.slope(norm, np.zeros(len(curve.twins), bool))
+    assert nothing.n == 0
+    assert np.isnan([nothing.statistic, nothing.confidence_interval().low]).all()
