@@ -27,9 +27,9 @@ SURGERIES = {
     "surgery_fitted": "replaced by their fit on frequency",
 }
 SLOPES = {
-    "log_slope": "observational, over tokens",
-    "twin_log_slope": "causal, within twins",
-    "log_slope_of_twinned": "observational, over the tokens with a twin",
+    "log_slope": "observed frequency, over tokens",
+    "twin_log_slope": "random frequency, within twins",
+    "twin_minus_curve": "within twins minus the curve at their counts",
 }
 READ_OUTS = {
     "rows": "rows",
@@ -76,9 +76,10 @@ def slopes(runs: Sequence[Run]) -> Figure:
     n = _largest_n(arms, "log_frequency", ["twin_log_slope"])
     _explain(
         figure,
-        f"Slope of log norm on log frequency. Causal: within {n} tokens that were trained under "
-        "two ids, chance deciding at each occurrence. Observational: over tokens, which differ in "
-        "more than frequency; compare the causal slope with the one over the same tokens.",
+        f"Slope of log norm on log frequency. Random frequency: within {n} tokens that were "
+        "trained under two ids, chance deciding at each occurrence. Observed frequency: over "
+        "tokens, which differ in more than frequency. Minus the curve: 0 where random and observed "
+        "frequency go with norms alike at the same counts.",
         arms,
         "Bands: 95 % intervals over tokens, and over pairs of twins.",
     )

@@ -7,7 +7,8 @@ from typing import Literal
 from dynamics.report.statistics_over_steps import READ_OUTS, SURGERIES
 from dynamics.runs.compare import ONSET, Quantity
 from dynamics.runs.measures import shown_measures
-from dynamics.verdicts.claims import INPUT, SAME_TOKENS, UNIFORM
+from dynamics.runs.slope_trends import CAUSAL, MINUS_CURVE, OBSERVED, PSEUDO_PAIRS, THIRDS
+from dynamics.verdicts.claims import INPUT, UNIFORM
 
 GAUGES = {name: label.short for name, label in shown_measures().items()}
 
@@ -84,14 +85,19 @@ def _of_gauges(step: Literal["first", "last"]) -> tuple[Column, ...]:
 
 
 def _twins(gauge: str) -> tuple[Column, ...]:
-    """Slopes of a norm within twins and over tokens."""
-    causal = Quantity(gauge, "log_frequency", "twin_log_slope")
-    same = Quantity(gauge, "log_frequency", SAME_TOKENS)
+    """Slopes of a norm within twins, beyond the curve of ordinary tokens, and over tokens."""
     return (
-        Column("causal (within twins)", causal),
-        Column("observational, same tokens", same),
-        Column("causal minus observational, same tokens", causal, same),
-        Column("observational, all tokens", Quantity(gauge, "log_frequency", "log_slope")),
+        Column("within twins", Quantity(gauge, "log_frequency", CAUSAL)),
+        Column("within twins minus curve", Quantity(gauge, "log_frequency", MINUS_CURVE, "")),
+        *(
+            Column(f"minus curve, {third}", Quantity(gauge, "log_frequency", MINUS_CURVE, third))
+            for third in THIRDS
+        ),
+        Column(
+            "pseudo-pairs minus curve (truth 0)",
+            Quantity(gauge, "log_frequency", PSEUDO_PAIRS, ""),
+        ),
+        Column("over all tokens", Quantity(gauge, "log_frequency", OBSERVED)),
     )
 
 
@@ -155,8 +161,9 @@ SECTIONS: tuple[Section, ...] = (
         "Does frequency itself move norms?",
         "Slope of log norm on log frequency: within twins, tokens that were trained under two ids "
         "between which chance decided, and over tokens, which differ in more than frequency. The "
-        "causal slope is compared with the one over the same tokens, those with a twin: they are "
-        "frequent enough to be divided, and the relation over all need not be a straight line.",
+        "relation over tokens is no straight line, so that twins are compared with its curve at "
+        "the counts of each pair. Pairs of ordinary tokens at the same counts, whose truth is 0, "
+        "show what the curve misses. Intervals are over seeds; a seed's own are in its run.",
         {f"Norm: {label}": _twins(gauge) for gauge, label in GAUGES.items()},
         ("slopes",),
         Signs("twin_log_slope", "frequency lengthens output rows", "frequency shortens them"),

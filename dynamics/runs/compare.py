@@ -17,6 +17,7 @@ import pandas as pd
 
 from dynamics.errors import MismatchError
 from dynamics.runs.derived import derived_rows
+from dynamics.runs.importance_trends import HISTORY
 from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS, OverSeeds, seed_difference, seed_mean
 
@@ -44,8 +45,8 @@ class Quantity:
         measure: As in `trends.parquet`.
         against: As in `trends.parquet`.
         statistic: As in `trends.parquet`.
-        given: As in `trends.parquet`; None for whatever the statistic is given, the most covariates
-            where it is given several sets.
+        given: As in `trends.parquet`; None for whatever the statistic is given, the most controls
+            where it is given several sets, without what a row has gone through.
         at: The first or the last step.
     """
 
@@ -121,7 +122,8 @@ class Arm:
         if rows is None:
             return self.trends.iloc[:0]
         if given is None:
-            given = max(rows["given"].unique(), key=lambda names: (names.count("+"), names))
+            sets = [names for names in rows["given"].unique() if not HISTORY & {*names.split("+")}]
+            given = max(sets, key=lambda names: (names.count("+"), names), default="")
         return rows[rows["given"] == given]
 
     def values(self, quantity: Quantity) -> pd.Series:

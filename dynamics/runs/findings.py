@@ -14,7 +14,13 @@ from dynamics.runs.importance_findings import (
 )
 from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
 from dynamics.runs.run import Run, rows_where
-from dynamics.runs.slope_trends import AMONG_TWINNED, CAUSAL, OBSERVED
+from dynamics.runs.slope_trends import (
+    CAUSAL,
+    MEAN_OF_PAIRS,
+    MINUS_CURVE,
+    PSEUDO_PAIRS,
+    THIRDS,
+)
 from dynamics.statistics.vocabulary import VocabularyRule, swept
 
 NAMES = {
@@ -200,43 +206,53 @@ def _never_seen(run: Run, factor: float) -> str:
 
 
 def _twins(run: Run) -> list[str]:
-    """Slopes that chance alone made, beside those of the same tokens, and of all, as they are.
+    """Slopes that chance alone made, and what they are beyond the curve of ordinary tokens.
 
-    Nothing without pairs. The sign is held against the same tokens': all tokens are others too.
+    Nothing without pairs.
     """
     parts = []
     for measure, label in GAUGES.items():
         rows = _with_frequency(run, run.steps[-1], run.rule, measure=measure)
-        slopes = {row["statistic"]: row for row in rows}
-        if not {CAUSAL, AMONG_TWINNED, OBSERVED} <= slopes.keys():
+        slopes = {(row["statistic"], row["given"]): row for row in rows}
+        if (within := slopes.get((CAUSAL, ""))) is None:
             continue
-        causal, same, every = (slopes[name] for name in (CAUSAL, AMONG_TWINNED, OBSERVED))
-        parts.append(
-            f"{label} {with_interval(causal, '')} within {causal['n']} twins, "
-            f"{with_interval(same, '')} over the same tokens ({_compared(causal, same)}), "
-            f"{with_interval(every, '')} over all {every['n']:,}"
-        )
+        sentence = f"{label} {with_interval(within, '')} within {within['n']} tokens and twins"
+        if (beyond := slopes.get((MINUS_CURVE, ""))) is not None:
+            thirds = ", ".join(
+                f"{slopes[MINUS_CURVE, third]['value']:+.3f}"
+                for third in THIRDS
+                if (MINUS_CURVE, third) in slopes
+            )
+            sentence += (
+                f"; minus the curve {with_interval(beyond, '')}, {_beyond_curve(beyond)}; by third "
+                f"of frequency, rarest first, {thirds}"
+                f"; pseudo-pairs {slopes[PSEUDO_PAIRS, '']['value']:+.3f}"
+            )
+        if (mean := slopes.get((MEAN_OF_PAIRS, ""))) is not None:
+            sentence += (
+                f"; mean over pairs of equal shares minus the curve {with_interval(mean, '')}, "
+                "where 0 is right"
+            )
+        parts.append(sentence)
     if not parts:
         return []
     return [
         in_lines(
-            f"Slope of log norm on log frequency at step {run.steps[-1]:,} [95 % interval], where "
-            "chance decides the frequency and where it does not:",
+            f"Slope of log norm on log frequency at step {run.steps[-1]:,} where chance decides "
+            "the frequency [95 % interval over tokens with a twin]; minus that of the curve over "
+            "ordinary tokens at the same counts; and what pairs of ordinary tokens give instead, "
+            "whose truth is 0:",
             parts,
         )
     ]
 
 
-def _compared(causal: dict[Any, Any], observed: dict[Any, Any]) -> str:
-    """Relation of the signs of two slopes, or which of them has none."""
-    undecided = [
-        name
-        for name, row in (("within twins", causal), ("over the same tokens", observed))
-        if not row["low"] * row["high"] > 0
-    ]
-    if undecided:
-        return f"no sign {' nor '.join(undecided)}"
-    return "opposite signs" if causal["value"] * observed["value"] < 0 else "the same sign"
+def _beyond_curve(row: dict[Any, Any]) -> str:
+    """What the interval of twins minus curve decides."""
+    if not row["low"] * row["high"] > 0:
+        return "no difference between random and observed frequency found"
+    more = "more" if row["value"] > 0 else "less"
+    return f"random frequency lengthens {more} than observed frequency"
 
 
 def _open(run: Run) -> str:

@@ -5,12 +5,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
-from dynamics.runs.measures import identifiable_measures
+from dynamics.runs.importance_trends import GIVEN, norms_with_distance
+from dynamics.runs.measures import identifiable_measures, split_name
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.tracked_importance import factors_of
-from dynamics.runs.trends import FEWEST_TOKENS
+from dynamics.runs.trends import FEWEST_TOKENS, LEVEL
+from dynamics.statistics.intervals import normal_quantile
 from dynamics.statistics.reliability import RELIABLE
+
+POWER = 0.8
+"""Probability with which a correlation would be found that is named beside an undecided one."""
 
 SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
 """The importances that sentences are about; what else was measured is in the trends."""
@@ -60,14 +66,46 @@ def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None
     if (raw := _last(rows, gauge, name, "spearman")).empty:
         return None
     sentence = f"{called} {with_interval(raw)}{_since_first(rows, gauge, name, 'spearman')}"
-    if (partial := _last(rows, gauge, name, "partial_spearman")).empty:
+    if (partial := _last(rows, gauge, name, "partial_spearman", GIVEN)).empty:
         return sentence
-    beyond = abs(partial["value"]) > partial["null_high"]
     return (
         f"{sentence}, given frequency and spelling {with_interval(partial)}"
-        f"{_since_first(rows, gauge, name, 'partial_spearman')}, "
-        f"{'beyond' if beyond else 'inside'} its null band of ±{partial['null_high']:.3f}"
+        f"{_since_first(rows, gauge, name, 'partial_spearman')}, {_against_null(partial)}"
+        f"{_history(rows, gauge, name)}"
     )
+
+
+def _against_null(row: pd.Series) -> str:
+    """Whether a value lies beyond its null band; inside, what would have been found."""
+    reach = row["null_high"]
+    if abs(row["value"]) > reach:
+        return f"beyond its null band of ±{reach:.3f}"
+    error = (row["high"] - row["low"]) / (2 * normal_quantile(LEVEL))
+    found = reach + float(ndtri(POWER)) * error
+    return (
+        f"inside its null band of ±{reach:.3f}: undecided ({row['n']:,} tokens show a rho of "
+        f"±{found:.2f} with probability {POWER})"
+    )
+
+
+def _history(rows: pd.DataFrame, gauge: str, name: str) -> str:
+    """Part of a sentence on the distance from the first step, which may explain the norm's part."""
+    pairs = dict(norms_with_distance(rows["measure"].unique()))
+    if (distance := pairs.get(gauge)) is None:
+        return ""
+    suffix = split_name(gauge)[1].suffix
+    values = {
+        "the distance from the first step": (distance, GIVEN),
+        "the distance given the norm too": (distance, f"{GIVEN}+{suffix}"),
+        "the norm given its initial value too": (gauge, f"{GIVEN}+initial_norm"),
+        "and given both": (gauge, f"{GIVEN}+initial_norm+distance"),
+    }
+    parts = [
+        f"{called} {with_interval(row)}"
+        for called, (measure, given) in values.items()
+        if not (row := _last(rows, measure, name, "partial_spearman", given)).empty
+    ]
+    return f"; so {', '.join(parts)}" if parts else ""
 
 
 def _surgery(rows: pd.DataFrame) -> Iterator[str]:
@@ -141,15 +179,20 @@ def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
     )
 
 
-def _of(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.DataFrame:
+def _of(
+    rows: pd.DataFrame, measure: str, against: str, statistic: str, **given: str
+) -> pd.DataFrame:
     """The rows of one statistic, by ascending step."""
-    rows = rows_where(rows, measure=measure, against=against, statistic=statistic)
+    rows = rows_where(rows, measure=measure, against=against, statistic=statistic, **given)
     return rows.sort_values("step")
 
 
-def _last(rows: pd.DataFrame, measure: str, against: str, statistic: str) -> pd.Series:
+def _last(
+    rows: pd.DataFrame, measure: str, against: str, statistic: str, given: str | None = None
+) -> pd.Series:
     """The row of the last step; an empty series where there is none."""
-    matching = _of(rows, measure, against, statistic)
+    named = {} if given is None else {"given": given}
+    matching = _of(rows, measure, against, statistic, **named)
     return pd.Series() if matching.empty else matching.iloc[-1]
 
 

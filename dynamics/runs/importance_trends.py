@@ -1,7 +1,8 @@
-"""Correlation of norms with importance over steps: each norm with each importance.
+"""Correlation of norms and distances with importance over steps: each with each importance.
 
 Tokens are those that the vocabulary rule keeps and whose importance is known at every step. What is
-held fixed, where something is, are frequency and what spelling tells of a token. K steps, n tokens.
+held fixed, where something is, are frequency, what spelling tells of a token, and what its row has
+gone through: its initial norm, and its distance from the first step. K steps, n tokens.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from dynamics.runs.measures import measures_with_importance
+from dynamics.runs.measures import is_norm, measures_with_importance, split_name
 from dynamics.runs.tracked_importance import Importance, factors_of
 from dynamics.runs.trends import (
     FEWEST_TOKENS,
@@ -27,11 +28,15 @@ from dynamics.runs.trends import (
     trajectory_rows,
 )
 from dynamics.statistics.bins import equal_count_bins
-from dynamics.statistics.controlled import Controlled, within_bin_spearman
+from dynamics.statistics.controlled import Controls, Residual, WithinBins
 from dynamics.statistics.correlation import Correlation, Estimate, spearman
 from dynamics.statistics.decomposition import covariance_shares
 from dynamics.statistics.null import NullBand, null_band
-from dynamics.statistics.null_controlled import partial_null_band, within_bin_null_band
+from dynamics.statistics.null_controlled import (
+    null_band_of_products,
+    null_products,
+    within_bin_null_band,
+)
 from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.reliability import (
     Reliability,
@@ -47,8 +52,16 @@ T = TypeVar("T")
 GAUGES = measures_with_importance()
 
 COVARIATES = ("log_frequency", *SURFACE, "merge_rank")
-"""Covariates of the partial correlations; the merge rank is the token id, the order in which byte
+"""Controls of the partial correlations; the merge rank is the token id, the order in which byte
 pair encoding made its tokens."""
+
+GIVEN = "+".join(COVARIATES)
+
+HISTORY = frozenset({"initial_norm", "distance", "norm", "norm_centered"})
+"""Names in `given` of what a row has gone through: a correlation given these explains another."""
+
+STEPS_WITH_HISTORY = 20
+"""Most steps at which what a row has gone through is held fixed: its controls differ by step."""
 
 DRAWS = 5_000
 """Simulations of a null band of importance, of which there are three for each importance."""
@@ -123,6 +136,12 @@ class _Selection:
         return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
 
     @cached_property
+    def initial(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Each norm at the first step of the run, by name."""
+        measures = self.measured.measures
+        return {name: measures[name][0][self.known] for name in self.gauges if is_norm(name)}
+
+    @cached_property
     def ranked(self) -> dict[str, list[Ranked]]:
         """Ranks of each norm at each step, by name."""
         return {name: [rank(row, name) for row in rows] for name, rows in self.gauges.items()}
@@ -134,9 +153,21 @@ class _Selection:
         return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in COVARIATES}
 
     @cached_property
-    def bins(self) -> np.ndarray:
-        """Bin of frequency of each token."""
-        return equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
+    def controls(self) -> Controls:
+        """`COVARIATES`, prepared."""
+        return Controls(self.covariates)
+
+    @cached_property
+    def within_bins(self) -> WithinBins:
+        """Bins of frequency."""
+        bins = equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
+        return WithinBins(bins, self.tokens["count"])
+
+    @cached_property
+    def history_indices(self) -> list[int]:
+        """Places of the steps at which what a row has gone through is held fixed, the last too."""
+        places = np.linspace(0, len(self.steps) - 1, min(len(self.steps), STEPS_WITH_HISTORY))
+        return [int(place) for place in places.round()]
 
 
 @dataclass(frozen=True)
@@ -165,6 +196,7 @@ class _Followed:
         yield from self._spearman_rows(self.selection.ranked, reliability)
         if self.importance.beyond_frequency:
             yield from self._partial_rows()
+            yield from self._history_rows()
             yield from self._within_bin_rows()
 
     @cached_property
@@ -218,32 +250,64 @@ class _Followed:
                 yield from trajectory_rows(self.selection.steps, corrected, keys, band=band)
 
     def _partial_rows(self) -> Iterator[Row]:
-        """Correlations of norms with the importance given `COVARIATES`."""
-        covariates = self.selection.covariates
-        pairs = _pairs(self.selection.ranked, self._ranked)
-        null = partial_null_band(
-            pairs, list(covariates.values()), LEVEL, np.random.default_rng(0), DRAWS
-        )
-        different = self._ranked[:1] if self.importance.steps is None else self._ranked
-        controlled = [Controlled(values, covariates) for values in different]
-        controlled *= len(self._ranked) // len(different)
-        for measure, rows in self.selection.ranked.items():
-            correlations = [
-                control.spearman(row) for control, row in zip(controlled, rows, strict=True)
-            ]
-            given = "+".join(covariates)
-            yield from self._followed(correlations, measure, "partial_spearman", given, null)
+        """Correlations of norms and distances with the importance given `COVARIATES`."""
+        controls = self.selection.controls
+        left = {id(values): controls.residual(values, self.name) for values in self._ranked}
+        pairs = {
+            measure: (
+                (controls.residual(row, measure), left[id(values)])
+                for row, values in zip(rows, self._ranked, strict=True)
+            )
+            for measure, rows in self.selection.ranked.items()
+        }
+        correlations, null = _partial(pairs)
+        for measure, estimates in correlations.items():
+            yield from self._followed(estimates, measure, "partial_spearman", GIVEN, null)
+
+    def _history_rows(self) -> Iterator[Row]:
+        """The same given what the row has gone through: its initial norm, distance and norm.
+
+        Given the distance, a norm is mostly its initial value, so that "given distance" alone would
+        say little; the initial norm belongs among the controls.
+        """
+        selection, gauges = self.selection, self.selection.gauges
+        indices = selection.history_indices
+        steps = [selection.steps[index] for index in indices]
+        for norm, distance in norms_with_distance(gauges):
+            initial = [selection.initial[norm]] * len(selection.steps)
+            held_fixed = {
+                (norm, "initial_norm"): [initial],
+                (norm, "initial_norm+distance"): [initial, gauges[distance]],
+                (distance, split_name(norm)[1].suffix): [gauges[norm]],
+            }
+            for (measure, names), others in held_fixed.items():
+                pairs = (
+                    self._given(index, gauges[measure][index], [other[index] for other in others])
+                    for index in indices
+                )
+                correlations, null = _partial({measure: pairs})
+                trajectory = stack(correlations[measure])
+                keys = self._about(measure, "partial_spearman", f"{GIVEN}+{names}")
+                band = simultaneous_band(trajectory)
+                yield from trajectory_rows(steps, trajectory, keys, null=null, band=band)
+
+    def _given(
+        self,
+        index: int,
+        values: Float[np.ndarray, " n"],
+        others: Sequence[Float[np.ndarray, " n"]],
+    ) -> tuple[Residual, Residual]:
+        """Return what `COVARIATES` and other variables leave of values and of the importance."""
+        controls = Controls([*self.selection.covariates.values(), *others])
+        return controls.residual(values), controls.residual(self._ranked[index])
 
     def _within_bin_rows(self) -> Iterator[Row]:
         """Correlations of norms with the importance inside bins of frequency."""
-        bins = self.selection.bins
+        within = self.selection.within_bins
         pairs = _pairs(self.selection.gauges, self._values)
-        null = within_bin_null_band(pairs, bins, LEVEL, np.random.default_rng(0), DRAWS)
+        null = within_bin_null_band(pairs, within, LEVEL, np.random.default_rng(0), DRAWS)
         for measure, rows in self.selection.gauges.items():
-            correlations = [
-                within_bin_spearman(row, values, bins)
-                for row, values in zip(rows, self._values, strict=True)
-            ]
+            correlations = list(map(within.spearman, rows, self._values))
             trajectory = stack(correlations)
             yield from trajectory_rows(
                 self.selection.steps,
@@ -271,6 +335,29 @@ class _Followed:
         if measure == "log_frequency" and self.importance.steps is None:
             return
         yield from change_rows(steps, trajectory, keys)
+
+
+def norms_with_distance(measures: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each norm whose record names a distance, with the distance, where both are measured."""
+    measures = list(measures)
+    for name in filter(is_norm, measures):
+        role, measure = split_name(name)
+        if measure.distance and (distance := f"{role}_{measure.distance}") in measures:
+            yield name, distance
+
+
+def _partial(
+    pairs_by_measure: Mapping[str, Iterable[tuple[Residual, Residual]]],
+) -> tuple[dict[str, list[Correlation]], NullBand]:
+    """Return the partial correlations of pairs, and the null band of all of them together."""
+    correlations: dict[str, list[Correlation]] = {}
+    products = []
+    for measure, pairs in pairs_by_measure.items():
+        correlations[measure] = []
+        for x, y in pairs:
+            correlations[measure].append(x.controls.spearman(x, y))
+            products.append(null_products(x, y))
+    return correlations, null_band_of_products(products, LEVEL, np.random.default_rng(0), DRAWS)
 
 
 def _pairs(

@@ -31,6 +31,8 @@ class Measure:
         labels: Embeddings for which findings and figures show it, each with what is removed from
             the norm (empty for nothing).
         with_importance: Embeddings for which it is compared with importance.
+        distance: Suffix of the distance from the first step that is held fixed beside a norm, as
+            an explanation of what the norm has to do with importance.
     """
 
     suffix: str
@@ -39,6 +41,7 @@ class Measure:
     slow: bool = False
     labels: Mapping[Role, str] = field(default_factory=dict)
     with_importance: tuple[Role, ...] = ()
+    distance: str = ""
 
 
 MEASURES = {
@@ -49,6 +52,7 @@ MEASURES = {
             "norm",
             labels={"input_embedding": "", "output_embedding": "raw"},
             with_importance=ROLES,
+            distance="distance_from_first",
         ),
         Measure(
             "norm_centered",
@@ -56,6 +60,7 @@ MEASURES = {
             needs_all_rows=True,
             labels={"output_embedding": "uniform mean removed"},
             with_importance=("output_embedding",),
+            distance="distance_from_first_centered",
         ),
         Measure(
             "norm_centered_frequency",
@@ -66,7 +71,13 @@ MEASURES = {
         ),
         Measure("norm_folded", "norm", True),
         Measure("norm_features_centered", "norm", with_importance=("input_embedding",)),
-        Measure("distance_from_first", "displacement"),
+        Measure("distance_from_first", "displacement", with_importance=ROLES),
+        Measure(
+            "distance_from_first_centered",
+            "displacement",
+            needs_all_rows=True,
+            with_importance=ROLES,
+        ),
         Measure("cosine_to_first", "displacement"),
         Measure("unused_distance", "unused", True),
         Measure("unused_cosine_distance", "unused", True),

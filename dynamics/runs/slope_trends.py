@@ -1,30 +1,49 @@
 """Slopes of log norm on log frequency over steps: over tokens, and within twins if there are any.
 
-Of a training with twins (`corpus.twins`) both are given, because they answer different questions:
-how norms differ between rare and frequent tokens, and what frequency itself does to a norm
-(precedent: Wilson & Schakel 2015, arXiv:1510.02675).
+Tokens differ in frequency and in all that goes with it; a token and its twin differ in frequency by
+chance (precedent: Wilson & Schakel 2015, arXiv:1510.02675). The two are compared where they are
+about the same counts: pairs against a curve over ordinary tokens at the counts of each pair.
 """
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Integer
 
 from dynamics.runs.measures import is_norm, split_name
-from dynamics.runs.trends import FEWEST_TOKENS, Row, TrendInput, estimate_row
-from dynamics.statistics.slopes import Slope, log_slope, twin_log_slope
-from dynamics.statistics.vocabulary import VocabularyRule
+from dynamics.runs.trends import FEWEST_TOKENS, LEVEL, Row, TrendInput, estimate_row, trend_row
+from dynamics.statistics.intervals import Interval
+from dynamics.statistics.slopes import log_slope, twin_log_slope
+from dynamics.statistics.twin_curve import TwinCurve, twin_curve
+from dynamics.statistics.vocabulary import KINDS, VocabularyRule
 
-OBSERVED, AMONG_TWINNED, CAUSAL = "log_slope", "log_slope_of_twinned", "twin_log_slope"
-"""Over the tokens of a rule; over the tokens that have a twin; within a token and its twin."""
+OBSERVED, CAUSAL = "log_slope", "twin_log_slope"
+"""Over the tokens of a rule; within a token and its twin."""
+
+MINUS_CURVE = "twin_minus_curve"
+PSEUDO_PAIRS = "twin_minus_curve_pseudo_pairs"
+MEAN_OF_PAIRS = "twin_mean_minus_curve"
+
+THIRDS = ("rarest third", "middle third", "most frequent third")
+"""Thirds of the tokens with a twin, by frequency; `given` of the rows about them."""
+
+PSEUDO_DRAWS = 200
+_EQUAL_SHARES = 0.1
+"""Log ratio of the counts of all tokens and of all twins below which their shares are equal."""
 
 
 def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
-    """One row per norm gauge, step and slope, ready for `trends.parquet`.
+    """One row per norm, step and slope, ready for `trends.parquet`.
 
-    `log_slope` is over the tokens that the rule keeps, if they are 10; `twin_log_slope` is within
-    the pairs of a token and its twin, and `log_slope_of_twinned` over the first of each pair, so
-    that these two differ in what is compared but not in the tokens. The rule has no say in them.
+    `log_slope` is over the tokens that the rule keeps, if they are 10. With twins there are also
+    `twin_log_slope`, within the pairs of a token and its twin; `twin_minus_curve`, the same minus
+    the slope of the curve over ordinary tokens at the counts of each pair, over all pairs and each
+    third of frequency; and `twin_minus_curve_pseudo_pairs`, what pairs of ordinary tokens give
+    instead (mean over draws, and the 95 % of the draws), whose truth is 0. Where token and twin are
+    equally likely, counts differ by chance alone and the slope has no leverage: then the mean over
+    pairs, `twin_mean_minus_curve`, whose truth is 0, stands in its place. The rule has no say in
+    these.
 
     Against `log_frequency`, counts are those of the whole stream; against `log_exposure` those up
     to the step, where known. Tokens without a count or a norm have no logarithm and do not enter:
@@ -32,24 +51,72 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     """
     counts = measured.tokens["count"].to_numpy()
     originals, twins = twin_pairs(measured.tokens)
-    mask = rule.mask(counts, measured.tokens["kind"])
+    kinds = measured.tokens["kind"].to_numpy()
+    mask, ordinary = rule.mask(counts, kinds), np.isin(kinds, KINDS)
     for measure, norms in measured.measures.items():
         if not is_norm(measure):
             continue
         for against, occurrences in _against(measured, measure, counts).items():
             for index, step in enumerate(measured.steps):
                 norm, frequency = norms[index].astype(np.float64), occurrences[index]
-                slopes: dict[str, Slope] = {}
+                keys = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
                 if mask.sum() >= FEWEST_TOKENS:
-                    slopes[OBSERVED] = log_slope(norm[mask], frequency[mask])
+                    slope = log_slope(norm[mask], frequency[mask])
+                    yield estimate_row(slope, **keys, statistic=OBSERVED)
                 if len(twins):
-                    slopes[AMONG_TWINNED] = log_slope(norm[originals], frequency[originals])
-                    slopes[CAUSAL] = twin_log_slope(
+                    within = twin_log_slope(
                         norm[originals], norm[twins], frequency[originals], frequency[twins]
                     )
-                keys = {"step": step, "measure": measure, "against": against, "rule": str(rule)}
-                for statistic, slope in slopes.items():
-                    yield estimate_row(slope, **keys, statistic=statistic)
+                    yield estimate_row(within, **keys, statistic=CAUSAL)
+                    usable = ordinary & (norm > 0)
+                    pairs = (norm[originals] > 0) & (norm[twins] > 0)
+                    curve = twin_curve(frequency, originals[pairs], twins[pairs], usable)
+                    if curve is not None:
+                        yield from _curve_rows(curve, norm, counts, keys)
+
+
+def _curve_rows(
+    curve: TwinCurve, norm: Float[np.ndarray, " V"], counts: Integer[np.ndarray, " V"], keys: Row
+) -> Iterator[Row]:
+    """Rows of twins held against the curve at one step."""
+    equal = _equally_likely(curve, counts)
+    if equal.any():
+        yield estimate_row(curve.mean(norm, equal), **keys, statistic=MEAN_OF_PAIRS)
+    unequal = ~equal
+    if not unequal.any():
+        return
+    for given, third in {"": unequal, **_thirds(curve, counts, unequal)}.items():
+        about = {**keys, "given": given}
+        estimate = curve.slope(norm, third)
+        yield estimate_row(estimate, **about, statistic=MINUS_CURVE)
+        draws = curve.pseudo_pairs(norm, np.random.default_rng(0), PSEUDO_DRAWS, third)
+        ends = Interval(*map(float, np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])))
+        mean = float(draws.mean())
+        yield trend_row(mean, estimate.n, interval=ends, **about, statistic=PSEUDO_PAIRS)
+
+
+def _equally_likely(curve: TwinCurve, counts: Integer[np.ndarray, " V"]) -> Bool[np.ndarray, " m"]:
+    """Mask of pairs whose two ids are equally likely; the k-th twins of all tokens are alike."""
+    order = pd.Series(curve.twins).groupby(curve.originals).rank().to_numpy()
+    equal = np.zeros(len(order), bool)
+    for which in np.unique(order):
+        pairs = order == which
+        token, twin = (counts[side[pairs]].sum() for side in (curve.originals, curve.twins))
+        equal[pairs] = abs(np.log(token / twin)) < _EQUAL_SHARES
+    return equal
+
+
+def _thirds(
+    curve: TwinCurve, counts: Integer[np.ndarray, " V"], pairs: Bool[np.ndarray, " m"]
+) -> dict[str, Bool[np.ndarray, " m"]]:
+    """Mask of the pairs in each third of the tokens with a twin, by the count of the token."""
+    originals = np.unique(curve.originals[pairs])
+    ranked = originals[np.argsort(counts[originals], kind="stable")]
+    return {
+        name: pairs & np.isin(curve.originals, third)
+        for name, third in zip(THIRDS, np.array_split(ranked, len(THIRDS)), strict=True)
+        if len(third)
+    }
 
 
 def twin_pairs(tokens: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

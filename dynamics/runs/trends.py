@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from dynamics.runs.measures import split_name
 from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
-from dynamics.statistics.controlled import Controlled, within_bin_spearman
+from dynamics.statistics.controlled import Controls, WithinBins
 from dynamics.statistics.correlation import Correlation, NormalEstimate, spearman
 from dynamics.statistics.intervals import NOWHERE, Band, Interval
 from dynamics.statistics.null import NullBand, null_band
@@ -212,25 +212,27 @@ def _controls(
     """
     tokens = measured.tokens[kept]
     frequency = rank(tokens["count"].to_numpy())
-    surface = Controlled(frequency, [rank(tokens[column].to_numpy()) for column in SURFACE])
+    surface = Controls([tokens[column].to_numpy() for column in SURFACE])
+    frequency_left = surface.residual(frequency)
     controls = [
         (
             _about("log_frequency", "partial_spearman", "+".join(SURFACE)),
-            lambda ranked, values: surface.spearman(ranked),
+            lambda ranked, values: surface.spearman(ranked, frequency_left),
         )
     ]
     documents = tokens["document_count"].to_numpy(dtype=float, na_value=np.nan)
     if np.isfinite(documents).all():
-        spread = Controlled(documents, [frequency])
-        bins = equal_count_bins(frequency, WITHIN_BINS)
+        given_frequency = Controls([frequency])
+        spread_left = given_frequency.residual(documents)
+        within = WithinBins(equal_count_bins(frequency, WITHIN_BINS), tokens["count"])
         controls += [
             (
                 _about("log_document_frequency", "partial_spearman", "log_frequency"),
-                lambda ranked, values: spread.spearman(ranked),
+                lambda ranked, values: given_frequency.spearman(ranked, spread_left),
             ),
             (
                 _about("log_document_frequency", "within_bin_spearman", "log_frequency"),
-                lambda ranked, values: within_bin_spearman(values, documents, bins),
+                lambda ranked, values: within.spearman(values, documents),
             ),
         ]
     return controls

@@ -118,17 +118,21 @@ def mean_row(
 
 
 def displacement(
-    embedding: EmbeddingMatrix, reference: EmbeddingMatrix | Rows
+    embedding: EmbeddingMatrix,
+    reference: EmbeddingMatrix | Rows,
+    shift: HiddenVector | None = None,
 ) -> tuple[TokenScores, TokenScores]:
     """Distance of each row from the same row of a reference, and the cosine between the two.
 
     Args:
         embedding: Rows now.
         reference: The same rows at another step, which may be on disk.
+        shift: Vector subtracted from each difference before its length is taken, such as the mean
+            difference.
 
     Returns:
-        L2 distances, and cosines: exactly 1 for a row that has not moved, 0 for a row that is zero
-        in one matrix only.
+        L2 distances, and cosines of the rows themselves: exactly 1 for a row that has not moved, 0
+        for a row that is zero in one matrix only.
 
     Raises:
         ValueError: The matrices differ in shape.
@@ -137,10 +141,13 @@ def displacement(
     cosines = torch.empty_like(distances)
     dtype = torch.promote_types(distances.dtype, reference.dtype)
     for positions, rows, reference_rows in _row_pairs(embedding, reference, dtype):
-        cosines[positions] = _cosines(rows, reference_rows)
-        distances[positions] = torch.linalg.vector_norm(rows.sub_(reference_rows), dim=1)
-    # Rounding leaves the cosine of equal rows beside 1, and that of two zero rows is 0 by the rule.
-    cosines[distances == 0] = 1
+        cosine = _cosines(rows, reference_rows)
+        change = rows.sub_(reference_rows)
+        # Rounding leaves the cosine of equal rows beside 1, and two zero rows have one of 0.
+        cosines[positions] = cosine.masked_fill((change == 0).all(dim=1), 1)
+        if shift is not None:
+            change.sub_(shift.to(change))
+        distances[positions] = torch.linalg.vector_norm(change, dim=1)
     return distances, cosines
 
 

@@ -6,7 +6,8 @@ with it a correlation of two variables that are independent given the control.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -77,16 +78,23 @@ class Residual:
     """What the controls leave of one variable's ranks.
 
     Attributes:
+        controls: The controls.
         ranked: The variable.
         values: Residual of its mid-distribution function at each token.
         coefficients: Those of the fitted spline functions, one array for each control.
         explained: Whether the controls leave nothing.
     """
 
+    controls: "Controls"
     ranked: Ranked
     values: Float[np.ndarray, " n"]
-    coefficients: list[Float[np.ndarray, " degrees"]] = field(repr=False)
+    coefficients: list[Float[np.ndarray, " degrees"]]
     explained: bool
+
+    @cached_property
+    def variance(self) -> "_Moment":
+        """Mean square, and the influence of each token on it."""
+        return self.controls.moment(self, self)
 
 
 class Controls:
@@ -155,7 +163,7 @@ class Controls:
         coefficients = self._coefficients @ projected
         blocks = [coefficients[a:b] for a, b in zip(self._ends, self._ends[1:], strict=False)]
         explained = left @ left <= _UNEXPLAINED * (ranked.centered @ ranked.centered)
-        return Residual(ranked, left, blocks, bool(explained))
+        return Residual(self, ranked, left, blocks, bool(explained))
 
     def spearman(self, x: "Values | Residual", y: "Values | Residual") -> Correlation:
         """Return `partial_spearman` of x and y.
@@ -168,8 +176,7 @@ class Controls:
         n, free = self.n, self.n - self.degrees_of_freedom
         if x.explained or y.explained or free < 2:
             return undefined(n)
-        xx, yy = (self._influence(v, v) for v in (x, y))
-        xy = xx if x is y else self._influence(x, y)
+        xx, yy, xy = x.variance, y.variance, self.moment(x, y)
         scale = np.sqrt(xx.mean * yy.mean)
         rho = xy.mean / scale
         # delta method on C / sqrt(A B), as in `spearman`
@@ -177,7 +184,7 @@ class Controls:
         influence *= np.sqrt(n / free)  # residuals are shorter than errors by this factor
         return Correlation(float(np.clip(rho, -1, 1)), n, influence)
 
-    def _influence(self, x: Residual, y: Residual) -> "_Moment":
+    def moment(self, x: Residual, y: Residual) -> "_Moment":
         """Return the mean product of two residuals, and the influence of each token on it.
 
         A token acts on the product itself, on the ranks of x and of y, and on those of each

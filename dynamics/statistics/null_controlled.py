@@ -3,7 +3,7 @@
 As `null_band`, for correlations of `controlled`: a whole family at once, jointly normal.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -47,14 +47,43 @@ def partial_null_band(
         MeasureError: A value is NaN or infinite.
         ValueError: The lengths differ, or `level` does not lie between 0 and 1.
     """
-    free = controls.n - 1 - controls.degrees_of_freedom
     residuals = ((controls.residual(x, "x"), controls.residual(y, "y")) for x, y in pairs)
-    products = [
-        _products(x.values, y.values) for x, y in residuals if not (x.explained or y.explained)
-    ]
-    if free <= 0 or not products:
-        return _half_widths(np.zeros((0, 0)), level, rng, draws)
-    return _half_widths(_gram(products) * controls.n / free, level, rng, draws)
+    return null_band_of_products([null_products(x, y) for x, y in residuals], level, rng, draws)
+
+
+def null_products(x: Residual, y: Residual) -> Float[np.ndarray, " n"]:
+    """Products of two residuals whose inner products are the covariances of `partial_null_band`.
+
+    0 where x or y is constant or a function of the controls, or the tokens are too few.
+    """
+    free = x.ranked.n - 1 - x.controls.degrees_of_freedom
+    if x.explained or y.explained or free <= 0:
+        return np.zeros(x.ranked.n, np.float32)
+    products = x.values * y.values / (np.linalg.norm(x.values) * np.linalg.norm(y.values))
+    # White 1980, with n / (n - 1 - k) for the degrees of freedom
+    scale = np.sqrt(x.ranked.n / free)
+    return (scale * (products - products.mean())).astype(np.float32)
+
+
+def null_band_of_products(
+    products: Sequence[Float[np.ndarray, " n"]],
+    level: float,
+    rng: np.random.Generator,
+    draws: int = 20_000,
+) -> NullBand:
+    """Null band of a family of `partial_spearman`, each given its own controls.
+
+    Args:
+        products: `null_products` of each correlation, over the same n tokens; those of 0 are left
+            out.
+        level: Probability of the simultaneous and of the pointwise band.
+        rng: Simulates the largest of the correlated normal deviates.
+        draws: Number of simulations.
+
+    Raises:
+        ValueError: `level` does not lie between 0 and 1.
+    """
+    return _half_widths(_gram(products), level, rng, draws)
 
 
 def within_bin_null_band(
@@ -92,29 +121,22 @@ def within_bin_null_band(
         raise ValueError(f"all values must be of the {within.n} tokens that have a bin")
     covariance, weights = np.zeros((len(sides), len(sides))), np.zeros(len(sides))
     for tokens, controls in within.bins if sides else ():
-        free = len(tokens) - 1 - controls.degrees_of_freedom
-        products = [
-            _products(controls.residual(x[tokens]).values, controls.residual(y[tokens]).values)
-            for x, y in sides
-        ]
-        covariances = _gram(products) * len(tokens) / free
-        weight = free - 2
+        covariances = _gram(
+            [
+                null_products(controls.residual(x[tokens]), controls.residual(y[tokens]))
+                for x, y in sides
+            ]
+        )
+        weight = len(tokens) - 3 - controls.degrees_of_freedom
         covariance += weight**2 * covariances
         weights += weight * (np.diag(covariances) > 0)
     total_weights = np.maximum(weights, 1)  # a member without a bin has covariance 0
     return _half_widths(covariance / np.outer(total_weights, total_weights), level, rng, draws)
 
 
-def _products(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Products of two residuals of unit length, without their mean; 0 if one is 0."""
-    scale = np.linalg.norm(x) * np.linalg.norm(y)
-    products = x * y / scale if scale > 0 else np.zeros_like(x)
-    return (products - products.mean()).astype(np.float32)
-
-
-def _gram(rows: list[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
+def _gram(rows: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, "K K"]:
     """Inner products of the rows."""
-    stacked = np.stack(rows)
+    stacked = np.stack(rows) if len(rows) else np.zeros((0, 0))
     return (stacked @ stacked.T).astype(np.float64)
 
 

@@ -123,6 +123,14 @@ def distance_from_first(view: View) -> TokenScores:
     return view.change_from_first[0]
 
 
+def distance_from_first_centered(view: View) -> TokenScores | None:
+    """L2 distance to the row at the first checkpoint without the mean difference of all entries."""
+    if not view.has_all_rows:
+        return None
+    mean_change = view.uniform_mean - mean_row(view.first, view.entries)
+    return displacement(view.matrix, view.first, mean_change)[0]
+
+
 def cosine_to_first(view: View) -> TokenScores:
     """Cosine between the row and itself at the first checkpoint of the run."""
     return view.change_from_first[1]
@@ -183,6 +191,7 @@ FUNCTIONS: dict[str, Callable[[View], TokenScores | None]] = {
     "norm_folded": norm_folded,
     "norm_features_centered": norm_features_centered,
     "distance_from_first": distance_from_first,
+    "distance_from_first_centered": distance_from_first_centered,
     "cosine_to_first": cosine_to_first,
     "unused_distance": unused_distance,
     "unused_cosine_distance": unused_cosine_distance,

@@ -74,11 +74,30 @@ def direct(row, measured, importances, step):
         return independent.spearman(x, y)
     if row.statistic == "partial_spearman":
         others = ["characters", "word_start", "ascii_alphabetic", "token_id"]
-        return independent.partial_spearman(
-            x, y, [frequency, *(tokens[name].to_numpy()[known] for name in others)]
-        )
+        controls = [frequency, *(tokens[name].to_numpy()[known] for name in others)]
+        controls += history(row, measured, step, known)
+        return independent.partial_spearman(x, y, controls)
     assert row.statistic == "within_bin_spearman"
     return independent.within_bin_spearman(x, y, frequency)
+
+
+def history(row, measured, step, known):
+    """What a row has gone through, as far as a partial correlation holds it fixed."""
+    role = row.measure.split("_embedding")[0] + "_embedding"
+    at = {"initial_norm": STEPS[0]}
+    named = {
+        "initial_norm": row.measure,
+        "distance": {
+            f"{role}_norm": f"{role}_distance_from_first",
+            f"{role}_norm_centered": f"{role}_distance_from_first_centered",
+        }.get(row.measure),
+        "norm": f"{role}_norm",
+        "norm_centered": f"{role}_norm_centered",
+    }
+    names = row.given.removeprefix(GIVEN).split("+")[1:]
+    return [
+        measured.measures[named[name]][STEPS.index(at.get(name, step)), known] for name in names
+    ]
 
 
 def test_one_selection_of_steps_and_tokens_is_held_at_a_time(

@@ -11,9 +11,11 @@ from scipy import stats
 from dynamics.corpus.counts import Counts
 from dynamics.errors import MismatchError
 from dynamics.runs.findings import findings
-from dynamics.runs.slope_trends import slope_rows, twin_pairs
+from dynamics.runs.slope_trends import THIRDS, slope_rows, twin_pairs
 from dynamics.runs.trends import TREND_COLUMNS, TrendInput
+from dynamics.statistics.twin_curve import twin_curve
 from dynamics.statistics.vocabulary import parse_rule
+from scripts.error_rates import planted_twins
 from tests.tracked import run_of
 from tests.tracking.synthetic import INPUT, OUTPUT, directions, make_counts, write_training
 
@@ -93,10 +95,8 @@ def test_what_was_planted_is_found_within_twins_and_not_over_tokens(run):
         causal = last(run, measure, "twin_log_slope")
         assert causal["low"] < CAUSAL[key] < causal["high"] and causal["n"] == TWINS
         assert causal["high"] - causal["low"] < 0.02
-        for observational in ("log_slope", "log_slope_of_twinned"):
-            row = last(run, measure, observational)
-            assert not row["low"] < CAUSAL[key] < row["high"]
-        assert row["n"] == TWINS
+        row = last(run, measure, "log_slope")
+        assert not row["low"] < CAUSAL[key] < row["high"]
     assert last(run, "output_embedding_norm", "log_slope")["low"] > 0
 
 
@@ -125,7 +125,7 @@ def test_rows_equal_a_direct_computation(run):
         .set_index(["step", "measure", "against", "statistic"])
         .sort_index()
     )
-    assert main.index.is_unique and len(main) == len(STEPS) * len(gauges) * 2 * 3
+    assert main.index.is_unique and len(main) == len(STEPS) * len(gauges) * 2 * 2
     for step in STEPS:
         measures = run.measures(step)
         for gauge in gauges:
@@ -139,15 +139,11 @@ def test_rows_equal_a_direct_computation(run):
                 with np.errstate(divide="ignore"):
                     x = np.log(seen)
                 rows = main.loc[step, gauge, against]
-                for name, mask in (
-                    ("log_slope", kept),
-                    ("log_slope_of_twinned", np.isin(table["token_id"], originals)),
-                ):
-                    entering = mask & (seen > 0)
-                    assert rows["n"][name] == entering.sum()
-                    if entering.sum() > 3:
-                        fit = stats.linregress(x[entering], norm[entering])
-                        assert rows["value"][name] == pytest.approx(fit.slope)
+                entering = kept & (seen > 0)
+                assert rows["n"]["log_slope"] == entering.sum()
+                if entering.sum() > 3:
+                    fit = stats.linregress(x[entering], norm[entering])
+                    assert rows["value"]["log_slope"] == pytest.approx(fit.slope)
                 pairs = (seen[originals] > 0) & (seen[twins] > 0)
                 dx, dy = (each[originals[pairs]] - each[twins[pairs]] for each in (x, norm))
                 assert rows["n"]["twin_log_slope"] == pairs.sum()
@@ -189,24 +185,94 @@ def test_pairs_of_some_rows(twinned):
     assert [len(each) for each in twin_pairs(twinned.table.drop(columns="twin_of"))] == [0, 0]
 
 
-def test_findings_say_where_signs_disagree(run, tmp_path, training):
-    text = " ".join(findings(run))
-    assert "Slope of log norm on log frequency at step 4 [95 % interval], where chance" in text
-    row, same, every = (
-        last(run, "output_embedding_norm_centered", statistic)
-        for statistic in ("twin_log_slope", "log_slope_of_twinned", "log_slope")
+def twins_by_hand(effect, share=0.125):
+    """1,500 ordinary tokens, 96 tokens with a twin and the twins, at the only step."""
+    count, norm, originals, twins, ordinary = planted_twins(effect, share, np.random.default_rng(2))
+    twin_of = np.full(len(count), -1)
+    twin_of[twins] = originals
+    is_twin = twin_of >= 0
+    tokens = pd.DataFrame(
+        {
+            "token_id": np.arange(len(count)),
+            "count": count,
+            "kind": np.where(is_twin, "twin", "word_start"),
+            "twin_of": twin_of,
+        }
+    )
+    curve = twin_curve(count, originals, twins, ordinary)
+    return TrendInput([7], tokens, {"input_embedding_norm": norm[None]}, None), curve, norm
+
+
+def test_twins_are_held_against_the_curve_overall_and_by_third():
+    measured, curve, norm = twins_by_hand(0.1)
+    rows = pd.DataFrame(slope_rows(measured, parse_rule("count>=10")))
+    beyond = rows[rows["statistic"] == "twin_minus_curve"].set_index("given")
+    assert beyond["value"][""] == pytest.approx(curve.slope(norm).statistic)
+    assert beyond["low"][""] < 0.1 < beyond["high"][""]
+    assert beyond["n"].tolist() == [96, 32, 32, 32]
+    assert list(beyond.index) == ["", *THIRDS]
+    rarest = np.argsort(curve.log_count[curve.originals], kind="stable")[:32]
+    mask = np.isin(np.arange(96), rarest)
+    assert beyond["value"]["rarest third"] == pytest.approx(curve.slope(norm, mask).statistic)
+    pseudo = rows[rows["statistic"] == "twin_minus_curve_pseudo_pairs"].set_index("given")
+    assert (pseudo["low"] < 0).all() and (pseudo["high"] > 0).all()
+    assert pseudo["value"].abs().max() < 0.03
+    assert set(rows["statistic"]) == {
+        *("log_slope", "twin_log_slope", "twin_minus_curve", "twin_minus_curve_pseudo_pairs")
+    }
+
+
+def test_where_both_ids_are_equally_likely_the_mean_of_pairs_stands_for_the_slope():
+    measured, curve, norm = twins_by_hand(0.3, share=0.5)
+    rows = pd.DataFrame(slope_rows(measured, parse_rule("count>=10")))
+    assert not rows["statistic"].str.startswith("twin_minus_curve").any()
+    mean = rows[rows["statistic"] == "twin_mean_minus_curve"].iloc[0]
+    assert mean["value"] == pytest.approx(curve.mean(norm).statistic)
+    assert mean["low"] < 0 < mean["high"]
+
+
+def test_findings_on_twins(run):
+    """What ordinary tokens have beside the effect of frequency, -.05 and +.3, is what is left."""
+    text = "\n".join(findings(run))
+    assert "Slope of log norm on log frequency at step 4 where chance decides the frequency" in text
+    for measure, beyond in (("input_embedding_norm", 0.05), ("output_embedding_norm", -0.3)):
+        row = last(run, measure, "twin_minus_curve", given="")
+        assert row["low"] < beyond < row["high"]
+    within, row, pseudo = (
+        last(run, "input_embedding_norm", name, given="")
+        for name in ("twin_log_slope", "twin_minus_curve", "twin_minus_curve_pseudo_pairs")
     )
     assert (
-        f"output embedding norms, uniform mean removed {row['value']:+.3f} [{row['low']:+.3f}, "
-        f"{row['high']:+.3f}] within 40 twins, {same['value']:+.3f} [{same['low']:+.3f}, "
-        f"{same['high']:+.3f}] over the same tokens (opposite signs), {every['value']:+.3f} ["
-        in text
+        f"input embedding norms {within['value']:+.3f} [{within['low']:+.3f}, "
+        f"{within['high']:+.3f}] within 40 tokens and twins; minus the curve {row['value']:+.3f} "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}], random frequency lengthens more than observed "
+        "frequency; by third of frequency, rarest first, "
+    ) in text
+    assert f"pseudo-pairs {pseudo['value']:+.3f}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((-0.01, 0.02), "no difference between random and observed frequency found"),
+        ((0.01, 0.02), "random frequency lengthens more than observed frequency"),
+        ((-0.02, -0.01), "random frequency lengthens less than observed frequency"),
+    ],
+)
+def test_findings_say_what_twins_minus_curve_decide(run, monkeypatch, ends, verdict):
+    trends = run.trends
+    within = trends[trends["statistic"] == "twin_log_slope"]
+    trends = trends[~trends["statistic"].str.startswith("twin_minus")]
+    low, high = ends
+    beyond = within.assign(statistic="twin_minus_curve", low=low, high=high, value=sum(ends) / 2)
+    pseudo = within.assign(statistic="twin_minus_curve_pseudo_pairs", value=0.004)
+    thirds = [beyond.assign(given=name, value=at / 10) for at, name in enumerate(THIRDS)]
+    monkeypatch.setitem(vars(run), "trends", pd.concat([trends, beyond, pseudo, *thirds]))
+    text = "\n".join(findings(run))
+    assert (
+        f"; minus the curve {sum(ends) / 2:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}; by third of "
+        "frequency, rarest first, +0.000, +0.100, +0.200; pseudo-pairs +0.004" in text
     )
-    sentence = text[text.index("Slope of log norm") :]
-    of_input, of_output = sentence.splitlines()[1:3]
-    assert "(the same sign)" in of_input and of_output.endswith(f"over all {every['n']:.0f}")
-    untrained = run_of(training, tmp_path / "run", steps="0")
-    assert "(no sign within twins" in " ".join(findings(untrained))
 
 
 def test_findings_of_rows_without_a_pair(training, tmp_path):

@@ -5,28 +5,13 @@ import pytest
 from scipy.interpolate import make_lsq_spline
 
 from dynamics.statistics.twin_curve import twin_curve
+from scripts.error_rates import planted_twins
 
-ORDINARY, PAIRS, SHARE = 1500, 96, 1 / 8
+ORDINARY, PAIRS = 1500, 96
 
 
-def planted(rng, effect=0.0, noise=0.05, share=SHARE):
-    """Counts and norms of ordinary tokens, then of tokens with a twin, then of their twins.
-
-    Norms follow a curve that bends; within pairs they follow it plus `effect` times log count.
-    """
-    zipf = np.sort(rng.zipf(1.6, 200_000))
-    ordinary = rng.choice(zipf[(zipf >= 10) & (zipf < 40_000)], ORDINARY)
-    total = rng.choice(ordinary[ordinary > 160], PAIRS)
-    twin = rng.binomial(total, share)
-    count = np.concatenate([ordinary, total - twin, twin])
-    log_count = np.log(count)
-    curve = 0.3 * np.sin(log_count) + 0.1 * log_count
-    own = rng.normal(0, 0.2, ORDINARY + PAIRS)  # what a token and its twin have in common
-    common = np.concatenate([own, own[ORDINARY:]])
-    within = np.where(np.arange(len(count)) < ORDINARY, 0, effect) * log_count
-    norm = np.exp(curve + common + within + rng.normal(0, noise, len(count)))
-    places = ORDINARY + np.arange(PAIRS)
-    return count, norm, places, places + PAIRS, np.arange(len(count)) < ORDINARY
+def planted(rng, effect=0.0, share=1 / 8):
+    return planted_twins(effect, share, rng, ORDINARY, PAIRS)
 
 
 def test_slope_is_that_of_pairs_minus_that_of_scipys_spline(rng):
@@ -48,18 +33,18 @@ def test_slope_is_that_of_pairs_minus_that_of_scipys_spline(rng):
 def test_planted_effects_are_covered(effect):
     rng = np.random.default_rng(3)
     covered, values = 0, []
-    for _ in range(150):
+    for _ in range(100):
         count, norm, originals, twins, ordinary = planted(rng, effect)
         estimate = twin_curve(count, originals, twins, ordinary).slope(norm)
         interval = estimate.confidence_interval()
         covered += interval.low <= effect <= interval.high
         values.append(estimate.statistic)
     assert np.mean(values) == pytest.approx(effect, abs=0.004)
-    assert 0.9 <= covered / 150 <= 0.985
+    assert 0.9 <= covered / 100 <= 0.985
 
 
 def test_error_is_that_of_resampling_tokens(rng):
-    count, norm, originals, twins, ordinary = planted(rng, noise=0.2)
+    count, norm, originals, twins, ordinary = planted(rng)
     estimate = twin_curve(count, originals, twins, ordinary).slope(norm)
     values, places = [], np.flatnonzero(ordinary)
     for _ in range(300):
@@ -84,11 +69,11 @@ def test_pseudo_pairs_have_no_effect_where_twins_have_one(rng):
 def test_mean_is_zero_where_both_ids_are_equally_likely():
     rng = np.random.default_rng(5)
     covered = 0
-    for _ in range(150):
+    for _ in range(100):
         count, norm, originals, twins, ordinary = planted(rng, 0.3, share=0.5)
         interval = twin_curve(count, originals, twins, ordinary).mean(norm).confidence_interval()
         covered += interval.low <= 0 <= interval.high
-    assert 0.9 <= covered / 150 <= 0.985
+    assert 0.9 <= covered / 100 <= 0.985
 
 
 def test_twins_of_one_token_are_one_unit(rng):

@@ -87,18 +87,31 @@ def log_slope(x, y):
     return np.polyfit(np.log(y), np.log(x), 1)[0] if len(x) > 1 else np.nan
 
 
-def partial_spearman(x, y, covariates):
-    """Correlation of what is left of the ranks after regression on the covariates' ranks."""
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return np.nan
-    design = np.column_stack([np.ones(len(x)), *map(rankdata, covariates)])
+def splines(values):
+    """Columns that span the cubic splines of the ranks of a control: powers, cubes beyond knots."""
+    ranks, distinct = (rankdata(values) - 0.5) / len(values), len(np.unique(values))
+    degrees = min(round(2 * len(values) ** 0.25), max(len(values) // 10, 1), distinct - 1)
+    degree = min(3, degrees)
+    knots = np.arange(1, degrees - degree + 1) / (degrees - degree + 1)
+    return [
+        *(ranks**power for power in range(1, degree + 1)),
+        *(np.maximum(ranks - knot, 0) ** degree for knot in knots),
+    ]
+
+
+def partial_spearman(x, y, covariates, columns=splines):
+    """Correlation of what is left of the ranks after regression on splines of the covariates."""
+    design = np.column_stack([np.ones(len(x)), *(c for z in covariates for c in columns(z))])
     ranks = np.column_stack([rankdata(x), rankdata(y)])
     residuals = ranks - design @ np.linalg.lstsq(design, ranks)[0]
+    left = (residuals**2).sum(axis=0) > 1e-10 * ((ranks - ranks.mean(axis=0)) ** 2).sum(axis=0)
+    if not left.all() or len(x) - np.linalg.matrix_rank(design) < 1:
+        return np.nan
     return np.corrcoef(residuals.T)[0, 1]
 
 
 def within_bin_spearman(x, y, z, bins=20, fewest=50):
-    """Fisher's z averaged over bins of equally many tokens in z, merged from the top."""
+    """Fisher's z of partial correlations, averaged over bins of equally many tokens in z."""
     mid_rank = (rankdata(z) - 0.5) / len(z)
     labels, merged, group = np.floor(mid_rank * bins), [], []
     for label in sorted(set(labels), reverse=True):
@@ -108,7 +121,11 @@ def within_bin_spearman(x, y, z, bins=20, fewest=50):
             group = []
     if merged:
         merged[-1] += group
-    pairs = [(len(each) - 3, spearman(x[each], y[each])) for each in merged or [group]]
+    pairs = []
+    for inside in merged or [group]:
+        controls = [z[inside]] if np.ptp(z[inside]) else []
+        rho = partial_spearman(x[inside], y[inside], controls, lambda z: [rankdata(z)])
+        pairs.append((len(inside) - 3 - len(controls), rho))
     pairs = [(weight, rho) for weight, rho in pairs if np.isfinite(rho)]
     if not pairs:
         return np.nan
