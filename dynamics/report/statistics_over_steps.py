@@ -151,11 +151,11 @@ def _explain(
 
 def _of_gauges(
     ylabel: str, against: str, statistics: Mapping[str, str]
-) -> dict[str, list[tuple[str, str, str, None, str]]]:
+) -> dict[str, list[tuple[str, str, str, str, str]]]:
     """Lines of `_arm_columns`, a row of panels for each norm, a line for each statistic."""
     return {
         f"{ylabel}\n{where}": [
-            (gauge, against, name, None, label) for name, label in statistics.items()
+            (gauge, against, name, "", label) for name, label in statistics.items()
         ]
         for gauge, where in GAUGES.items()
     }

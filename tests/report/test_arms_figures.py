@@ -112,8 +112,9 @@ def test_of_an_arm_with_seeds_only_their_spread_is_drawn(runs):
     [
         (surgery, GAUGES, "held_out_loss", dict(zip(SURGERIES, SURGERIES.values(), strict=True))),
         (slopes, GAUGES, "log_frequency", {
-            "log_slope": "observational, over tokens", "twin_log_slope": "causal, within twins",
-            "log_slope_of_twinned": "observational, over the tokens with a twin"}),
+            "log_slope": "observed frequency, over tokens",
+            "twin_log_slope": "random frequency, within twins",
+            "twin_minus_curve": "within twins minus the curve at their counts"}),
     ],
 )  # fmt: skip
 def test_each_panel_has_the_lines_of_its_measure(runs, draw, measures, against, statistics):

@@ -102,7 +102,7 @@ def planted(seed=0, steps=STEPS, shift=0.0):
                 )
         for gauge in (*GAUGES, UNIGRAM):
             sign = 1 if gauge.startswith("input") else -1
-            for statistic in ("log_slope", "log_slope_of_twinned"):
+            for statistic in ("log_slope", "twin_minus_curve"):
                 slope = 0.05 * grown + next(noise) / 30
                 yield trend_row(step, gauge, "log_frequency", statistic, slope, spread=0.01)
             causal = 0.1 * sign * grown + next(noise) / 10
