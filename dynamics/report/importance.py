@@ -90,6 +90,7 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
 
 
 def _rows_of_one_arm(arm: Arm, importances: Sequence[str]) -> Iterator[list[Panel]]:
+    """Panels of one arm: a row for each norm, a panel for each importance."""
     for gauge, label in GAUGES.items():
         yield from _wrapped([_panel(arm, gauge, name, label) for name in importances])
 
@@ -104,6 +105,7 @@ def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
 
 
 def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
+    """Raw, partial and disattenuated correlation of a norm and an importance."""
     hollow = _unreliable(arm, name)
     null = arm.rows(gauge, name, "spearman", "")["null_high"].max()
     curves = [
@@ -121,6 +123,7 @@ def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
 
 
 def _several_arms(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
+    """Panels with a line for each arm: raw and partial correlations in rows of their own."""
     for gauge, label in GAUGES.items():
         for statistic, kind, covariates in (
             ("spearman", "raw", ""),

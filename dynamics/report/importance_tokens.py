@@ -75,17 +75,20 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
 
 
 def _steps(run: Run, last_only: bool) -> list[int]:
+    """Steps that are drawn: the last, or some of those whose model was run."""
     steps = run.live_steps or run.steps
     return steps[-1:] if last_only else chosen_steps(steps)
 
 
 def _has(run: Run, gauge: str, name: str) -> bool:
+    """Return whether a run has the norm and the importance."""
     if gauge not in run.record.measures:
         return False
     return name in run.importances or (name in run.tokens and bool(run.tokens[name].notna().any()))
 
 
 def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollection:
+    """Draw a point for each token that the rule keeps."""
     kept_mask = run.kept
     frequency = run.tokens["log_frequency"].to_numpy()[kept_mask]
     importance = _importance(run, name, step)[kept_mask]

@@ -83,15 +83,18 @@ def _estimates(verdict: Verdict) -> str:
 
 
 def _seeds(verdict: Verdict) -> str:
+    """Number of seeds that entered, and of how many."""
     n, seeds = min(int(mean.n) for mean in verdict.estimates), len(verdict.arms[0].runs)
     return str(n) if n == seeds else f"{n} of {seeds}"
 
 
 def _descriptive(verdict: Verdict) -> bool:
+    """Return whether an estimate has too few seeds for inference."""
     return any(bool(mean.descriptive) for mean in verdict.estimates)
 
 
 def _range(above: float, below: float) -> str:
+    """Range of a claim in words."""
     if np.isinf(above):
         return f"below {below:g}"
     return f"above {above:g}" if np.isinf(below) else f"{above:g} to {below:g}"

@@ -299,4 +299,5 @@ def _first_lasting(run: Run, measure: str) -> int | None:
 
 
 def _beyond_null(row: dict[Any, Any]) -> bool:
+    """Return whether a correlation lies outside its null band."""
     return abs(row["value"]) > row["null_high"]

@@ -205,5 +205,6 @@ def _permuted(
 
 
 def _compared(statistic: float, null: Float[np.ndarray, " m"]) -> PermutationTest:
+    """Test with the two-sided p-value of a statistic among permuted ones."""
     beyond = int(np.count_nonzero(np.abs(null) >= abs(statistic) - _ROUNDING))
     return PermutationTest(statistic, (beyond + 1) / (len(null) + 1), null)

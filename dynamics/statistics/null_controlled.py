@@ -119,6 +119,7 @@ def within_bin_null_band(
 def _half_widths(
     covariance: Float[np.ndarray, "K K"], level: float, rng: np.random.Generator, draws: int
 ) -> NullBand:
+    """Half-widths for correlations with this covariance; NaN if none of them varies."""
     pointwise = normal_quantile(level)
     varies = np.diag(covariance) > 0
     if not varies.any():
@@ -148,5 +149,6 @@ def _residual(ranked: Ranked, basis: Float[np.ndarray, "n k"]) -> Float[np.ndarr
 
 
 def _unit(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Values divided by their length; zeros stay zeros."""
     length = np.linalg.norm(values)
     return values / length if length > 0 else values

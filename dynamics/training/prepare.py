@@ -218,6 +218,7 @@ def parameter_count(model: PreTrainedModel) -> int:
 
 
 def _first_difference(recorded: dict[str, Any], current: dict[str, Any], prefix: str = "") -> str:
+    """First setting in which two trainings differ, by dotted key, with both values."""
     for key in dict.fromkeys([*current, *recorded]):
         old, new = recorded.get(key), current.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
