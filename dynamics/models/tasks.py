@@ -53,7 +53,7 @@ def task_of(name: str, config: Any, kind: str | None = None) -> Task:
             f"the task, one of {', '.join(AUTO_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
-    tasks = [task for task, classes in _CLASS_NAMES.items() if kind in classes.values()]
+    tasks: list[Task] = [name for name, classes in _CLASS_NAMES.items() if kind in classes.values()]
     tasks = tasks or [task for task in _CLASS_NAMES if AUTO_CLASSES[task].__name__ in remote]
     if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
         tasks = ["masked"]  # the second head of such a model is not used
