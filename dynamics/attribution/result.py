@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 REGRESSION_ORDER = {
-    "descending": "tokens whose representation differs most from the read-out come first, as the "
-    "formula says",
-    "ascending": "tokens whose representation resembles the read-out most come first, as the "
-    "intuition says",
+    "descending": "tokens whose representation differs most from the read-out come first, by the "
+    "formula",
+    "ascending": "tokens whose representation resembles the read-out most come first, by the "
+    "stated intuition",
 }
 
 

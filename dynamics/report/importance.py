@@ -73,8 +73,8 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
         arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
     )
     grey = (
-        " Grey: where raw correlations of all gauges and steps stay together with 95 % probability "
-        "when importances are permuted over tokens. Fine dotted lines: the value at "
+        " Grey: simultaneous 95 % null band of the raw correlations over all norms and steps, "
+        "from permuting importances over tokens. Fine dotted lines: the value at "
         f"{_first_step(arms[0])}."
         if len(arms) == 1
         else ""
@@ -83,8 +83,8 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
         figure,
         f"Spearman correlation of norm and importance, raw and given {_covariates(arms)}. "
         f"{arms_note(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
-        f"{bands}{grey} Hollow: the importance has a split-half reliability below {RELIABLE:g}, so "
-        "that a trend can be one of measurement.",
+        f"{bands}{grey} Hollow points: the split-half reliability of the importance is below "
+        f"{RELIABLE:g}, so a trend may be one of measurement error.",
     )
     return figure
 
@@ -163,8 +163,8 @@ def _first_step(arm: Arm) -> str:
     rows = arm.trends
     first = int(rows["step"][rows["statistic"] == "reliability"].min())
     if first == 0:
-        return "step 0, which is architecture, not training"
-    return f"step {first:,}, the first one measured, when training is under way"
+        return "step 0, before any training"
+    return f"step {first:,}, the first measured step, after training has begun"
 
 
 def _probed(arm: Arm, names: Sequence[str]) -> str:

@@ -67,9 +67,9 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
     caption(
         figure,
         "Norm of each probed token's row against its importance, coloured by the natural logarithm "
-        "of the token's share of the stream: where the colours lie in layers, frequency stands "
-        f"behind what looks like a relation. {arms_note(arms, first_seeds=True)} Importance on a "
-        "logarithmic axis where all of it is positive.",
+        "of the token's share of the stream: if the colours form layers, an apparent relation is "
+        f"one with frequency. {arms_note(arms, first_seeds=True)} The axis of importance is "
+        "logarithmic where all values are positive.",
     )
     return figure
 

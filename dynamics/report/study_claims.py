@@ -56,10 +56,10 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
     contradicted = sum("contradicted" in outcomes for outcomes in by_claim.values())
     single_seed = [all(np.isnan(mean.low) for mean in verdict.estimates) for verdict in verdicts]
     unadjusted = (
-        "Intervals are not adjusted for the number of claims: one in twenty misses what it is "
-        f"about by chance, of {judged} true claims about {judged / 20:.1f}."
+        "Intervals are not adjusted for the number of claims: by chance one in twenty misses "
+        f"the true value, of {judged} true claims about {judged / 20:.1f}."
     )
-    no_interval = "With one seed there is no interval, so that nothing is decided."
+    no_interval = "With one seed there is no interval, so nothing is decided."
     intervals = " ".join([unadjusted] * (not all(single_seed)) + [no_interval] * any(single_seed))
     return (
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "
@@ -67,8 +67,8 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
         f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
         f"none; contradicted in at least one: {contradicted}. The verdict is whether the "
         "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
-        "range; where two centrings count, both have to say the same. Arms with the very same "
-        f"numbers, as those of one initialisation at step 0, are judged once. {intervals}"
+        "range; a claim about two centrings needs both verdicts to agree. Arms with identical "
+        f"numbers (those of one initialisation at step 0) are judged once. {intervals}"
     )
 
 

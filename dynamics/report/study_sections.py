@@ -148,15 +148,15 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Do rows that never occur obey pure decay?",
         "Largest relative error, over input rows that never occur, of norm(t) = norm(0) · Π (1 - "
-        "learning rate · weight decay). Tied rows are targets too, and obey nothing of the kind.",
+        "learning rate · weight decay). Tied rows are targets too, and do not follow this law.",
         {"": [Column("largest relative error", _UNSEEN_ROW_ERROR, number_format=".1e")]},
     ),
     Section(
         "Does frequency itself move norms?",
-        "Slope of log norm on log frequency: within twins, tokens that were trained under two ids "
-        "between which chance decided, and over tokens, which differ in more than frequency. The "
-        "causal slope is compared with the one over the same tokens, those with a twin: they are "
-        "frequent enough to be divided, and the relation over all need not be a straight line.",
+        "Slope of log norm on log frequency: within pairs of a token and its twin, a second id "
+        "drawn by chance at each occurrence, and over tokens, which differ in more than frequency. "
+        "The causal slope is compared with the slope over the same tokens, those with a twin: they "
+        "are frequent, and the relation over all tokens need not be a straight line.",
         {f"Norm: {label}": _twins(gauge) for gauge, label in GAUGES.items()},
         ("slopes",),
         Signs("twin_log_slope", "frequency lengthens output rows", "frequency shortens them"),
@@ -203,8 +203,9 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "When does it happen?",
         "Onset: first step from which on the value stays beyond half its final distance from step "
-        "0; a seed whose final value is not certain to have moved has none, and does not enter. It "
-        "lies between the checkpoint before and the one given, by which intervals are wider.",
+        "0; a seed whose final value may not differ from step 0 has no onset and does not enter. "
+        "An onset lies between the checkpoint before and the one given; intervals are widened by "
+        "that distance.",
         {
             "": [
                 *(
