@@ -59,7 +59,7 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
         "Intervals are not adjusted for the number of claims: by chance one in twenty misses "
         f"the true value, of {judged} true claims about {judged / 20:.1f}."
     )
-    no_interval = "With one seed there is no interval, so nothing is decided."
+    no_interval = "With one seed there is no interval, so that nothing is decided."
     intervals = " ".join([unadjusted] * (not all(single_seed)) + [no_interval] * any(single_seed))
     return (
         f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {judged} can "

@@ -226,7 +226,7 @@ class DistributedEntries(Mapping[str, ReadableTensor]):
         """Return the file of a chunk, with the path of the folder; refuse one outside of it."""
         name = _field(info, "relative_path", str, self._name)
         if PurePosixPath(name).name != name or name == "..":
-            raise CheckpointError(f"{self._name}: {name!r} is not the name of a file in its folder")
+            raise CheckpointError(f"{self._name}: {name!r} is no file name in its folder")
         return str(self._folder / name)
 
     @cached_property
