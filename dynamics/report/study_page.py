@@ -128,9 +128,9 @@ def _decay(arms: Sequence[Arm]) -> Iterator[str]:
     ]
     if decayed:
         yield (
-            "Share that weight decay leaves, over the whole training, of the norm of a row without a "
-            f"gradient: {', '.join(decayed)}. The nearer to 1, the weaker a comparison with an arm "
-            "without decay tests weight decay."
+            "Share that weight decay leaves, over the whole training, of the norm of a row without "
+            f"a gradient: {', '.join(decayed)}. The nearer to 1, the weaker a comparison with an "
+            "arm without decay tests weight decay."
         )
 
 
