@@ -216,7 +216,9 @@ def _sum(scores: Float[np.ndarray, "tokens T"]) -> Float[np.ndarray, " T"]:
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it: NaN is None, fields that a target lacks are left out."""
     if isinstance(value, np.ndarray):
-        return np.where(np.isnan(value), None, value).tolist()
+        plain = value.astype(object)
+        plain[np.isnan(value)] = None
+        return plain.tolist()
     if isinstance(value, Target):
         return {name: entry for name, entry in vars(value).items() if entry is not None}
     if isinstance(value, Mapping):
