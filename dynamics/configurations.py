@@ -34,7 +34,7 @@ def configuration_file(name: str | Path) -> Path:
     names = ", ".join(shipped)
     if "=" in str(name):
         raise ConfigError(
-            f"{name} is a setting, but no configuration stands before it; give a YAML file first, "
+            f"{name} is a setting, but no configuration precedes it; give a YAML file first, "
             f"or the name of one that comes with the program: {names}"
         )
     raise ConfigError(

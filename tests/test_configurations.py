@@ -55,7 +55,7 @@ def test_a_slip_lists_the_names(name):
 
 
 def test_a_setting_in_place_of_a_configuration_is_told():
-    told = "^training.steps=5 is a setting, but no configuration stands before it; .*: demo, pyth"
+    told = "^training.steps=5 is a setting, but no configuration precedes it; .*: demo, pyth"
     with pytest.raises(ConfigError, match=told):
         load("training.steps=5")
 

@@ -149,3 +149,10 @@ def test_every_error_is_one_of_ours_and_in_the_tree_on_top():
 )
 def test_a_slip_is_answered_with_the_nearest_name_or_all_of_them(name, known, said):
     assert did_you_mean(name, known) == said
+
+
+@pytest.mark.parametrize("name", ["attribute", "count_corpus", "load_model"])
+def test_a_misspelt_keyword_is_refused(name):
+    arguments = {"attribute": (None, "the cat")}.get(name, ("nowhere",))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bach_size'"):
+        getattr(dynamics, name)(*arguments, bach_size=2)

@@ -183,6 +183,7 @@ class _Item:
 
 
 def _prepare(model: LiveModel, text: Content, target_spec: TargetSpec, method: Method) -> _Item:
+    """Encode a text and find its targets, by its own target and foil where it has them."""
     if isinstance(text, Mapping):
         changes = {key: text[key] for key in ("target", "foil") if text.get(key) is not None}
         target_spec = replace(target_spec, **changes)
@@ -272,6 +273,7 @@ def _logits(batch: AttributionBatch, method: Method, *, all_columns: bool) -> Fl
 
 
 def _score(batch: AttributionBatch, method: Method, *, lens: bool) -> Scores:
+    """Score a batch by a method; with a lens, add each layer's divergence from the prediction."""
     scores = method.function(batch)
     if lens and method.needs != "nothing" and (kl := batch.lens_divergence()) is not None:
         scores = replace(scores, checks={**scores.checks, "kl_nats": kl})
@@ -331,6 +333,7 @@ def _clear_readouts(attribution: Attribution, positions: Sequence[TargetPosition
 
 
 def _notes(model: LiveModel, encoded: Input, checks: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return remarks for the reader: truncation, causal scores, gradients that did not converge."""
     notes = []
     if encoded.dropped:
         end = "first" if model.task == "causal" else "last"
@@ -349,16 +352,19 @@ def _notes(model: LiveModel, encoded: Input, checks: Mapping[str, Sequence[float
 
 
 def _readouts(model: LiveModel, items: Sequence[_Item]) -> Int[Tensor, "B T"]:
+    """Return the position that each target is read from, -1 where an input has fewer."""
     return _padded([[p.readout for p in item.target_positions] for item in items], model)
 
 
 def _padded(rows: Sequence[Sequence[int]], model: LiveModel) -> Int[Tensor, "B T"]:
+    """Return rows of numbers as a tensor, filled up with -1."""
     width = max(map(len, rows))
     padded = [[*row, *[-1] * (width - len(row))] for row in rows]
     return torch.tensor(padded, device=model.device)
 
 
 def _part(values: Tensor | None, index: int, size: int) -> Float[np.ndarray, "..."] | None:
+    """Return the values of one input without padding, None where the method has none."""
     return None if values is None else _wide(values[index, :size]).numpy(force=True).astype(float)
 
 

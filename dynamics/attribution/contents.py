@@ -79,6 +79,7 @@ def text_of(model: LiveModel, content: Content) -> str:
 
 
 def _is_conversation(content: Any) -> bool:
+    """Return whether an input is a list of chat messages, one or more."""
     return (
         isinstance(content, Sequence)
         and not isinstance(content, str)

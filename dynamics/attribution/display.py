@@ -69,6 +69,7 @@ def groups(attributions: Iterable[Attribution]) -> list[list[Attribution]]:
 
 
 def _group_key(attribution: Attribution) -> tuple[object, ...]:
+    """Return all that attributions shown in one table have in common."""
     return (
         attribution.text,
         attribution.model,

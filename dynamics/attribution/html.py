@@ -69,6 +69,7 @@ def fragment(attributions: Iterable[Attribution]) -> str:
 
 
 def _legend() -> str:
+    """Return the scale of the shades."""
     steps = "".join(f'<i style="{_shade(shade)}"></i>' for shade in np.linspace(-1, 1, 9))
     return (
         f'<div class="da scale">negative {steps} positive <p>Full colour is the largest absolute '
@@ -87,6 +88,7 @@ def _section(group: Sequence[Attribution]) -> str:
 
 
 def _single(attribution: Attribution) -> Iterator[str]:
+    """Yield the parts of one attribution: the text for each target, a matrix, and numbers."""
     shades, targets = display.shades(attribution), attribution.targets
     for index, target in enumerate(targets):
         yield f"<h3>target {escape(display.named(target))}</h3>"
@@ -125,6 +127,7 @@ def _comparison(group: Sequence[Attribution]) -> Iterator[str]:
 
 
 def _text(attribution: Attribution, shades: Float[np.ndarray, " P"], target: int) -> str:
+    """Return the input with each token on the shade of its score."""
     pieces = [
         f'<span class="t"{_cell_look(attribution, index, target, shades[index])}>{escape(piece)}'
         "</span>"
@@ -189,6 +192,7 @@ def _formatted(attribution: Attribution, index: int, target: int) -> list[str]:
 
 
 def _row(kind: str, cells: Sequence[str]) -> str:
+    """Return a table row of `th` or `td` cells, escaped."""
     return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
 
 
@@ -202,6 +206,7 @@ def _cell_look(attribution: Attribution, index: int, target: int, shade: float) 
 
 
 def _shade(shade: float) -> str:
+    """Return the CSS of a shade of -1 to 1; empty for NaN."""
     if np.isnan(shade):
         return ""
     red, green, blue = display.POSITIVE if shade > 0 else display.NEGATIVE

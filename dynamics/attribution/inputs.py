@@ -194,6 +194,7 @@ def surfaces(model: LiveModel, ids: Sequence[int]) -> list[str]:
 
 
 def _surface(entry: str, text: str) -> str:
+    """Return a token as in running text, by its vocabulary entry and its decoded text."""
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
         return entry
     return f" {text}" if entry.startswith(_SPACE_MARKS) and not text[:1].isspace() else text

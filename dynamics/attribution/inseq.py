@@ -117,6 +117,7 @@ def from_inseq(path: Path) -> list[Attribution]:
 
 
 def _group_layers(attributions: Sequence[Attribution]) -> list[list[Attribution]]:
+    """Group consecutive attributions that differ in an ascending layer only."""
     groups: list[list[Attribution]] = []
     for attribution in attributions:
         if groups and _is_later_layer(groups[-1][-1], attribution):
@@ -151,6 +152,7 @@ def _is_generated(attribution: Attribution) -> bool:
 
 
 def _generated_text(attribution: Attribution) -> str:
+    """Return the tokens of Inseq's target as one text."""
     tokens, _ = _target_side(attribution)
     return "".join(token for token, _ in tokens).strip()
 
@@ -166,6 +168,7 @@ def _target_side(attribution: Attribution) -> tuple[list[tuple[str, int]], int]:
 
 
 def _sequence(group: Sequence[Attribution]) -> dict[str, Any]:
+    """Return Inseq's record of one text: its tokens, and scores with an axis for several layers."""
     first = group[0]
     tokens, start = _target_side(first)
     generated = _is_generated(first)
@@ -200,10 +203,12 @@ def _extra(attribution: Attribution) -> dict[str, Any]:
 
 
 def _instance(module: str, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object as Inseq's JSON writes it: its class and its attributes."""
     return {"__instance_type__": [module, name], "attributes": attributes}
 
 
 def _tokens(tokens: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Return tokens with their ids as objects of Inseq."""
     return [
         _instance(_TYPING, "TokenWithId", {"token": token, "id": token_id})
         for token, token_id in tokens
@@ -211,14 +216,17 @@ def _tokens(tokens: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
 
 
 def _encode(values: np.ndarray) -> str:
+    """Return an array as base64 of a safetensors file."""
     return base64.b64encode(save({"attribution": np.ascontiguousarray(values)})).decode()
 
 
 def _decode(encoded: str) -> Float[np.ndarray, "..."]:
+    """Return the array that `_encode` wrote, in float64."""
     return load(base64.b64decode(encoded, validate=True))["attribution"].astype(float)
 
 
 def _read(output: Mapping[str, Any]) -> list[Attribution]:
+    """Return the attributions in the attributes of an output of Inseq."""
     info, sequences = output["info"], output["sequence_attributions"]
     missing = [None] * len(sequences)
     extras, texts = info.get(_EXTRA, missing), info.get("input_texts", missing)
@@ -237,6 +245,7 @@ def _read(output: Mapping[str, Any]) -> list[Attribution]:
 
 
 def _with_layer_axis(scores: Float[np.ndarray, "..."], layered: bool) -> Float[np.ndarray, "P T L"]:
+    """Return scores with an axis for layers, of size 1 where the file has none."""
     if scores.ndim == 2:
         return scores[:, :, None]
     if scores.ndim != 3 or not layered:

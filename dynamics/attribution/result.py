@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 REGRESSION_ORDER = {
-    "descending": "tokens whose representation differs most from the read-out come first, as the "
-    "formula says",
-    "ascending": "tokens whose representation resembles the read-out most come first, as the "
-    "intuition says",
+    "descending": "tokens whose representation differs most from the read-out come first, by the "
+    "formula",
+    "ascending": "tokens whose representation resembles the read-out most come first, by the "
+    "stated intuition",
 }
 
 
@@ -43,20 +43,22 @@ class Target:
     foil: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution:
-    """Scores of every position of one input for each target.
+    """Scores of every position of one input for each target; JSON has the entries in this order.
 
     Attributes:
         text: The input.
         tokens: Surface string of each position.
         token_ids: Token id of each position.
-        special: Flags of the positions with special tokens.
-        words: Index of the whitespace-separated word of each position, None for special tokens.
         targets: Predictions that are explained.
         scores: Positions x targets; NaN where a position cannot have a part in a prediction.
         norm: Norm of each position's input embedding, where the score has that factor.
         logit: Logit of each target at each position, where the score has that factor.
+        special: Flags of the positions with special tokens.
+        words: Index of the whitespace-separated word of each position, None for special tokens.
+        word_texts: Text of each word as it stands in the input, with the white space before it;
+            empty where it is not known.
         method: Name in `METHODS`.
         layer: Layer whose representations the head reads, None for the last.
         norm_source: As in `AttributionSettings`.
@@ -65,8 +67,6 @@ class Attribution:
         model: Name or folder of the model.
         revision: Its branch, tag, commit or step.
         side: Side whose tokens are scored, in an encoder-decoder.
-        word_texts: Text of each word as it stands in the input, with the white space before it;
-            empty where it is not known.
         task: Task of the model: `causal`, `masked`, `seq2seq`, `classification`, `regression`, or
             `none`; None when it is not known.
         asked: The other settings of the command that made it, by option name.
@@ -77,21 +77,21 @@ class Attribution:
     text: str
     tokens: Sequence[str]
     token_ids: Sequence[int]
-    special: Sequence[bool]
-    words: Sequence[int | None]
     targets: Sequence[Target]
     scores: Float[np.ndarray, "P T"]
-    method: str
-    model: str
     norm: Float[np.ndarray, " P"] | None = None
     logit: Float[np.ndarray, "P T"] | None = None
+    special: Sequence[bool]
+    words: Sequence[int | None]
+    word_texts: Sequence[str] = ()
+    method: str
     layer: int | None = None
     norm_source: str = "module_output"
     logit_form: str = "raw"
     protocol: str = "sound"
+    model: str
     revision: str | None = None
     side: str = "source"
-    word_texts: Sequence[str] = ()
     task: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -162,37 +162,10 @@ class Attribution:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attribution as JSON can hold it; NaN becomes None."""
-        content: dict[str, Any] = {
-            "text": self.text,
-            "tokens": list(self.tokens),
-            "token_ids": list(self.token_ids),
-            "targets": [
-                {key: value for key, value in vars(target).items() if value is not None}
-                for target in self.targets
-            ],
-            "scores": _plain(self.scores),
-        }
-        if self.norm is not None:
-            content["norm"] = _plain(self.norm)
-        if self.logit is not None:
-            content["logit"] = _plain(self.logit)
-        content |= {
-            "special": list(self.special),
-            "words": list(self.words),
-            "word_texts": list(self.word_texts),
-            "method": self.method,
-            "layer": self.layer,
-            "norm_source": self.norm_source,
-            "logit_form": self.logit_form,
-            "protocol": self.protocol,
-            "model": self.model,
-            "revision": self.revision,
-            "side": self.side,
-            "task": self.task,
-            "asked": dict(self.asked),
-            "checks": {name: list(values) for name, values in self.checks.items()},
-            "notes": list(self.notes),
-        }
+        content = {name: _plain(value) for name, value in vars(self).items()}
+        for factor in ("norm", "logit"):
+            if content[factor] is None:
+                del content[factor]
         return content
 
     def to_json(self) -> str:
@@ -236,10 +209,20 @@ class Attribution:
 
 
 def _sum(scores: Float[np.ndarray, "tokens T"]) -> Float[np.ndarray, " T"]:
+    """Return the sum for each target without NaN; NaN where every token is."""
     return np.where(np.isnan(scores).all(0), np.nan, np.nansum(scores, 0))
 
 
-def _plain(values: np.ndarray) -> list[Any]:
-    plain = values.astype(object)
-    plain[np.isnan(values)] = None
-    return plain.tolist()
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN is None, fields that a target lacks are left out."""
+    if isinstance(value, np.ndarray):
+        plain = value.astype(object)
+        plain[np.isnan(value)] = None
+        return plain.tolist()
+    if isinstance(value, Target):
+        return {name: entry for name, entry in vars(value).items() if entry is not None}
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    return value

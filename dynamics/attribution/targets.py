@@ -118,6 +118,7 @@ def _label_readout(model: LiveModel, encoded: Input, reads_head: bool) -> int | 
 def _causal_positions(
     encoded: Input, target_spec: TargetSpec, column: int | None
 ) -> list[TargetPosition]:
+    """Return the positions to explain in a causal model or a decoder."""
     ids, position = encoded.context.ids, target_spec.position
     if position is not None:
         if not 1 <= position <= len(ids):
@@ -219,6 +220,7 @@ def column_name(model: LiveModel, column: int) -> str:
 
 
 def _column(model: LiveModel, written: str | int) -> int:
+    """Return the id of a token, or the index of a label, that a user names."""
     if isinstance(written, int) and not isinstance(written, bool):
         written = f"id:{written}"
     if not isinstance(written, str):
@@ -273,5 +275,6 @@ def _generate(model: LiveModel, encoded: Input, count: int) -> Input:
 
 
 def _range_of_tokens(special: Sequence[bool]) -> str:
+    """Return the first and last position without a special token, in words."""
     positions = [index for index, is_special in enumerate(special) if not is_special]
     return f"{positions[0]} to {positions[-1]}" if positions else "no position"

@@ -48,6 +48,7 @@ def render(group: Sequence[Attribution], *, top: int = 10) -> RenderableType:
 
 
 def _single(attribution: Attribution, target: int, top: int) -> Iterator[RenderableType]:
+    """Yield the text in colour and the tables of one target."""
     yield Text(f"target {display.named(attribution.targets[target])}")
     yield _indented(_text(attribution, target))
     if not attribution.ranking(target):
@@ -62,12 +63,14 @@ def _single(attribution: Attribution, target: int, top: int) -> Iterator[Rendera
 
 
 def _text(attribution: Attribution, target: int) -> Text:
+    """Return the input with each token on the colour of its score."""
     shades = display.shades(attribution)[:, target]
     pieces = zip(display.running(attribution), shades, strict=True)
     return Text.assemble(*((piece, _style(shade)) for piece, shade in pieces))
 
 
 def _table(attribution: Attribution, target: int, order: str, top: int) -> Table:
+    """Return a table of `top` tokens in an order, or of all in text order when it is 0."""
     ranked = attribution.ranking(target, order)
     shades = display.shades(attribution)[:, target]
     norm, logit = attribution.norm, attribution.logit
@@ -123,6 +126,7 @@ def _highest(attribution: Attribution, target: int) -> Text:
 
 
 def _new_table(*columns: str) -> Table:
+    """Return a table without rows; text is left-justified, numbers right."""
     table = Table(box=None, pad_edge=False, header_style="underline")
     for name in columns:
         is_text = name in ("", "token", "target", "highest scores")
@@ -131,10 +135,12 @@ def _new_table(*columns: str) -> Table:
 
 
 def _indented(part: RenderableType) -> Padding:
+    """Return a part two columns further to the right."""
     return Padding(part, (0, 0, 0, 2), expand=False)
 
 
 def _style(shade: float) -> Style:
+    """Return black on orange (positive) or blue for a shade of -1 to 1; plain for NaN."""
     if np.isnan(shade) or abs(shade) < _FAINT:
         return Style()
     hue = display.POSITIVE if shade > 0 else display.NEGATIVE

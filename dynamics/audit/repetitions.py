@@ -68,7 +68,7 @@ def _genuine(facts: SeriesFacts, role: Role, steps: set[int]) -> tuple[set[int],
         points = np.stack([sketches[step] for step in comparable_steps])
         best_step = best_fit(comparable_steps, points, sorted(steps))
     if best_step is None:
-        return set(), "the steps around do not tell which of them it belongs to"
+        return set(), "the neighbouring steps do not show which of them it belongs to"
     return {best_step}, f"the steps around {best_step} are like it, those around the others are not"
 
 

@@ -149,8 +149,8 @@ class Weights(Mapping[str, ReadableTensor]):
                 continue
             if filename not in named:
                 self.notes.append(
-                    f"{filename} is read, although {index_name} does not name it: its name says "
-                    "that it is of the same set"
+                    f"{filename} is read, although {index_name} does not list it: by its name it "
+                    "belongs to the same set"
                 )
         unnamed = [key for key in holders if key not in self._files]
         if unnamed:

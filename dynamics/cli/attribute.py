@@ -184,6 +184,7 @@ def attribute(
         methods: list[str] = []
 
         def load(place: "Checkpoint | str") -> AttributionJob:
+            """Return the job on the model of a place; methods are chosen on the first one."""
             loaded = load_model(
                 place,
                 task=settings.task,

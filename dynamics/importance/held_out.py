@@ -118,6 +118,7 @@ class HeldOutBatch:
 
     @cached_property
     def _batch(self) -> Batch:
+        """Inputs of the batch as the model takes them."""
         segments = torch.zeros_like(self.inputs) if self.model.has_segments else None
         return Batch(self.inputs, torch.ones_like(self.inputs), segments)
 

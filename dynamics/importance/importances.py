@@ -87,16 +87,19 @@ def _sum_later(passes: Passes, clean: Tensor, changed: Tensor) -> Values:
 
 
 def _attribution(method: str, passes: Passes) -> Values:
+    """Absolute score of the token by a method of attribution."""
     return passes.attributed(method).values[passes.context_index, passes.positions, 0].abs()
 
 
 def _norm_factor(passes: Passes) -> Values:
+    """Norm that NormXLogit multiplies, of the token's input row."""
     norm = passes.attributed("normxlogit").norm
     assert norm is not None
     return norm[passes.context_index, passes.positions]
 
 
 def _logit_factor(passes: Passes) -> Values:
+    """Absolute logit that NormXLogit multiplies."""
     logit = passes.attributed("normxlogit").logit
     assert logit is not None
     return logit[passes.context_index, passes.positions, 0].abs()

@@ -167,15 +167,18 @@ class Passes:
 
     @cached_property
     def _batch(self) -> AttributionBatch:
+        """The contexts as a batch of attributions."""
         return batch_of_ids(self.model, self.ids, AttributionSettings(counts=self.counts))
 
     def _mask(self, positions: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:
+        """Ids with one position of each context masked."""
         ids, mask = self.ids.clone(), self.model.tokenizer.mask_token_id
         assert isinstance(mask, int)
         ids[self.context_index, positions] = mask
         return ids
 
     def _run(self, ids: Int[Tensor, "N L"], rows: Rows) -> Hidden:
+        """Final states for these input rows; the head is checked against the logits."""
         segments = torch.zeros_like(ids) if self.model.has_segments else None
         reading = self.model.read(Batch(ids, torch.ones_like(ids), segments), rows=rows)
         states, columns = reading.read.final, reading.columns

@@ -195,7 +195,7 @@ def _unloadable(name: str, error: Exception, task: Task | None) -> str:
     """Return the message for an exception of transformers, with the remedy where one is known."""
     if "trust_remote_code" in str(error):
         return (
-            f"{name}: needs code that it brings along, which is not run; set trust_remote_code if "
+            f"{name}: needs code from its own files, which is not run; set trust_remote_code if "
             "you trust it"
         )
     if "Unrecognized configuration class" in str(error):

@@ -118,8 +118,8 @@ class Stack:
         atol = 1e-3 * float(output.norm())
         if not torch.allclose(stored * factor, output, rtol=1e-2, atol=atol):
             raise CheckpointError(
-                f"{type(self.embedding).__name__} does more than to scale its rows, so a row that "
-                "is not one of them cannot stand in their place"
+                f"{type(self.embedding).__name__} does more than to scale its rows, so no other "
+                "row can replace one of them"
             )
         return row * factor.to(row.dtype)
 

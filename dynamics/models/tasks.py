@@ -25,19 +25,13 @@ AUTO_CLASSES: dict[Task, Any] = {
 }
 
 
-# The classes of each task in transformers' own tables, and the auto class that remote code names.
-_TASKS: dict[Task, tuple[Mapping[Any, Any], str]] = {
-    "classification": (
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        "AutoModelForSequenceClassification",
-    ),
-    "seq2seq": (
-        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-        "AutoModelForSeq2SeqLM",
-    ),
-    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM"),
-    "masked": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "AutoModelForMaskedLM"),
-    "none": (modeling_auto.MODEL_MAPPING_NAMES, "AutoModel"),
+# The classes of each task, in transformers' own tables.
+_CLASS_NAMES: dict[Task, Mapping[Any, Any]] = {
+    "classification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "seq2seq": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "masked": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "none": modeling_auto.MODEL_MAPPING_NAMES,
 }
 
 
@@ -59,8 +53,8 @@ def task_of(name: str, config: Any, kind: str | None = None) -> Task:
             f"the task, one of {', '.join(AUTO_CLASSES)}"
         )
     remote = getattr(config, "auto_map", None) or {}
-    tasks: list[Task] = [task for task, (classes, _) in _TASKS.items() if kind in classes.values()]
-    tasks = tasks or [task for task, (_, auto) in _TASKS.items() if auto in remote]
+    tasks: list[Task] = [name for name, classes in _CLASS_NAMES.items() if kind in classes.values()]
+    tasks = tasks or [task for task in _CLASS_NAMES if AUTO_CLASSES[task].__name__ in remote]
     if kind in modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.values() and not tasks:
         tasks = ["masked"]  # the second head of such a model is not used
     if not tasks:

@@ -154,6 +154,7 @@ def draw_panels(
 
 
 def _draw_panel(ax: Axes, panel: Panel) -> None:
+    """Draw null band, zero line and curves of a panel."""
     if panel.reach is not None and np.isfinite(panel.reach):
         ax.axhspan(-panel.reach, panel.reach, color="#d9d9d9", zorder=0, lw=0, label="null band")
     ax.axhline(0, color="black", lw=0.5)

@@ -82,8 +82,8 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
     caption(
         figure,
         f"Input and output embedding norms against token frequency. {arms_note(arms)} {bands} "
-        "Grey: where all curves and steps of a run together stay with 95 % probability when "
-        "frequencies are permuted over tokens. Raw output norms are not identifiable: a "
+        "Grey: simultaneous 95 % null band over all curves and steps of a run, from permuting "
+        "frequencies over tokens. Raw output norms are not identifiable: a "
         "vector added to every row changes no prediction.",
     )
     return figure
@@ -103,8 +103,8 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
             table = rows_where(run.profile, measure=measure)
             if (table["bin"] == NEVER_SEEN).any():
                 lowest = (
-                    " Lowest row: rows that never occur, whose norms may lie beyond the scale of "
-                    "the others."
+                    " Lowest row: tokens that never occur; their norms may lie beyond the colour "
+                    "scale."
                 )
             _heat_map(figure, ax, table)
             name = label if len(arms) == 1 else f"{title(arm, 30)}:\n{label}"

@@ -73,8 +73,8 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
         arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
     )
     grey = (
-        " Grey: where raw correlations of all gauges and steps stay together with 95 % probability "
-        "when importances are permuted over tokens. Fine dotted lines: the value at "
+        " Grey: simultaneous 95 % null band of the raw correlations over all norms and steps, "
+        "from permuting importances over tokens. Fine dotted lines: the value at "
         f"{_first_step(arms[0])}."
         if len(arms) == 1
         else ""
@@ -83,13 +83,14 @@ def importance_over_training(runs: Sequence[Run]) -> Figure:
         figure,
         f"Spearman correlation of norm and importance, raw and given {_covariates(arms)}. "
         f"{arms_note(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
-        f"{bands}{grey} Hollow: the importance has a split-half reliability below {RELIABLE:g}, so "
-        "that a trend can be one of measurement.",
+        f"{bands}{grey} Hollow points: the split-half reliability of the importance is below "
+        f"{RELIABLE:g}, so a trend may be one of measurement error.",
     )
     return figure
 
 
 def _rows_of_one_arm(arm: Arm, importances: Sequence[str]) -> Iterator[list[Panel]]:
+    """Panels of one arm: a row for each norm, a panel for each importance."""
     for gauge, label in GAUGES.items():
         yield from _wrapped([_panel(arm, gauge, name, label) for name in importances])
 
@@ -104,6 +105,7 @@ def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
 
 
 def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
+    """Raw, partial and disattenuated correlation of a norm and an importance."""
     hollow = _unreliable(arm, name)
     null = arm.rows(gauge, name, "spearman", "")["null_high"].max()
     curves = [
@@ -121,6 +123,7 @@ def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
 
 
 def _several_arms(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
+    """Panels with a line for each arm: raw and partial correlations in rows of their own."""
     for gauge, label in GAUGES.items():
         for statistic, kind, covariates in (
             ("spearman", "raw", ""),
@@ -160,8 +163,8 @@ def _first_step(arm: Arm) -> str:
     rows = arm.trends
     first = int(rows["step"][rows["statistic"] == "reliability"].min())
     if first == 0:
-        return "step 0, which is architecture, not training"
-    return f"step {first:,}, the first one measured, when training is under way"
+        return "step 0, before any training"
+    return f"step {first:,}, the first measured step, after training has begun"
 
 
 def _probed(arm: Arm, names: Sequence[str]) -> str:

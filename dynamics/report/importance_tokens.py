@@ -67,25 +67,28 @@ def norm_against_importance(runs: Sequence[Run]) -> Figure:
     caption(
         figure,
         "Norm of each probed token's row against its importance, coloured by the natural logarithm "
-        "of the token's share of the stream: where the colours lie in layers, frequency stands "
-        f"behind what looks like a relation. {arms_note(arms, first_seeds=True)} Importance on a "
-        "logarithmic axis where all of it is positive.",
+        "of the token's share of the stream: if the colours form layers, an apparent relation is "
+        f"one with frequency. {arms_note(arms, first_seeds=True)} The axis of importance is "
+        "logarithmic where all values are positive.",
     )
     return figure
 
 
 def _steps(run: Run, last_only: bool) -> list[int]:
+    """Steps that are drawn: the last, or some of those whose model was run."""
     steps = run.live_steps or run.steps
     return steps[-1:] if last_only else chosen_steps(steps)
 
 
 def _has(run: Run, gauge: str, name: str) -> bool:
+    """Return whether a run has the norm and the importance."""
     if gauge not in run.record.measures:
         return False
     return name in run.importances or (name in run.tokens and bool(run.tokens[name].notna().any()))
 
 
 def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollection:
+    """Draw a point for each token that the rule keeps."""
     kept_mask = run.kept
     frequency = run.tokens["log_frequency"].to_numpy()[kept_mask]
     importance = _importance(run, name, step)[kept_mask]

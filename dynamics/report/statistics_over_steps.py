@@ -57,8 +57,8 @@ def surgery(runs: Sequence[Run]) -> Figure:
     n = _largest_n(arms, "held_out_loss", SURGERIES)
     _explain(
         figure,
-        f"What the norms are good for: change of the loss on {n} held-out rows when norms are "
-        f"replaced and directions kept; linear within ±{_LINEAR:g}, logarithmic beyond.",
+        f"Norm surgery: change of the loss on {n} held-out rows when norms are replaced and "
+        f"directions kept. The axis is linear within ±{_LINEAR:g} and logarithmic beyond.",
         arms,
         "Bands: 95 % intervals over held-out rows.",
     )
@@ -76,8 +76,8 @@ def slopes(runs: Sequence[Run]) -> Figure:
     n = _largest_n(arms, "log_frequency", ["twin_log_slope"])
     _explain(
         figure,
-        f"Slope of log norm on log frequency. Random frequency: within {n} tokens that were "
-        "trained under two ids, chance deciding at each occurrence. Observed frequency: over "
+        f"Slope of log norm on log frequency. Random frequency: within {n} pairs of a token and "
+        "its twin, a second id drawn by chance at each occurrence. Observed frequency: over "
         "tokens, which differ in more than frequency. Minus the curve: 0 where random and observed "
         "frequency go with norms alike at the same counts.",
         arms,
@@ -103,9 +103,8 @@ def agreement(runs: Sequence[Run]) -> Figure:
     n = _largest_n(arms, "occlusion", [statistic])
     _explain(
         figure,
-        "When a score explains predictions: mean over inputs of the Spearman correlation, within "
-        f"one input, of a method's scores and occlusion's, the read-out position left out; {n} "
-        "inputs.",
+        f"Mean over {n} inputs of the Spearman correlation, within one input, between the scores "
+        "of a method and those of occlusion. The read-out position is left out.",
         arms,
         "Bands: 95 % intervals over inputs.",
         legend_columns=4,
@@ -133,9 +132,10 @@ def matrices(runs: Sequence[Run]) -> Figure:
     _explain(
         figure,
         "Share of the variance of log frequency that a ridge regression on an embedding predicts "
-        "for tokens it was not fitted on (ten folds); below 0 it is worse than the mean.",
+        "for tokens it was not fitted on (ten folds). Negative values are worse than the mean; "
+        "those below -0.3 are not shown.",
         arms,
-        "Bands: 95 % intervals, where there are any.",
+        "Bands: 95 % intervals over the ten folds.",
         legend_columns=4 if len(arms) > 1 else 2,
     )
     return figure

@@ -56,8 +56,8 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
     contradicted = sum("contradicted" in outcomes for outcomes in by_claim.values())
     single_seed = [all(np.isnan(mean.low) for mean in verdict.estimates) for verdict in verdicts]
     unadjusted = (
-        "Intervals are not adjusted for the number of claims: one in twenty misses what it is "
-        f"about by chance, of {judged} true claims about {judged / 20:.1f}."
+        "Intervals are not adjusted for the number of claims: by chance one in twenty misses "
+        f"the true value, of {judged} true claims about {judged / 20:.1f}."
     )
     no_interval = "With one seed there is no interval, so that nothing is decided."
     intervals = " ".join([unadjusted] * (not all(single_seed)) + [no_interval] * any(single_seed))
@@ -67,8 +67,8 @@ def _headline(verdicts: Sequence[Verdict]) -> str:
         f"they are about, {somewhere} in some of them and {judged - everywhere - somewhere} in "
         f"none; contradicted in at least one: {contradicted}. The verdict is whether the "
         "interval over seeds lies wholly inside, wholly outside or across the ends of the claimed "
-        "range; where two centrings count, both have to say the same. Arms with the very same "
-        f"numbers, as those of one initialisation at step 0, are judged once. {intervals}"
+        "range; a claim about two centrings needs both verdicts to agree. Arms with identical "
+        f"numbers (those of one initialisation at step 0) are judged once. {intervals}"
     )
 
 
@@ -83,15 +83,18 @@ def _estimates(verdict: Verdict) -> str:
 
 
 def _seeds(verdict: Verdict) -> str:
+    """Number of seeds that entered, and of how many."""
     n, seeds = min(int(mean.n) for mean in verdict.estimates), len(verdict.arms[0].runs)
     return str(n) if n == seeds else f"{n} of {seeds}"
 
 
 def _descriptive(verdict: Verdict) -> bool:
+    """Return whether an estimate has too few seeds for inference."""
     return any(bool(mean.descriptive) for mean in verdict.estimates)
 
 
 def _range(above: float, below: float) -> str:
+    """Range of a claim in words."""
     if np.isinf(above):
         return f"below {below:g}"
     return f"above {above:g}" if np.isinf(below) else f"{above:g} to {below:g}"

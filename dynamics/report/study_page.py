@@ -90,7 +90,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     yield from _decay(arms)
     varies = sorted({arm.varies for arm in arms} - {""})
     if varies:
-        yield f"Between seeds of an arm differ: {'; '.join(varies)}."
+        yield f"Seeds of an arm differ in {'; '.join(varies)}."
     first = arms[0].runs[0]
     counts = first.record.counts
     versions = ", ".join(f"{name} {number}" for name, number in first.record.versions.items())
@@ -128,9 +128,9 @@ def _decay(arms: Sequence[Arm]) -> Iterator[str]:
     ]
     if decayed:
         yield (
-            "What weight decay leaves, over the whole training, of the norm of a row without a "
-            f"gradient: {', '.join(decayed)}. The nearer it is to 1, the weaker a test of weight "
-            "decay is a comparison with an arm that has none."
+            "Share that weight decay leaves, over the whole training, of the norm of a row without "
+            f"a gradient: {', '.join(decayed)}. The nearer to 1, the weaker a comparison with an "
+            "arm without decay tests weight decay."
         )
 
 
@@ -181,7 +181,7 @@ def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
         verdict = {
             frozenset({1}): f"{meaning.positive} under both centrings",
             frozenset({-1}): f"{meaning.negative} under both centrings",
-            frozenset({1, -1}): "the two centrings have opposite signs, so that none is decided",
+            frozenset({1, -1}): "the two centrings have opposite signs, so no sign is decided",
         }.get(frozenset(signs), "no sign of output norms is decided")
         arms_by_verdict.setdefault(verdict, []).append(plain(arm.name))
     sentences = [f"{', '.join(names)}: {verdict}" for verdict, names in arms_by_verdict.items()]
@@ -228,7 +228,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "Spearman correlation of norm and importance at the last step; partial: given frequency, "
         "spelling and merge rank; change: the difference from the first step at which importance "
         "was measured, which is what training adds; within bins of frequency; and the split-half "
-        "reliability of the importance, below .7 of which a trend can be one of measurement. "
+        "reliability of the importance; below .7 a trend may be one of measurement error. "
         "Onset: first step, of those at which importance was measured, from which on the "
         "correlation stays beyond half its final change; it lies between the step before and the "
         "one given. Statements about output norms are made only where both centrings agree."

@@ -154,14 +154,14 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Do rows that never occur obey pure decay?",
         "Largest relative error, over input rows that never occur, of norm(t) = norm(0) · Π (1 - "
-        "learning rate · weight decay). Tied rows are targets too, and obey nothing of the kind.",
+        "learning rate · weight decay). Tied rows are targets too, and do not follow this law.",
         {"": [Column("largest relative error", _UNSEEN_ROW_ERROR, number_format=".1e")]},
     ),
     Section(
         "Does frequency itself move norms?",
-        "Slope of log norm on log frequency: within twins, tokens that were trained under two ids "
-        "between which chance decided, and over tokens, which differ in more than frequency. The "
-        "relation over tokens is no straight line, so that twins are compared with its curve at "
+        "Slope of log norm on log frequency: within pairs of a token and its twin, a second id "
+        "drawn by chance at each occurrence, and over tokens, which differ in more than frequency. "
+        "The relation over tokens is no straight line, so that twins are compared with its curve at "
         "the counts of each pair. Pairs of ordinary tokens at the same counts, whose truth is 0, "
         "show what the curve misses. Intervals are over seeds; a seed's own are in its run.",
         {f"Norm: {label}": _twins(gauge) for gauge, label in GAUGES.items()},
@@ -210,8 +210,9 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "When does it happen?",
         "Onset: first step from which on the value stays beyond half its final distance from step "
-        "0; a seed whose final value is not certain to have moved has none, and does not enter. It "
-        "lies between the checkpoint before and the one given, by which intervals are wider.",
+        "0; a seed whose final value may not differ from step 0 has no onset and does not enter. "
+        "An onset lies between the checkpoint before and the one given; intervals are widened by "
+        "that distance.",
         {
             "": [
                 *(

@@ -170,9 +170,9 @@ def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
     if seeded_arms:
         descriptive = any(arm.descriptive for arm in seeded_arms)
         parts.append(
-            "Of arms with several seeds thin lines are seeds, thick ones their mean, bands the 95 "
-            "% t interval over seeds"
-            + (", descriptive where they are fewer than 5." if descriptive else ".")
+            "For arms with several seeds: thin lines are seeds, thick lines their mean, bands the "
+            "95 % t interval over seeds"
+            + (", descriptive with fewer than 5 seeds." if descriptive else ".")
         )
     return " ".join(parts)
 

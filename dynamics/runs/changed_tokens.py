@@ -100,6 +100,7 @@ def changed_tokens(
 
 
 def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
+    """A measure at both steps; norms change on a log scale, NaN for a norm of 0."""
     measures = run.record.measures
     if measure not in measures:
         raise OutputError(
@@ -116,6 +117,7 @@ def _measure(run: Run, measure: str, between: tuple[int, int]) -> _Quantity:
 
 
 def _importance(run: Run, name: str | None, between: tuple[int, int]) -> _Quantity:
+    """An importance at both steps; `occlusion` or the first where no name is given."""
     importances = read_importances(run.path, run.record.live_checkpoints, run.tokens)
     measured = [
         candidate for candidate, tracked in importances.items() if tracked.steps is not None
@@ -150,11 +152,13 @@ def _error(tracked: Importance, rows: Sequence[int]) -> Float[np.ndarray, " V"] 
 
 
 def _frequency(run: Run) -> _Quantity:
+    """Log frequency, which does not change."""
     frequency = run.tokens["log_frequency"].to_numpy(np.float64)
     return _Quantity("log_frequency", np.stack([frequency] * 2), np.zeros_like(frequency))
 
 
 def _check_steps(place: str, requested: tuple[int, int], steps: Sequence[int]) -> None:
+    """Check that both steps were measured; the message names the nearest that were."""
     for step in requested:
         if step not in steps:
             nearest = sorted(sorted(steps, key=lambda near: abs(near - step))[:_NEAREST])

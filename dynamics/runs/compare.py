@@ -297,6 +297,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _seed(run: Run) -> str:
+    """Seed of a run, as text: from its training's settings, or from its name; empty for none."""
     settings = run.record.series.training
     if settings is not None:
         return str(settings.get("seed", ""))
@@ -305,6 +306,7 @@ def _seed(run: Run) -> str:
 
 
 def _arm(runs: Sequence[Run], seeds: Sequence[str]) -> Arm:
+    """Arm of runs of one recipe, named without the seed where there are several."""
     suffix = _SEED.search(runs[-1].name)
     varies = _VARIES[suffix[1] if suffix else None] if len(runs) > 1 else ""
     name = _SEED.sub("", runs[0].name) if len(runs) > 1 else runs[0].name
@@ -323,4 +325,5 @@ def _with_distinct_names(arms: list[Arm]) -> list[Arm]:
 
 
 def _folder(run: Run) -> str:
+    """Last two parts of the path of a run."""
     return "/".join(run.path.resolve().parts[-2:])

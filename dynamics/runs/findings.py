@@ -90,7 +90,7 @@ def _rows_read(run: Run) -> list[str]:
     if run.rows is None:
         return []
     left_out = ", ".join(run.record.measures_left_out)
-    return [f"read were rows {run.rows} alone; left out, as they need every row: {left_out}"]
+    return [f"rows {run.rows} alone were read; left out, as they need every row: {left_out}"]
 
 
 def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
@@ -186,7 +186,7 @@ def _order(run: Run) -> str:
         if step is None:
             when = "not by the end"
         elif step == run.steps[0]:
-            when = f"at every step looked at, the first of which is {step:,}"
+            when = f"at every measured step, the first of which is {step:,}"
         else:
             when = f"from step {step:,} on"
         parts.append(f"{label} {when}")
@@ -197,11 +197,11 @@ def _never_seen(run: Run, factor: float) -> str:
     """Sentence on the input rows that never occur, compared with the factor predicted for them."""
     unseen = against_decay(run, factor)
     if unseen is None:
-        return "There is no row that never occurs to hold against pure decay."
+        return "Every row occurs, so none can be compared with pure decay."
     return (
-        f"{unseen.n} input rows never occur: their norm became {unseen.ratio:.6f} of what it was, "
-        f"learning rates and weight decay predict {unseen.predicted:.6f} (largest relative error "
-        f"{unseen.error:.0e})."
+        f"{unseen.n} input rows never occur: their norm changed by a factor of "
+        f"{unseen.ratio:.6f}; learning rates and weight decay predict {unseen.predicted:.6f} "
+        f"(largest relative error {unseen.error:.0e})."
     )
 
 
@@ -284,8 +284,8 @@ def _open_on_importance(run: Run) -> str:
     if run.trends["statistic"].str.startswith("surgery_").any():
         return ""
     return (
-        "whether a norm that correlates with importance does anything in the model (only changing "
-        "it would tell); "
+        "whether a norm that correlates with importance does anything in the model (only surgery "
+        "tests that); "
     )
 
 
@@ -315,4 +315,5 @@ def _first_lasting(run: Run, measure: str) -> int | None:
 
 
 def _beyond_null(row: dict[Any, Any]) -> bool:
+    """Return whether a correlation lies outside its null band."""
     return abs(row["value"]) > row["null_high"]

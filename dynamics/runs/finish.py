@@ -104,6 +104,7 @@ def _cosines(output: Path, record: RunRecord) -> dict[str, Float[np.ndarray, "K 
 
 
 def _measured(output: Path, record: RunRecord, tokens: Mapping[str, np.ndarray]) -> TrendInput:
+    """Read measures, tokens and exposures at every step."""
     tables = [read_measures(output, checkpoint) for checkpoint in record.checkpoints]
     exposed = all(column in table for table in tables for column in EXPOSURE.values())
     return TrendInput(

@@ -33,7 +33,7 @@ def importance_findings(run: Run) -> list[str]:
     sentences = [_sentence(name, rows) for name in spoken]
     sentences += [*_surgery(rows), *_agreement(rows)]
     if rest := [name for name in measured if name not in spoken]:
-        sentences.append(f"In the trends are also {', '.join(rest)}.")
+        sentences.append(f"The trends also hold {', '.join(rest)}.")
     factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
     if few := [name for name in run.importances if name not in {*measured, *factors}]:
         sentences.append(

@@ -83,6 +83,7 @@ def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _of_corpus(tokens: pd.DataFrame) -> dict[str, Importance]:
+    """Importances among the columns of tokens that have a value for any token."""
     return {
         name: Importance(None, values[np.newaxis], beyond_frequency=beyond_frequency)
         for name, beyond_frequency in CORPUS.items()
@@ -96,6 +97,7 @@ def _of_model(
     live_checkpoints: Sequence[LiveCheckpointRecord],
     token_ids: Integer[np.ndarray, " V"],
 ) -> dict[str, Importance]:
+    """Importances of the tables of live steps, with their halves where these are stored."""
     tables = {
         checkpoint.step: read_importance(run, checkpoint)
         for checkpoint in live_checkpoints

@@ -182,6 +182,7 @@ def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
 
 
 def _mask(measured: TrendInput, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
+    """Mask of the tokens that a rule keeps."""
     return rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
 
 
@@ -239,6 +240,7 @@ def _controls(
 
 
 def _about(against: str, statistic: str, given: str) -> Row:
+    """Columns of a trend that its control sets."""
     return {"against": against, "statistic": statistic, "given": given}
 
 

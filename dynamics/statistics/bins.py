@@ -140,6 +140,7 @@ def _summary(values: Float[np.ndarray, " n"], level: float) -> tuple[float, ...]
 
 
 def _check(bins: int, minimum: int) -> None:
+    """Raise a ValueError for numbers below 1."""
     if bins < 1 or minimum < 1:
         raise ValueError(f"bins and minimum must be at least 1, not {bins} and {minimum}")
 

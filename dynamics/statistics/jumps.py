@@ -143,4 +143,5 @@ def _excess(steps: Sequence[int], points: Float[np.ndarray, "K n"]) -> Float[np.
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean distances along the last axis, in float64."""
     return np.linalg.norm(a.astype(np.float64) - b.astype(np.float64), axis=-1)

@@ -67,5 +67,6 @@ def rarefied_x_log_x(
 
 
 def _log_binomial(n: Float[np.ndarray, " n"], k: Float[np.ndarray, " n"]) -> np.ndarray:
+    """Logarithm of the binomial coefficient C(n, k)."""
     # C(n, k) = 1 / ((n + 1) B(n - k + 1, k + 1))
     return -np.log1p(n) - betaln(n - k + 1, k + 1)

@@ -143,6 +143,7 @@ def moments(
 
 
 def _stacked(folds: Sequence[tuple[Any, ...]]) -> Moments:
+    """Moments from the sums of each fold."""
     n, x, y, xx, xy, yy = (np.array(sums) for sums in zip(*folds, strict=True))
     return Moments(n, x, y, xx, xy, yy)
 
@@ -232,6 +233,7 @@ class _System:
 
 
 def _times(matrix: Float[np.ndarray, "F F"], w: Solutions) -> Solutions:
+    """Matrix times the weights of every fit and penalty."""
     return (matrix @ w.reshape(len(w), -1)).reshape(w.shape)
 
 
@@ -242,7 +244,7 @@ def _conjugate_gradients(
     tolerance: float,
 ) -> Solutions:
     """Solve `times_matrix(w) = right_side` for every fit and penalty at once."""
-    # Preconditioned conjugate gradients (Hestenes & Stiefel 1952).
+    # Conjugate gradients (Hestenes & Stiefel 1952), with preconditioned residuals in the products.
     solution, residual = np.zeros_like(right_side), right_side
     preconditioned = direction = precondition(residual)
     energy = (residual * preconditioned).sum(axis=0)
@@ -282,4 +284,5 @@ def _squared_errors(
 
 
 def _quadratic(matrix: Float[np.ndarray, "F F"], w: Float[np.ndarray, "F L"]) -> np.ndarray:
+    """W' matrix w for each column w."""
     return (w * (matrix @ w)).sum(axis=0)

@@ -108,5 +108,6 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _student(mean: np.ndarray, error: np.ndarray, n: np.ndarray, level: float) -> OverSeeds:
+    """Mean with Student's t interval on n - 1 degrees of freedom."""
     reach = student_quantile(level, n - 1.0) * error
     return OverSeeds(mean, mean - reach, mean + reach, n)

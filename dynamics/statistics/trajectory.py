@@ -81,6 +81,7 @@ class Trajectory:
         )
 
     def _band(self, quantile: float) -> Band:
+        """Band of so many standard errors at each step."""
         if self.fisher:
             return Band(*fisher_limits(self.values, self.standard_errors, quantile))
         reach = quantile * self.standard_errors

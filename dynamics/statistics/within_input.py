@@ -65,6 +65,7 @@ def within_input_agreement(
 
 
 def _spearman(scores: Float[np.ndarray, "P *draws"], reference: Float[np.ndarray, " P"]) -> float:
+    """Correlation inside one input, mean over draws; NaN where it is undefined."""
     if len(scores) != len(reference):
         raise ValueError(f"{len(scores)} positions are compared with {len(reference)}")
     if scores.ndim == 2:

@@ -187,7 +187,7 @@ class NormDynamicsCallback(TrainerCallback):
                 last = self._run.measured[-1]
                 outcome = f"dynamics.Run({str(self._run.output)!r}) opens the steps up to {last}"
             _log.warning(
-                "norms are not measured from step %d on, the training is left alone: %s (%s)",
+                "norms are not measured from step %d on, the training continues: %s (%s)",
                 step,
                 reason,
                 outcome,
@@ -225,7 +225,7 @@ class NormDynamicsCallback(TrainerCallback):
         except Exception as error:  # of a tracker or another callback
             if not self._report_failed:
                 _log.warning(
-                    "the norms of step %d did not reach every tracker: %s; they stand in %s",
+                    "the norms of step %d did not reach every tracker: %s; they are stored in %s",
                     tensors.step,
                     one_line(error),
                     self._run.output,

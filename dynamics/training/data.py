@@ -38,6 +38,7 @@ class CausalRows(Dataset[Batch]):
         return {"input_ids": rows[:, :-1].contiguous(), "labels": rows[:, 1:].contiguous()}
 
     def _rows(self, indices: Sequence[int]) -> torch.Tensor:
+        """Ids of the rows of some examples, T + 1 each."""
         rows = self.stream.ids[np.asarray(indices) % self.stream.rows]
         return torch.from_numpy(rows.astype(np.int64))
 

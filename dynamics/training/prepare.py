@@ -17,7 +17,6 @@ from dynamics.corpus.documents import corpora
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
-from dynamics.corpus.tokenizers.special_texts import split_documents
 from dynamics.corpus.tokens import TokenStream, write_stream
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
@@ -111,17 +110,15 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     corpus, training = settings.corpus, settings.training
 
     def documents(report: Report = no_report) -> Iterator[Document]:
-        def read(limit: int | None) -> Iterator[Document]:
-            return corpora.documents(
-                corpus.source,
-                text_column=corpus.text_column,
-                split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
-                max_documents=limit,
-                format_name=corpus.format,
-                report=report,
-            )
-
-        return split_documents(read, corpus.separator, corpus.max_documents)
+        return corpora.documents(
+            corpus.source,
+            text_column=corpus.text_column,
+            split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
+            separator=corpus.separator,
+            max_documents=corpus.max_documents,
+            format_name=corpus.format,
+            report=report,
+        )
 
     if settings.tokenizer.path:
         tokenizer = load_tokenizer(settings.tokenizer.path)
@@ -218,6 +215,7 @@ def parameter_count(model: PreTrainedModel) -> int:
 
 
 def _first_difference(recorded: dict[str, Any], current: dict[str, Any], prefix: str = "") -> str:
+    """First setting in which two trainings differ, by dotted key, with both values."""
     for key in dict.fromkeys([*current, *recorded]):
         old, new = recorded.get(key), current.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old != new:

@@ -41,7 +41,8 @@ def unused_row_factor(training: TrainingSettings, step: int) -> float:
         return 1.0
     if training.optimizer != "adamw":
         raise ValueError("the product form holds for AdamW only")
-    # Decoupled weight decay (Loshchilov & Hutter 2019) without a gradient.
+    # Decoupled weight decay (Loshchilov & Hutter 2019) without a gradient. Theirs is multiplied by
+    # the schedule, that of torch.optim.AdamW, as here, by the whole learning rate.
     return math.prod(
         1 - learning_rate(training, update) * training.weight_decay for update in range(step)
     )

@@ -141,6 +141,7 @@ def train(
 
 
 def _arguments(settings: StudySettings, folder: Path) -> TrainingArguments:
+    """Arguments of the stock Trainer; rows of a step are shared by all processes."""
     training = settings.training
     use_cpu = training.device == "cpu" or (
         training.device == "auto" and not torch.cuda.is_available()
@@ -183,6 +184,7 @@ def _arguments(settings: StudySettings, folder: Path) -> TrainingArguments:
 
 
 def _step_of(state: Path) -> int:
+    """Step of a resumable state, from the name of its folder."""
     return int(state.name.removeprefix("step-"))
 
 

@@ -246,6 +246,7 @@ class Recorder(TrainerCallback):
         control.should_training_stop = last or self.stopping
 
     def _keep(self, step: int, model: nn.Module) -> None:
+        """Write the checkpoint of a step that is scheduled and not yet there."""
         target = checkpoint_folder(self.folder, step)
         if target.exists() or step not in self.model_steps | self.embedding_steps:
             return
@@ -286,6 +287,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _keep_lines(path: Path, count: int) -> None:
+    """Cut a log to its first lines; a missing one becomes empty."""
     lines = path.read_text("utf-8").splitlines(keepends=True)[:count] if path.exists() else []
     with writing(path), whole_file(path) as partial:
         partial.write_text("".join(lines), "utf-8")

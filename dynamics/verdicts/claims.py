@@ -66,18 +66,22 @@ class Claim:
 
 
 def _of(measure: str, quantity: Quantity) -> Quantity:
+    """The same quantity of another measure."""
     return replace(quantity, measure=measure)
 
 
 def _frequency(measure: str, statistic: str = "spearman", step: Any = "last") -> Quantity:
+    """A statistic of a norm or embedding and log frequency."""
     return Quantity(measure, "log_frequency", statistic, at=step)
 
 
 def _surgery(measure: str) -> Quantity:
+    """Change of the held-out loss when the norms are shuffled over tokens."""
     return Quantity(measure, "held_out_loss", "surgery_shuffled")
 
 
 def _read_out(role: str, features: str) -> Quantity:
+    """Share of the variance of log frequency that is read out of an embedding."""
     return Quantity(role, "log_frequency", "readout_r2", features)
 
 

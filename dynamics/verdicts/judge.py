@@ -63,6 +63,7 @@ def verdict(claim: Claim, *estimates: OverSeeds) -> str:
 
 
 def _verdict(claim: Claim, estimate: OverSeeds) -> str:
+    """Verdict from a single interval; `undecided` without one."""
     low, high = float(estimate.low), float(estimate.high)
     if math.isnan(low):
         return "undecided"
@@ -78,6 +79,7 @@ def _numbers(estimates: Sequence[OverSeeds]) -> tuple[float, ...]:
 
 
 def _estimates(claim: Claim, arm: Arm, arms: Sequence[Arm]) -> tuple[OverSeeds, ...]:
+    """Estimates of the quantities of a claim; none where no arm, or several, can be subtracted."""
     if not claim.minus_arm:
         return tuple(arm_mean(arm, quantity, minus) for quantity, minus in claim.quantities)
     subtracted = [candidate for candidate in arms if _is_minus_arm(candidate, arm, claim)]
@@ -87,6 +89,7 @@ def _estimates(claim: Claim, arm: Arm, arms: Sequence[Arm]) -> tuple[OverSeeds, 
 
 
 def _has(arm: Arm, settings: Mapping[str, Any]) -> bool:
+    """Return whether the training of an arm has these settings."""
     return all(arm.setting(key) == value for key, value in settings.items())
 
 

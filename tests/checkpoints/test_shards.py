@@ -87,7 +87,7 @@ def test_shards_that_the_index_does_not_name_are_read_where_their_name_tells(tmp
     assert checkpoint.final_norm == "layer"
     *read, unnamed = checkpoint.notes
     assert len(read) == len(tensors) - 1
-    assert all("its name says that it is of the same set" in note for note in read)
+    assert all("by its name it belongs to the same set" in note for note in read)
     assert f"{index} does not name 'embed_out.weight'" in unnamed
     assert unnamed.endswith("and 1 more, which its shards hold")
 

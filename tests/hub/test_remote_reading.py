@@ -202,7 +202,7 @@ def test_shards_that_an_index_does_not_name_are_asked_for(tmp_path, publish, hub
     assert_same(checkpoint.tensor("output_embedding"), tensors["embed_out.weight"])
     assert checkpoint.notes == (
         "model-00005-of-00005.safetensors is read, although model.safetensors.index.json does not "
-        "name it: its name says that it is of the same set",
+        "list it: by its name it belongs to the same set",
         "model.safetensors.index.json does not name 'embed_out.weight', which its shards hold",
     )
 

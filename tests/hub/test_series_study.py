@@ -59,7 +59,7 @@ def test_seeds_of_a_size_are_one_arm_on_the_page(served, capsys):
     page = (served / "out/report.md").read_text()
     assert "| org/toy-1m | 3 (default, 1, 2) | 512 | " in page
     assert "| org/toy-2m | 1 (default) | 512 | " in page
-    assert "Between seeds of an arm differ: initialisation and order." in page
+    assert "Seeds of an arm differ in initialisation and order." in page
     assert "descriptive: org/toy-1m, org/toy-2m." in page
     assert "Against the pilots" not in page  # how these were trained is not known
     runs = [Run(served / "out" / name.replace("/", "--")) for name in SERIES]

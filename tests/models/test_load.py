@@ -256,7 +256,7 @@ def test_code_that_comes_along_is_not_run(changed):
     folder = changed(model_type="own", auto_map={"AutoConfig": "own.Config"})
     ran = folder / "ran"
     (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')")
-    with pytest.raises(CheckpointError, match="needs code that it brings along, which is not run"):
+    with pytest.raises(CheckpointError, match="needs code from its own files, which is not run"):
         load_model(folder)
     assert not ran.exists()
 

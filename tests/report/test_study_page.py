@@ -126,7 +126,7 @@ def test_claims_are_counted_and_not_their_cells(page, runs):
         f"about, {some} in some of them and {n - every - some} in none; contradicted in at "
         f"least one: {contradicted}."
     ) in page
-    assert f"one in twenty misses what it is about by chance, of {n} true claims about" in page
+    assert f"by chance one in twenty misses the true value, of {n} true claims about" in page
     assert "With one seed" not in page
 
 

@@ -129,7 +129,7 @@ def test_rows_that_never_occur_are_held_against_the_decay_that_is_predicted(tmp_
     run = tracked(tmp_path, series=series)
     text = sentences(run, unused_row_factor=0.97)
     assert (
-        "12 input rows never occur: their norm became 0.970000 of what it was, learning rates and "
+        "12 input rows never occur: their norm changed by a factor of 0.970000; learning rates and "
         "weight decay predict 0.970000 (largest relative error"
     ) in text
     assert "largest relative error 1e-02" in sentences(run, unused_row_factor=0.97 * 1.01)
@@ -140,7 +140,7 @@ def test_no_row_that_never_occurs_is_said(tmp_path):
     counts = make_counts()
     counts.table.loc[counts.table["count"] == 0, "count"] = 5
     text = sentences(tracked(tmp_path, counts=counts), unused_row_factor=0.9)
-    assert "There is no row that never occurs to hold against pure decay." in text
+    assert "Every row occurs, so none can be compared with pure decay." in text
 
 
 def test_what_is_left_open_is_always_said(run):

@@ -95,4 +95,4 @@ def test_what_may_not_be_controlled_has_no_partial_and_no_reliability(tmp_path):
     (told,) = [each for each in sentences if each.startswith("Information gain right all")]
     assert "given frequency" not in told
     assert "reliability" not in told
-    assert "In the trends are also self_information." in sentences
+    assert "The trends also hold self_information." in sentences

@@ -87,7 +87,7 @@ def test_findings_and_tokens_know_them(run):
     told = " ".join(findings(run))
     assert "Information gain right at step 8" in told
     assert "Occlusion at step 8" in told
-    assert "In the trends are also attribution_normxlogit." in told
+    assert "The trends also hold attribution_normxlogit." in told
     found = changed_tokens(run, gained="importance", between=(0, 8), top=None)
     change = np.diff(run.importance_array("occlusion")[[0, -1]], axis=0)[0]
     assert dict(zip(found["token_id"], found["change"], strict=True)) == pytest.approx(

@@ -113,7 +113,7 @@ class TestDivergence:
         run = Run(tmp_path / "run")
         assert run.steps == [0, 1, 2, 3, 4]
         line = only(lines)
-        assert line.startswith("norms are not measured from step 6 on, the training is left alone")
+        assert line.startswith("norms are not measured from step 6 on, the training continues")
         assert reason in line and "--steps" not in line
         assert line.endswith(f"(dynamics.Run({str(tmp_path / 'run')!r}) opens the steps up to 4)")
         (stop,) = run.info["stops"]

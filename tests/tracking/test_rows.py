@@ -54,7 +54,7 @@ def test_the_run_says_which_rows_and_what_is_left_out(series, part):
             role: digest(checkpoint.tensor(role)[IDS])
             for role in ("input_embedding", "output_embedding")
         }
-    told = f"read were rows {ROWS} alone; left out, as they need every row: norm_centered, "
+    told = f"rows {ROWS} alone were read; left out, as they need every row: norm_centered, "
     assert told in last_step_table(part)
     assert f"count>=10 of rows {ROWS}: " in last_step_table(part)
     assert "its sign is not decided" in " ".join(findings(part))

@@ -226,7 +226,7 @@ class DistributedEntries(Mapping[str, ReadableTensor]):
         """Return the file of a chunk, with the path of the folder; refuse one outside of it."""
         name = _field(info, "relative_path", str, self._name)
         if PurePosixPath(name).name != name or name == "..":
-            raise CheckpointError(f"{self._name}: {name!r} is no file name of a file beside it")
+            raise CheckpointError(f"{self._name}: {name!r} is no file name in its folder")
         return str(self._folder / name)
 
     @cached_property
@@ -249,7 +249,7 @@ class DistributedEntries(Mapping[str, ReadableTensor]):
                 continue  # the empty part of a rank without rows
             if (info := self._places.get((key, start))) is None:
                 raise CheckpointError(
-                    f"{self._name}: damaged: does not say where {key} from {start} on is stored"
+                    f"{self._name}: damaged: has no location of {key} from {start} on"
                 )
             if transforms := info.field("transform_descriptors"):
                 names = ", ".join(map(str, transforms)) if isinstance(transforms, list) else "some"

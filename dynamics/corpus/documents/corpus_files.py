@@ -65,7 +65,7 @@ def files_of_folder(
         raise CorpusError(
             f"the folder {folder} holds no text; files that are read end in {', '.join(BY_SUFFIX)} "
             f"(and then {compression_suffixes()}); it holds {_some(folder, skipped) or 'nothing'}"
-            + ("; name files to read as they are, alone or with a pattern" if skipped else "")
+            + ("; to read other files, name them, singly or with a pattern" if skipped else "")
         )
     return _of_one_kind(folder, str(folder), texts, skipped, split, report, described)
 

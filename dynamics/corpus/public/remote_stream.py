@@ -128,7 +128,7 @@ def open_remote_stream(
     if stream.rows < (training_rows or 1):
         raise CorpusError(
             f"{name} has {stream.rows:,} rows of {row_length} ids of type {dtype}, where at least "
-            f"{training_rows or 1:,} are expected; a file of it is missing or cut"
+            f"{training_rows or 1:,} are expected; one of its files is missing or cut short"
         )
     return stream
 

@@ -230,7 +230,7 @@ def forget_storage(metadata):
         (lose_a_shard, r"embed_tokens.* of shape \(99, 6\) is not filled by its 1 chunks"),
         (overlap, r"is not filled by its 2 chunks"),
         (lie_about_a_shape, r"should have shape \(6, 37\).* has \(37, 6\)"),
-        (lose_a_place, "does not say where model.embed_tokens.weight"),
+        (lose_a_place, "has no location of model.embed_tokens.weight"),
         (reach_beyond, "truncated or damaged: bytes"),
         (use_negative_offset, "truncated or damaged: bytes"),
         (use_other_bytes, "written by torch.save is expected there"),
