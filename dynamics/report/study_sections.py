@@ -161,8 +161,8 @@ SECTIONS: tuple[Section, ...] = (
         "Does frequency itself move norms?",
         "Slope of log norm on log frequency: within pairs of a token and its twin, a second id "
         "drawn by chance at each occurrence, and over tokens, which differ in more than frequency. "
-        "The relation over tokens is no straight line, so that twins are compared with its curve at "
-        "the counts of each pair. Pairs of ordinary tokens at the same counts, whose truth is 0, "
+        "The relation over tokens is no straight line, so that pairs are compared with its curve "
+        "at their counts. Pairs of ordinary tokens at the same counts, whose truth is 0, "
         "show what the curve misses. Intervals are over seeds; a seed's own are in its run.",
         {f"Norm: {label}": _twins(gauge) for gauge, label in GAUGES.items()},
         ("slopes",),
