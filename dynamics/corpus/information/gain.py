@@ -17,16 +17,14 @@ a word is no information about its context.
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from dynamics.corpus.information.contexts import ContextSums, context_sums, self_information
 from dynamics.corpus.information.oyama import symmetric_columns
-from dynamics.corpus.information.pairs import RunningText, reaches
+from dynamics.corpus.information.pairs import RunningText, WordEdges, reaches
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.progress import OnProgress, no_progress
 from dynamics.statistics.rarefaction import rarefied_x_log_x
-
-WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
 
 
 def information_columns(
