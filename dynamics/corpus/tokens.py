@@ -45,6 +45,27 @@ _ROWS_PER_WRITE = 4096
 
 
 @dataclass(frozen=True)
+class StreamSettings:
+    """Settings from which the rows of a stream follow, for given documents and tokenizer.
+
+    Attributes:
+        sequence_length: T, in tokens; a row has T + 1.
+        seed: Seed of the row permutation.
+        max_tokens: Largest number of tokens used, end-of-text tokens included; None for all.
+        held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
+            stream, in a file of their own (`open_held_out`).
+        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
+            do, also in held-out rows. Drawn by the seed, independently of the permutation.
+    """
+
+    sequence_length: int
+    seed: int
+    max_tokens: int | None = None
+    held_out_rows: int = 0
+    twins: TwinSettings | None = None
+
+
+@dataclass(frozen=True)
 class StreamInfo:
     """Description of a stream; None for facts that a third-party stream does not state.
 
@@ -157,13 +178,9 @@ def write_stream(
     folder: Path,
     documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
+    settings: StreamSettings,
     *,
-    sequence_length: int,
-    seed: int,
-    max_tokens: int | None = None,
     source: str | None = None,
-    held_out_rows: int = 0,
-    twins: TwinSettings | None = None,
     allow_loss: bool = False,
     report: Report = no_report,
 ) -> TokenStream:
@@ -174,16 +191,10 @@ def write_stream(
 
     Args:
         folder: Training folder.
-        documents: Text, in source order; may be endless when `max_tokens` is given.
+        documents: Text, in source order; may be endless when `settings.max_tokens` is given.
         tokenizer: Must have an end-of-sentence or a separator token.
-        sequence_length: T, in tokens; a row has T + 1.
-        seed: Seed of the row permutation.
-        max_tokens: Largest number of tokens used, end-of-text tokens included.
+        settings: Shape and order of the rows.
         source: Name of the text, for the record.
-        held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
-            stream, in a file of their own (`open_held_out`).
-        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
-            do, also in held-out rows. Drawn by the seed, independently of the permutation.
         allow_loss: Accept that more than 1 % of the text becomes no token (`text_loss`).
         report: Receives a line for each finding in the text, and for a large document that cannot
             be cut, which takes memory.
@@ -198,6 +209,7 @@ def write_stream(
             "the tokenizer has neither an end-of-sentence nor a separator token to end documents "
             "with; set its eos_token"
         )
+    max_tokens, twins = settings.max_tokens, settings.twins
     vocab_size = vocabulary_size(tokenizer)
     ids_needed = vocab_size + (twins.tokens if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
@@ -217,20 +229,21 @@ def write_stream(
     if not digest.documents:
         raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
     checks.finish(allow_loss=allow_loss, report=report)
-    width = sequence_length + 1
+    width = settings.sequence_length + 1
     rows = len(tokens) // width
     if not rows:
         raise CorpusError(
             f"{len(tokens)} tokens do not fill one row of {width} (sequence_length + 1); "
             "give more text or a shorter sequence_length"
         )
-    if held_out_rows >= rows:
+    trained = rows - settings.held_out_rows
+    if trained < 1:
         raise CorpusError(
-            f"held_out_rows {held_out_rows} leaves none of the {rows} rows of {width} tokens to "
-            "train on; hold out fewer, or give more text"
+            f"held_out_rows {settings.held_out_rows} leaves none of the {rows} rows of {width} "
+            "tokens to train on; hold out fewer, or give more text"
         )
     table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     twin_ids = None
     if twins is not None:  # before the permutation, so that held-out rows have twins as well
         count = count_table(table, vocab_size)
@@ -240,25 +253,24 @@ def write_stream(
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     order = rng.permutation(rows)
-    trained = rows - held_out_rows
     _write_rows(folder / TOKENS, table, order[:trained], dtype)
-    if held_out_rows:
+    if settings.held_out_rows:
         _write_rows(folder / HELD_OUT, table, order[trained:], dtype)
     info = StreamInfo(
         dtype=dtype.str,
         rows=trained,
-        sequence_length=sequence_length,
+        sequence_length=settings.sequence_length,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         vocab_size=vocab_size,
         end_of_text_id=end,
-        seed=seed,
+        seed=settings.seed,
         row_order=ROW_ORDER,
         source=source,
         documents=digest.documents,
         corpus_digest=digest.hexdigest(),
         tokens_sha256=sha256_file(folder / TOKENS),
-        held_out_rows=held_out_rows,
-        held_out_sha256=sha256_file(folder / HELD_OUT) if held_out_rows else None,
+        held_out_rows=settings.held_out_rows,
+        held_out_sha256=sha256_file(folder / HELD_OUT) if settings.held_out_rows else None,
         twins=twin_ids,
         twin_share=twins and twins.share,
     )
