@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from dynamics.corpus.documents.large_text import Document
-from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import TextCollector, WordEdges
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.source_order import in_source_order
-from dynamics.corpus.tally import Tally
+from dynamics.corpus.tally import TOKENS_PER_CHUNK, Tally
 from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
@@ -100,9 +99,9 @@ class Counts:
         table: One row per token id, with columns `token_id`, `token` (readable text, raw), `count`
             (one pass), `document_count` (documents that hold the token; null where documents are
             not known), `first_seen` (position in the flat stream in training order, -1 for never
-            or not known), `kind` (one of `kinds.KINDS`). Of a stream with twins also `twin_of`, the
-            id of the token that a twin stands for, -1 for other rows; the `token` of a twin is that
-            token's. Counts of a sample are those of the sample; there `relative_frequency`
+            or not known), `kind` (see `tokenizers.kinds`). Of a stream with twins also `twin_of`,
+            the id of the token that a twin stands for, -1 for other rows; the `token` of a twin is
+            that token's. Counts of a sample are those of the sample; there `relative_frequency`
             estimates the token's share of the stream, and `relative_frequency_se` is the standard
             error of that (null for a token not met).
         info: Provenance of the counts.

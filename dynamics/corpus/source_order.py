@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dynamics.corpus.exposure import TOKENS_PER_CHUNK
+from dynamics.corpus.tally import TOKENS_PER_CHUNK
 from dynamics.corpus.tokens import ROW_ORDER, TokenStream, open_held_out
 
 

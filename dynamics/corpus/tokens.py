@@ -21,6 +21,7 @@ import numpy as np
 from dynamics.config import TwinSettings
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.id_files import open_ids
+from dynamics.corpus.tally import count_ids
 from dynamics.corpus.tokenizers.kinds import token_kinds
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
@@ -29,7 +30,7 @@ from dynamics.corpus.tokenizers.loading import (
     vocabulary_size,
 )
 from dynamics.corpus.tokenizers.text_checks import TextChecks
-from dynamics.corpus.twins import choose_twins, count_table, substitute
+from dynamics.corpus.twins import choose_twins, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
 from dynamics.progress import Report, no_report
@@ -246,7 +247,7 @@ def write_stream(
     rng = np.random.default_rng(settings.seed)
     twin_ids = None
     if twins is not None:  # before the permutation, so that held-out rows have twins as well
-        count = count_table(table, vocab_size)
+        count = count_ids(table.reshape(-1), vocab_size, "the corpus")
         twin_ids = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, twin_ids, twins.share, rng.spawn(1)[0])
     # Without its description a stream counts as unfinished: it goes first and is written last.
@@ -279,6 +280,7 @@ def write_stream(
 
 
 def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtype) -> None:
+    """Write the rows of a table in an order, with a copy of some of them at a time."""
     with whole_file(path) as partial, partial.open("wb") as file:
         for start in range(0, len(order), _ROWS_PER_WRITE):
             rows = table[order[start : start + _ROWS_PER_WRITE]]
@@ -356,6 +358,11 @@ def open_held_out(path: Path | str) -> TokenStream | None:
 
 
 def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
+    """Memory map of the rows of a stream.
+
+    Raises:
+        CorpusError: The file has another size than its description says.
+    """
     shape = (info.rows, info.sequence_length + 1)
     size, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
     if size != expected:
@@ -366,6 +373,11 @@ def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
 
 
 def _read_info(path: Path) -> StreamInfo:
+    """Read a `tokens.json`, in which JSON made strings of the keys of `twins`.
+
+    Raises:
+        CorpusError: The file is damaged.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
         if twins := content.get("twins"):
@@ -378,6 +390,11 @@ def _read_info(path: Path) -> StreamInfo:
 def _open_foreign(
     path: Path, dtype: str | None, sequence_length: int, vocab_size: int | None
 ) -> TokenStream:
+    """Open a file of ids that others wrote, in rows of `sequence_length` + 1 ids.
+
+    Raises:
+        CorpusError: There is no whole row, or the numbers are no integers.
+    """
     width = sequence_length + 1
     flat = open_ids(path, dtype, vocab_size)
     if len(flat) < width or flat.dtype.kind not in "iu":

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
 from dynamics.corpus.information.settings import InformationSettings
-from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, token_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import tokenize, tokenizer_sha256, train_tokenizer
 from dynamics.corpus.tokens import StreamSettings, open_stream, write_stream
 from dynamics.errors import CorpusError, MismatchError
@@ -92,7 +92,7 @@ def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
         "kind",
     ]
     assert counts.table["token_id"].tolist() == list(range(300))
-    assert counts.table["token"].tolist() == token_surfaces(tokenizer)
+    assert counts.table["token"].tolist() == surfaces_and_kinds(tokenizer)[0]
     assert counts.table["kind"].tolist() == token_kinds(tokenizer)
     assert counts.info.corpus_digest == stream.info.corpus_digest
     assert counts.info.tokenizer_sha256 == tokenizer_sha256(tokenizer)

@@ -72,11 +72,7 @@ def documents(
 
 
 def _documents(
-    source: str,
-    text_column: str,
-    split: str | None,
-    format_name: str | None,
-    report: Report,
+    source: str, text_column: str, split: str | None, format_name: str | None, report: Report
 ) -> Iterator[Document]:
     path = Path(source).expanduser()
     folder, _, configuration = source.rpartition(":")

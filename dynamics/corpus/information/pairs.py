@@ -102,9 +102,7 @@ class Cells:
 
 
 def reaches(
-    text: RunningText,
-    window: int,
-    word_edges: WordEdges | None = None,
+    text: RunningText, window: int, word_edges: WordEdges | None = None
 ) -> tuple[Reach, Reach]:
     """Reach of each position to its right and to its left within a window.
 

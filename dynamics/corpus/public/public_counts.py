@@ -15,12 +15,7 @@ from dynamics.corpus.counts import Counts
 from dynamics.corpus.exposure import Exposure
 from dynamics.corpus.public.remote_exposure import remote_exposures
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, open_remote_stream
-from dynamics.corpus.public.sample import (
-    SampleSettings,
-    counts_of,
-    draw_sample,
-    load_sample,
-)
+from dynamics.corpus.public.sample import SampleSettings, counts_of, draw_sample, load_sample
 from dynamics.corpus.public.sample_blocks import BlockCounts
 from dynamics.corpus.tokenizers.kinds import row_count
 from dynamics.corpus.tokenizers.loading import load_tokenizer

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
 from dynamics.corpus.public.remote_stream import RemoteStream, Rows
 from dynamics.corpus.public.sample_blocks import BlockCounts
+from dynamics.corpus.tally import counts_table
 from dynamics.corpus.tokenizers.kinds import row_count, surfaces_and_kinds
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CorpusError
@@ -154,18 +154,8 @@ def counts_of(
     """
     rows = row_count(tokenizer, vocab_size)
     count, error = BlockCounts(folder, sample).totals(rows)
-    surfaces, kinds = surfaces_and_kinds(tokenizer, rows, count > 0)
-    table = pd.DataFrame(
-        {
-            "token_id": np.arange(rows),
-            "token": surfaces,
-            "count": count,
-            "document_count": pd.Series([None] * rows, dtype="Int64"),
-            "first_seen": np.full(rows, -1),
-            "kind": kinds,
-            "relative_frequency": count / count.sum(),
-            "relative_frequency_se": error,
-        }
+    table = counts_table(*surfaces_and_kinds(tokenizer, rows, count > 0), count).assign(
+        relative_frequency=count / count.sum(), relative_frequency_se=error
     )
     info = CountsInfo(
         tokenizer_sha256(tokenizer),

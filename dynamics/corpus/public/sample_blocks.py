@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamics.corpus.exposure import count_ids
 from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
+from dynamics.corpus.tally import count_ids
 from dynamics.errors import CorpusError
 from dynamics.progress import OnProgress, no_progress
 

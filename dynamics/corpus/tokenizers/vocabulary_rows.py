@@ -37,10 +37,7 @@ def check_rows(tokenizer: "PreTrainedTokenizerFast", rows: int | None) -> None:
 
 
 def cut_to_rows(
-    table: "pd.DataFrame",
-    rows: int,
-    difference: str,
-    report: Report = no_report,
+    table: "pd.DataFrame", rows: int, difference: str, report: Report = no_report
 ) -> "pd.DataFrame":
     """Leave out the last rows of a table of counts that a matrix does not have.
 
