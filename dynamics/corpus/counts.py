@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import TextCollector, WordEdges
@@ -26,7 +27,7 @@ from dynamics.corpus.tokenizers.loading import (
 from dynamics.corpus.tokenizers.spelling import piece_marks
 from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
-from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream
+from dynamics.corpus.tokens import ROW_ORDER, TokenStream
 from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file

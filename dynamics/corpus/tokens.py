@@ -7,7 +7,6 @@ describes the file; rows kept out of training are beside it in `held_out.bin`. T
 (nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without `tokens.json`.
 """
 
-import hashlib
 import json
 from array import array
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.id_files import open_ids
 from dynamics.corpus.tally import count_ids
@@ -150,29 +150,6 @@ class TokenStream:
     def passes(self, steps: int, batch_size: int) -> float:
         """Number of passes over the stream in `steps` steps."""
         return steps * batch_size / self.rows
-
-
-class CorpusDigest:
-    """SHA-256 over documents, each framed by its length, so that moving a boundary changes it."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.documents = 0
-
-    def add(self, document: Document) -> None:
-        """Add the next document; a `LargeText` is read once more."""
-        if isinstance(document, str):
-            content = document.encode()
-            self._hash.update(len(content).to_bytes(8, "little") + content)
-        else:
-            self._hash.update(document.byte_count.to_bytes(8, "little"))
-            for part in document:
-                self._hash.update(part.encode())
-        self.documents += 1
-
-    def hexdigest(self) -> str:
-        """Digest of the documents so far."""
-        return self._hash.hexdigest()
 
 
 def write_stream(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokens import (
-    CorpusDigest,
     StreamInfo,
     StreamSettings,
     TokenStream,

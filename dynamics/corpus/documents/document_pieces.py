@@ -57,6 +57,7 @@ class DocumentCutter:
 
     @cached_property
     def _separators(self) -> dict[str, Separator]:
+        """Separators of the tokenizer, found when the first document is cut."""
         return find_separators(self._backend)
 
     @cached_property

@@ -78,6 +78,8 @@ def _random_context_gain(text: RunningText, draws: int) -> float:
         return np.nan
     count, tokens = np.unique(text.count[text.count > 0], return_counts=True)
     share = count / n
+    # As `ContextSums.equal_count_gain`, of contexts that are the corpus: cross-entropy of a token
+    # of the corpus, minus the entropy of m draws from it. Tokens of one count are summed at once.
     surprise = -float(np.sum(tokens * share * np.log(share)))
     entropy = np.log(draws) - np.sum(tokens * rarefied_x_log_x(count, n, draws)) / draws
     return surprise - float(entropy)

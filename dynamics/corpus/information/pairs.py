@@ -167,6 +167,7 @@ def pair_cells(text: RunningText, sides: Sequence[Reach]) -> Iterator[Cells]:
 def _cells(
     text: RunningText, sides: Sequence[Reach], positions: np.ndarray, first: int, stop: int
 ) -> Cells:
+    """Count the pairs of tokens `first` to `stop` - 1, which are at these positions."""
     size = text.vocab_size
     keys = (stop - first) * size
     are_dense = keys <= len(positions) * sum(side.window for side in sides)

@@ -62,6 +62,7 @@ class RemoteStream:
 
     @cached_property
     def _ends(self) -> list[int]:
+        """First byte of each file in the array, and the number of all bytes."""
         return list(accumulate((shard.size for shard in self.shards), initial=0))
 
     def read(self, start: int, stop: int) -> np.ndarray:

@@ -181,6 +181,7 @@ class _WordFates(dict[bytes, np.ndarray | None]):
         self._prefix, self._suffix = (mark or "" for mark in piece_marks(backend))
 
     def __missing__(self, spelled: bytes) -> np.ndarray | None:
+        """Find the fates of the bytes of a word that was not met before."""
         word = spelled.decode()
         fates = self._fates_in_bpe(word) if self._is_bpe else self._fates_elsewhere(word)
         for index, character in enumerate(word):

@@ -185,6 +185,7 @@ def has_byte_fallback(backend: "Tokenizer") -> bool:
 
 
 def _byte_level(token: str) -> bytes:
+    """Bytes of an entry in GPT-2's alphabet; UTF-8 of one that has other characters."""
     try:
         return bytes(map(BYTE_OF.__getitem__, token))
     except KeyError:  # never made by bytes, so never emitted

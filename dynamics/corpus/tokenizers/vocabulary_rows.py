@@ -71,6 +71,7 @@ def cut_to_rows(
 
 
 def _refusal(difference: str, occurring: list[str], ordinary: list[str]) -> str:
+    """Message on entries without a row that occur, or are neither special nor added."""
     reasons = []
     if occurring:
         reasons.append(f"{_listed(occurring)} occur")
@@ -83,6 +84,7 @@ def _refusal(difference: str, occurring: list[str], ordinary: list[str]) -> str:
 
 
 def _listed(tokens: list[str]) -> str:
+    """Number of tokens and the first few of them."""
     more = f" and {len(tokens) - _SHOWN:,} more" if len(tokens) > _SHOWN else ""
     shown = ", ".join(repr(token) if token else "padding" for token in tokens[:_SHOWN])
     return f"{len(tokens):,} ({shown}{more})"

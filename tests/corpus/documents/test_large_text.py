@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from dynamics.corpus.counts import count_documents
 from dynamics.corpus.documents import document_pieces, file_formats, large_text
 from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import LargeText, parts_of
 from dynamics.corpus.tokenizers import loading as tokenizing
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256, train_tokenizer
-from dynamics.corpus.tokens import CorpusDigest, StreamSettings, write_stream
+from dynamics.corpus.tokens import StreamSettings, write_stream
 from dynamics.errors import CorpusError
 
 PACK = {"": bytes, ".gz": lambda content: gzip.compress(content, mtime=0), ".xz": lzma.compress}
