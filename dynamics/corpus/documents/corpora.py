@@ -86,7 +86,7 @@ def _documents(
         _refuse_settings(f"{source} is one file and has", split)
         paths = [path]
     elif path.exists():
-        # A pipe, a socket or a device: the text is read once to train a tokenizer, then again.
+        # A pipe, a socket or a device: its first bytes are read for the format, then all of them.
         raise CorpusError(
             f"{source} is not a regular file and cannot be read twice; save its text to a file"
         )

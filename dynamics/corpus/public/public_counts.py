@@ -23,30 +23,8 @@ from dynamics.errors import CheckpointError, CorpusError
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 
 _SHARD_BYTES = 30_000_000_000  # of a file of the published streams, for estimates
-_MBIT_PER_SECOND = 100  # for estimates of time, as is the latency
+_BITS_PER_SECOND = 100e6  # for estimates of time, as is the latency
 _LATENCY_S = 0.1
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of reading from a hub when the cache is empty.
-
-    Attributes:
-        bytes: Bytes to receive.
-        requests: Approximate number of requests to send.
-    """
-
-    bytes: int
-    requests: int
-
-    def describe(self) -> str:
-        """Return the cost as text, with the approximate time at 100 Mbit/s."""
-        seconds = self.bytes * 8e-6 / _MBIT_PER_SECOND + self.requests * _LATENCY_S / WORKERS
-        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
-        return (
-            f"{self.bytes / 1e6:,.0f} MB in about {self.requests:,} requests, about {time} at "
-            f"{_MBIT_PER_SECOND} Mbit/s"
-        )
 
 
 @dataclass(frozen=True)
@@ -78,15 +56,24 @@ class SeriesStream:
             entry.dataset, entry.dtype, entry.row, training_rows=rows, hub=hub
         )
 
-    def sample_cost(self, settings: SampleSettings) -> Cost:
-        """Cost of the first `find_public_counts`, without the tokenizer; sends no request."""
+    def sample_cost(self, settings: SampleSettings) -> str:
+        """Bytes, requests and time of the first `find_public_counts`, at most, as text.
+
+        Without the tokenizer, and at 100 Mbit/s; sends no request.
+        """
         row_bytes = self.entry.row * np.dtype(self.entry.dtype).itemsize
         blocks = ceil(settings.tokens / (settings.block_rows * self.entry.row))
         if (rows := self.training_rows) is not None:
             blocks = min(blocks, max(1, rows // settings.block_rows))
+        size = blocks * settings.block_rows * row_bytes
         # Before the first range: the list of files, and the address of each.
-        opening = 1 + ceil((rows or 0) * row_bytes / _SHARD_BYTES)
-        return Cost(blocks * settings.block_rows * row_bytes, blocks + opening)
+        requests = blocks + 1 + ceil((rows or 0) * row_bytes / _SHARD_BYTES)
+        seconds = size * 8 / _BITS_PER_SECOND + requests * _LATENCY_S / WORKERS
+        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+        return (
+            f"{size / 1e6:,.0f} MB in about {requests:,} requests, about {time} at "
+            f"{_BITS_PER_SECOND / 1e6:.0f} Mbit/s"
+        )
 
 
 def cache_folder() -> Path:
@@ -153,7 +140,7 @@ def find_public_counts(
     )
     sample = load_sample(record)
     if sample is None or BlockCounts(folder, sample).missing():
-        cost = public_stream.sample_cost(settings).describe()
+        cost = public_stream.sample_cost(settings)
         report(f"counting a sample of {entry.dataset}: at most {cost}, once")
         stream = public_stream.open(hub)
         sample = draw_sample(stream, settings)
