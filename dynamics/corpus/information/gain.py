@@ -60,13 +60,7 @@ def information_columns(
     columns["entropy_right"] = sides["right"].entropy
     columns["self_information"] = self_information(text)
     if settings.oyama:
-        columns |= symmetric_columns(
-            text,
-            window=settings.window,
-            shuffles=settings.shuffles,
-            seed=settings.seed,
-            on_pass=lambda done: on_pass(2 + done, passes),
-        )
+        columns |= symmetric_columns(text, settings, lambda done: on_pass(2 + done, passes))
     on_pass(passes, passes)
     return columns
 
