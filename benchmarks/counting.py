@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information.contexts import context_sums, self_information
 from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import Reach, RunningText, reaches
 from dynamics.corpus.information.settings import InformationSettings
-from dynamics.corpus.tally import Tally
+from dynamics.corpus.tally import TOKENS_PER_CHUNK, Tally
 
 ROUNDS = 7
 COUNTED, VOCABULARY = 20_000_000, 50_000

@@ -6,7 +6,8 @@ from typing import TypedDict, Unpack
 from dynamics.corpus.counts import Counts, count_documents, count_stream
 from dynamics.corpus.documents.corpora import documents
 from dynamics.corpus.information.settings import InformationSettings
-from dynamics.corpus.public.public_counts import SAMPLE_TOKENS, find_public_counts, sample_cost
+from dynamics.corpus.public.public_counts import find_public_counts, find_public_stream
+from dynamics.corpus.public.sample import SAMPLE_TOKENS, SampleSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.corpus.tokens import TOKENS, open_stream
 from dynamics.errors import CorpusError, refuse_unknown
@@ -82,14 +83,14 @@ def count_corpus(
     refuse_unknown(options, CountOptions, "count_corpus")
     path, sequence_length = Path(corpus).expanduser(), options.get("sequence_length")
     if not path.exists():
-        if information is not None and sample_cost(corpus) is not None:
+        if information is not None and find_public_stream(corpus) is not None:
             raise CorpusError(
                 f"{corpus} is counted from a sample that keeps counts and no text, so it has no "
                 "information gain; give a file of its stream with --sequence-length, or text"
             )
         sampled = find_public_counts(
             corpus,
-            tokens=options.get("sample_tokens", SAMPLE_TOKENS),
+            SampleSettings(tokens=options.get("sample_tokens", SAMPLE_TOKENS)),
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             report=report,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import Document
-from dynamics.corpus.exposure import TOKENS_PER_CHUNK
 from dynamics.corpus.information.gain import information_columns
-from dynamics.corpus.information.pairs import TextCollector
+from dynamics.corpus.information.pairs import TextCollector, WordEdges
 from dynamics.corpus.information.settings import InformationSettings
-from dynamics.corpus.tally import Tally
+from dynamics.corpus.source_order import in_source_order
+from dynamics.corpus.tally import TOKENS_PER_CHUNK, Tally
 from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
@@ -26,7 +27,7 @@ from dynamics.corpus.tokenizers.loading import (
 from dynamics.corpus.tokenizers.spelling import piece_marks
 from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
-from dynamics.corpus.tokens import ROW_ORDER, CorpusDigest, TokenStream, open_held_out
+from dynamics.corpus.tokens import ROW_ORDER, TokenStream
 from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
@@ -99,9 +100,9 @@ class Counts:
         table: One row per token id, with columns `token_id`, `token` (readable text, raw), `count`
             (one pass), `document_count` (documents that hold the token; null where documents are
             not known), `first_seen` (position in the flat stream in training order, -1 for never
-            or not known), `kind` (one of `kinds.KINDS`). Of a stream with twins also `twin_of`, the
-            id of the token that a twin stands for, -1 for other rows; the `token` of a twin is that
-            token's. Counts of a sample are those of the sample; there `relative_frequency`
+            or not known), `kind` (see `tokenizers.kinds`). Of a stream with twins also `twin_of`,
+            the id of the token that a twin stands for, -1 for other rows; the `token` of a twin is
+            that token's. Counts of a sample are those of the sample; there `relative_frequency`
             estimates the token's share of the stream, and `relative_frequency_se` is the standard
             error of that (null for a token not met).
         info: Provenance of the counts.
@@ -166,33 +167,21 @@ def count_stream(
             f"{stream.path} was made with tokenizer {stream_sha256[:12]}, the one given is "
             f"{sha256[:12]}; give the tokenizer of the training folder"
         )
-    vocab_size = vocab_size or stream.info.id_count
-    check_rows(tokenizer, vocab_size)
-    tally = Tally(rows := max(vocabulary_size(tokenizer), vocab_size or 0))
+    counter = _CorpusCounter(tokenizer, vocab_size or stream.info.id_count, information)
     flat = stream.ids.reshape(-1)
     for start in range(0, len(flat), TOKENS_PER_CHUNK):
-        tally.add(flat[start : start + TOKENS_PER_CHUNK], str(stream.path))
+        counter.tally.add(flat[start : start + TOKENS_PER_CHUNK], str(stream.path))
     end = stream.info.end_of_text_id
     end = end_of_text_id(tokenizer) if end is None else end
-    collector = None if information is None else TextCollector(rows)
-    for ids, owners, pieces in _in_source_order(stream, end, contiguous):
+    for ids, owners, pieces in in_source_order(stream, end, contiguous):
         if end is not None:
-            tally.add_documents(ids, owners)
-        if collector is not None:
-            collector.add(ids, owners + pieces)
-    table = _with_twins(_table(tally, tokenizer, rows), stream.info.twins or {})
+            counter.tally.add_documents(ids, owners)
+        counter.add_text(ids, owners + pieces)
     digest = stream.info.corpus_digest or stream.digest
-    third_party = information is not None and stream.info.row_order != ROW_ORDER
-    info = CountsInfo(
-        sha256,
-        digest,
-        tally.tokens,
-        rows,
-        *piece_marks(tokenizer.backend_tokenizer),
-        contiguous=contiguous if third_party else None,
-    )
-    counts = _with_information(Counts(table, info), collector, tokenizer, information, on_pass)
-    return _cut(counts, vocab_size, report)
+    counts = counter.counts(digest, stream.info.twins or {}, on_pass=on_pass, report=report)
+    if information is None or stream.info.row_order == ROW_ORDER:
+        return counts
+    return replace(counts, info=replace(counts.info, contiguous=contiguous))
 
 
 def count_documents(
@@ -222,46 +211,20 @@ def count_documents(
         CorpusError: There is no text, or too much of it becomes no token.
         MismatchError: `vocab_size` is too small.
     """
-    check_rows(tokenizer, vocab_size)
-    tally = Tally(rows := max(vocabulary_size(tokenizer), vocab_size or 0))
+    counter = _CorpusCounter(tokenizer, vocab_size, information)
     digest, checks = CorpusDigest(), TextChecks(tokenizer)
-    collector = None if information is None else TextCollector(rows)
     for ids, owners in _in_chunks(documents, tokenizer, digest, checks, report):
-        tally.add(ids, "the corpus")
-        tally.add_documents(ids, owners)
-        if collector is not None:
-            collector.add(ids, owners)
+        counter.tally.add(ids, "the corpus")
+        counter.tally.add_documents(ids, owners)
+        counter.add_text(ids, owners)
     if not digest.documents:
         raise CorpusError("there is no text to count; give a corpus that has some")
     loss = checks.finish(allow_loss=allow_loss, report=report)
-    if not tally.tokens:
+    if not counter.tally.tokens:
         raise CorpusError("the tokenizer makes no token of the text; give another tokenizer")
-    info = CountsInfo(
-        tokenizer_sha256(tokenizer),
-        digest.hexdigest(),
-        tally.tokens,
-        rows,
-        *piece_marks(tokenizer.backend_tokenizer),
-        lost_share=loss.lost_share,
-        unknown_share=loss.unknown_share,
-    )
-    counts = Counts(_table(tally, tokenizer, rows), info)
-    counts = _with_information(counts, collector, tokenizer, information, on_pass)
-    return _cut(counts, vocab_size, report)
-
-
-def _table(tally: Tally, tokenizer: "PreTrainedTokenizerFast", rows: int) -> pd.DataFrame:
-    """Table of counts; a token that occurs is not called unreachable."""
-    return tally.table(*surfaces_and_kinds(tokenizer, rows, tally.occurring))
-
-
-def _cut(counts: Counts, rows: int | None, report: Report) -> Counts:
-    """Cut special and added entries at the end of the counts for which the model has no row."""
-    if rows is None or rows >= len(counts.table):
-        return counts
-    difference = f"the tokenizer has {len(counts.table)} entries, the vocabulary only {rows} rows"
-    table = cut_to_rows(counts.table, rows, difference, report)
-    return Counts(table, replace(counts.info, vocab_size=rows))
+    counts = counter.counts(digest.hexdigest(), on_pass=on_pass, report=report)
+    info = replace(counts.info, lost_share=loss.lost_share, unknown_share=loss.unknown_share)
+    return replace(counts, info=info)
 
 
 def read_counts(path: Path | str) -> Counts:
@@ -305,31 +268,87 @@ def check_tokenizer(counts: Counts, sha256: str, name: str) -> None:
         )
 
 
-def _with_information(
-    counts: Counts,
-    collector: TextCollector | None,
-    tokenizer: "PreTrainedTokenizerFast",
-    settings: InformationSettings | None,
-    on_pass: OnProgress,
-) -> Counts:
-    """Add the columns of information gain if they were requested."""
-    if collector is None or settings is None:
-        return counts
-    joins_next, joins_previous = word_edges(tokenizer, len(counts.table))
-    if "twin_of" in counts.table:
-        twin_of = counts.table["twin_of"].to_numpy()
-        originals = np.where(twin_of >= 0, twin_of, np.arange(len(twin_of)))
-        joins_next, joins_previous = joins_next[originals], joins_previous[originals]
-    edges = joins_next, joins_previous
-    columns = information_columns(collector.text(), edges, settings, on_pass=on_pass)
-    info = replace(
-        counts.info,
-        window=settings.window,
-        pairs=settings.equal_pairs,
-        shuffles=settings.shuffles if settings.oyama else None,
-        information_seed=settings.seed if settings.oyama else None,
-    )
-    return Counts(counts.table.assign(**columns), info)
+class _CorpusCounter:
+    """Counts a corpus chunk by chunk, and collects its text where information gain is requested.
+
+    Args:
+        tokenizer: Tokenizer of the corpus.
+        vocab_size: Rows of the model, None for the entries of the tokenizer.
+        information: Settings of information gain, None for none.
+
+    Raises:
+        MismatchError: `vocab_size` is too small.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        vocab_size: int | None,
+        information: InformationSettings | None,
+    ) -> None:
+        check_rows(tokenizer, vocab_size)
+        self._tokenizer, self._vocab_size, self._information = tokenizer, vocab_size, information
+        self._rows = max(vocabulary_size(tokenizer), vocab_size or 0)
+        self._collector = TextCollector(self._rows)
+        self.tally = Tally(self._rows)
+
+    def add_text(self, ids: np.ndarray, pieces: np.ndarray) -> None:
+        """Add the next chunk to the text of information gain; see `TextCollector.add`."""
+        if self._information is not None:
+            self._collector.add(ids, pieces)
+
+    def counts(
+        self,
+        corpus_digest: str,
+        twins: Mapping[int, int] | None = None,
+        *,
+        on_pass: OnProgress,
+        report: Report,
+    ) -> Counts:
+        """Return the counts; special and added entries without a row in the model are cut.
+
+        Args:
+            corpus_digest: Digest of the corpus.
+            twins: Id of each token that has a twin, and of its twin.
+            on_pass: As for `count_stream`.
+            report: As for `count_stream`.
+
+        Raises:
+            MismatchError: Other entries have no row.
+        """
+        # A token that occurs is not called unreachable.
+        surfaces = surfaces_and_kinds(self._tokenizer, self._rows, self.tally.occurring)
+        table = _with_twins(self.tally.table(*surfaces), twins or {})
+        info = CountsInfo(
+            tokenizer_sha256(self._tokenizer),
+            corpus_digest,
+            self.tally.tokens,
+            self._vocab_size or self._rows,
+            *piece_marks(self._tokenizer.backend_tokenizer),
+        )
+        if (settings := self._information) is not None:
+            text, edges = self._collector.text(), self._word_edges(table)
+            columns = information_columns(text, edges, settings, on_pass=on_pass)
+            table = table.assign(**columns)
+            info = replace(
+                info,
+                window=settings.window,
+                pairs=settings.equal_pairs,
+                shuffles=settings.shuffles if settings.oyama else None,
+                information_seed=settings.seed if settings.oyama else None,
+            )
+        difference = (
+            f"the tokenizer has {self._rows} entries, the vocabulary only {info.vocab_size} rows"
+        )
+        return Counts(cut_to_rows(table, info.vocab_size, difference, report), info)
+
+    def _word_edges(self, table: pd.DataFrame) -> WordEdges:
+        """Masks of `kinds.word_edges`; a twin has those of its token."""
+        edges = word_edges(self._tokenizer, self._rows)
+        if "twin_of" not in table:
+            return edges
+        originals = table["twin_of"].where(table["twin_of"] >= 0, table["token_id"])
+        return edges[0][originals], edges[1][originals]
 
 
 def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
@@ -342,51 +361,6 @@ def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
     table["twin_of"] = -1
     table.loc[twin_ids, "twin_of"] = originals
     return table
-
-
-def _in_source_order(
-    stream: TokenStream, end: int | None, contiguous: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Chunks of ids, with the number of the document and of the running text of each id.
-
-    The permutation of `dynamics` is undone. Held-out rows are read for the documents that end
-    there, and left out; running text ends at them, and in a shuffled third-party stream at every
-    row.
-    """
-    rows_are_torn = stream.info.row_order != ROW_ORDER and not contiguous
-    document_count = piece_count = 0
-    for rows, trained in _source_rows(stream):
-        ends = rows == end if end is not None else np.zeros(rows.shape, bool)
-        # The end-of-text token belongs to the document that it ends.
-        owners = document_count + np.cumsum(ends).reshape(rows.shape) - ends
-        pieces = piece_count + np.cumsum(np.ones(len(rows), bool) if rows_are_torn else ~trained)
-        document_count, piece_count = document_count + int(ends.sum()), int(pieces[-1])
-        ids = rows[trained].reshape(-1)
-        if len(ids):
-            width = rows.shape[1]
-            yield ids, owners[trained].reshape(-1), np.repeat(pieces[trained], width)
-
-
-def _source_rows(stream: TokenStream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of rows in source order, held-out rows included, and the mask of trained rows."""
-    rows_per_chunk = max(1, TOKENS_PER_CHUNK // (stream.sequence_length + 1))
-    if stream.info.row_order != ROW_ORDER:
-        for start in range(0, stream.rows, rows_per_chunk):
-            chunk = stream.ids[start : start + rows_per_chunk]
-            yield chunk, np.ones(len(chunk), bool)
-        return
-    held_out = open_held_out(stream.path.parent)
-    rows = stream.rows + stream.info.held_out_rows
-    # Position in the permuted stream of each row of the source.
-    stream_rows = np.argsort(np.random.default_rng(stream.info.seed).permutation(rows))
-    for start in range(0, rows, rows_per_chunk):
-        indices = stream_rows[start : start + rows_per_chunk]
-        trained = indices < stream.rows
-        chunk = np.empty((len(indices), stream.sequence_length + 1), stream.ids.dtype)
-        chunk[trained] = stream.ids[indices[trained]]
-        if held_out is not None:
-            chunk[~trained] = held_out.ids[indices[~trained] - stream.rows]
-        yield chunk, trained
 
 
 def _in_chunks(

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from dynamics.corpus.tally import count_ids
 from dynamics.corpus.tokens import TokenStream
-from dynamics.errors import CorpusError
-
-TOKENS_PER_CHUNK = 1 << 18
 
 Exposure = tuple[np.ndarray, np.ndarray]
 
@@ -60,6 +58,7 @@ def exposures(
 
 
 def _uses(stream: TokenStream, start: int, stop: int, vocab_size: int) -> np.ndarray:
+    """Counts as inputs and as targets in rows `start` to `stop` - 1, of shape (2, vocab_size)."""
     return count_uses(stream.ids[start:stop], vocab_size, str(stream.path))
 
 
@@ -76,27 +75,3 @@ def count_uses(rows: np.ndarray, vocab_size: int, where: str) -> np.ndarray:
         count_ids(ids, vocab_size, where) for ids in (rows.reshape(-1), rows[:, -1], rows[:, 0])
     )
     return np.stack([total - last, total - first])
-
-
-def count_ids(ids: np.ndarray, vocab_size: int, where: str) -> np.ndarray:
-    """Count each id of a flat array, read in chunks; an empty array gives zeros.
-
-    Args:
-        ids: One axis, unsigned or signed integers, a memory map or not.
-        vocab_size: V, more than the largest id.
-        where: Name of the array in messages.
-
-    Raises:
-        CorpusError: An id is not in 0 to `vocab_size` - 1.
-    """
-    counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, len(ids), TOKENS_PER_CHUNK):
-        chunk = ids[start : start + TOKENS_PER_CHUNK]
-        low, high = int(chunk.min()), int(chunk.max())
-        if low < 0 or high >= vocab_size:
-            raise CorpusError(
-                f"{where} holds the id {low if low < 0 else high}, but the vocabulary has "
-                f"{vocab_size} entries; give the tokenizer it was made with, and its dtype"
-            )
-        counts += np.bincount(chunk, minlength=vocab_size)
-    return counts

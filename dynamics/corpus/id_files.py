@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dynamics.corpus.documents.signatures import HEAD_BYTES, signature_of
+from dynamics.corpus.documents.signatures import (
+    HEAD_BYTES,
+    decoded_head,
+    has_no_controls,
+    signature_of,
+)
 from dynamics.errors import CorpusError
 
 DEFAULT_DTYPE = "uint16"
@@ -188,15 +193,8 @@ def _refuse_other_files(path: Path, head: bytes, dtype: str | None) -> None:
 
 def _is_text(head: bytes) -> bool:
     """Return whether bytes are text: 64 or more of UTF-8 without control characters, unlike ids."""
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
-            return False
-        text = head[: error.start].decode("utf-8")
-    return len(head) >= 64 and all(
-        character.isprintable() or character.isspace() for character in text
-    )
+    text = decoded_head(head)
+    return len(head) >= 64 and text is not None and has_no_controls(text)
 
 
 def _refuse_wrong_type(ids: np.ndarray, path: Path) -> None:

@@ -7,7 +7,6 @@ describes the file; rows kept out of training are beside it in `held_out.bin`. T
 (nanoGPT, Pythia's pre-shuffled Pile, OLMo) are read without `tokens.json`.
 """
 
-import hashlib
 import json
 from array import array
 from collections.abc import Iterable
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynamics.config import TwinSettings
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.id_files import open_ids
+from dynamics.corpus.tally import count_ids
 from dynamics.corpus.tokenizers.kinds import token_kinds
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
@@ -29,7 +30,7 @@ from dynamics.corpus.tokenizers.loading import (
     vocabulary_size,
 )
 from dynamics.corpus.tokenizers.text_checks import TextChecks
-from dynamics.corpus.twins import choose_twins, count_table, substitute
+from dynamics.corpus.twins import choose_twins, substitute
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
 from dynamics.progress import Report, no_report
@@ -42,6 +43,27 @@ HELD_OUT = "held_out.bin"
 INFO = "tokens.json"
 ROW_ORDER = "permuted by numpy default_rng(seed)"
 _ROWS_PER_WRITE = 4096
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Settings from which the rows of a stream follow, for given documents and tokenizer.
+
+    Attributes:
+        sequence_length: T, in tokens; a row has T + 1.
+        seed: Seed of the row permutation.
+        max_tokens: Largest number of tokens used, end-of-text tokens included; None for all.
+        held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
+            stream, in a file of their own (`open_held_out`).
+        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
+            do, also in held-out rows. Drawn by the seed, independently of the permutation.
+    """
+
+    sequence_length: int
+    seed: int
+    max_tokens: int | None = None
+    held_out_rows: int = 0
+    twins: TwinSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -130,40 +152,13 @@ class TokenStream:
         return steps * batch_size / self.rows
 
 
-class CorpusDigest:
-    """SHA-256 over documents, each framed by its length, so that moving a boundary changes it."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.documents = 0
-
-    def add(self, document: Document) -> None:
-        """Add the next document; a `LargeText` is read once more."""
-        if isinstance(document, str):
-            content = document.encode()
-            self._hash.update(len(content).to_bytes(8, "little") + content)
-        else:
-            self._hash.update(document.byte_count.to_bytes(8, "little"))
-            for part in document:
-                self._hash.update(part.encode())
-        self.documents += 1
-
-    def hexdigest(self) -> str:
-        """Digest of the documents so far."""
-        return self._hash.hexdigest()
-
-
 def write_stream(
     folder: Path,
     documents: Iterable[Document],
     tokenizer: "PreTrainedTokenizerFast",
+    settings: StreamSettings,
     *,
-    sequence_length: int,
-    seed: int,
-    max_tokens: int | None = None,
     source: str | None = None,
-    held_out_rows: int = 0,
-    twins: TwinSettings | None = None,
     allow_loss: bool = False,
     report: Report = no_report,
 ) -> TokenStream:
@@ -174,16 +169,10 @@ def write_stream(
 
     Args:
         folder: Training folder.
-        documents: Text, in source order; may be endless when `max_tokens` is given.
+        documents: Text, in source order; may be endless when `settings.max_tokens` is given.
         tokenizer: Must have an end-of-sentence or a separator token.
-        sequence_length: T, in tokens; a row has T + 1.
-        seed: Seed of the row permutation.
-        max_tokens: Largest number of tokens used, end-of-text tokens included.
+        settings: Shape and order of the rows.
         source: Name of the text, for the record.
-        held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
-            stream, in a file of their own (`open_held_out`).
-        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
-            do, also in held-out rows. Drawn by the seed, independently of the permutation.
         allow_loss: Accept that more than 1 % of the text becomes no token (`text_loss`).
         report: Receives a line for each finding in the text, and for a large document that cannot
             be cut, which takes memory.
@@ -198,6 +187,7 @@ def write_stream(
             "the tokenizer has neither an end-of-sentence nor a separator token to end documents "
             "with; set its eos_token"
         )
+    max_tokens, twins = settings.max_tokens, settings.twins
     vocab_size = vocabulary_size(tokenizer)
     ids_needed = vocab_size + (twins.tokens if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
@@ -217,48 +207,48 @@ def write_stream(
     if not digest.documents:
         raise CorpusError(f"there is no text in {source or 'the corpus'}; give one that has some")
     checks.finish(allow_loss=allow_loss, report=report)
-    width = sequence_length + 1
+    width = settings.sequence_length + 1
     rows = len(tokens) // width
     if not rows:
         raise CorpusError(
             f"{len(tokens)} tokens do not fill one row of {width} (sequence_length + 1); "
             "give more text or a shorter sequence_length"
         )
-    if held_out_rows >= rows:
+    trained = rows - settings.held_out_rows
+    if trained < 1:
         raise CorpusError(
-            f"held_out_rows {held_out_rows} leaves none of the {rows} rows of {width} tokens to "
-            "train on; hold out fewer, or give more text"
+            f"held_out_rows {settings.held_out_rows} leaves none of the {rows} rows of {width} "
+            "tokens to train on; hold out fewer, or give more text"
         )
     table = np.frombuffer(tokens, dtype.newbyteorder("="))[: rows * width].reshape(rows, width)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     twin_ids = None
     if twins is not None:  # before the permutation, so that held-out rows have twins as well
-        count = count_table(table, vocab_size)
+        count = count_ids(table.reshape(-1), vocab_size, "the corpus")
         twin_ids = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
         substitute(table, twin_ids, twins.share, rng.spawn(1)[0])
     # Without its description a stream counts as unfinished: it goes first and is written last.
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     order = rng.permutation(rows)
-    trained = rows - held_out_rows
     _write_rows(folder / TOKENS, table, order[:trained], dtype)
-    if held_out_rows:
+    if settings.held_out_rows:
         _write_rows(folder / HELD_OUT, table, order[trained:], dtype)
     info = StreamInfo(
         dtype=dtype.str,
         rows=trained,
-        sequence_length=sequence_length,
+        sequence_length=settings.sequence_length,
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         vocab_size=vocab_size,
         end_of_text_id=end,
-        seed=seed,
+        seed=settings.seed,
         row_order=ROW_ORDER,
         source=source,
         documents=digest.documents,
         corpus_digest=digest.hexdigest(),
         tokens_sha256=sha256_file(folder / TOKENS),
-        held_out_rows=held_out_rows,
-        held_out_sha256=sha256_file(folder / HELD_OUT) if held_out_rows else None,
+        held_out_rows=settings.held_out_rows,
+        held_out_sha256=sha256_file(folder / HELD_OUT) if settings.held_out_rows else None,
         twins=twin_ids,
         twin_share=twins and twins.share,
     )
@@ -267,6 +257,7 @@ def write_stream(
 
 
 def _write_rows(path: Path, table: np.ndarray, order: np.ndarray, dtype: np.dtype) -> None:
+    """Write the rows of a table in an order, with a copy of some of them at a time."""
     with whole_file(path) as partial, partial.open("wb") as file:
         for start in range(0, len(order), _ROWS_PER_WRITE):
             rows = table[order[start : start + _ROWS_PER_WRITE]]
@@ -344,6 +335,11 @@ def open_held_out(path: Path | str) -> TokenStream | None:
 
 
 def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
+    """Memory map of the rows of a stream.
+
+    Raises:
+        CorpusError: The file has another size than its description says.
+    """
     shape = (info.rows, info.sequence_length + 1)
     size, expected = path.stat().st_size, shape[0] * shape[1] * np.dtype(info.dtype).itemsize
     if size != expected:
@@ -354,6 +350,11 @@ def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
 
 
 def _read_info(path: Path) -> StreamInfo:
+    """Read a `tokens.json`, in which JSON made strings of the keys of `twins`.
+
+    Raises:
+        CorpusError: The file is damaged.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
         if twins := content.get("twins"):
@@ -366,6 +367,11 @@ def _read_info(path: Path) -> StreamInfo:
 def _open_foreign(
     path: Path, dtype: str | None, sequence_length: int, vocab_size: int | None
 ) -> TokenStream:
+    """Open a file of ids that others wrote, in rows of `sequence_length` + 1 ids.
+
+    Raises:
+        CorpusError: There is no whole row, or the numbers are no integers.
+    """
     width = sequence_length + 1
     flat = open_ids(path, dtype, vocab_size)
     if len(flat) < width or flat.dtype.kind not in "iu":

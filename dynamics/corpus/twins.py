@@ -9,7 +9,7 @@ V entries of the tokenizer.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Integer
@@ -70,23 +70,9 @@ def substitute(
     """
     tokens = np.array(sorted(twins))
     twin_ids = np.array([twins[token_id] for token_id in tokens.tolist()])
-    for rows in _chunks(table):
+    for start in range(0, len(table), _ROWS_PER_CHUNK):
+        rows = table[start : start + _ROWS_PER_CHUNK]
         places = np.nonzero(np.isin(rows, tokens))
         drawn = rng.random(len(places[0])) < share
         places = tuple(axis[drawn] for axis in places)
         rows[places] = twin_ids[np.searchsorted(tokens, rows[places])]
-
-
-def count_table(
-    table: Integer[np.ndarray, "rows width"], vocab_size: int
-) -> Integer[np.ndarray, " V"]:
-    """Occurrences of each of `vocab_size` ids in a table, which holds no larger ids."""
-    counts = np.zeros(vocab_size, np.int64)
-    for rows in _chunks(table):
-        counts += np.bincount(rows.reshape(-1), minlength=vocab_size)
-    return counts
-
-
-def _chunks(table: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(table), _ROWS_PER_CHUNK):
-        yield table[start : start + _ROWS_PER_CHUNK]

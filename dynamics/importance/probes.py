@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
-from dynamics.corpus.exposure import count_ids
+from dynamics.corpus.tally import count_ids
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.statistics.bins import equal_count_bins
 

@@ -17,7 +17,7 @@ from dynamics.corpus.documents import corpora
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.corpus.tokenizers.loading import load_tokenizer, save_tokenizer, train_tokenizer
-from dynamics.corpus.tokens import TokenStream, write_stream
+from dynamics.corpus.tokens import StreamSettings, TokenStream, write_stream
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError, CorpusError, MismatchError, OutputError
 from dynamics.files import whole_folder
@@ -137,16 +137,19 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     except CorpusError as error:
         raise OSError(str(error)) from error
     report(f"tokenising {corpus.source}")
+    shape = StreamSettings(
+        training.sequence_length,
+        settings.seed,
+        max_tokens=corpus.max_tokens,
+        held_out_rows=corpus.held_out_rows,
+        twins=corpus.twins,
+    )
     stream = write_stream(
         folder,
         documents(report),
         tokenizer,
-        sequence_length=training.sequence_length,
-        seed=settings.seed,
-        max_tokens=corpus.max_tokens,
+        shape,
         source=corpus.source,
-        held_out_rows=corpus.held_out_rows,
-        twins=corpus.twins,
         allow_loss=settings.tokenizer.allow_loss,
         report=report,
     )

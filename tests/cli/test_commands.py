@@ -246,15 +246,14 @@ def test_counting_a_training_folder_gives_its_own_counts(dynamics, text, tmp_pat
     from transformers import AutoTokenizer
 
     from dynamics.corpus.counts import count_stream, read_counts
-    from dynamics.corpus.tokens import write_stream
+    from dynamics.corpus.tokens import StreamSettings, write_stream
 
     tokenizer = AutoTokenizer.from_pretrained(text / "tokenizer")
     folder = tmp_path / "training"
     folder.mkdir()
     tokenizer.save_pretrained(folder / "tokenizer")
-    stream = write_stream(
-        folder, [(text / "story.txt").read_text()], tokenizer, sequence_length=8, seed=1
-    )
+    shape = StreamSettings(sequence_length=8, seed=1)
+    stream = write_stream(folder, [(text / "story.txt").read_text()], tokenizer, shape)
     status, _, _ = dynamics("count", folder, "-o", tmp_path / "counts.parquet")
     assert status == 0
     counted = read_counts(tmp_path / "counts.parquet")

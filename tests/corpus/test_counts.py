@@ -16,25 +16,30 @@ from transformers import PreTrainedTokenizerFast
 
 from dynamics.corpus.counts import check_tokenizer, count_documents, count_stream, read_counts
 from dynamics.corpus.information.settings import InformationSettings
-from dynamics.corpus.tokenizers.kinds import token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, token_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import tokenize, tokenizer_sha256, train_tokenizer
-from dynamics.corpus.tokens import open_stream, write_stream
+from dynamics.corpus.tokens import StreamSettings, open_stream, write_stream
 from dynamics.errors import CorpusError, MismatchError
 from tests.corpus import slow_information
 from tests.corpus.odd_tokenizers import bpe, byte_level, fast, word_piece
 
-CHUNK = "dynamics.corpus.counts.TOKENS_PER_CHUNK"
 COUNT = """
 import sys
 from pathlib import Path
 from dynamics.corpus.counts import count_stream
 from dynamics.corpus.tokenizers.loading import train_tokenizer
-from dynamics.corpus.tokens import write_stream
+from dynamics.corpus.tokens import StreamSettings, write_stream
 folder, *story = sys.argv[1:]
 tokenizer = train_tokenizer(story, 300)
-stream = write_stream(Path(folder), story, tokenizer, sequence_length=9, seed=1)
+stream = write_stream(Path(folder), story, tokenizer, StreamSettings(9, seed=1))
 count_stream(stream, tokenizer).write(Path(folder) / "counts.parquet")
 """
+
+
+def read_in_chunks(monkeypatch, tokens):
+    """Have all corpora read `tokens` ids at a time."""
+    for module in ("counts", "source_order"):
+        monkeypatch.setattr(f"dynamics.corpus.{module}.TOKENS_PER_CHUNK", tokens)
 
 
 def letters():
@@ -69,12 +74,12 @@ def source_order(story, tokenizer):
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory, story, tokenizer):
     folder = tmp_path_factory.mktemp("training")
-    return write_stream(folder, story, tokenizer, sequence_length=9, seed=1)
+    return write_stream(folder, story, tokenizer, StreamSettings(9, seed=1))
 
 
 @pytest.mark.parametrize("chunk", [1, 25, 1 << 18])
 def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
-    monkeypatch.setattr(CHUNK, chunk)
+    read_in_chunks(monkeypatch, chunk)
     counts = count_stream(stream, tokenizer)
     flat = stream.ids.reshape(-1).tolist()
     assert columns(counts) == list(slowly(flat, source_order(story, tokenizer)[: len(flat)]))
@@ -87,7 +92,7 @@ def test_a_stream_of_ours(stream, story, tokenizer, monkeypatch, chunk):
         "kind",
     ]
     assert counts.table["token_id"].tolist() == list(range(300))
-    assert counts.table["token"].tolist() == token_surfaces(tokenizer)
+    assert counts.table["token"].tolist() == surfaces_and_kinds(tokenizer)[0]
     assert counts.table["kind"].tolist() == token_kinds(tokenizer)
     assert counts.info.corpus_digest == stream.info.corpus_digest
     assert counts.info.tokenizer_sha256 == tokenizer_sha256(tokenizer)
@@ -114,8 +119,8 @@ def test_rows_held_out_are_not_counted_but_end_documents(
     if held_out == 0:
         return
     folder = tmp_path_factory.mktemp("training")
-    settings = {"sequence_length": sequence_length, "seed": seed}
-    stream = write_stream(folder, documents, tokenizer, held_out_rows=held_out, **settings)
+    shape = StreamSettings(sequence_length, seed, held_out_rows=held_out)
+    stream = write_stream(folder, documents, tokenizer, shape)
     trained = np.random.default_rng(seed).permutation(rows)[: rows - held_out].tolist()
     holders = [set() for _ in range(5)]
     ended = 0
@@ -124,7 +129,7 @@ def test_rows_held_out_are_not_counted_but_end_documents(
             holders[token].add(ended)
         ended += token == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CHUNK, chunk)
+        read_in_chunks(patch, chunk)
         count, first, documents_of = columns(count_stream(stream, tokenizer))
     ids = stream.ids.reshape(-1).tolist()
     assert documents_of == [len(each) for each in holders]
@@ -144,10 +149,10 @@ def test_any_stream_of_ours(tmp_path_factory, documents, sequence_length, seed, 
     folder = tmp_path_factory.mktemp("training")
     if len(flat) <= sequence_length:
         return
-    stream = write_stream(folder, documents, tokenizer, sequence_length=sequence_length, seed=seed)
+    stream = write_stream(folder, documents, tokenizer, StreamSettings(sequence_length, seed))
     kept = flat[: stream.rows * (sequence_length + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CHUNK, chunk)
+        read_in_chunks(patch, chunk)
         counts = count_stream(stream, tokenizer)
         assert columns(counts) == list(slowly(stream.ids.reshape(-1).tolist(), kept, rows=5))
         whole = count_documents(documents, tokenizer)
@@ -191,7 +196,7 @@ def assert_information(counts, expected):
 def test_information_gain_of_a_stream_of_ours_is_of_the_text(
     stream, story, tokenizer, monkeypatch, chunk
 ):
-    monkeypatch.setattr(CHUNK, chunk)
+    read_in_chunks(monkeypatch, chunk)
     settings_ = InformationSettings(4, oyama=True, shuffles=2, seed=3)
     counts = count_stream(stream, tokenizer, vocab_size=300, information=settings_)
     ids = source_order(story, tokenizer)[: stream.ids.size]
@@ -216,7 +221,7 @@ def test_information_gain_of_documents(story, tokenizer, monkeypatch):
     assert_information(counts, slow_columns(ids, pieces, tokenizer, settings_))
     info = counts.info
     assert (info.window, info.pairs, info.shuffles, info.information_seed) == (3, 24, None, None)
-    monkeypatch.setattr(CHUNK, 1)
+    read_in_chunks(monkeypatch, 1)
     again = count_documents(story, tokenizer, information=settings_)
     pd.testing.assert_frame_equal(again.table, counts.table)
 
@@ -227,7 +232,7 @@ def test_information_gain_of_documents(story, tokenizer, monkeypatch):
 def test_information_gain_of_a_stream_of_others(
     tmp_path, tokenizer, monkeypatch, chunk, contiguous, file
 ):
-    monkeypatch.setattr(CHUNK, chunk)
+    read_in_chunks(monkeypatch, chunk)
     ids = np.random.default_rng(0).integers(0, 20, 1005).astype("<u2")
     if file == "olmo.npy":
         np.save(tmp_path / file, ids)

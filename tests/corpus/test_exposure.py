@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamics.corpus.exposure import count_ids, exposure, exposures
+from dynamics.corpus.exposure import exposure, exposures
+from dynamics.corpus.tally import count_ids
 from dynamics.corpus.tokens import StreamInfo, TokenStream
 from dynamics.errors import CorpusError
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.corpus.tokens import (
-    CorpusDigest,
     StreamInfo,
+    StreamSettings,
     TokenStream,
     open_held_out,
     open_stream,
@@ -28,9 +30,12 @@ def flat_ids(tokenizer, documents):
     return [i for text in documents for i in [*backend.encode(text).ids, 0]]
 
 
+SHAPE = StreamSettings(sequence_length=15, seed=3)
+
+
 @pytest.fixture
 def stream(tmp_path, story, tokenizer):
-    return write_stream(tmp_path, story, tokenizer, sequence_length=15, seed=3, source="a story")
+    return write_stream(tmp_path, story, tokenizer, SHAPE, source="a story")
 
 
 def test_rows_are_the_corpus_in_permuted_order(stream, story, tokenizer):
@@ -87,20 +92,17 @@ def test_moving_a_boundary_changes_the_digest():
 
 
 def test_writing_again_gives_the_same_bytes(stream, tmp_path, story, tokenizer):
-    settings = {"sequence_length": 15, "seed": 3, "source": "a story"}
-    write_stream(tmp_path / "again", iter(story), tokenizer, **settings)
+    write_stream(tmp_path / "again", iter(story), tokenizer, SHAPE, source="a story")
     for name in ("tokens.bin", "tokens.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
-    other = write_stream(tmp_path / "other", story, tokenizer, sequence_length=15, seed=4)
+    other = write_stream(tmp_path / "other", story, tokenizer, StreamSettings(15, seed=4))
     assert sorted(other.ids.tolist()) == sorted(stream.ids.tolist())
     assert other.ids.tolist() != stream.ids.tolist()
 
 
 def test_held_out_rows_are_the_last_of_the_permutation(stream, tmp_path, story, tokenizer):
     assert open_held_out(tmp_path) is None
-    kept = write_stream(
-        tmp_path / "t", story, tokenizer, sequence_length=15, seed=3, held_out_rows=5
-    )
+    kept = write_stream(tmp_path / "t", story, tokenizer, replace(SHAPE, held_out_rows=5))
     held_out = open_held_out(tmp_path / "t")
     assert [*kept.ids.tolist(), *held_out.ids.tolist()] == stream.ids.tolist()
     assert (kept.rows, held_out.rows) == (stream.rows - 5, 5)
@@ -108,19 +110,18 @@ def test_held_out_rows_are_the_last_of_the_permutation(stream, tmp_path, story, 
     written = (tmp_path / "t" / "held_out.bin").read_bytes()
     assert held_out.digest == kept.info.held_out_sha256 == hashlib.sha256(written).hexdigest()
     assert kept.digest == hashlib.sha256(kept.path.read_bytes()).hexdigest()
-    write_stream(tmp_path / "t", story, tokenizer, sequence_length=15, seed=3)
+    write_stream(tmp_path / "t", story, tokenizer, SHAPE)
     assert not (tmp_path / "t" / "held_out.bin").exists()
     assert open_held_out(tmp_path / "t") is None
 
 
 def test_as_many_rows_held_out_as_there_are(stream, tmp_path, story, tokenizer):
     rows = stream.rows
-    settings = {"sequence_length": 15, "seed": 3}
-    one = write_stream(tmp_path / "1", story, tokenizer, held_out_rows=rows - 1, **settings)
+    one = write_stream(tmp_path / "1", story, tokenizer, replace(SHAPE, held_out_rows=rows - 1))
     assert one.rows == 1
     message = rf"held_out_rows {rows} leaves none of the {rows} rows of 16 tokens to train on; hold"
     with pytest.raises(CorpusError, match=message):
-        write_stream(tmp_path / "all", story, tokenizer, held_out_rows=rows, **settings)
+        write_stream(tmp_path / "all", story, tokenizer, replace(SHAPE, held_out_rows=rows))
     assert not (tmp_path / "all").exists()
 
 
@@ -132,7 +133,7 @@ def test_as_many_rows_held_out_as_there_are(stream, tmp_path, story, tokenizer):
     ],
 )
 def test_damage_to_held_out_rows_is_named(tmp_path, story, tokenizer, damage, message):
-    write_stream(tmp_path, story, tokenizer, sequence_length=15, seed=3, held_out_rows=2)
+    write_stream(tmp_path, story, tokenizer, replace(SHAPE, held_out_rows=2))
     damage(tmp_path / "held_out.bin")
     with pytest.raises(CorpusError, match=message):
         open_held_out(tmp_path)
@@ -154,9 +155,8 @@ def test_a_stream_described_before_there_were_held_out_rows_opens(stream, tmp_pa
 @pytest.mark.parametrize("max_tokens", [16, 40, 100])
 def test_max_tokens_cuts_the_text(tmp_path, story, tokenizer, max_tokens, monkeypatch):
     monkeypatch.setattr("dynamics.corpus.tokenizers.loading._BATCH_CHARACTERS", 200)
-    stream = write_stream(
-        tmp_path, cycle(story), tokenizer, sequence_length=7, seed=0, max_tokens=max_tokens
-    )
+    shape = StreamSettings(7, seed=0, max_tokens=max_tokens)
+    stream = write_stream(tmp_path, cycle(story), tokenizer, shape)
     flat = flat_ids(tokenizer, story)[:max_tokens]
     assert sorted(stream.ids.tolist()) == sorted(
         flat[i : i + 8] for i in range(0, max_tokens // 8 * 8, 8)
@@ -171,7 +171,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, sep_token="w1")
-    stream = write_stream(tmp_path, ["w69999 w2"], tokenizer, sequence_length=2, seed=0)
+    stream = write_stream(tmp_path, ["w69999 w2"], tokenizer, StreamSettings(2, seed=0))
     assert stream.ids.tolist() == [[69_999, 2, 1]]
     assert stream.info.dtype == "<u4" and stream.path.stat().st_size == 12
 
@@ -225,14 +225,14 @@ def test_a_stream_half_written_is_not_opened(stream, story, tokenizer, monkeypat
 
     monkeypatch.setattr("dynamics.corpus.tokens.sha256_file", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_stream(stream.path.parent, story, tokenizer, sequence_length=31, seed=0)
+        write_stream(stream.path.parent, story, tokenizer, StreamSettings(31, seed=0))
     with pytest.raises(CorpusError, match="or write the stream again if writing was interrupted"):
         open_stream(stream.path.parent)
 
 
 def test_text_that_is_not_enough(tmp_path, tokenizer):
     def write(documents):
-        write_stream(tmp_path / "x", documents, tokenizer, sequence_length=8, seed=0, source="here")
+        write_stream(tmp_path / "x", documents, tokenizer, StreamSettings(8, seed=0), source="here")
 
     with pytest.raises(CorpusError, match="there is no text in here; give one that has some"):
         write([])
@@ -247,7 +247,7 @@ def test_a_tokenizer_must_end_documents(tmp_path):
     with pytest.raises(
         CorpusError, match=r"neither an end-of-sentence nor a separator .* eos_token"
     ):
-        write_stream(tmp_path, ["a"], tokenizer, sequence_length=1, seed=0)
+        write_stream(tmp_path, ["a"], tokenizer, StreamSettings(1, seed=0))
 
 
 @settings(deadline=None, derandomize=True)

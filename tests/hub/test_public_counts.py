@@ -9,14 +9,13 @@ from dynamics.checkpoints.catalog.public_series import find
 from dynamics.corpus.counts import read_counts
 from dynamics.corpus.public import public_counts
 from dynamics.corpus.public.public_counts import (
-    Cost,
     cache_folder,
-    exposure_cost,
     find_public_counts,
+    find_public_stream,
     public_exposures,
-    sample_cost,
 )
 from dynamics.corpus.public.remote_stream import open_remote_stream
+from dynamics.corpus.public.sample import SampleSettings
 from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.errors import CheckpointError, CorpusError
 from tests.hub.standin import Repository, commit_of
@@ -70,10 +69,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / "cache"))
 
 
-def sampled(hub, tokenizer, name="pythia-160m", tokens=300_000, **settings):
-    return find_public_counts(
-        name, tokens=tokens, block_rows=STEP, tokenizer=tokenizer, hub=hub, **settings
-    )
+def sampled(hub, tokenizer, name="pythia-160m", tokens=300_000, seed=0, **reports):
+    settings = SampleSettings(tokens, STEP, seed)
+    return find_public_counts(name, settings, tokenizer=tokenizer, hub=hub, **reports)
 
 
 def test_counts_of_a_sample(pile, standin, hub, tokenizer, ids):
@@ -145,11 +143,14 @@ def test_exposure_up_to_a_step(pile, hub, ids):
 
 
 @pytest.mark.parametrize("kind", ["cut", 503, 429])
-def test_faults_for_the_moment_change_nothing(pile, standin, hub, tokenizer, kind, tmp_path):
-    expected = sampled(hub, tokenizer, folder=tmp_path / "a")
+def test_faults_for_the_moment_change_nothing(
+    pile, standin, hub, tokenizer, kind, tmp_path, monkeypatch
+):
+    expected = sampled(hub, tokenizer)
+    monkeypatch.setenv("DYNAMICS_CACHE", str(tmp_path / "other"))
     headers = {"RateLimit": '"cdn";r=0;t=0'} if kind == 429 else {}
     standin.fail(kind, match="/blob/", times=3, headers=headers)
-    found = sampled(hub, tokenizer, folder=tmp_path / "b")
+    found = sampled(hub, tokenizer)
     assert found.table.equals(expected.table)
 
 
@@ -211,8 +212,7 @@ def test_a_tokenizer_too_small(pile, hub, tmp_path):
 def test_nothing_known(hub):
     for name in ("olmo-2-0425-1b", "runs/x", "org/model"):
         assert find_public_counts(name, hub=hub) is None
-        assert sample_cost(name) is None
-        assert exposure_cost(name, [1]) is None
+        assert find_public_stream(name) is None
     with pytest.raises(CorpusError, match="there is no token stream of org/model, so its exact"):
         public_exposures("org/model", [1], 10, hub=hub)
     with pytest.raises(CorpusError, match="only in another order of pythia-14m-seed1"):
@@ -221,13 +221,8 @@ def test_nothing_known(hub):
 
 def test_costs_of_pythia(monkeypatch):
     monkeypatch.setattr(public_counts, "find", find)
-    cost = sample_cost("pythia-12b")
-    assert cost == Cost(bytes=48 * 1024 * 2049 * 2, requests=48 + 22)
-    assert cost.describe() == "201 MB in about 70 requests, about 17 s at 100 Mbit/s"
-    assert exposure_cost("pythia-160m", [0, 512]).bytes == 512 * 1024 * 2049 * 2
-    everything = exposure_cost("pythia-160m-deduped", [512, 143_000])
-    assert everything.bytes == 600_078_336_000
-    assert everything.seconds(1000, latency_s=0) == pytest.approx(4800.6, abs=0.1)
+    cost = find_public_stream("pythia-12b").sample_cost(SampleSettings())
+    assert cost == "201 MB in about 70 requests, about 17 s at 100 Mbit/s"
 
 
 def test_from_the_command_line(pile, standin, tokenizer, tmp_path, monkeypatch, capsys):
@@ -237,7 +232,6 @@ def test_from_the_command_line(pile, standin, tokenizer, tmp_path, monkeypatch, 
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", standin.endpoint + "".join(template[1:])
     )
     command = ["count", "pythia-160m", "-o", str(tmp_path / "counts.parquet")]
-    monkeypatch.setattr(public_counts, "BLOCK_ROWS", STEP)
     with pytest.raises(SystemExit) as end:
         main([*command, "--tokenizer", str(tokenizer), "--sample-tokens", "200_000_000"])
     shown = capsys.readouterr()

@@ -16,6 +16,7 @@ from dynamics.errors import CorpusError
 
 
 def _open_zstd(path: Path) -> BinaryIO:
+    """Open a file compressed with zstd, of one frame or several."""
     import pyarrow as pa  # the standard library has zstd from Python 3.14 on
 
     stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
@@ -65,6 +66,7 @@ def suffixes_of(path: Path) -> tuple[str, Compression | None]:
 
 @lru_cache(1 << 17)  # a name is looked at several times on the way from listing to reading
 def _suffixes_of_name(name: str) -> tuple[str, Compression | None]:
+    """Suffix and compression of a file's name."""
     stem, last = _split(name)
     compression = _BY_SUFFIX.get(last)
     return (last, None) if compression is None else (_split(stem)[1], compression)

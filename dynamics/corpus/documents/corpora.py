@@ -72,12 +72,9 @@ def documents(
 
 
 def _documents(
-    source: str,
-    text_column: str,
-    split: str | None,
-    format_name: str | None,
-    report: Report,
+    source: str, text_column: str, split: str | None, format_name: str | None, report: Report
 ) -> Iterator[Document]:
+    """Documents of a source, blank ones included; arguments as for `documents`."""
     path = Path(source).expanduser()
     folder, _, configuration = source.rpartition(":")
     if source in NAMED_SOURCES:
@@ -89,6 +86,7 @@ def _documents(
         _refuse_settings(f"{source} is one file and has", split)
         paths = [path]
     elif path.exists():
+        # A pipe, a socket or a device: its first bytes are read for the format, then all of them.
         raise CorpusError(
             f"{source} is not a regular file and cannot be read twice; save its text to a file"
         )
@@ -113,6 +111,11 @@ def _refuse_settings(subject: str, split: str | None, format_name: str | None = 
 
 
 def _read_dataset(source: str, text_column: str, split: str) -> Iterator[str]:
+    """Yield the text of each row of a data set that `datasets` streams.
+
+    Raises:
+        CorpusError: It cannot be read, or has no such column of text.
+    """
     import datasets
     from datasets.exceptions import DatasetsError
 

@@ -4,12 +4,12 @@ Skipped files are named in one line, and an ambiguous selection is refused.
 """
 
 import glob
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dynamics.corpus.documents.compression import suffixes_of
 from dynamics.corpus.documents.file_formats import BY_SUFFIX, compression_suffixes, known_suffix
@@ -17,6 +17,7 @@ from dynamics.corpus.documents.splits import (
     Configuration,
     canonical_split,
     choose_configuration,
+    read_saved,
     splits_of_files,
 )
 from dynamics.errors import CorpusError
@@ -226,25 +227,20 @@ def _snapshot(folder: Path) -> Path:
 
 def _unlisted_arrow_files(files: list[Path]) -> Iterator[Path]:
     """Arrow files that `datasets` keeps beside those of a saved data set: results of its maps."""
-    listed_files: dict[Path, set[str] | None] = {}
-    for path in files:
-        if path.suffix.lower() != ".arrow":
-            continue
-        if path.parent not in listed_files:
-            listed_files[path.parent] = _listed_in_state(path.parent / "state.json")
+    arrow_files = [path for path in files if path.suffix.lower() == ".arrow"]
+    listed_files = {
+        folder: read_saved(folder / "state.json", _listed_files)
+        for folder in dict.fromkeys(path.parent for path in arrow_files)
+    }
+    for path in arrow_files:
         listed = listed_files[path.parent]
         if path.name.startswith("cache-") if listed is None else path.name not in listed:
             yield path
 
 
-def _listed_in_state(state: Path) -> set[str] | None:
-    """Names of the files of a saved data set; None without its list of files."""
-    if not state.is_file():
-        return None
-    try:
-        return {file["filename"] for file in json.loads(state.read_text("utf-8"))["_data_files"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{state} is damaged ({error}); save the data set again") from error
+def _listed_files(state: dict[str, Any]) -> set[str]:
+    """Names of the files of a saved data set, from its `state.json`."""
+    return {file["filename"] for file in state["_data_files"]}
 
 
 def _refuse_copies(paths: list[Path]) -> None:

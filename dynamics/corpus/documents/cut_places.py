@@ -21,6 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamics.corpus.documents.split_patterns import can_join
+from dynamics.corpus.tokenizers.spelling import components, model_words, normalized
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,6 +38,9 @@ _LOCAL_STEPS = {
     *("Punctuation", "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"),
 }
 _RESPELLING = {"ByteLevel", "Metaspace"}
+_MERGES_OTHERWISE = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
+"""Settings of a BPE with which it is more than a list of merges."""
+
 _BUILT_IN_PATTERNS = {
     "ByteLevel": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "Whitespace": r"\w+|[^\w\s]+",
@@ -64,9 +68,8 @@ def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
     Args:
         backend: A tokenizer that neither truncates nor pads.
     """
-    settings = json.loads(backend.to_str())
-    normalizers = _steps(settings["normalizer"])
-    pre_tokenizers = _steps(settings["pre_tokenizer"])
+    model = json.loads(backend.to_str())["model"]
+    normalizers, pre_tokenizers = map(components, (backend.normalizer, backend.pre_tokenizer))
     kinds = {step["type"] for step in pre_tokenizers}
     if not kinds.union(step["type"] for step in normalizers) <= _LOCAL_STEPS or (
         "ByteLevel" in {step["type"] for step in normalizers}
@@ -75,14 +78,14 @@ def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
     separators = {}
     for character in _SEPARATORS:
         left, right = "ab", f"{character}cd"
-        normalized = _between_words(_normalize(backend, left + right))
-        spelling = _between_words("".join(_spell(backend, left + right)))
-        if normalized is None or spelling is None or len(normalized) != 1 or len(spelling) > 1:
+        in_words = _between_words(normalized(backend, left + right))
+        spelling = _between_words("".join(model_words(backend, left + right)))
+        if in_words is None or spelling is None or len(in_words) != 1 or len(spelling) > 1:
             continue
         follows = _not_joined(
             [
-                *_patterns(normalizers, character + normalized, character + normalized),
-                *_patterns(pre_tokenizers, normalized, spelling or normalized),
+                *_patterns(normalizers, character + in_words, character + in_words),
+                *_patterns(pre_tokenizers, in_words, spelling or in_words),
             ]
         )
         for skipped in (0, 1):
@@ -90,7 +93,7 @@ def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
                 separator = Separator(follows, skipped, is_split)
                 if (
                     character not in separators
-                    and (is_split or _has_no_entry_across(settings["model"], spelling))
+                    and (is_split or _has_no_entry_across(model, spelling))
                     and is_safe(backend, separator, left, right)
                 ):
                     separators[character] = separator
@@ -109,42 +112,22 @@ def is_safe(backend: "Tokenizer", separator: Separator, left: str, right: str) -
     groups = "".join(_GROUPS)
     if _category(left[-1]) not in separator.follows or _category(right[1]) not in groups:
         return False
-    joined = _spell(backend, left + right)
-    left_words, right_words = _spell(backend, left), _spell(backend, right[separator.skipped :])
+    joined = model_words(backend, left + right)
+    left_words = model_words(backend, left)
+    right_words = model_words(backend, right[separator.skipped :])
     fused = [*left_words[:-1], "".join(left_words[-1:] + right_words[:1]), *right_words[1:]]
     return joined == left_words + right_words or (joined == fused and not separator.is_split)
 
 
 def _category(character: str) -> str:
+    """First letter of a character's Unicode category."""
     return unicodedata.category(character)[0]
-
-
-def _normalize(backend: "Tokenizer", text: str) -> str:
-    return text if backend.normalizer is None else backend.normalizer.normalize_str(text)
-
-
-def _spell(backend: "Tokenizer", text: str) -> list[str]:
-    """Strings that the model gets for a text, each of which is tokenised separately."""
-    text = _normalize(backend, text)
-    if backend.pre_tokenizer is None:
-        return [text]
-    return [pre_token for pre_token, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
 
 def _between_words(spelling: str) -> str | None:
     """Text between "ab" and "cd"."""
     match = re.search(r"ab(.*)cd", spelling, re.DOTALL)
     return match and match[1]
-
-
-def _steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a serialised normalizer or pre-tokenizer, sequences unrolled."""
-    if step is None:
-        return []
-    if step["type"] == "Sequence":
-        inner = step["normalizers"] if "normalizers" in step else step["pretokenizers"]
-        return [simple for inner_step in inner for simple in _steps(inner_step)]
-    return [step]
 
 
 def _patterns(
@@ -165,6 +148,7 @@ def _patterns(
 
 
 def _literal(text: str) -> str:
+    """Pattern that matches a text and nothing else."""
     return "".join(rf"\x{{{ord(character):x}}}" for character in text)
 
 
@@ -201,15 +185,7 @@ def _has_no_entry_across(model: dict[str, Any], spelling: str) -> bool:
     """
     if model["type"] != "BPE" or not spelling or spelling not in model["vocab"]:
         return False
-    if any(
-        model[setting]
-        for setting in (
-            "dropout",
-            "ignore_merges",
-            "continuing_subword_prefix",
-            "end_of_word_suffix",
-        )
-    ):
+    if any(model[setting] for setting in _MERGES_OTHERWISE):
         return False
     across = re.compile(f"[^{re.escape(spelling)}]{re.escape(spelling)}", re.DOTALL)
     return not any(map(across.search, model["vocab"]))

@@ -57,6 +57,7 @@ class DocumentCutter:
 
     @cached_property
     def _separators(self) -> dict[str, Separator]:
+        """Separators of the tokenizer, found when the first document is cut."""
         return find_separators(self._backend)
 
     @cached_property
@@ -128,10 +129,8 @@ class DocumentCutter:
         step = 1
         while match := separator.search(text, start, len(text) - self._ahead):
             place = match.start()
-            left, right = (
-                text[max(place - self._ahead, 0) : place],
-                text[place : place + self._ahead],
-            )
+            left = text[max(place - self._ahead, 0) : place]
+            right = text[place : place + self._ahead]
             if is_safe(self._backend, self._separators[match[0]], left, right):
                 return place
             start = place + step
@@ -139,6 +138,7 @@ class DocumentCutter:
         return None
 
     def _report_memory(self, characters: int) -> None:
+        """Report, once, that a piece of so many characters takes much memory."""
         if characters < _WORTH_REPORTING or self._has_reported:
             return
         self._has_reported = True
@@ -154,4 +154,5 @@ class DocumentCutter:
 
 
 def _join(pieces: list[Piece]) -> Piece:
+    """One piece of the text of several."""
     return Piece("".join(piece.text for piece in pieces), pieces[-1].ahead, pieces[0].skipped)

@@ -1,6 +1,5 @@
 """Formats of text files, determined by name and content together."""
 
-import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from dynamics.corpus.documents.rows import decode
 from dynamics.corpus.documents.signatures import (
     HEAD_BYTES,
     MARKUP,
+    decoded_head,
     is_binary,
     is_utf16_without_mark,
     signature_of,
@@ -214,7 +214,7 @@ def _format_held(
         return FORMATS["json"]
     if is_utf16_without_mark(head):
         raise CorpusError(f"{path} looks like UTF-16, not UTF-8; convert it to UTF-8 with iconv")
-    if is_binary(head) or (suffix in _ID_SUFFIXES and not _is_utf8(head)):
+    if is_binary(head) or (suffix in _ID_SUFFIXES and decoded_head(head) is None):
         raise CorpusError(
             f"{path} is binary, not text; token ids are read with --sequence-length (and --dtype)"
         )
@@ -242,15 +242,6 @@ def _columns_of_table(head: bytes) -> list[str]:
         if enough and all(len(row) == len(columns) for row in data_rows):
             return columns
     return []
-
-
-def _is_utf8(head: bytes) -> bool:
-    """Return whether bytes are UTF-8, apart from a last character that is cut."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def compression_suffixes() -> str:

@@ -55,6 +55,7 @@ def _is_indented(head: bytes) -> bool:
 
 
 def _read_lines(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
+    """Yield the text of each line; lines of white space are left out."""
     start = 0
     for number, line in enumerate(file, 1):
         where = f"{name}, line {number}"
@@ -70,6 +71,7 @@ def _read_lines(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
 
 
 def _read_array(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
+    """Yield the text of each entry of an array, after which nothing may follow."""
     values = _Values(file, name)
     values.skip("[")
     number = 0
@@ -93,6 +95,7 @@ def _read_array(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
 
 
 def _read_objects(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
+    """Yield the text of each of several objects, which may span lines."""
     values = _Values(file, name)
     number = 0
     while values.next_character():
@@ -102,6 +105,11 @@ def _read_objects(file: BinaryIO, text_column: str, name: str) -> Iterator[str]:
 
 
 def _text(row: Any, text_column: str, where: str) -> str:
+    """Text of a decoded row.
+
+    Raises:
+        CorpusError: It is not an object, or has no text under the key; a key of rows is named.
+    """
     if not isinstance(row, dict):
         kind = type(row).__name__
         raise CorpusError(f"{where} is a JSON {kind}, not an object with a {text_column!r} entry")
@@ -179,6 +187,7 @@ class _Values:
                 raise CorpusError(f"{where} is not JSON ({error}); repair it") from error
 
     def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Return whether an error may be due to the end of what has been read so far."""
         unterminated = error.msg.startswith("Unterminated string")
         return unterminated or error.pos >= len(self._text) - _LONGEST_LITERAL
 

@@ -31,10 +31,11 @@ def python_docs() -> Iterator[str]:
 
 
 def _all_documents() -> Iterator[str]:
+    """Docstrings of source files, then of compiled modules, then help topics, with repetitions."""
     from pydoc_data.topics import topics
 
     for path in _source_files():
-        yield from _source_docstrings(path)
+        yield from _node_docstrings(ast.parse(path.read_bytes()))
     for name in sorted(sys.builtin_module_names):
         yield from _compiled_docstrings(name)
     for _, topic in sorted(topics.items()):
@@ -42,17 +43,15 @@ def _all_documents() -> Iterator[str]:
 
 
 def _source_files() -> list[Path]:
+    """Files of the standard library, by module name."""
     library = Path(sysconfig.get_path("stdlib"))
     paths = [path.relative_to(library) for path in library.rglob("*.py")]
     sources = [path for path in paths if _LEFT_OUT.isdisjoint(path.parts)]
     return [library / path for path in sorted(sources, key=lambda path: path.with_suffix("").parts)]
 
 
-def _source_docstrings(path: Path) -> Iterator[str]:
-    return _node_docstrings(ast.parse(path.read_bytes()))
-
-
 def _node_docstrings(node: ast.AST) -> Iterator[str]:
+    """Docstrings in a part of a module, in the order of the source; empty where there is none."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         yield ast.get_docstring(node, clean=False) or ""
     for branch in _BRANCHES:
@@ -75,5 +74,6 @@ def _compiled_docstrings(name: str) -> Iterator[str]:
 
 
 def _docstring(thing: object) -> str:
+    """Docstring of a class or function, empty for none and for what is not text."""
     docstring = getattr(thing, "__doc__", None)
     return docstring if isinstance(docstring, str) else ""

@@ -1,6 +1,6 @@
 """The text of a row, checked to be Unicode; errors list the columns that the row has."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 from dynamics.errors import CorpusError
@@ -22,8 +22,7 @@ def text_of_row(
     Raises:
         CorpusError: The row has no such column, or it holds anything but Unicode text.
     """
-    if text_column not in row:
-        refuse_missing_column(text_column, row, where)
+    check_column(text_column, row, where)
     text = row[text_column]
     if text is not None and not isinstance(text, str):
         raise CorpusError(
@@ -39,15 +38,16 @@ def text_of_row(
     return text or ""
 
 
-def refuse_missing_column(text_column: str, columns: Iterable[str], where: str) -> NoReturn:
+def check_column(text_column: str, columns: Collection[str], where: str) -> None:
     """Refuse rows without the text column, naming the columns they have.
 
     Raises:
-        CorpusError: Always.
+        CorpusError: The text column is not among the columns.
     """
-    raise CorpusError(
-        f"{where} has no column {text_column!r}; its columns are: {column_list(columns)}"
-    )
+    if text_column not in columns:
+        raise CorpusError(
+            f"{where} has no column {text_column!r}; its columns are: {column_list(columns)}"
+        )
 
 
 def column_list(columns: Iterable[str]) -> str:

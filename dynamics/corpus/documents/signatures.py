@@ -1,5 +1,6 @@
 """Kinds of files by their first bytes: compressions, containers, and text that is not plain."""
 
+import codecs
 import re
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Signature:
     is_markup: bool = False
 
 
+_EXTRACT = "extract its text first"
 _MARKUP = rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)?<"  # mark, comment, first tag
 
 SIGNATURES = tuple(
@@ -48,23 +50,13 @@ SIGNATURES = tuple(
         ("safetensors", rb'.{5}\x00\x00\x00\{"', "give text or token ids"),
         ("the index of a Megatron data set", rb"MMIDIDX\x00\x00", "name the .bin beside it"),
         ("the index of a fairseq data set", rb"TNTIDX\x00\x00", "name the .bin beside it"),
-        ("PDF", rb"%PDF-", "extract its text first"),
-        ("RTF", rb"\{\\rtf", "extract its text first", True),
+        ("PDF", rb"%PDF-", _EXTRACT),
+        ("RTF", rb"\{\\rtf", _EXTRACT, True),
         ("a git-lfs pointer", rb"version https://git-lfs", "fetch the content with git lfs pull"),
         ("a git-annex pointer", rb"/annex/objects/", "fetch the content with git annex get"),
-        ("a web archive", rb"WARC/\d", "extract its text first", True),
-        (
-            "HTML",
-            _MARKUP + rb"(?i:!doctype\s+html|html|head|body)\b",
-            "extract its text first",
-            True,
-        ),
-        (
-            "XML",
-            _MARKUP + rb"(?i:\?xml|!doctype|mediawiki|tei|rss|feed|svg)\b",
-            "extract its text first",
-            True,
-        ),
+        ("a web archive", rb"WARC/\d", _EXTRACT, True),
+        ("HTML", _MARKUP + rb"(?i:!doctype\s+html|html|head|body)\b", _EXTRACT, True),
+        ("XML", _MARKUP + rb"(?i:\?xml|!doctype|mediawiki|tei|rss|feed|svg)\b", _EXTRACT, True),
         (
             "<doc> tags of WikiExtractor",
             _MARKUP + rb"doc\s+id=",
@@ -80,7 +72,7 @@ _ANY_SIGNATURE = re.compile(
     b"|".join(signature.pattern.pattern for signature in SIGNATURES), re.DOTALL
 )
 
-MARKUP = Signature("markup", re.compile(rb"\s*<"), "extract its text first", is_markup=True)
+MARKUP = Signature("markup", re.compile(rb"\s*<"), _EXTRACT, is_markup=True)
 """The kind of files that hold tags according to their suffix alone."""
 
 
@@ -89,6 +81,19 @@ def signature_of(head: bytes) -> Signature | None:
     if not _ANY_SIGNATURE.match(head):
         return None
     return next(signature for signature in SIGNATURES if signature.pattern.match(head))
+
+
+def decoded_head(head: bytes) -> str | None:
+    """Text of the first bytes, without a last character that is cut; None if not UTF-8."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return None
+
+
+def has_no_controls(text: str) -> bool:
+    """Return whether all characters of a text are printable or white space."""
+    return all(character.isprintable() or character.isspace() for character in text)
 
 
 def is_binary(head: bytes) -> bool:
@@ -109,4 +114,4 @@ def is_utf16_without_mark(head: bytes) -> bool:
     if max(even, odd) * 5 < len(part) * 2 or min(even, odd) * 50 > max(even, odd):
         return False
     text = part.decode("utf-16-be" if even > odd else "utf-16-le", "replace")
-    return all(character.isprintable() or character.isspace() for character in text)
+    return has_no_controls(text)

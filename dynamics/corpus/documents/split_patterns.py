@@ -59,9 +59,11 @@ class _Reader:
             raise _UnknownSyntaxError(pattern)
 
     def _next_is(self, *kinds: str) -> bool:
+        """Return whether the next token is of one of these kinds."""
         return bool(self._tokens) and self._tokens[-1][0] in kinds
 
     def _alternatives(self) -> _Span:
+        """Parse sequences between bars, up to the end or a closing parenthesis."""
         spans = [self._sequence()]
         while self._next_is("bar"):
             self._tokens.pop()
@@ -70,6 +72,7 @@ class _Reader:
         return _Span(frozenset().union(*first), frozenset().union(*last), any(can_be_empty))
 
     def _sequence(self) -> _Span:
+        """Parse items that follow each other, up to a bar, the end or a closing parenthesis."""
         span = _Span()
         while self._tokens and not self._next_is("bar", "close"):
             item = self._item()
@@ -82,6 +85,11 @@ class _Reader:
         return span
 
     def _item(self) -> _Span:
+        """Parse an atom, a group, a look around or an anchor, with its repetitions.
+
+        Raises:
+            _UnknownSyntaxError: It is none of these, is not closed, or looks around without bounds.
+        """
         kind, source = self._tokens.pop()
         span = _Span()
         if kind == "atom":

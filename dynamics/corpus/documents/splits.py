@@ -3,14 +3,16 @@
 import glob
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from dynamics.errors import CorpusError, one_line
+
+Content = TypeVar("Content")
 
 _KEYWORDS = {
     "train": ["train", "training"],
@@ -96,6 +98,7 @@ def configurations(folder: Path) -> list[Configuration]:
 
 
 def _configuration(entry: dict[str, Any]) -> Configuration:
+    """Configuration of an entry in a card; its files may be one pattern, a list, or by split."""
     data_files = entry.get("data_files") or {}
     if isinstance(data_files, list) and isinstance(data_files[0], dict):
         data_files = {item["split"]: item["path"] for item in data_files}
@@ -154,7 +157,8 @@ def splits_of_files(
             return {path: by_path[path] for path in paths if path in by_path}
         paths = [path for path in paths if path.is_relative_to(root)]
         return {path: split_of(path.relative_to(root)) for path in paths}
-    saved = _saved_splits(folder)
+    # A dictionary of data sets that was saved to disk has a folder for each split.
+    saved = read_saved(folder / "dataset_dict.json", lambda content: content["splits"]) or []
     relative = {path: path.relative_to(folder) for path in paths}
     return {
         path: within.parts[0] if within.parts[0] in saved else split_of(within)
@@ -162,10 +166,13 @@ def splits_of_files(
     }
 
 
-def _saved_splits(folder: Path) -> list[str]:
-    """Splits of a dictionary of data sets that `datasets` saved to disk: its folders."""
-    listing = folder / "dataset_dict.json"
+def read_saved(path: Path, read: Callable[[Any], Content]) -> Content | None:
+    """Read a JSON file that `datasets` saved beside the data; None where there is none.
+
+    Raises:
+        CorpusError: The file is damaged.
+    """
     try:
-        return json.loads(listing.read_text("utf-8"))["splits"] if listing.is_file() else []
+        return read(json.loads(path.read_text("utf-8"))) if path.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{listing} is damaged ({error}); save the data set again") from error
+        raise CorpusError(f"{path} is damaged ({error}); save the data set again") from error

@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dynamics.corpus.documents.compression import open_decompressed, suffixes_of
-from dynamics.corpus.documents.rows import decode, refuse_missing_column, text_of_row
+from dynamics.corpus.documents.rows import check_column, decode, text_of_row
 from dynamics.errors import CorpusError, message_of
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -29,7 +30,7 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
         lines = _decoded_lines(file, str(path))
         first = next(lines, "")
         dialect = _dialect(first, text_column, path)
-        rows = csv.reader(_followed_by(first, lines), strict=True, **dialect)
+        rows = csv.reader(chain([first], lines), strict=True, **dialect)
         try:
             header = next(rows)
             if header.count(text_column) > 1:
@@ -73,20 +74,16 @@ def _dialect(header: str, text_column: str, path: Path) -> dict[str, Any]:
     matching = [dialect for columns, dialect in by_dialect if text_column in columns]
     if not matching:
         columns = max((columns for columns, _ in by_dialect), key=len)
-        refuse_missing_column(text_column, columns, str(path))
+        check_column(text_column, columns, str(path))
     return matching[0]
 
 
 def _decoded_lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """Lines of a file of UTF-8, with their ends."""
     start = 0
     for number, line in enumerate(file, 1):
         yield decode(line, f"{name}, line {number}", start)
         start += len(line)
-
-
-def _followed_by(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
 
 
 def read_parquet(path: Path, text_column: str) -> Iterator[str]:
@@ -99,8 +96,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
 
     with _readable(path, "parquet"), pq.ParquetFile(path) as file:
         columns = file.schema_arrow.names
-        if text_column not in columns:
-            refuse_missing_column(text_column, columns, str(path))
+        check_column(text_column, columns, str(path))
         for batch in file.iter_batches(columns=[text_column]):
             for row in batch.to_pylist():
                 yield text_of_row(row, text_column, str(path), columns)
@@ -119,8 +115,7 @@ def read_arrow(path: Path, text_column: str) -> Iterator[str]:
         file.seek(0)
         reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
         columns = reader.schema.names
-        if text_column not in columns:
-            refuse_missing_column(text_column, columns, str(path))
+        check_column(text_column, columns, str(path))
         batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
         for batch in batches:
             for row in batch.select([text_column]).to_pylist():

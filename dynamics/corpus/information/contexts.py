@@ -49,16 +49,20 @@ class ContextSums:
     def equal_count_gain(self) -> Float[np.ndarray, " V"]:
         """KL(w) of m pairs, on average over all choices of m; NaN with fewer pairs."""
         assert self.draws is not None
+        # The entropy of m draws is ln m - (sum k ln k) / m on average (`statistics.rarefaction`);
+        # the cross-entropy is linear in the counts, so that all pairs give its mean.
         entropy = np.log(self.draws) - self.rarefied_x_log_x / self.draws
         return self.surprise / self._pairs - entropy
 
     @property
     def _pairs(self) -> Float[np.ndarray, " V"]:
+        """Pairs of each token; NaN for 0, so that quotients are NaN."""
         return np.where(self.pairs > 0, self.pairs, np.nan)
 
 
 def self_information(text: RunningText) -> Float[np.ndarray, " V"]:
     """-ln p(w) in nats; NaN for a token that does not occur."""
+    # Shannon 1948: -ln p with p = count / N
     return np.log(len(text.ids)) - np.log(np.where(text.count > 0, text.count, np.nan))
 
 

@@ -17,16 +17,14 @@ a word is no information about its context.
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from dynamics.corpus.information.contexts import ContextSums, context_sums, self_information
 from dynamics.corpus.information.oyama import symmetric_columns
-from dynamics.corpus.information.pairs import RunningText, reaches
+from dynamics.corpus.information.pairs import RunningText, WordEdges, reaches
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.progress import OnProgress, no_progress
 from dynamics.statistics.rarefaction import rarefied_x_log_x
-
-WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
 
 
 def information_columns(
@@ -62,13 +60,7 @@ def information_columns(
     columns["entropy_right"] = sides["right"].entropy
     columns["self_information"] = self_information(text)
     if settings.oyama:
-        columns |= symmetric_columns(
-            text,
-            window=settings.window,
-            shuffles=settings.shuffles,
-            seed=settings.seed,
-            on_pass=lambda done: on_pass(2 + done, passes),
-        )
+        columns |= symmetric_columns(text, settings, lambda done: on_pass(2 + done, passes))
     on_pass(passes, passes)
     return columns
 
@@ -80,6 +72,8 @@ def _random_context_gain(text: RunningText, draws: int) -> float:
         return np.nan
     count, tokens = np.unique(text.count[text.count > 0], return_counts=True)
     share = count / n
+    # As `ContextSums.equal_count_gain`, of contexts that are the corpus: cross-entropy of a token
+    # of the corpus, minus the entropy of m draws from it. Tokens of one count are summed at once.
     surprise = -float(np.sum(tokens * share * np.log(share)))
     entropy = np.log(draws) - np.sum(tokens * rarefied_x_log_x(count, n, draws)) / draws
     return surprise - float(entropy)

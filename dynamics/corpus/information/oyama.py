@@ -7,6 +7,7 @@ from jaxtyping import Float, Integer
 
 from dynamics.corpus.information.contexts import context_sums
 from dynamics.corpus.information.pairs import RunningText, reaches
+from dynamics.corpus.information.settings import InformationSettings
 from dynamics.statistics.bins import log_spaced_bins, tokens_by_bin
 
 PERCENTILE = 3
@@ -14,33 +15,28 @@ PERCENTILE = 3
 
 def symmetric_columns(
     text: RunningText,
-    *,
-    window: int,
-    shuffles: int,
-    seed: int,
+    settings: InformationSettings,
     on_pass: Callable[[int], None] = lambda done: None,
 ) -> Mapping[str, Float[np.ndarray, " V"]]:
     """Information gain within the window to both sides, in nats, raw and with both corrections.
 
     Pairs inside one word count, those across pieces of the text do not. NaN for tokens with no
     pairs. The shuffled corpora are permutations of all tokens of the text over its positions, drawn
-    one after another from `seed`; their mean is subtracted (sec. 6.1 and 6.2), over those corpora
+    one after another from the seed; their mean is subtracted (sec. 6.1 and 6.2), over those corpora
     in which the token has pairs.
 
     Args:
         text: The corpus.
-        window: Tokens to each side.
-        shuffles: R, number of shuffled corpora.
-        seed: Seed of the shuffles.
+        settings: Window, number R of shuffled corpora, and their seed.
         on_pass: Called with the number of passes that are done.
     """
-    sides = reaches(text, window)
+    sides = reaches(text, settings.window)
     on_pass(0)
     gain = context_sums(text, sides).gain
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     total = np.zeros(text.vocab_size)
     shuffled_times = np.zeros(text.vocab_size)
-    for done in range(1, shuffles + 1):
+    for done in range(1, settings.shuffles + 1):
         on_pass(done)
         shuffled = RunningText(rng.permutation(text.ids), text.starts, text.vocab_size)
         shuffled_gain = context_sums(shuffled, sides).gain

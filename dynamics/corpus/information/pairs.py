@@ -15,6 +15,9 @@ from jaxtyping import Bool, Integer
 PAIRS_AT_ONCE = 1 << 22  # some 20 bytes each
 _KEYS = 1 << 32  # keys are uint32
 
+WordEdges = tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]]
+"""Masks of tokens after which a word may continue, and of those that may continue one."""
+
 
 @dataclass(frozen=True, eq=False)
 class RunningText:
@@ -99,9 +102,7 @@ class Cells:
 
 
 def reaches(
-    text: RunningText,
-    window: int,
-    word_edges: tuple[Bool[np.ndarray, " V"], Bool[np.ndarray, " V"]] | None = None,
+    text: RunningText, window: int, word_edges: WordEdges | None = None
 ) -> tuple[Reach, Reach]:
     """Reach of each position to its right and to its left within a window.
 
@@ -166,6 +167,7 @@ def pair_cells(text: RunningText, sides: Sequence[Reach]) -> Iterator[Cells]:
 def _cells(
     text: RunningText, sides: Sequence[Reach], positions: np.ndarray, first: int, stop: int
 ) -> Cells:
+    """Count the pairs of tokens `first` to `stop` - 1, which are at these positions."""
     size = text.vocab_size
     keys = (stop - first) * size
     are_dense = keys <= len(positions) * sum(side.window for side in sides)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import numpy as np
+
 from dynamics.checkpoints.catalog.public_series import PublicSeries, PublicStream, find
 from dynamics.checkpoints.hub.cache import FOLDER
 from dynamics.checkpoints.hub.client import Hub
@@ -13,40 +15,64 @@ from dynamics.corpus.counts import Counts
 from dynamics.corpus.exposure import Exposure
 from dynamics.corpus.public.remote_exposure import remote_exposures
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, open_remote_stream
-from dynamics.corpus.public.sample import BLOCK_ROWS, counts_of, load_sample, sample_counts
+from dynamics.corpus.public.sample import SampleSettings, counts_of, draw_sample, load_sample
 from dynamics.corpus.public.sample_blocks import BlockCounts
+from dynamics.corpus.tokenizers.kinds import row_count
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import CheckpointError, CorpusError
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 
-SAMPLE_TOKENS = 100_000_000
-
 _SHARD_BYTES = 30_000_000_000  # of a file of the published streams, for estimates
+_BITS_PER_SECOND = 100e6  # for estimates of time, as is the latency
+_LATENCY_S = 0.1
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Cost of reading from a hub when the cache is empty.
+class SeriesStream:
+    """The token stream of a public series.
 
     Attributes:
-        bytes: Bytes to receive.
-        requests: Approximate number of requests to send.
+        series: The series in the catalog.
+        entry: The stream in the catalog.
     """
 
-    bytes: int
-    requests: int
+    series: PublicSeries
+    entry: PublicStream
 
-    def seconds(self, mbit_per_second: float, latency_s: float = 0.1) -> float:
-        """Approximate time at a bandwidth and with a latency for each request."""
-        return self.bytes * 8e-6 / mbit_per_second + self.requests * latency_s / WORKERS
+    @property
+    def training_rows(self) -> int | None:
+        """Rows that training consumed; None where the catalog states no last step."""
+        return None if self.series.last is None else self.series.last * self.entry.rows_per_step
 
-    def describe(self, mbit_per_second: float = 100) -> str:
-        """Return the cost as text."""
-        seconds = self.seconds(mbit_per_second)
+    @property
+    def folder(self) -> Path:
+        """Folder of the cached counts."""
+        return cache_folder() / self.entry.dataset.replace("/", "--")
+
+    def open(self, hub: Hub | None) -> RemoteStream:
+        """Open the stream on a hub, the one of the environment when None."""
+        entry, rows = self.entry, self.training_rows
+        return open_remote_stream(
+            entry.dataset, entry.dtype, entry.row, training_rows=rows, hub=hub
+        )
+
+    def sample_cost(self, settings: SampleSettings) -> str:
+        """Bytes, requests and time of the first `find_public_counts`, at most, as text.
+
+        Without the tokenizer, and at 100 Mbit/s; sends no request.
+        """
+        row_bytes = self.entry.row * np.dtype(self.entry.dtype).itemsize
+        blocks = ceil(settings.tokens / (settings.block_rows * self.entry.row))
+        if (rows := self.training_rows) is not None:
+            blocks = min(blocks, max(1, rows // settings.block_rows))
+        size = blocks * settings.block_rows * row_bytes
+        # Before the first range: the list of files, and the address of each.
+        requests = blocks + 1 + ceil((rows or 0) * row_bytes / _SHARD_BYTES)
+        seconds = size * 8 / _BITS_PER_SECOND + requests * _LATENCY_S / WORKERS
         time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
         return (
-            f"{self.bytes / 1e6:,.0f} MB in about {self.requests:,} requests, about {time} at "
-            f"{mbit_per_second:g} Mbit/s"
+            f"{size / 1e6:,.0f} MB in about {requests:,} requests, about {time} at "
+            f"{_BITS_PER_SECOND / 1e6:.0f} Mbit/s"
         )
 
 
@@ -57,59 +83,36 @@ def cache_folder() -> Path:
     return Path(dynamics_cache or Path(general) / "dynamics").expanduser() / "token-streams"
 
 
-def sample_cost(
-    name: str, *, tokens: int = SAMPLE_TOKENS, block_rows: int = BLOCK_ROWS
-) -> Cost | None:
-    """Cost of the first `find_public_counts`, without the tokenizer; sends no request.
-
-    Returns:
-        None where the catalog knows no token stream of the name.
-    """
-    entry = _find_stream(name)
-    return None if entry is None else _sample_cost(*entry, tokens, block_rows)
-
-
-def exposure_cost(name: str, steps: Iterable[int]) -> Cost | None:
-    """Cost of the first `public_exposures`; sends no request.
-
-    Returns:
-        None where the catalog knows no token stream in the order of the series.
-    """
-    entry = _find_stream(name)
-    if entry is None or not entry[1].same_order:
+def find_public_stream(name: str) -> SeriesStream | None:
+    """Find the token stream of a series by its name or repository; None where none is known."""
+    try:
+        series = find(name)
+    except CheckpointError:
         return None
-    series, stream = entry
-    last = max(steps, default=0)
-    size = last * stream.rows_per_step * _row_bytes(stream)
-    return Cost(size, last + size // _SHARD_BYTES + _opening(series, stream))
+    return None if series.corpus.stream is None else SeriesStream(series, series.corpus.stream)
 
 
 def find_public_counts(
     name: str,
+    settings: SampleSettings | None = None,
     *,
-    tokens: int = SAMPLE_TOKENS,
-    seed: int = 0,
-    block_rows: int = BLOCK_ROWS,
     tokenizer: str | Path | None = None,
     vocab_size: int | None = None,
-    folder: Path | None = None,
     hub: Hub | None = None,
     report: Report = no_report,
     on_progress: OnProgress = no_progress,
 ) -> Counts | None:
     """Counts of a public series, from a sample of the stream that it was trained on.
 
-    The first call reads ranges of the stream from the hub; see `sample_cost`. Their counts are
-    cached, so that later calls send no requests, or only for missing ranges.
+    The first call reads ranges of the stream from the hub; see `SeriesStream.sample_cost`. Their
+    counts are cached in `SeriesStream.folder`, so that later calls send no requests, or only for
+    missing ranges.
 
     Args:
         name: Name of the series in the catalog, or its repository.
-        tokens: Least number of tokens to sample.
-        seed: Seed of the sample.
-        block_rows: Rows of a block, see `sample`.
+        settings: Size and seed of the sample; the defaults when None.
         tokenizer: Folder, `tokenizer.json` or hub name, None for the repository of the series.
         vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
-        folder: Folder of the cached counts, `cache_folder()` when None.
         hub: The hub; the one of the environment when None.
         report: Called with a line on the data to be read, and one on the data read.
         on_progress: Called with the number of blocks that are done, and of all blocks.
@@ -124,34 +127,30 @@ def find_public_counts(
         MismatchError: `vocab_size` is too small.
         OutputError: The folder cannot be written to.
     """
-    catalog_entry = _find_stream(name)
-    if catalog_entry is None:
+    public_stream = find_public_stream(name)
+    if public_stream is None:
         return None
-    series, entry = catalog_entry
-    loaded = load_tokenizer(tokenizer or series.repositories[0], hub)
-    rows = _training_rows(series, entry)
-    folder = _folder(folder, entry)
-    record = folder / f"sample-{tokens}-of-{rows}x{entry.row}-by-{block_rows}-seed-{seed}.json"
-    sample = load_sample(record)
-    if sample is not None and not BlockCounts(folder, sample).missing():
-        return counts_of(sample, folder, loaded, vocab_size=vocab_size)
-    cost = _sample_cost(series, entry, tokens, block_rows)
-    report(f"counting a sample of {entry.dataset}: at most {cost.describe()}, once")
-    stream = _open(series, entry, hub)
-    counts, sample = sample_counts(
-        stream,
-        loaded,
-        folder,
-        tokens=tokens,
-        seed=seed,
-        block_rows=block_rows,
-        vocab_size=vocab_size,
-        on_progress=on_progress,
+    settings = settings or SampleSettings()
+    entry, folder = public_stream.entry, public_stream.folder
+    loaded = load_tokenizer(tokenizer or public_stream.series.repositories[0], hub)
+    rows = row_count(loaded, vocab_size)
+    record = folder / (
+        f"sample-{settings.tokens}-of-{public_stream.training_rows}x{entry.row}"
+        f"-by-{settings.block_rows}-seed-{settings.seed}.json"
     )
-    sample.save(record)
-    traffic = stream.traffic
-    report(f"read {traffic.received / 1e6:,.1f} MB in {traffic.requests:,} requests; in {folder}")
-    return counts
+    sample = load_sample(record)
+    if sample is None or BlockCounts(folder, sample).missing():
+        cost = public_stream.sample_cost(settings)
+        report(f"counting a sample of {entry.dataset}: at most {cost}, once")
+        stream = public_stream.open(hub)
+        sample = draw_sample(stream, settings)
+        BlockCounts(folder, sample).fetch(stream, rows, on_progress=on_progress)
+        sample.save(record)
+        traffic = stream.traffic
+        report(
+            f"read {traffic.received / 1e6:,.1f} MB in {traffic.requests:,} requests; in {folder}"
+        )
+    return counts_of(sample, folder, loaded, vocab_size=vocab_size)
 
 
 def public_exposures(
@@ -159,7 +158,6 @@ def public_exposures(
     steps: Iterable[int],
     vocab_size: int,
     *,
-    folder: Path | None = None,
     hub: Hub | None = None,
     on_progress: OnProgress = no_progress,
 ) -> Iterator[Exposure]:
@@ -170,9 +168,8 @@ def public_exposures(
 
     Args:
         name: Name of the series in the catalog, or its repository.
-        steps: Steps, ascending; see `exposure_cost`.
+        steps: Steps, ascending.
         vocab_size: V, rows of the model.
-        folder: Folder of the cached counts, `cache_folder()` when None.
         hub: The hub; the one of the environment when None.
         on_progress: Called with the number of steps that are read, and of all steps.
 
@@ -185,54 +182,15 @@ def public_exposures(
         CheckpointError: It cannot be read.
         OutputError: The folder cannot be written to.
     """
-    catalog_entry = _find_stream(name)
-    if catalog_entry is None or not catalog_entry[1].same_order:
-        stream = "a token stream only in another order" if catalog_entry else "no token stream"
+    public_stream = find_public_stream(name)
+    if public_stream is None or not public_stream.entry.same_order:
+        stream = "a token stream only in another order" if public_stream else "no token stream"
         raise CorpusError(f"there is {stream} of {name}, so its exact exposure cannot be counted")
-    series, entry = catalog_entry
     return remote_exposures(
-        _open(series, entry, hub),
+        public_stream.open(hub),
         steps,
-        entry.rows_per_step,
+        public_stream.entry.rows_per_step,
         vocab_size,
-        _folder(folder, entry),
+        public_stream.folder,
         on_progress=on_progress,
     )
-
-
-def _find_stream(name: str) -> tuple[PublicSeries, PublicStream] | None:
-    try:
-        series = find(name)
-    except CheckpointError:
-        return None
-    return None if series.corpus.stream is None else (series, series.corpus.stream)
-
-
-def _sample_cost(series: PublicSeries, entry: PublicStream, tokens: int, block_rows: int) -> Cost:
-    blocks = ceil(tokens / (block_rows * entry.row))
-    if (rows := _training_rows(series, entry)) is not None:
-        blocks = min(blocks, max(1, rows // block_rows))
-    return Cost(blocks * block_rows * _row_bytes(entry), blocks + _opening(series, entry))
-
-
-def _open(series: PublicSeries, entry: PublicStream, hub: Hub | None) -> RemoteStream:
-    rows = _training_rows(series, entry)
-    return open_remote_stream(entry.dataset, entry.dtype, entry.row, training_rows=rows, hub=hub)
-
-
-def _folder(folder: Path | None, entry: PublicStream) -> Path:
-    return (folder or cache_folder()) / entry.dataset.replace("/", "--")
-
-
-def _training_rows(series: PublicSeries, entry: PublicStream) -> int | None:
-    return None if series.last is None else series.last * entry.rows_per_step
-
-
-def _row_bytes(entry: PublicStream) -> int:
-    return entry.row * {"uint16": 2, "uint32": 4}[entry.dtype]
-
-
-def _opening(series: PublicSeries, entry: PublicStream) -> int:
-    """Number of requests before the first range: the list of files, and the address of each."""
-    rows = _training_rows(series, entry) or 0
-    return 1 + ceil(rows * _row_bytes(entry) / _SHARD_BYTES)

@@ -68,6 +68,8 @@ def _read(
     workers: int,
     on_progress: OnProgress,
 ) -> Iterator[Exposure]:
+    """Read and count what is not stored yet; see `remote_exposures`."""
+
     def uses(block: Rows) -> np.ndarray:
         return count_uses(stream.read(*block), prefixes.vocab_size, stream.name)
 
@@ -110,10 +112,13 @@ class _Prefixes:
         return 0, np.zeros((2, self.vocab_size), np.int64)
 
     def put(self, rows: int, uses: np.ndarray) -> None:
+        """Store the counts over the first `rows` rows, of shape (2, V)."""
         store_arrays(self._path(rows), {"uses": uses})
 
     def drop(self, rows: int) -> None:
+        """Remove the counts over the first `rows` rows."""
         self._path(rows).unlink(missing_ok=True)
 
     def _path(self, rows: int) -> Path:
+        """File of the counts over the first `rows` rows."""
         return self._folder / f"exposure-{self.vocab_size}-{rows:012d}.npz"

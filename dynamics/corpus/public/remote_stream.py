@@ -62,6 +62,7 @@ class RemoteStream:
 
     @cached_property
     def _ends(self) -> list[int]:
+        """First byte of each file in the array, and the number of all bytes."""
         return list(accumulate((shard.size for shard in self.shards), initial=0))
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -92,7 +93,6 @@ def open_remote_stream(
     row_length: int,
     *,
     training_rows: int | None = None,
-    revision: str = "main",
     hub: Hub | None = None,
 ) -> RemoteStream:
     """Open the token stream in a data set on a hub, without reading any of it.
@@ -104,7 +104,6 @@ def open_remote_stream(
         dtype: Type of an id on disk, `uint16` or `uint32`, little-endian.
         row_length: Ids of a row.
         training_rows: Rows that training consumed, None for all; later rows are not read.
-        revision: Branch, tag or hash of a commit.
         hub: The hub; the one of the environment when None.
 
     Raises:
@@ -116,8 +115,8 @@ def open_remote_stream(
     # Each worker reads with one connection, and what it counted is kept in place of what it read.
     transport = replace(hub.transport, connections=1, cache=None, traffic=traffic)
     hub = replace(hub, kind="dataset", transport=transport)
-    commit, names = hub.files(dataset, revision)
-    store = HubRevision(hub, dataset, revision, commit)
+    commit, names = hub.files(dataset, "main")
+    store = HubRevision(hub, dataset, "main", commit)
     files = [(name, store.open(name)) for name in shard_names(names, dataset)]
     shards = [shard for _, shard in files if shard is not None]
     sha256 = [store.sha256(name) for name, _ in files]

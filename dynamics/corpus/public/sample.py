@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from dynamics.corpus.counts import Counts, CountsInfo
-from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows
+from dynamics.corpus.public.remote_stream import RemoteStream, Rows
 from dynamics.corpus.public.sample_blocks import BlockCounts
+from dynamics.corpus.tally import counts_table
 from dynamics.corpus.tokenizers.kinds import row_count, surfaces_and_kinds
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CorpusError
 from dynamics.files import write_json
-from dynamics.progress import OnProgress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,6 +30,32 @@ BLOCK_ROWS = 1024
 """Rows of a block: a step of Pythia, 4.2 MB. A request is then worth its latency, 100 M tokens are
 48 blocks, which give the standard errors themselves to 10 %, and little precision is lost against
 smaller blocks, because rows of one step come from all over a shuffled corpus."""
+
+SAMPLE_TOKENS = 100_000_000
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Size of a sample, and the seed of its draw.
+
+    Attributes:
+        tokens: Least number of tokens; the whole stream is taken if it has fewer.
+        block_rows: Rows of a block, all of the stream where it has fewer.
+        seed: Seed of the draw.
+
+    Raises:
+        CorpusError: `tokens` or `block_rows` is below 1.
+    """
+
+    tokens: int = SAMPLE_TOKENS
+    block_rows: int = BLOCK_ROWS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.block_rows < 1:
+            raise CorpusError(
+                f"tokens and block_rows must be at least 1; got {self.tokens} and {self.block_rows}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,80 +103,37 @@ def load_sample(path: Path) -> Sample | None:
         return None
 
 
-def draw_sample(stream: RemoteStream, *, tokens: int, seed: int, block_rows: int) -> Sample:
+def draw_sample(stream: RemoteStream, settings: SampleSettings) -> Sample:
     """Draw blocks at random, spread over the stream, without repetition.
 
-    Args:
-        stream: The stream. Rows that do not fill a last block are never drawn.
-        tokens: Least number of tokens; the whole stream is taken if it has fewer.
-        seed: Seed of the draw.
-        block_rows: Rows of a block, all of the stream where it has fewer.
+    Rows that do not fill a last block are never drawn.
 
     Raises:
-        CorpusError: `tokens` or `block_rows` is below 1, or the sample is a single block of many.
+        CorpusError: The sample is a single block of many.
     """
-    if tokens < 1 or block_rows < 1:
-        raise CorpusError(
-            f"tokens and block_rows must be at least 1; got {tokens} and {block_rows}"
-        )
-    block_rows = min(block_rows, stream.rows)
+    block_rows = min(settings.block_rows, stream.rows)
+    block_tokens = block_rows * stream.row_length
     blocks = stream.rows // block_rows
-    sampled_blocks = min(blocks, -(-tokens // (block_rows * stream.row_length)))
+    sampled_blocks = min(blocks, -(-settings.tokens // block_tokens))
     if sampled_blocks == 1 < blocks:
         raise CorpusError(
-            f"a sample of {tokens:,} tokens is one block of {block_rows:,} rows of "
+            f"a sample of {settings.tokens:,} tokens is one block of {block_rows:,} rows of "
             f"{stream.row_length:,}, and one block has no sampling error; give more than "
-            f"{block_rows * stream.row_length:,} tokens"
+            f"{block_tokens:,} tokens"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     # One block of each stratum; the same random shift for all gives every block equal probability.
     borders = np.arange(sampled_blocks + 1) * blocks // sampled_blocks
     drawn = (rng.integers(borders[:-1], borders[1:]) + rng.integers(blocks)) % blocks
-    starts = (np.sort(drawn) * block_rows).tolist()
     return Sample(
-        stream.name, stream.digest, stream.rows, stream.row_length, block_rows, seed, starts
+        stream.name,
+        stream.digest,
+        stream.rows,
+        stream.row_length,
+        block_rows,
+        settings.seed,
+        starts=(np.sort(drawn) * block_rows).tolist(),
     )
-
-
-def sample_counts(
-    stream: RemoteStream,
-    tokenizer: "PreTrainedTokenizerFast",
-    folder: Path,
-    *,
-    tokens: int = 100_000_000,
-    seed: int = 0,
-    block_rows: int = BLOCK_ROWS,
-    vocab_size: int | None = None,
-    workers: int = WORKERS,
-    on_progress: OnProgress = no_progress,
-) -> tuple[Counts, Sample]:
-    """Count a sample of a stream in constant memory; no block is read twice.
-
-    Args:
-        stream: The stream.
-        tokenizer: The tokenizer that made the ids.
-        folder: Folder of the counts of each block, about 0.1 MB for 2 M tokens.
-        tokens: Least number of tokens.
-        seed: Seed of the draw.
-        block_rows: Rows of a block.
-        vocab_size: Rows of the model; those beyond the tokenizer's are of kind `padding`.
-        workers: Number of blocks that are read simultaneously.
-        on_progress: Called with the number of blocks that are done, and of all blocks.
-
-    Returns:
-        The counts, and the sample that they are of.
-
-    Raises:
-        CorpusError: The sample would be too small, or holds an id beyond the vocabulary.
-        CheckpointError: The stream cannot be read.
-        MismatchError: `vocab_size` is too small.
-        OutputError: The folder cannot be written to.
-    """
-    sample = draw_sample(stream, tokens=tokens, seed=seed, block_rows=block_rows)
-    rows = row_count(tokenizer, vocab_size)
-    blocks = BlockCounts(folder, sample)
-    blocks.fetch(stream, rows, workers=workers, on_progress=on_progress)
-    return counts_of(sample, folder, tokenizer, vocab_size=vocab_size), sample
 
 
 def counts_of(
@@ -172,18 +154,8 @@ def counts_of(
     """
     rows = row_count(tokenizer, vocab_size)
     count, error = BlockCounts(folder, sample).totals(rows)
-    surfaces, kinds = surfaces_and_kinds(tokenizer, rows, count > 0)
-    table = pd.DataFrame(
-        {
-            "token_id": np.arange(rows),
-            "token": surfaces,
-            "count": count,
-            "document_count": pd.Series([None] * rows, dtype="Int64"),
-            "first_seen": np.full(rows, -1),
-            "kind": kinds,
-            "relative_frequency": count / count.sum(),
-            "relative_frequency_se": error,
-        }
+    table = counts_table(*surfaces_and_kinds(tokenizer, rows, count > 0), count).assign(
+        relative_frequency=count / count.sum(), relative_frequency_se=error
     )
     info = CountsInfo(
         tokenizer_sha256(tokenizer),

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamics.corpus.exposure import count_ids
 from dynamics.corpus.public.array_files import load_arrays, store_arrays
 from dynamics.corpus.public.remote_stream import WORKERS, RemoteStream, Rows, in_parallel
+from dynamics.corpus.tally import count_ids
 from dynamics.errors import CorpusError
 from dynamics.progress import OnProgress, no_progress
 
@@ -97,14 +97,17 @@ class BlockCounts:
         return count, np.where((count > 0) | (unread == 0), error, np.nan)
 
     def _path(self, block: Rows) -> Path:
+        """File of the counts of a block."""
         return self._folder / f"rows-{block[0]:012d}-{block[1]:012d}.npz"
 
     def _load(self, block: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids in a block and how often each occurs; None if not stored, or damaged."""
         arrays = load_arrays(self._path(block), "ids", "times")
         if arrays is None or arrays[1].sum() != self._sample.block_tokens:
             return None
         return arrays[0], arrays[1]
 
     def _store(self, block: Rows, count: np.ndarray) -> None:
+        """Store the counts of a block, of all V tokens, without zeros."""
         ids = np.flatnonzero(count)
         store_arrays(self._path(block), {"ids": ids.astype(np.uint32), "times": count[ids]})

@@ -53,7 +53,8 @@ def keeps_all_text(backend: "Tokenizer") -> bool:
 
     The proof is that no component removes text and the model has an entry for each byte.
     """
-    return all(map(_drops_no_text, components(backend))) and _has_all_bytes(backend)
+    parts = [*components(backend.normalizer), *components(backend.pre_tokenizer)]
+    return all(map(_drops_no_text, parts)) and _has_all_bytes(backend)
 
 
 def _drops_no_text(component: dict[str, Any]) -> bool:
@@ -74,6 +75,7 @@ def _drops_no_text(component: dict[str, Any]) -> bool:
 
 
 def _has_all_bytes(backend: "Tokenizer") -> bool:
+    """Return whether the model has an entry for each byte that UTF-8 has."""
     kind, entry = type(backend.model).__name__, backend.model.token_to_id
     if has_byte_fallback(backend):
         return all(
@@ -94,12 +96,8 @@ def _in_utf8(byte: int) -> bool:
 
 def _forms(backend: "Tokenizer", character: str) -> set[str]:
     """Forms in which a BPE looks up a character: first or later in a word, last or not."""
-    marks = piece_marks(backend)
-    return {
-        prefix + character + suffix
-        for prefix in ("", marks.prefix or "")
-        for suffix in ("", marks.suffix or "")
-    }
+    prefix, suffix = (mark or "" for mark in piece_marks(backend))
+    return {start + character + end for start in ("", prefix) for end in ("", suffix)}
 
 
 class PieceLoss:
@@ -180,9 +178,10 @@ class _WordFates(dict[bytes, np.ndarray | None]):
         self._space_mark = space_mark(backend) or ""
         self._is_bpe = type(backend.model).__name__ == "BPE"
         self._byte_fallback = has_byte_fallback(backend)
-        self._marks = piece_marks(backend)
+        self._prefix, self._suffix = (mark or "" for mark in piece_marks(backend))
 
     def __missing__(self, spelled: bytes) -> np.ndarray | None:
+        """Find the fates of the bytes of a word that was not met before."""
         word = spelled.decode()
         fates = self._fates_in_bpe(word) if self._is_bpe else self._fates_elsewhere(word)
         for index, character in enumerate(word):
@@ -199,13 +198,14 @@ class _WordFates(dict[bytes, np.ndarray | None]):
             return fates
         missing = _LOST if self._unknown_id is None else _UNKNOWN
         for index, character in enumerate(word):
-            prefix = (self._marks.prefix or "") if index else ""
-            suffix = (self._marks.suffix or "") if index == len(word) - 1 else ""
+            prefix = self._prefix if index else ""
+            suffix = self._suffix if index == len(word) - 1 else ""
             if not self._has(prefix + character + suffix):
                 fates[index] = missing
         return fates
 
     def _has(self, piece: str) -> bool:
+        """Return whether the model has an entry for a piece, or entries for all of its bytes."""
         entry = self._model.token_to_id
         return entry(piece) is not None or (
             self._byte_fallback

@@ -20,7 +20,7 @@ The kind of a row is the first of these that holds:
 Single ASCII bytes are ordinary tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,18 +34,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-KINDS = (
-    "twin",
-    "padding",
-    "special",
-    "added",
-    "byte",
-    "fragment",
-    "unreachable",
-    "continuation",
-    "word_start",
-)
-
 _PREFIXES = ("", "«", "a", "1", "x", "q", "z")  # texts that an entry is tried after
 _NEIGHBOURS = 8  # letters, and longer entries, that an entry is tried beside
 
@@ -56,9 +44,21 @@ def token_kinds(
     *,
     occurring: Bool[np.ndarray, " V"] | None = None,
 ) -> list[str]:
-    """Return the kind of each row of a vocabulary, one of `KINDS`.
+    """Return the kind of each row of a vocabulary, see `surfaces_and_kinds`."""
+    return surfaces_and_kinds(tokenizer, vocab_size, occurring)[1]
 
-    Twins belong to a stream, not to a vocabulary: their rows are padding here.
+
+def surfaces_and_kinds(
+    tokenizer: "PreTrainedTokenizerFast",
+    vocab_size: int | None = None,
+    occurring: Bool[np.ndarray, " V"] | None = None,
+) -> tuple[list[str], list[str]]:
+    r"""Return readable text and the kind (see the module) of each row of a vocabulary.
+
+    In the text spaces are spaces, bytes that are not UTF-8 are `\xe2`, and marks of pieces stay
+    (`##ing`, `low</w>`); rows without an entry are empty. The text is raw, it may hold line ends
+    and markup: escape it where it is drawn. Twins belong to a stream, not to a vocabulary: their
+    rows are padding here.
 
     Args:
         tokenizer: Any backed by `tokenizers`, whatever its model and however it spells spaces.
@@ -72,34 +72,11 @@ def token_kinds(
     """
     backend = plain_backend(tokenizer)
     rows = row_count(tokenizer, vocab_size)
-    return _kinds(tokenizer, backend, _entries(backend), rows, occurring)
-
-
-def surfaces_and_kinds(
-    tokenizer: "PreTrainedTokenizerFast", vocab_size: int, occurring: Bool[np.ndarray, " V"]
-) -> tuple[list[str], list[str]]:
-    """Return `token_surfaces` and `token_kinds`, from entries that are read once.
-
-    Raises:
-        MismatchError: As for `token_kinds`.
-        CorpusError: As for `token_kinds`.
-    """
-    backend = plain_backend(tokenizer)
-    entries, rows = _entries(backend), row_count(tokenizer, vocab_size)
-    return _surfaces(entries, rows), _kinds(tokenizer, backend, entries, rows, occurring)
-
-
-def _kinds(
-    tokenizer: "PreTrainedTokenizerFast",
-    backend: "Tokenizer",
-    entries: Mapping[int, Entry],
-    rows: int,
-    occurring: Bool[np.ndarray, " V"] | None,
-) -> list[str]:
-    kinds = ["padding"] * rows
+    surfaces, kinds = [""] * rows, ["padding"] * rows
     named_kinds = own_tokens(tokenizer)
     ordinary: dict[int, Entry] = {}
-    for token_id, entry in entries.items():
+    for token_id, entry in _entries(backend).items():
+        surfaces[token_id] = entry.surface
         if token_id in named_kinds:
             kinds[token_id] = named_kinds[token_id]
         elif len(entry.raw) == 1 and entry.raw[0] >= 0x80:
@@ -112,7 +89,7 @@ def _kinds(
     unseen = [i for i in ordinary if occurring is None or not occurring[i]]
     for token_id in _unreachable(backend, ordinary, unseen):
         kinds[token_id] = "unreachable"
-    return kinds
+    return surfaces, kinds
 
 
 def own_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[int, str]:
@@ -123,27 +100,6 @@ def own_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[int, str]:
     if (unknown := unknown_id(backend)) is not None:
         special.add(unknown)
     return {i: "special" if i in special else "added" for i in {*added, *special}}
-
-
-def token_surfaces(
-    tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None = None
-) -> list[str]:
-    r"""Return readable text of each row: spaces are spaces, bytes that are not UTF-8 are `\xe2`.
-
-    Marks of pieces stay (`##ing`, `low</w>`); rows without an entry are empty. The text is raw, it
-    may hold line ends and markup: escape it where it is drawn.
-
-    Raises:
-        MismatchError: The tokenizer has more entries than `vocab_size`.
-    """
-    return _surfaces(_entries(plain_backend(tokenizer)), row_count(tokenizer, vocab_size))
-
-
-def _surfaces(entries: Mapping[int, Entry], rows: int) -> list[str]:
-    surfaces = [""] * rows
-    for token_id, entry in entries.items():
-        surfaces[token_id] = entry.surface
-    return surfaces
 
 
 def word_edges(
@@ -190,6 +146,7 @@ def row_count(tokenizer: "PreTrainedTokenizerFast", vocab_size: int | None) -> i
 
 
 def _entries(backend: "Tokenizer") -> dict[int, Entry]:
+    """Entry of each id; a failure of the backend is one line."""
     with backend_errors("the entries of the tokenizer cannot be read", "give another tokenizer"):
         return vocabulary_entries(backend)
 

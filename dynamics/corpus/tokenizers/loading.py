@@ -17,7 +17,7 @@ from dynamics.checkpoints.hub.client import Hub
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.corpus.documents.document_pieces import DocumentCutter
 from dynamics.corpus.documents.large_text import Document, LargeText, parts_of
-from dynamics.corpus.tokenizers.spelling import unknown_id
+from dynamics.corpus.tokenizers.spelling import model_words, unknown_id
 from dynamics.errors import CorpusError, DynamicsError
 from dynamics.progress import Report, no_report
 
@@ -166,6 +166,7 @@ def _copy(revision: HubRevision, filenames: Iterable[str], folder: str) -> dict[
 
 
 def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+    """Tokenizer of a folder or a `tokenizer.json`; `name` stands for it in messages."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     remedy = (
@@ -246,9 +247,7 @@ class TokenizedPiece(NamedTuple):
 
 
 def tokenize(
-    documents: Iterable[Document],
-    tokenizer: "PreTrainedTokenizerFast",
-    report: Report = no_report,
+    documents: Iterable[Document], tokenizer: "PreTrainedTokenizerFast", report: Report = no_report
 ) -> Iterator[TokenizedPiece]:
     """Tokenise documents in batches on all cores, large ones in pieces (`document_pieces`).
 
@@ -274,6 +273,7 @@ def tokenize(
 
 
 def _encoded(backend: "Tokenizer", texts: list[str]) -> "list[Encoding]":
+    """Encodings of texts; where the model fails, the message names the word it fails on."""
     try:
         with backend_errors("the text cannot be tokenised", _remedy(backend)):
             return backend.encode_batch_fast(texts, add_special_tokens=False)
@@ -287,7 +287,8 @@ def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
     """First word, as the model gets it, on which the model fails; None if there is none."""
     for text in texts:
         try:
-            words = _model_words(backend, text)
+            with backend_errors("the text cannot be split", "leave it out"):
+                words = model_words(backend, text)
         except CorpusError:  # the text does not get to the model
             return None
         for word in words:
@@ -299,17 +300,8 @@ def _refused_word(backend: "Tokenizer", texts: list[str]) -> str | None:
     return None
 
 
-def _model_words(backend: "Tokenizer", text: str) -> list[str]:
-    """Words of a text as the model gets them, added tokens included."""
-    with backend_errors("the text cannot be split", "leave it out"):
-        if backend.normalizer is not None:
-            text = backend.normalizer.normalize_str(text)
-        if backend.pre_tokenizer is None:
-            return [text]
-        return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-
-
 def _remedy(backend: "Tokenizer") -> str:
+    """Remedy for a model that fails on a text."""
     if unknown_id(backend) is None:
         return (
             f"its {type(backend.model).__name__} model has no unknown token: make one of its "

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 
 @dataclass(frozen=True)
@@ -101,21 +103,26 @@ def unknown_id(backend: "Tokenizer") -> int | None:
     return None if token is None else backend.model.token_to_id(token)
 
 
-def components(backend: "Tokenizer") -> list[dict[str, Any]]:
-    """Settings of the normalizers, then of the pre-tokenizers, sequences unrolled.
+def normalized(backend: "Tokenizer", text: str) -> str:
+    """Text after the normalizer."""
+    return text if backend.normalizer is None else backend.normalizer.normalize_str(text)
 
-    The class of a component is its `type`.
-    """
-    parts = (backend.normalizer, backend.pre_tokenizer)
-    return [
-        component
-        for part in parts
-        if part is not None
-        for component in _flat(json.loads(part.__getstate__()))
-    ]
+
+def model_words(backend: "Tokenizer", text: str) -> list[str]:
+    """Strings that the model gets for a text, each of which is tokenised separately."""
+    text = normalized(backend, text)
+    if backend.pre_tokenizer is None:
+        return [text]
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def components(part: "Normalizer | PreTokenizer | None") -> list[dict[str, Any]]:
+    """Settings of a normalizer or pre-tokenizer, sequences unrolled; its class is its `type`."""
+    return [] if part is None else list(_flat(json.loads(part.__getstate__())))
 
 
 def _flat(component: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Settings of a component, or of those in a sequence."""
     if component["type"] != "Sequence":
         yield component
         return
@@ -165,7 +172,8 @@ def _byte_speller(backend: "Tokenizer") -> Callable[[str], bytes]:
 
 def is_byte_level(backend: "Tokenizer") -> bool:
     """Return whether the model gets bytes in GPT-2's alphabet."""
-    return any(component["type"] == "ByteLevel" for component in components(backend))
+    parts = [*components(backend.normalizer), *components(backend.pre_tokenizer)]
+    return any(component["type"] == "ByteLevel" for component in parts)
 
 
 def has_byte_fallback(backend: "Tokenizer") -> bool:
@@ -177,6 +185,7 @@ def has_byte_fallback(backend: "Tokenizer") -> bool:
 
 
 def _byte_level(token: str) -> bytes:
+    """Bytes of an entry in GPT-2's alphabet; UTF-8 of one that has other characters."""
     try:
         return bytes(map(BYTE_OF.__getitem__, token))
     except KeyError:  # never made by bytes, so never emitted
@@ -189,12 +198,7 @@ def space_mark(backend: "Tokenizer") -> str | None:
     It is found by trial, because many components can write it: Metaspace, Prepend and Replace, a
     regex.
     """
-    text = "x y"
-    if backend.normalizer is not None:
-        text = backend.normalizer.normalize_str(text)
-    if backend.pre_tokenizer is not None:
-        text = "".join(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
-    match = re.search(r"x(\S+)y", text)
+    match = re.search(r"x(\S+)y", "".join(model_words(backend, "x y")))
     return match and match[1]
 
 

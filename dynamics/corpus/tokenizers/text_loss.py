@@ -168,12 +168,15 @@ def _word_stop(text: str, start: int, stop: int) -> int:
 
 
 def _examples(counts: Counter[int]) -> tuple[str, ...]:
+    """The most frequent characters."""
     return tuple(chr(code) for code, _ in counts.most_common(_EXAMPLES))
 
 
 def _shown(characters: tuple[str, ...]) -> str:
+    """Characters in quotes, for a message."""
     return ", ".join(map(repr, characters))
 
 
 def _percent(share: float) -> str:
+    """A share in percent, to three digits."""
     return f"{100 * share:.3g} %"

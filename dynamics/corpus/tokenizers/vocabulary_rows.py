@@ -37,10 +37,7 @@ def check_rows(tokenizer: "PreTrainedTokenizerFast", rows: int | None) -> None:
 
 
 def cut_to_rows(
-    table: "pd.DataFrame",
-    rows: int,
-    difference: str,
-    report: Report = no_report,
+    table: "pd.DataFrame", rows: int, difference: str, report: Report = no_report
 ) -> "pd.DataFrame":
     """Leave out the last rows of a table of counts that a matrix does not have.
 
@@ -74,6 +71,7 @@ def cut_to_rows(
 
 
 def _refusal(difference: str, occurring: list[str], ordinary: list[str]) -> str:
+    """Message on entries without a row that occur, or are neither special nor added."""
     reasons = []
     if occurring:
         reasons.append(f"{_listed(occurring)} occur")
@@ -86,6 +84,7 @@ def _refusal(difference: str, occurring: list[str], ordinary: list[str]) -> str:
 
 
 def _listed(tokens: list[str]) -> str:
+    """Number of tokens and the first few of them."""
     more = f" and {len(tokens) - _SHOWN:,} more" if len(tokens) > _SHOWN else ""
     shown = ", ".join(repr(token) if token else "padding" for token in tokens[:_SHOWN])
     return f"{len(tokens):,} ({shown}{more})"

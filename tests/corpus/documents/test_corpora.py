@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dynamics.corpus.documents.corpora import documents
-from dynamics.corpus.tokens import CorpusDigest
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.errors import ConfigError, CorpusError
 
 

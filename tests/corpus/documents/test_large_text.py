@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from dynamics.corpus.counts import count_documents
 from dynamics.corpus.documents import document_pieces, file_formats, large_text
 from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.corpus_digest import CorpusDigest
 from dynamics.corpus.documents.large_text import LargeText, parts_of
 from dynamics.corpus.tokenizers import loading as tokenizing
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256, train_tokenizer
-from dynamics.corpus.tokens import CorpusDigest, write_stream
+from dynamics.corpus.tokens import StreamSettings, write_stream
 from dynamics.errors import CorpusError
 
 PACK = {"": bytes, ".gz": lambda content: gzip.compress(content, mtime=0), ".xz": lzma.compress}
@@ -113,15 +114,8 @@ def results(corpus, tokenizer, folder):
     count_documents(documents(corpus, max_documents=4), tokenizer).write(folder / "some.parquet")
     for name, most in {"all": None, "some": 100, "one document": 5}.items():
         (folder / name).mkdir()
-        write_stream(
-            folder / name,
-            documents(corpus),
-            tokenizer,
-            sequence_length=3,
-            seed=1,
-            max_tokens=most,
-            held_out_rows=0 if most else 3,
-        )
+        shape = StreamSettings(3, seed=1, max_tokens=most, held_out_rows=0 if most else 3)
+        write_stream(folder / name, documents(corpus), tokenizer, shape)
     trained = train_tokenizer(documents(corpus), 290)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [tokenizer_sha256(trained), *((path.name, path.read_bytes()) for path in files)]
@@ -190,7 +184,7 @@ if what == "count":
 elif what == "information gain":
     counts.count_documents(documents, tokenizer, information=InformationSettings())
 elif what == "stream":
-    tokens.write_stream(Path(folder), documents, tokenizer, sequence_length=128, seed=0)
+    tokens.write_stream(Path(folder), documents, tokenizer, tokens.StreamSettings(128, seed=0))
 elif what == "probe":
     probe_text._joined(documents, tokenizer, TextChecks(tokenizer), print)
 else:

@@ -3,6 +3,7 @@ import pytest
 
 from dynamics.corpus.information.oyama import percentile_corrected, symmetric_columns
 from dynamics.corpus.information.pairs import RunningText
+from dynamics.corpus.information.settings import InformationSettings
 from tests.corpus import slow_information as slowly
 from tests.corpus.information.test_gain import zipf
 
@@ -21,7 +22,9 @@ def test_equals_dictionaries_and_shuffles_one_after_another():
                 both[token] += contexts
         return np.array([slowly.gain(both[token], ids) for token in range(10)])
 
-    found = symmetric_columns(RunningText(ids, starts, 10), window=4, shuffles=3, seed=7)
+    found = symmetric_columns(
+        RunningText(ids, starts, 10), InformationSettings(4, shuffles=3, seed=7)
+    )
     draws = np.random.default_rng(7)
     shuffled = [slow_gain(draws.permutation(ids).tolist()) for _ in range(3)]
     gain = slow_gain(ids.tolist())
@@ -35,7 +38,9 @@ def test_equals_dictionaries_and_shuffles_one_after_another():
 def test_seeds_reproduce_and_differ():
     text = zipf(3000, 50)
     first, again, other = (
-        symmetric_columns(text, window=3, shuffles=2, seed=seed)[f"{SYMMETRIC}_shuffle_corrected"]
+        symmetric_columns(text, InformationSettings(3, shuffles=2, seed=seed))[
+            f"{SYMMETRIC}_shuffle_corrected"
+        ]
         for seed in (1, 1, 2)
     )
     assert first.tobytes() == again.tobytes()
@@ -44,7 +49,7 @@ def test_seeds_reproduce_and_differ():
 
 def test_independent_tokens_gain_nothing_after_the_shuffles():
     text = zipf(100_000, 1000)
-    found = symmetric_columns(text, window=5, shuffles=3, seed=0)
+    found = symmetric_columns(text, InformationSettings(5, shuffles=3))
     corrected = found[f"{SYMMETRIC}_shuffle_corrected"]
     for low, high in ((10, 100), (100, 1000), (1000, 100_000)):
         chosen = (text.count >= low) & (text.count < high)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from dynamics.corpus.counts import read_counts
-from dynamics.corpus.public.sample import draw_sample, load_sample, sample_counts
+from dynamics.corpus.public.sample import SampleSettings, counts_of, draw_sample, load_sample
 from dynamics.corpus.public.sample_blocks import BlockCounts
 from dynamics.errors import CorpusError, OutputError
 from tests.corpus.fake_streams import bursts, in_shards
@@ -14,7 +14,7 @@ VOCABULARY = 12
 
 
 def drawn(stream, tokens, seed=0, block_rows=2):
-    return draw_sample(stream, tokens=tokens, seed=seed, block_rows=block_rows)
+    return draw_sample(stream, SampleSettings(tokens, block_rows, seed))
 
 
 def counted(stream, folder, sample, **settings):
@@ -171,9 +171,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, clustered):
 def test_as_counts(tmp_path, tokenizer):
     ids = np.random.default_rng(1).integers(2, 290, (60, 9))
     stream = in_shards(ids, [101, 777])
-    counts, sample = sample_counts(
-        stream, tokenizer, tmp_path, tokens=200, seed=3, block_rows=4, vocab_size=320
-    )
+    sample = drawn(stream, 200, seed=3, block_rows=4)
+    BlockCounts(tmp_path, sample).fetch(stream, 320)
+    counts = counts_of(sample, tmp_path, tokenizer, vocab_size=320)
     counts.write(tmp_path / "counts.parquet")
     read = read_counts(tmp_path / "counts.parquet")
     assert read.info == counts.info

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers import normalizers as norm
 from transformers import PreTrainedTokenizerFast
 
-from dynamics.corpus.tokenizers.kinds import KINDS, token_kinds, token_surfaces, word_edges
+from dynamics.corpus.tokenizers.kinds import surfaces_and_kinds, token_kinds, word_edges
 from dynamics.corpus.tokenizers.loading import load_tokenizer
 from dynamics.errors import MismatchError
 from tests.corpus.odd_tokenizers import BYTES, Regex, bpe, fast, numbered, unigram, word_piece
@@ -56,17 +56,19 @@ def small():
 
 
 def test_each_kind_of_a_byte_level_vocabulary(small):
-    surfaces, kinds = token_surfaces(small), token_kinds(small)
+    surfaces, kinds = surfaces_and_kinds(small)
     found = dict(zip(BYTE_LEVEL, zip(surfaces, kinds, strict=True), strict=True))
     assert found == BYTE_LEVEL
-    assert set(kinds) | {"padding", "twin"} == set(KINDS)
+    assert set(kinds) == {
+        *("special", "added", "byte", "fragment", "unreachable", "continuation", "word_start")
+    }
 
 
 def test_rows_of_the_model_beyond_the_tokenizer_are_padding(small):
     rows = len(BYTE_LEVEL)
     assert token_kinds(small, rows + 2) == [*token_kinds(small), "padding", "padding"]
-    assert token_surfaces(small, rows + 2) == [*token_surfaces(small), "", ""]
-    for function in (token_kinds, token_surfaces):
+    assert surfaces_and_kinds(small, rows + 2)[0] == [*surfaces_and_kinds(small)[0], "", ""]
+    for function in (token_kinds, surfaces_and_kinds):
         with pytest.raises(
             MismatchError, match="has 18 entries, the vocabulary only 17 rows; give"
         ):
@@ -127,7 +129,7 @@ def test_a_special_token_known_only_by_its_role():
 
 
 def test_trained_here(tokenizer):
-    kinds, surfaces = token_kinds(tokenizer), token_surfaces(tokenizer)
+    surfaces, kinds = surfaces_and_kinds(tokenizer)
     assert kinds[0] == "special" and Counter(kinds)["byte"] == 128
     assert kinds[surfaces.index(" the")] == "word_start"
     assert kinds[surfaces.index("a")] == "continuation"
@@ -146,7 +148,7 @@ def published(shared_data, tmp_path_factory):
 
 
 def kinds_by_surface(tokenizer):
-    surfaces, kinds = token_surfaces(tokenizer), token_kinds(tokenizer)
+    surfaces, kinds = surfaces_and_kinds(tokenizer)
     return Counter(kinds), dict(zip(surfaces, kinds, strict=True))
 
 
@@ -205,7 +207,7 @@ def test_word_piece(published):
 @pytest.mark.shared_data
 def test_byte_fallback(shared_data):
     tokenizer = load_tokenizer(shared_data / "models" / "stories260K")
-    kinds, surfaces = token_kinds(tokenizer, 514), token_surfaces(tokenizer, 514)
+    surfaces, kinds = surfaces_and_kinds(tokenizer, 514)
     entry = tokenizer.convert_tokens_to_ids
     expected = {
         "<s>": ("<s>", "special"),
@@ -402,7 +404,7 @@ def test_marks_stay_in_what_is_read():
     surfaces = dict(
         zip(
             vocabulary.convert_ids_to_tokens(range(len(vocabulary))),
-            token_surfaces(vocabulary),
+            surfaces_and_kinds(vocabulary)[0],
             strict=True,
         )
     )
@@ -416,7 +418,7 @@ def test_bytes_to_fall_back_to_are_read():
         unigram(["▁", "a", "<0x41>", "<0xC3>"], byte_fallback=True),
         pre_tokenizer=pre_tokenizers.Metaspace(),
     )
-    assert token_surfaces(tokenizer) == ["<unk>", " ", "a", "A", r"\xc3"]
+    assert surfaces_and_kinds(tokenizer)[0] == ["<unk>", " ", "a", "A", r"\xc3"]
     assert token_kinds(tokenizer)[4] == "byte"
 
 
