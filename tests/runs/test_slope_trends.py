@@ -290,6 +290,7 @@ def test_counts_without_the_twins_of_a_training_are_refused(training, tmp_path, 
     Counts(plain, twinned.info).write(tmp_path / "training" / "counts.parquet")
     with pytest.raises(
         MismatchError,
-        match=r"training gives 40 tokens a twin, .*counts.parquet has 0; give .*counts.parquet, or",
+        match=r"training has 40 pairs of a token and its twin, .*counts.parquet has 0 of them and "
+        "0 others; give .*counts.parquet, or count",
     ):
         run_of(tmp_path / "training", tmp_path / "run")
