@@ -100,4 +100,4 @@ def _copy_rows(model: PreTrainedModel, original: int, ids: Sequence[int]) -> Non
     head = model.get_output_embeddings()
     for parameter in (model.get_input_embeddings().weight, head.weight, head.bias):
         if parameter is not None:  # most heads have no bias
-            parameter.data[list(ids)] = parameter.data[original]
+            parameter.data[list(ids)] = parameter.data[original].clone()
