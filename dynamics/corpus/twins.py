@@ -18,7 +18,7 @@ from dynamics.config import TwinSettings
 from dynamics.corpus.tally import count_ids
 from dynamics.errors import CorpusError
 from dynamics.progress import Report, no_report
-from dynamics.statistics.twin_curve import FEWEST_CURVE_TOKENS, curve_tokens
+from dynamics.statistics.twin_curve import FEWEST_CURVE_TOKENS, between_counts, curve_tokens
 from dynamics.statistics.vocabulary import KINDS
 
 Twins = Mapping[int, Sequence[int]]
@@ -62,18 +62,8 @@ def make_twins(
     twins = choose_twins(counts, kinds, settings, choosing)
     substitute(table, twins, settings.shares, drawing)
     height = len(kinds) + len(twins) * len(settings.shares)
-    left = _curve_size(count_ids(table.reshape(-1), height, "the corpus"), kinds, twins)
-    if left < FEWEST_CURVE_TOKENS:
-        raise CorpusError(
-            f"corpus.twins.tokens is {len(twins)}, which leaves {left} ordinary tokens of such "
-            f"counts to compare twins with, {FEWEST_CURVE_TOKENS} are needed; lower "
-            "corpus.twins.tokens, or give more text or a larger tokenizer"
-        )
-    shares = ", ".join(f"{share:g}" for share in settings.shares)
-    report(
-        f"{len(twins)} tokens have twins (shares of their occurrences: {shares}); {left:,} "
-        "ordinary tokens of such counts are left for the curve that they are compared with"
-    )
+    counts = count_ids(table.reshape(-1), height, "the corpus")
+    report(_comparison(counts, kinds, twins, settings.shares))
     return twins
 
 
@@ -141,11 +131,29 @@ def substitute(
         rows[places] = ids[np.searchsorted(tokens, rows[places]), drawn]
 
 
-def _curve_size(counts: Integer[np.ndarray, " ids"], kinds: Sequence[str], twins: Twins) -> int:
-    """Number of ordinary tokens that twins are compared with, see `statistics.twin_curve`."""
+def _comparison(
+    counts: Integer[np.ndarray, " ids"], kinds: Sequence[str], twins: Twins, shares: Sequence[float]
+) -> str:
+    """Return a line on twins, and on the ordinary tokens whose curve they are compared with.
+
+    Raises:
+        CorpusError: Fewer than 100 ordinary tokens of such counts are left.
+    """
     ordinary = np.zeros(len(counts), bool)
     ordinary[: len(kinds)] = np.isin(kinds, KINDS)
-    originals = np.repeat(list(twins), [len(ids) for ids in twins.values()])
-    return int(
-        curve_tokens(counts, originals, np.concatenate(list(twins.values())), ordinary).sum()
+    originals = np.repeat(list(twins), len(shares))
+    twin_ids = np.concatenate(list(twins.values()))
+    curve = curve_tokens(counts, originals, twin_ids, ordinary)
+    if (left := int(curve.sum())) < FEWEST_CURVE_TOKENS:
+        raise CorpusError(
+            f"corpus.twins.tokens is {len(twins)}, which leaves {left} ordinary tokens of such "
+            f"counts to compare twins with, {FEWEST_CURVE_TOKENS} are needed; lower "
+            "corpus.twins.tokens, or give more text or a larger tokenizer"
+        )
+    beyond = int((~between_counts(counts, curve, originals, twin_ids)).sum())
+    return (
+        f"{len(twins)} tokens have twins (shares of their occurrences: "
+        f"{', '.join(f'{share:g}' for share in shares)}); they are compared with a curve over "
+        f"{left:,} ordinary tokens of such counts"
+        + (f", {beyond} of {len(twin_ids)} pairs lie beyond these counts" if beyond else "")
     )

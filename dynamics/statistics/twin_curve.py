@@ -192,6 +192,24 @@ def curve_tokens(
     return mask
 
 
+def between_counts(
+    count: Integer[np.ndarray, " V"],
+    curve: Bool[np.ndarray, " V"],
+    originals: Integer[np.ndarray, " m"],
+    twins: Integer[np.ndarray, " m"],
+) -> Bool[np.ndarray, " m"]:
+    """Return the mask of the pairs whose counts both lie between those of the curve's tokens.
+
+    Args:
+        count: Occurrences at every place.
+        curve: Mask of the curve's tokens, at least one.
+        originals: Place of the token of each of m pairs.
+        twins: Place of the twin of each pair.
+    """
+    sides, of_curve = count[np.stack([originals, twins])], count[curve]
+    return ((of_curve.min() <= sides) & (sides <= of_curve.max())).all(axis=0)
+
+
 def twin_curve(
     count: Integer[np.ndarray, " V"],
     originals: Integer[np.ndarray, " m"],
@@ -212,24 +230,17 @@ def twin_curve(
     Returns:
         Pairs and curve; None where fewer than 100 ordinary tokens are left, or no pair.
     """
-    places = np.flatnonzero(curve_tokens(count, originals, twins, ordinary))
-    seen = (count[originals] > 0) & (count[twins] > 0)
-    originals, twins = originals[seen], twins[seen]
+    mask = curve_tokens(count, originals, twins, ordinary)
+    if mask.sum() < FEWEST_CURVE_TOKENS or np.ptp(count[mask]) == 0:
+        return None
+    inside = between_counts(count, mask, originals, twins)
+    if not inside.any():
+        return None
+    originals, twins = originals[inside], twins[inside]
+    places = np.flatnonzero(mask)
     with np.errstate(divide="ignore"):
         log_count = np.log(count)
     at = log_count[places]
-    if len(places) < FEWEST_CURVE_TOKENS or np.ptp(at) == 0:
-        return None
-    inside = np.all(
-        [
-            (at.min() <= log_count[side]) & (log_count[side] <= at.max())
-            for side in (originals, twins)
-        ],
-        axis=0,
-    )
-    originals, twins = originals[inside], twins[inside]
-    if not len(twins):
-        return None
     inner = np.unique(np.quantile(at, np.linspace(0, 1, _DEGREES - _CUBIC + 2)[1:-1]))
     inner = inner[(inner > at.min()) & (inner < at.max())]
     knots = np.concatenate([[at.min()] * (_CUBIC + 1), inner, [at.max()] * (_CUBIC + 1)])

@@ -17,8 +17,9 @@ from dynamics.corpus.counts import count_stream, read_counts
 from dynamics.corpus.tokenizers.kinds import token_kinds
 from dynamics.corpus.tokenizers.loading import train_tokenizer
 from dynamics.corpus.tokens import StreamSettings, open_held_out, open_stream, write_stream
-from dynamics.corpus.twins import choose_twins, substitute
+from dynamics.corpus.twins import choose_twins, make_twins, substitute
 from dynamics.errors import CorpusError, MismatchError
+from tests.zipf_text import zipf_documents
 
 TOKENS, VOCABULARY = 12, 500
 ONE = TwinSettings(tokens=TOKENS, share=0.25)
@@ -29,11 +30,7 @@ SHAPE = StreamSettings(sequence_length=3, seed=1, held_out_rows=4)
 
 @pytest.fixture(scope="module")
 def text():
-    """150 words of Zipf's frequencies, in 60 documents."""
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefghij"), rng.integers(2, 6))) for _ in range(150)]
-    odds = 1 / np.arange(1, 151)
-    return [" ".join(rng.choice(words, 400, p=odds / odds.sum())) for _ in range(60)]
+    return zipf_documents(words=150, documents=60, length=400)
 
 
 @pytest.fixture(scope="module")
@@ -294,9 +291,21 @@ def test_the_report_says_what_is_left_for_the_curve(streams, tmp_path, text, tok
         and of_pairs.min() / 2 <= count[i] <= of_pairs.max() * 2
     ]
     assert (
-        f"12 tokens have twins (shares of their occurrences: 0.5, 0.125); {len(left)} ordinary "
-        "tokens of such counts are left for the curve that they are compared with"
+        "12 tokens have twins (shares of their occurrences: 0.5, 0.125); they are compared with a "
+        f"curve over {len(left)} ordinary tokens of such counts"
     ) in lines
+
+
+def test_the_report_says_which_pairs_have_no_curve_at_their_counts():
+    """All tokens occur 100 times, twins about 20 times, where there are no others."""
+    table = np.repeat(np.arange(200), 100).reshape(-1, 10)
+    lines, wanted = [], TwinSettings(tokens=12, share=0.2)
+    counts = np.bincount(table.reshape(-1))
+    make_twins(table, counts, ["word_start"] * 200, wanted, np.random.default_rng(0), lines.append)
+    assert lines == [
+        "12 tokens have twins (shares of their occurrences: 0.2); they are compared with a curve "
+        "over 188 ordinary tokens of such counts, 12 of 12 pairs lie beyond these counts"
+    ]
 
 
 @pytest.mark.parametrize(
