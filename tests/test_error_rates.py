@@ -5,10 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from dynamics.statistics.controlled import Controls
 from scripts.error_rates import (
     EFFECTS,
     cells,
     given_spline,
+    pair_given_frequency,
     simulate,
     spearman_of_normal,
     twins,
@@ -48,12 +50,10 @@ def test_twins_are_held_against_the_curve_without_bias():
 
 def test_effects_linear_in_ranks_would_find_what_is_not_there():
     """The fault that splines mend: the same draws with controls that are linear in ranks."""
-    from scripts.error_rates import Controls, _pair
-
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(50):
-        z, x, y = _pair(1854, "inverted U", 1, 0.0, rng)
+        z, x, y = pair_given_frequency(1854, "inverted U", 1, 0.0, rng)
         interval = Controls([z], linear=True).spearman(x, y).confidence_interval()
         found += not interval.low <= 0 <= interval.high
     assert found > 40
