@@ -110,13 +110,15 @@ class Arm:
     def rows(
         self, measure: str, against: str, statistic: str, given: str | None = None
     ) -> pd.DataFrame:
-        """The rows of `trends` of one statistic under each run's main rule; empty if there is none.
+        """Return the rows of `trends` of one statistic, of all seeds; empty if there are none.
+
+        Only rows under the main rule of their run, or under no rule.
 
         Args:
             measure: As in `trends.parquet`.
             against: As in `trends.parquet`.
             statistic: As in `trends.parquet`.
-            given: As in `trends.parquet`; None as in `Quantity`.
+            given: Controls, joined by `+`; None for the largest set that has none of `HISTORY`.
         """
         rows = self._indexed.get((measure, against, statistic))
         if rows is None:
