@@ -219,6 +219,11 @@ def read_claims(source: str | Path = CURRENT) -> ClaimsFile:
             message names the claim.
     """
     path = shipped_claims().get(str(source), Path(source))
+    if not path.is_file():
+        raise ConfigError(
+            f"cannot read the claims {source}: neither a file nor a list that comes with the "
+            f"program, such as {CURRENT}"
+        )
     content = read_yaml(path)
     if "superseded_by" in content:
         raise ConfigError(
