@@ -309,7 +309,7 @@ def show_claims() -> None:
         f"Vocabulary rule `{contents.rule}`.\n"
     )
     cog.outl(
-        "| claim | earlier runs | claimed range | arms | sd over seeds | confirmed at the lower end "
+        "| claim | earlier runs | claimed range | arms | sd over seeds | confirmed at lower end "
         "| upper end | middle |\n|---|---|---|---|---|---|---|---|"
     )
     for claim in contents.claims:

@@ -7,6 +7,8 @@ import pytest
 
 from dynamics.errors import ConfigError
 from dynamics.runs.compare import Quantity
+from dynamics.runs.importance_trends import COVARIATES
+from dynamics.runs.measures import split_name
 from dynamics.settings_files import read_yaml
 from dynamics.verdicts.claims import (
     CURRENT,
@@ -117,9 +119,17 @@ def test_what_was_stated_about_twins_and_distance_stands_in_the_current_list():
     assert (left.above, left.below) == (-0.05, 0.20)
     half = stated[INPUT, "partial_spearman", False]
     assert half.quantity == left.quantity and half.below == 0 and half.minus_times == 0.5
-    assert f"{half.minus.given}+distance_from_first" == half.quantity.given
+    controls = "+".join((*COVARIATES, "initial_norm"))
+    assert (half.minus.given, half.quantity.given) == (controls, f"{controls}+distance")
     assert not set(contents.seen_seeds) & {10, 11, 12, 13, 14}
     assert contents.rule == "count>=10"
+
+
+def test_current_claims_are_about_measures_that_there_are():
+    for claim in read_claims().contents.claims:
+        for quantity in filter(None, (claim.quantity, claim.minus)):
+            if "_embedding_" in quantity.measure:
+                split_name(quantity.measure)  # raises where there is no such measure
 
 
 def test_what_the_pilots_claimed_stays_readable_and_is_judged_by_no_more():

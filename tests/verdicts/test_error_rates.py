@@ -1,12 +1,14 @@
 """Rates of false confirmation, against integrals over the distributions of mean and spread."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
 from dynamics.runs.compare import Quantity
 from dynamics.statistics.seeds import seed_mean
-from dynamics.verdicts.claims import UNIFORM, Claim
+from dynamics.verdicts.claims import UNIFORM, Claim, read_claims
 from dynamics.verdicts.error_rates import (
     SimulatedClaim,
     as_simulated,
@@ -14,6 +16,7 @@ from dynamics.verdicts.error_rates import (
     simulate_error_rates,
 )
 from dynamics.verdicts.judge import judge
+from scripts.claim_error_rates import RESULTS, simulate
 from tests.verdicts.planted_arms import planted_arm
 
 LOSS = Quantity("input_embedding_norm", "held_out_loss", "surgery_shuffled")
@@ -114,3 +117,18 @@ def test_only_verdicts_that_chance_could_turn_are_simulated():
     (one,) = as_simulated(list(judge([arm, few], claims)))
     assert (one.claim.quantity, one.seeds) == (RHO, 5)
     assert one.seed_sd == pytest.approx(np.arctanh(values).std(ddof=1))
+
+
+def test_the_committed_rates_are_those_of_the_current_claims():
+    """The table in docs/claims.md: of the file with this digest, and what few repetitions say."""
+    committed, quick = json.loads(RESULTS.read_text()), simulate(read_claims(), 4_000)
+    assert (committed["file"], committed["sha256"]) == (quick["file"], quick["sha256"])
+    for rate, found in zip(committed["claims"], quick["claims"], strict=True):
+        assert (rate["name"], rate["seed_sd"]) == (found["name"], found["seed_sd"])
+        for place in ("at_lower_end", "at_upper_end", "at_middle"):
+            error = np.sqrt(max(rate[place] * (1 - rate[place]), 1e-4) / 4_000)
+            assert found[place] == pytest.approx(rate[place], abs=5 * error)
+    for shared, rate in committed["any_of_list"].items():
+        assert quick["any_of_list"][shared] == pytest.approx(rate, abs=0.05)
+    independent = 1 - np.prod([1 - claim["at_lower_end"] for claim in committed["claims"]])
+    assert committed["any_of_list"]["0.0"] == pytest.approx(independent, abs=0.02)
