@@ -76,8 +76,8 @@ def _headline(judgement: Judgement) -> str:
         f"{somewhere} in some of them and {judged - everywhere - somewhere} in none; contradicted "
         f"in at least one: {contradicted}. The verdict is whether the interval over seeds lies "
         "wholly inside, wholly outside or across the ends of the claimed range, which has two so "
-        "that a reversal cannot confirm it; where two centrings count, both have to say the same. "
-        "Arms with the very same numbers, as those of one initialisation at step 0, are judged "
+        "that a reversal cannot confirm it; a claim about two centrings needs both verdicts to "
+        "agree. Arms with identical numbers (those of one initialisation at step 0) are judged "
         "once."
     )
 
@@ -101,6 +101,7 @@ def _remarks(judgement: Judgement) -> Iterator[str]:
 
 
 def _group(group: CountedOnce) -> str:
+    """Sentence on arms that count once: which, and why."""
     first, *others = (plain(arm.name) for arm in group.arms)
     reasons = [
         f"{name} ({_reason(difference)})"
@@ -114,6 +115,7 @@ def _group(group: CountedOnce) -> str:
 
 
 def _reason(difference: float | None) -> str:
+    """Reason why an arm counts once with another."""
     if difference is None:
         return "declared by the study"
     return (
@@ -154,6 +156,7 @@ def _estimates(verdict: Verdict) -> str:
 
 
 def _seeds(verdict: Verdict) -> str:
+    """Number of seeds that entered, and of how many."""
     n, seeds = min(int(mean.n) for mean in verdict.estimates), len(verdict.arms[0].runs)
     return str(n) if n == seeds else f"{n} of {seeds}"
 
@@ -165,4 +168,5 @@ def _seen_seeds(arms: Sequence[Arm], judgement: Judgement) -> list[str]:
 
 
 def _range(claim: Claim) -> str:
+    """Range of a claim in words."""
     return f"{claim.above:g} to {claim.below:g}"

@@ -227,6 +227,7 @@ class _Outcome:
 
 
 def _run(jobs: Mapping[str, TrainedRun | ReadRun], workers: int, report: Report) -> _Outcome:
+    """Run the jobs that are not finished."""
     from dynamics.runs.run import Run
 
     unfinished: dict[str, Job] = {name: job for name, job in jobs.items() if not job.finished}

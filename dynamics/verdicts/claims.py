@@ -240,6 +240,7 @@ def read_claims(source: str | Path = CURRENT) -> ClaimsFile:
 
 
 def _of(measure: str, quantity: Quantity) -> Quantity:
+    """The same quantity of another measure."""
     return replace(quantity, measure=measure)
 
 

@@ -136,6 +136,7 @@ def _middle(claim: Claim) -> float:
 def _confirmed(
     case: SimulatedClaim, truth: float, noise: Float[np.ndarray, "S R"]
 ) -> Bool[np.ndarray, " R"]:
+    """Return in which simulated studies a true value is confirmed."""
     values = _scaled(case.claim, np.array(truth)) + case.seed_sd * noise
     if case.claim.on_fisher_scale:
         values = np.tanh(values)

@@ -80,6 +80,7 @@ def confirms(claim: Claim, estimate: OverSeeds) -> np.ndarray:
 
 
 def _verdict(claim: Claim, estimate: OverSeeds) -> str:
+    """Verdict from a single interval; `undecided` without one."""
     if confirms(claim, estimate):
         return "confirmed"
     outside = estimate.high < claim.above or estimate.low > claim.below
@@ -87,6 +88,7 @@ def _verdict(claim: Claim, estimate: OverSeeds) -> str:
 
 
 def _agreed(verdicts: Sequence[str]) -> str:
+    """The verdict that all share; `undecided` where they differ."""
     return verdicts[0] if len(set(verdicts)) == 1 else "undecided"
 
 
@@ -113,6 +115,7 @@ def _numbers(estimates: Sequence[OverSeeds]) -> tuple[float, ...]:
 
 
 def _estimates(claim: Claim, arm: Arm, arms: Sequence[Arm]) -> tuple[OverSeeds, ...]:
+    """Estimates of the quantities of a claim; none where no arm, or several, can be subtracted."""
     if not claim.minus_arm:
         return tuple(
             arm_mean(arm, quantity, minus, claim.minus_times)

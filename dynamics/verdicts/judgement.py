@@ -179,6 +179,7 @@ def write_verdicts(folder: Path, judgement: Judgement) -> None:
 
 
 def _claims_record(file: ClaimsFile) -> ClaimsRecord:
+    """Name, date and digest of a claims file."""
     return ClaimsRecord(name=file.name, stated=str(file.contents.stated), sha256=file.sha256)
 
 
