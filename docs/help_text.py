@@ -297,7 +297,7 @@ EXTENSIONS = (
     ),
     ("a figure", "runs to a `Figure`", "the function", "FIGURES"),
     ("a question on the page of a study", "", "`Section`", "SECTIONS"),
-    ("a claim", "", "`Claim`", "CLAIMS"),
+    ("a claim", "", "`Claim` in a file with its date", "CLAIM_FILES"),
 )
 """What can be added: the function to write, the entry to make, and the label of the table that it
 is made in."""

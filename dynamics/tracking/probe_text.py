@@ -166,6 +166,10 @@ def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None)
 
 
 def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedTokenizerFast":
+    """Load the tokenizer of a training folder, or without one that of the checkpoint.
+
+    On the hub it is that of the revision `main`, whatever revision the checkpoint is.
+    """
     if training is not None:
         return load_tokenizer(training / "tokenizer")
     if isinstance(checkpoint.store, HubRevision):

@@ -217,6 +217,7 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
             (found,) = (
                 run.trend(row["measure"], **about).query(f"step == {step}").to_dict("records")
             )
+            row |= {"rule": str(run.rule)}
             assert {name: found[name] for name in row} == pytest.approx(row, nan_ok=True)
             bands = [found[name] for name in ("band_low", "band_high", "null_low", "null_high")]
             assert np.isnan(bands).all()
