@@ -219,6 +219,20 @@ def show_attribution_classes() -> None:
                 cog.outl(f"| {each['task']} | {each['class']} | {method} | {reason} |")
 
 
+def show_error_rates() -> None:
+    """Write the simulated error rates into the page, from the results that a script wrote."""
+    cells = json.loads((ROOT / "docs" / "error-rates.json").read_text())
+    cog.outl("| estimator | truth | n | mean | true | misses | leaves null | draws |")
+    cog.outl("|---|---|---|---|---|---|---|---|")
+    for cell in cells:
+        leaves = cell["leaves_null"]
+        cog.outl(
+            f"| {cell['estimator']} | {cell['truth']} | {cell['n']:,} | {cell['mean']:+.3f} | "
+            f"{cell['expected']:+.3f} | {cell['misses']:.3f} | "
+            f"{'' if leaves is None else f'{leaves:.3f}'} | {cell['repetitions']:,} |"
+        )
+
+
 def show_layers() -> None:
     """Write the layers of the package into the page, from the contract that `make check` tests."""
     summaries = {module.name: module.summary for module in modules()}
@@ -283,7 +297,7 @@ EXTENSIONS = (
     ),
     ("a figure", "runs to a `Figure`", "the function", "FIGURES"),
     ("a question on the page of a study", "", "`Section`", "SECTIONS"),
-    ("a claim", "", "`Claim`", "CLAIMS"),
+    ("a claim", "", "`Claim` in a file with its date", "CLAIM_FILES"),
 )
 """What can be added: the function to write, the entry to make, and the label of the table that it
 is made in."""

@@ -1,6 +1,6 @@
 """Settings of a study, and of what is measured of each checkpoint: one model for every group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,19 +210,98 @@ class CheckpointSettings(Settings):
     state_every: int | None = Field(default=None, gt=0)
 
 
+class ProbeSettings(Settings):
+    """Text that the models are run on, and further tokens to probe in it.
+
+    Attributes:
+        text: Text, or token stream, to take contexts and held-out rows from; the training stream of
+            the series and its held-out rows by default.
+        text_column: Column that holds the text, for texts with columns.
+        split: Split of a data set, a folder or a pattern of files, or `all`; `train` by default,
+            where there are splits.
+        format: Format of the files, instead of guessing it: `text`, `json`, `csv`, `parquet` or
+            `arrow`.
+        dtype: Type of the ids, if the text is a file of ids; by its header, else uint16, or uint32
+            for more than 65,536 entries, by default.
+        separator: Text between documents inside a file or row, such as `<|endoftext|>`.
+        tokens: Ids of tokens that are probed in addition to the sampled ones.
+        strata: Strata of frequency that tokens are sampled from, each of equally many tokens of the
+            vocabulary.
+        seed: Seed of the sampled tokens, contexts and held-out rows.
+    """
+
+    text: str | None = None
+    text_column: str = "text"
+    split: str | None = None
+    format: str | None = None
+    dtype: str | None = None
+    separator: str | None = None
+    tokens: list[int] = Field(default_factory=list)
+    strata: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    def unused(self, applicable: Iterable[str] = ()) -> list[str]:
+        """Return the keys that say how a text is read, are set, and are not applicable to it."""
+        reading_keys = ("text_column", "split", "format", "dtype", "separator")
+        defaults = ProbeSettings.model_fields
+        return [
+            f"probe.{name}"
+            for name in reading_keys
+            if name not in applicable and getattr(self, name) != defaults[name].default
+        ]
+
+
+class StreamSettings(Settings):
+    """Token stream that a series was trained on, to count exact exposure.
+
+    Attributes:
+        file: File of token ids in training order; the stream of the training folder by default, if
+            `dynamics train` made the series.
+        sequence_length: Sequence length T of the file (rows of T + 1 ids); not needed for streams
+            that `dynamics` wrote.
+        batch_size: Rows of the file that one training step consumes.
+        dtype: Type of the ids in the file; by its header, else uint16, by default.
+    """
+
+    file: str | None = None
+    sequence_length: int | None = None
+    batch_size: int | None = Field(default=None, ge=1)
+    dtype: str | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "StreamSettings":
+        if self.file is None and (self.sequence_length or self.batch_size or self.dtype):
+            raise ValueError(
+                "sequence_length, batch_size and dtype describe a token stream; give it with "
+                "stream.file"
+            )
+        if self.file is not None and self.batch_size is None:
+            raise ValueError(
+                f"the batch size of {self.file} is not known; give stream.batch_size, the rows of "
+                "one step"
+            )
+        return self
+
+
 class TrackingSettings(Settings):
-    """Measures that `dynamics study` takes of each checkpoint in addition to norms.
+    """Settings of what is measured of each checkpoint, by `dynamics track` or in a study.
 
     Attributes:
         all: Whether to take slow measures of the weights too, of all rows instead of a sample.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether to measure the held-out loss after surgery on the norms.
         agreement: Whether to compare attribution methods with occlusion within inputs.
-        live_steps: Steps at which the model is run, among the saved ones, in the step language.
+        live_steps: Steps at which the model is run, among the tracked ones, in the step language.
         probe_tokens_per_stratum: Tokens to probe in each of 10 strata of frequency.
         contexts: Contexts per probed token.
         context_length: Tokens per context.
         device: `cpu`, `cuda`, or `auto` for cuda where there is one.
+        probe: Text that the models are run on.
+        stream: Token stream that the series was trained on.
+        exposure: `exact` reads the token stream of a public series up to the last step; `auto`
+            counts exposure of local trainings only.
+        allow_flagged: Whether to keep steps of a hub that the audit flags.
+        dask: Address of a dask scheduler to measure on.
     """
 
     all: bool = False
@@ -230,15 +309,74 @@ class TrackingSettings(Settings):
     surgery: bool = False
     agreement: bool = False
     live_steps: StepExpression = "all"
-    probe_tokens_per_stratum: int = Field(default=40, gt=0)
+    probe_tokens_per_stratum: int = Field(default=40, ge=0)
     contexts: int = Field(default=16, gt=1)
     context_length: int = Field(default=64, ge=4)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    probe: ProbeSettings = ProbeSettings()
+    stream: StreamSettings = StreamSettings()
+    exposure: Literal["auto", "exact"] = "auto"
+    allow_flagged: bool = False
+    dask: str | None = None
 
     @field_validator("importance", mode="before")
     @classmethod
     def _one_or_several(cls, names: Any) -> Any:
         return [names] if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _probes_something(self) -> "TrackingSettings":
+        if self.probe.text is None and (unused := self.probe.unused()):
+            raise ValueError(f"{' and '.join(unused)} needs probe.text (--probe); give a text")
+        if (self.probe.text or self.probe.tokens) and not self.runs_models:
+            raise ValueError(
+                "probe.text (--probe) and probe.tokens need importance, surgery or agreement; "
+                "give one"
+            )
+        if not self.most_tokens:
+            raise ValueError(
+                "no token is probed; set probe_tokens_per_stratum above 0, or name ids in "
+                "probe.tokens"
+            )
+        return self
+
+    @property
+    def live_parts(self) -> list[str]:
+        """Names of the measures of a running model besides importances."""
+        return [name for name in ("surgery", "agreement") if getattr(self, name)]
+
+    @property
+    def runs_models(self) -> bool:
+        """True if something is measured by running the models."""
+        return bool(self.importance or self.live_parts)
+
+    @property
+    def most_tokens(self) -> int:
+        """Largest possible number of probed tokens."""
+        return self.probe.strata * self.probe_tokens_per_stratum + len(self.probe.tokens)
+
+    def live_record(self) -> dict[str, Any]:
+        """Return the settings of running the models as in `run.json`, without the device."""
+        return {
+            "importance": list(self.importance),
+            "parts": self.live_parts,
+            "steps": self.live_steps,
+        }
+
+    def probe_record(self, length: int) -> dict[str, Any]:
+        """Return size and seed of the probe set as in `run.json`.
+
+        Args:
+            length: Ids of a context; fewer than `context_length` where the text has shorter rows.
+        """
+        return {
+            "strata": self.probe.strata,
+            "tokens_per_stratum": self.probe_tokens_per_stratum,
+            "contexts": self.contexts,
+            "length": length,
+            "tokens": list(self.probe.tokens),
+            "seed": self.probe.seed,
+        }
 
 
 class StudySettings(Settings):

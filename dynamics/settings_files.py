@@ -185,7 +185,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterable[str]:
             message = problem["msg"].removeprefix("Value error, ")
             value = problem["input"]
             actual = "" if isinstance(value, dict) else f" (got {value!r})"
-            yield f"{key}: {message[:1].lower()}{message[1:]}{actual}"
+            yield f"{key}{': ' if key else ''}{message[:1].lower()}{message[1:]}{actual}"
 
 
 def group_of(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

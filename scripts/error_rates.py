@@ -77,7 +77,7 @@ def zipf_log_counts(n: int) -> np.ndarray:
     return (z - z.mean()) / z.std()
 
 
-def _pair(
+def pair_given_frequency(
     n: int, effect: str, strength: float, rho: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     """Log counts and two variables that follow them, correlated by rho given them."""
@@ -98,7 +98,7 @@ def given_spline(
     n: int, effect: str, strength: float, rho: float, rng: np.random.Generator
 ) -> Draw:
     """Partial correlation given frequency."""
-    z, x, y = _pair(n, effect, strength, rho, rng)
+    z, x, y = pair_given_frequency(n, effect, strength, rho, rng)
     controls = Controls([z])
     x, y = controls.residual(x), controls.residual(y)
     band = partial_null_band([(x, y)], controls, LEVEL, rng, draws=1)
@@ -107,7 +107,7 @@ def given_spline(
 
 def within_bins(n: int, effect: str, strength: float, rho: float, rng: np.random.Generator) -> Draw:
     """Partial correlation inside bins of frequency."""
-    z, x, y = _pair(n, effect, strength, rho, rng)
+    z, x, y = pair_given_frequency(n, effect, strength, rho, rng)
     within = WithinBins(equal_count_bins(z, 20), z)
     band = within_bin_null_band([(x, y)], within, LEVEL, rng, draws=1)
     return _draw(within.spearman(x, y), spearman_of_normal(rho), band.pointwise, rho == 0)

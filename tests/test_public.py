@@ -72,6 +72,11 @@ def test_nothing_heavy_is_imported_before_it_is_used(program):
         ),
         ("study tiny model.tide=1", "arm untied-adamw: unknown key 'model.tide'; did you mean 'ti"),
         ("study pythia stpes=5", "pythia: unknown key 'stpes'; did you mean 'steps'?"),
+        ("track x contxts=5", "settings: unknown key 'contxts'; did you mean 'contexts'?"),
+        (
+            "track x --settings mine.yaml",
+            "mine.yaml: unknown key 'name'; known are: agree",
+        ),
         ("train mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
         ("study mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
         ("train mien.yaml", "cannot read the configuration mien.yaml: No such file"),

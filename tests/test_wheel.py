@@ -80,10 +80,12 @@ def test_the_wheel_holds_the_package_its_data_and_the_licence(wheel):
         licence = archive.read(f"{NAME}-{VERSION}.dist-info/licenses/LICENSE")
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dynamics").rglob("*.py")}
     configurations = {f"dynamics/{path.relative_to(ROOT)}" for path in _configurations()}
+    claims = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dynamics").rglob("20*.yaml")}
     data = {"architecture_facts.json", "catalog/public_series.yaml"}
     assert {name for name in names if not name.startswith(f"{NAME}-")} == (
-        modules | configurations | {f"dynamics/checkpoints/{name}" for name in data}
+        modules | configurations | claims | {f"dynamics/checkpoints/{name}" for name in data}
     )
+    assert "dynamics/verdicts/claim_files/2026-11-26-pilots.yaml" in claims
     assert (metadata["Name"], metadata["Version"]) == (DISTRIBUTION, VERSION)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert licence == (ROOT / "LICENSE").read_bytes()

@@ -66,7 +66,12 @@ def non_finite_rows(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator
 
 
 def main_branch(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Disagreement between the branch main and the last step."""
+    """Weights of the branch main that are not those of the last step.
+
+    The last step is that of the catalog entry, if there is one. A message names the steps whose
+    weights main has. If main cannot be compared, that is a note. All checks share a signature; this
+    one needs no earlier findings.
+    """
     main = facts.main
     if main is None:
         return

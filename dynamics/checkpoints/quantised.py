@@ -49,7 +49,7 @@ class QuantisedTensor:
 
     @property
     def file_bytes(self) -> int:
-        """Size of that file."""
+        """Size in bytes of the file `filename`."""
         return self.parts[0].tensor.file_bytes
 
     @property

@@ -87,7 +87,8 @@ class CheckpointSeries:
             expression: In the step language, see `dynamics.steps`.
 
         Raises:
-            StepError: The expression is malformed, or a step it names does not exist.
+            StepError: The expression is malformed, names a step that does not exist, or selects
+                none.
         """
         steps = parse(expression).select(self.steps)
         selected = (checkpoint for checkpoint in self.checkpoints if checkpoint.step in steps)
@@ -275,7 +276,14 @@ def _open_cached(repository: CachedRepository) -> CheckpointSeries:
 def _cached_model(
     repository: CachedRepository, with_weights: frozenset[str]
 ) -> tuple[Checkpoint, ...]:
-    """Return the model of a repository without steps: `main`, or its only snapshot."""
+    """Return the model of a cached repository without steps; empty if missing or ambiguous.
+
+    It is `main` if that has weights, else the only snapshot with weights.
+
+    Args:
+        repository: The repository.
+        with_weights: Names of the revisions whose snapshots hold weights.
+    """
     if "main" in with_weights:
         return (Checkpoint(repository.snapshots["main"], 0, label="main"),)
     models = {repository.snapshots[name]: name for name in sorted(with_weights)}

@@ -170,7 +170,10 @@ def _metadata_files(folder: Path) -> list[str]:
 
 
 def _filenames(folder: Path) -> list[str]:
-    """List the names in a folder and its subfolders, without chunks that a `.metadata` covers."""
+    """List the names in a folder and its direct subfolders, `_MOST_ENTRIES` at most.
+
+    The `.distcp` chunks beside a `.metadata` are left out.
+    """
     return list(islice(_walk(folder), _MOST_ENTRIES))
 
 

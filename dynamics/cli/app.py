@@ -31,7 +31,7 @@ app.command(cls=SettingsCommand)(attribute)
 app.command(cls=SettingsCommand)(count)
 app.command()(study)
 app.command()(tokens)
-app.command()(track)
+app.command(cls=SettingsCommand)(track)
 
 
 def _print_version(wanted: bool) -> None:

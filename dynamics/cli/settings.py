@@ -9,7 +9,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -17,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from dynamics.attribution.settings import AttributeSettings
-from dynamics.config import StudySettings
+from dynamics.config import StudySettings, TrackingSettings
 from dynamics.corpus.information.settings import CountSettings, InformationGainSettings
 from dynamics.errors import ConfigError
 from dynamics.settings_files import Settings, group_of, parse_yaml
@@ -40,6 +39,7 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
     "attribute": (AttributeSettings,),
     "count": (CountSettings,),
     "study": (StudySettings, ArmsStudy, SeriesStudy),
+    "track": (TrackingSettings,),
     "train": (StudySettings,),
 }
 """Models of the settings that a command takes."""
@@ -47,6 +47,25 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
 FORMER_OPTIONS: dict[str, dict[str, str]] = {
     "attribute": {f"--{name.replace('_', '-')}": name for name in AttributeSettings.model_fields},
     "count": {f"--{name}": f"information.{name}" for name in InformationGainSettings.model_fields},
+    "track": {
+        "--allow-flagged": "allow_flagged",
+        "--batch-size": "stream.batch_size",
+        "--context-length": "context_length",
+        "--contexts": "contexts",
+        "--dask": "dask",
+        "--exposure": "exposure",
+        "--format": "probe.format",
+        "--live-steps": "live_steps",
+        "--probe-dtype": "probe.dtype",
+        "--probe-size": "probe_tokens_per_stratum",
+        "--probe-tokens": "probe.tokens",
+        "--separator": "probe.separator",
+        "--sequence-length": "stream.sequence_length",
+        "--split": "probe.split",
+        "--stream": "stream.file",
+        "--stream-dtype": "stream.dtype",
+        "--text-column": "probe.text_column",
+    },
 }
 """Options that became settings: by command, the key of the setting for each option."""
 
@@ -96,10 +115,12 @@ def _as_settings(command: str, arguments: Sequence[str]) -> tuple[list[str], str
             remaining += [word, *words]
         elif (key := former_options.get(option)) is None:
             remaining.append(word)
-        elif equals or bool in _types_of(command, key):
-            texts.setdefault(key, []).append(text or "true")
         else:
-            texts.setdefault(key, []).extend(islice(words, 1))
+            if not equals:
+                text = "true" if bool in _types_of(command, key) else next(words, None)
+            if text is None:
+                raise typer.BadParameter(f"{option} requires an argument")
+            texts.setdefault(key, []).append(text)
     settings = [f"{key}={_yaml_of(_types_of(command, key), texts[key])}" for key in texts]
     if not settings:
         return remaining, None
@@ -119,7 +140,7 @@ def _yaml_of(types: Sequence[Any], texts: Sequence[str]) -> str:
     """Return the values that followed a former option as YAML, the last unless it is a list."""
     if any(get_origin(kind) is list for kind in types):
         return f"[{', '.join(texts)}]"
-    (text,) = texts[-1:] or [""]
+    text = texts[-1]
     try:
         is_plain = str not in types or parse_yaml(text, "") == text
     except ConfigError:

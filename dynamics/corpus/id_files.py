@@ -19,7 +19,7 @@ from dynamics.corpus.documents.signatures import (
 from dynamics.errors import CorpusError
 
 DEFAULT_DTYPE = "uint16"
-_OPTIONS = "--dtype, --stream-dtype or --probe-dtype"
+_OPTIONS = "--dtype, stream.dtype or probe.dtype"
 _CANDIDATES = ("uint16", "uint32", "uint64", ">u2", ">u4", ">u8", "uint8")
 _LARGEST_ID = 1 << 20  # more entries than vocabularies have (XLM-V: 901,629)
 _ENOUGH = 32  # ids of one parity: by chance once in 2^32

@@ -123,7 +123,7 @@ class Passes:
 
     @cached_property
     def equalized(self) -> Hidden:
-        """Final states where all input rows have the same norm."""
+        """Final states where all input rows are rescaled to the mean norm; zero rows stay zero."""
         return self._run(self.input_ids, self.rows.equalized(self.input_ids))
 
     @cached_property
@@ -167,7 +167,7 @@ class Passes:
 
     @cached_property
     def _batch(self) -> AttributionBatch:
-        """The contexts as a batch of attributions."""
+        """The contexts as a batch; each target is the model's own prediction at the end."""
         return batch_of_ids(self.model, self.ids, AttributionSettings(counts=self.counts))
 
     def _mask(self, positions: Int[Tensor, " N"]) -> Int[Tensor, "N L"]:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
+from dynamics.config import TrackingSettings
 from dynamics.corpus.tally import count_ids
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.statistics.bins import equal_count_bins
@@ -18,48 +19,6 @@ from dynamics.statistics.bins import equal_count_bins
 SHORTEST = 4  # ids of a context whose middle half has a past and a future
 FEWEST_CONTEXTS = 2  # of a sampled token, one for each half
 _IDS_PER_CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """Size and seed of a probe set.
-
-    Attributes:
-        strata: Strata of frequency, each of equally many tokens of the vocabulary.
-        tokens_per_stratum: Tokens sampled from each stratum.
-        contexts: Contexts of each token, fewer where it does not occur so often.
-        length: Ids of a context.
-        tokens: Ids that are probed in addition to the sampled ones.
-        seed: Seed of the sample.
-
-    Raises:
-        ConfigError: A number is too small.
-    """
-
-    strata: int = 10
-    tokens_per_stratum: int = 40
-    contexts: int = 16
-    length: int = 64
-    tokens: tuple[int, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        minima = {"strata": 1, "tokens_per_stratum": 0, "contexts": FEWEST_CONTEXTS}
-        for name, minimum in minima.items():
-            if (value := getattr(self, name)) < minimum:
-                raise ConfigError(f"{name} of a probe set is {value}; give {minimum} or more")
-        if self.length < SHORTEST:
-            raise ConfigError(
-                f"contexts of {self.length} ids leave a token no past or no future; give "
-                f"{SHORTEST} ids or more"
-            )
-        if not self.most_tokens:
-            raise ConfigError("no token is probed; sample tokens of each stratum, or name ids")
-
-    @property
-    def most_tokens(self) -> int:
-        """Largest possible number of probed tokens."""
-        return self.strata * self.tokens_per_stratum + len(self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +67,7 @@ def sample_probes(
     rows: Integer[np.ndarray, "R W"],
     counts: Integer[np.ndarray, " V"],
     eligible: Bool[np.ndarray, " V"],
-    settings: ProbeSettings,
+    settings: TrackingSettings,
     name: str = "the probe text",
 ) -> ProbeSet:
     """Sample tokens of all frequencies, and contexts of each token.
@@ -125,33 +84,34 @@ def sample_probes(
         rows: Text as ids; a row is joined text.
         counts: Occurrences of each token in the training corpus.
         eligible: Mask of the tokens that may be sampled, and serve as replacements.
-        settings: Size and seed; contexts are as long as a row at most.
+        settings: Numbers of tokens and contexts, further tokens, and the seed; contexts are as long
+            as a row at most.
         name: Name of the rows in messages.
 
     Raises:
         ConfigError: A requested token does not exist or has no context, or no token has.
         CorpusError: The rows are too short for a context, or hold an id beyond the vocabulary.
     """
-    rng = np.random.default_rng(settings.seed)
-    length = min(settings.length, rows.shape[1])
+    rng = np.random.default_rng(settings.probe.seed)
+    length = min(settings.context_length, rows.shape[1])
     if length < SHORTEST:
         raise CorpusError(
             f"rows of {rows.shape[1]} ids of {name} are too short for a context of {SHORTEST}"
         )
-    if beyond := [token for token in settings.tokens if not 0 <= token < len(counts)]:
+    if beyond := [token for token in settings.probe.tokens if not 0 <= token < len(counts)]:
         raise ConfigError(
             f"token {beyond[0]} cannot be probed: the vocabulary has ids 0 to {len(counts) - 1}"
         )
     available = np.zeros(len(counts), np.int64)
     for _, ids in _probeable(rows, length):
         available += count_ids(ids, len(counts), name)
-    if missing := [token for token in settings.tokens if not available[token]]:
+    if missing := [token for token in settings.probe.tokens if not available[token]]:
         raise ConfigError(
             f"token {missing[0]} does not occur in {name} with a past and a future; give another "
             "text with --probe, or leave the token out"
         )
     sampled, left_out = _sample_tokens(counts, eligible, available, settings, rng)
-    tokens = np.union1d(sampled, np.array(settings.tokens, np.int64))
+    tokens = np.union1d(sampled, np.array(settings.probe.tokens, np.int64))
     if not len(tokens):
         raise ConfigError(
             f"none of the {eligible.sum()} tokens that the vocabulary rule keeps occurs twice in "
@@ -200,19 +160,19 @@ def _sample_tokens(
     counts: np.ndarray,
     eligible: np.ndarray,
     available: np.ndarray,
-    settings: ProbeSettings,
+    settings: TrackingSettings,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, int]:
     """Sample tokens with enough contexts from each stratum; also count those with too few."""
     sample, left_out = np.zeros(0, np.int64), 0
     tokens = np.flatnonzero(eligible & (counts > 0))
-    if not len(tokens) or not settings.tokens_per_stratum:
+    if not len(tokens) or not settings.probe_tokens_per_stratum:
         return sample, left_out
-    strata = equal_count_bins(np.log(counts[tokens]), settings.strata, minimum=1)
+    strata = equal_count_bins(np.log(counts[tokens]), settings.probe.strata, minimum=1)
     for stratum in range(strata.max() + 1):
         drawn = rng.permutation(tokens[strata == stratum])
         has_contexts = available[drawn] >= FEWEST_CONTEXTS
-        is_drawn = np.cumsum(has_contexts) - has_contexts < settings.tokens_per_stratum
+        is_drawn = np.cumsum(has_contexts) - has_contexts < settings.probe_tokens_per_stratum
         sample = np.append(sample, drawn[has_contexts & is_drawn])
         left_out += int((~has_contexts & is_drawn).sum())
     return sample, left_out

@@ -224,7 +224,7 @@ def _with_hidden_states(output: Any, states: Tensor) -> Any:
 
 
 def _position(readout: Readout, ids: Sequence[int], network: PreTrainedModel) -> int:
-    """Return the position of a read-out of labels; 0 where the input has no such token."""
+    """Return the position that a head for labels reads; 0 for `first`, or where no token fits."""
     config = network.config.get_text_config()
     is_readout = {
         "first": lambda token: False,

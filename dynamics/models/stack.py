@@ -276,7 +276,7 @@ class Stack:
         )
 
     def _norms(self, width: int) -> list[nn.Module]:
-        """Return the norms of this width outside the blocks."""
+        """List the norms outside the blocks whose weight has this width, or that have no weight."""
         in_blocks = {id(module) for block in self._blocks for module in block.modules()}
         return [
             module

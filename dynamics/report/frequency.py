@@ -206,7 +206,10 @@ def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
 
 
 def _bin_labels(table: pd.DataFrame, bins: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Heights and labels of the ticks of a heat map: the counts of some of its bins."""
+    """Positions and labels of at most 8 ticks; a label is the range of token counts in a bin.
+
+    The bin of tokens that never occur is labelled "never".
+    """
     bounds = table.groupby("bin")[["count_low", "count_high"]].first()
     shown = spread(len(bins), 8)
     labels = []

@@ -29,7 +29,7 @@ SURGERIES = {
 SLOPES = {
     "log_slope": "observed frequency, over tokens",
     "twin_log_slope": "random frequency, within twins",
-    "twin_minus_curve": "within twins minus the curve at their counts",
+    "twin_minus_curve": "random minus observed, same counts",
 }
 READ_OUTS = {
     "rows": "rows",

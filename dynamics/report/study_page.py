@@ -14,14 +14,15 @@ from dynamics.progress import Report, no_report
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
-from dynamics.report.study_claims import claims_against
+from dynamics.report.study_claims import claims_section
 from dynamics.report.study_sections import SECTIONS, Column, Section, Signs
 from dynamics.runs.compare import Arm, Quantity, arm_mean, arms_of
 from dynamics.runs.derived import untouched_row_factor
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS
-from dynamics.verdicts.claims import UNIFORM, UNIGRAM
+from dynamics.verdicts.claims import UNIFORM, UNIGRAM, read_claims
+from dynamics.verdicts.judgement import Judgement, judge_study
 
 NOT_MEASURED = "Not measured in these runs."
 
@@ -32,6 +33,7 @@ def write_page(
     *,
     title: str,
     command: str = "",
+    judgement: Judgement | None = None,
     report: Report = no_report,
 ) -> list[Path]:
     """Write the page of a study as Markdown, with its figures in a folder of its name beside it.
@@ -41,6 +43,8 @@ def write_page(
         runs: Runs of all arms and seeds.
         title: Name of the study.
         command: Command that makes the page again, '' for none.
+        judgement: Verdicts on claims about these runs; by default those of the current claims that
+            come with the program.
         report: Receives a line for each figure that is left out; none where a run has no counts,
             because the page then has no figures.
 
@@ -52,6 +56,8 @@ def write_page(
         OutputError: There is no run, or a table of one is damaged.
     """
     arms = arms_of(runs)
+    if judgement is None:
+        judgement = judge_study(arms, read_claims())
     counted = all(run.rule is not None for run in runs)
     folder = page.with_suffix("")
     figures = plot(runs, folder, formats=["png"], report=report) if counted else []
@@ -59,7 +65,7 @@ def write_page(
     parts = [
         f"# Study: {title}",
         *_what_was_run(arms, command),
-        *claims_against(arms),
+        *claims_section(judgement),
         *(part for section in SECTIONS for part in _section(section, arms, drawn)),
         *_importance(arms, drawn),
     ]

@@ -110,13 +110,15 @@ class Arm:
     def rows(
         self, measure: str, against: str, statistic: str, given: str | None = None
     ) -> pd.DataFrame:
-        """The rows of `trends` of one statistic under each run's main rule; empty if there is none.
+        """Return the rows of `trends` of one statistic, of all seeds; empty if there are none.
+
+        Only rows under the main rule of their run, or under no rule.
 
         Args:
             measure: As in `trends.parquet`.
             against: As in `trends.parquet`.
             statistic: As in `trends.parquet`.
-            given: As in `trends.parquet`; None as in `Quantity`.
+            given: Controls, joined by `+`; None for the largest set that has none of `HISTORY`.
         """
         rows = self._indexed.get((measure, against, statistic))
         if rows is None:
@@ -193,20 +195,22 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[list(COMPARISON_COLUMNS)]
 
 
-def arm_mean(arm: Arm, quantity: Quantity, minus: Quantity | None = None) -> OverSeeds:
-    """Mean over seeds of a quantity, or of its difference from another of the same seed.
+def arm_mean(
+    arm: Arm, quantity: Quantity, minus: Quantity | None = None, minus_times: float = 1.0
+) -> OverSeeds:
+    """Mean over seeds of a quantity, or of its difference from `minus_times` another of the seed.
 
     An onset is known up to the steps that were looked at: it lies after the step before. Its
     interval, and that of a difference, reach from the t interval's lower end for the earliest that
     it can have been to the upper end for the latest; that of an onset stays within the steps.
     """
-    values = arm.values(quantity) - (0 if minus is None else arm.values(minus))
+    values = arm.values(quantity) - (0 if minus is None else minus_times * arm.values(minus))
     mean = seed_mean(values, fisher=minus is None and quantity.statistic in CORRELATIONS)
     terms = [term for term in (quantity, minus) if term is not None]
     if not any(term.statistic.endswith(ONSET) for term in terms):
         return mean
     earliest = seed_mean(values - _grid(arm, quantity))
-    latest = seed_mean(values + (0 if minus is None else _grid(arm, minus)))
+    latest = seed_mean(values + (0 if minus is None else minus_times * _grid(arm, minus)))
     if minus is not None:
         return OverSeeds(mean.value, earliest.low, latest.high, mean.n)
     steps = arm.runs[0].steps

@@ -65,7 +65,14 @@ def within_input_agreement(
 
 
 def _spearman(scores: Float[np.ndarray, "P *draws"], reference: Float[np.ndarray, " P"]) -> float:
-    """Correlation inside one input, mean over draws; NaN where it is undefined."""
+    """Spearman correlation inside one input; the mean over draws if there are several.
+
+    Positions that are NaN in either are left out. NaN for fewer than `LEAST_POSITIONS` positions,
+    and where one of the two is constant; one such draw makes the mean NaN.
+
+    Raises:
+        ValueError: The two differ in positions.
+    """
     if len(scores) != len(reference):
         raise ValueError(f"{len(scores)} positions are compared with {len(reference)}")
     if scores.ndim == 2:

@@ -8,7 +8,7 @@ from dynamics.checkpoints.opening import open_any
 from dynamics.config import StudySettings
 from dynamics.importance.importances import forwards_per_context
 from dynamics.study.settings import ArmsStudy, SeriesStudy
-from dynamics.study.single import live_settings
+from dynamics.study.single import check_tracking
 from dynamics.tracking.cost import TrackCost, track_cost
 from dynamics.training.prepare import schedule
 
@@ -120,17 +120,18 @@ def plan_series(study: SeriesStudy) -> SeriesPlan:
 
 def _live_models(settings: StudySettings, saved_steps: list[int]) -> int:
     """Count the models of a training that are run: the selected steps with whole models."""
-    live = live_settings(settings)
-    if live is None:
+    check_tracking(settings)
+    if not settings.tracking.runs_models:
         return 0
     model_steps, _ = schedule(settings)
-    return len(set(step_language.parse(live.steps).select(saved_steps)) & set(model_steps))
+    selected_steps = step_language.parse(settings.tracking.live_steps).select(saved_steps)
+    return len(set(selected_steps) & set(model_steps))
 
 
 def _forwards(settings: StudySettings) -> int:
     """Count the forward passes over contexts for the importances of one model."""
-    live = live_settings(settings)
-    if live is None or not live.importance:
+    tracking = settings.tracking
+    if not tracking.importance:
         return 0
-    passes = forwards_per_context(live.importance, live.probes.length)
-    return live.probes.most_tokens * live.probes.contexts * passes
+    passes = forwards_per_context(tracking.importance, tracking.context_length)
+    return tracking.most_tokens * tracking.contexts * passes

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from dynamics.config import StudySettings
 from dynamics.configurations import configuration_file
+from dynamics.errors import did_you_mean
 from dynamics.settings_files import (
     Settings,
     StepExpression,
@@ -34,12 +35,18 @@ class ArmsStudy(Settings):
         base: Settings of a training, without name and seed, that the arms share; inline, or the
             path of a YAML file relative to the study's.
         arms: The settings that each arm changes, by dotted key: `{training.optimizer: sgd}`.
+        claims: Claims that the runs are judged by: the name of a list that comes with the program,
+            or a YAML file, relative to the study's; by default the current list.
+        counts_with: Arms that are nearly the training of another arm, with the name of that one:
+            `{no-decay: decay}`. Verdicts count such arms once.
     """
 
     name: Name
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     base: dict[str, Any]
     arms: dict[Name, dict[str, Any]] = Field(min_length=1)
+    claims: str | None = None
+    counts_with: dict[Name, Name] = Field(default_factory=dict)
 
     @field_validator("base")
     @classmethod
@@ -54,6 +61,21 @@ class ArmsStudy(Settings):
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed is given twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _counted_arms_exist(self) -> "ArmsStudy":
+        for arm, other in self.counts_with.items():
+            for name in (arm, other):
+                if name not in self.arms:
+                    raise ValueError(
+                        f"counts_with: there is no arm {name!r}; {did_you_mean(name, self.arms)}"
+                    )
+            if other in self.counts_with:
+                raise ValueError(
+                    f"counts_with: {other!r} counts with {self.counts_with[other]!r} itself; name "
+                    f"that one for {arm!r} too"
+                )
+        return self
 
     def settings(self, arm: str, seed: int) -> StudySettings:
         """Return the settings of the training of one arm and seed, named after the arm.
@@ -112,13 +134,15 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
         overrides: Settings that replace those of the file.
 
     Raises:
-        ConfigError: The file cannot be read, or a key is unknown, doubled or of the wrong type; the
-            settings of every arm are checked.
+        ConfigError: The file or its claims cannot be read, or a key is unknown, doubled or of the
+            wrong type; the settings of every arm are checked.
     """
     file = configuration_file(path)
     content = read_yaml(file)
     kind = next((kind for key, kind in KINDS.items() if key in content), StudySettings)
     base = _base(content, file) if kind is ArmsStudy else content
+    if kind is ArmsStudy:
+        _resolve_claims(content, file)
     for key, value in map(parse_override, overrides):
         of_study = kind is ArmsStudy and key in ArmsStudy.model_fields
         set_key(content if of_study else base, key, value)
@@ -126,6 +150,10 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
     if isinstance(study, ArmsStudy):
         for arm in study.arms:
             study.settings(arm, study.seeds[0])
+        if study.claims is not None:
+            from dynamics.verdicts.claims import read_claims
+
+            read_claims(study.claims)  # raises before the trainings
     return study
 
 
@@ -146,6 +174,16 @@ def _base(content: dict[str, Any], path: Path) -> dict[str, Any]:
         base.pop("name", None)
         base.pop("seed", None)
     return base if isinstance(base, dict) else {}
+
+
+def _resolve_claims(content: dict[str, Any], path: Path) -> None:
+    """Make the path of a study's own claims relative to the study's file."""
+    claims = content.get("claims")
+    if isinstance(claims, str):
+        from dynamics.verdicts.claims import shipped_claims
+
+        if claims not in shipped_claims():
+            content["claims"] = str(path.parent / claims)
 
 
 def _expanded(pattern: str) -> Iterator[str]:

@@ -5,10 +5,10 @@ from the tables of all runs.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints.training_folder import is_training, read_training
 from dynamics.config import StudySettings
@@ -19,6 +19,10 @@ from dynamics.study.settings import ArmsStudy, SeriesStudy, run_folder
 from dynamics.study.single import is_tracked, train_and_track
 from dynamics.study.workers import Job, run_jobs
 from dynamics.training.recorded import as_recorded, completed
+
+if TYPE_CHECKING:
+    from dynamics.runs.run import Run
+    from dynamics.verdicts.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,18 @@ class TrainedRun:
         report(f"done in {time.monotonic() - start:.0f} s")
 
     @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / "run"
+
+    @property
     def finished(self) -> bool:
         """True if the folder holds a finished run with exactly these settings."""
-        training, run = self.folder / "training", self.folder / "run"
-        if not is_training(training) or not (run / RUN_JSON).exists():
+        training = self.folder / "training"
+        if not is_training(training) or not (self.run / RUN_JSON).exists():
             return False
         try:
-            settings, record = read_training(training).settings, read_record(run)
+            settings, record = read_training(training).settings, read_record(self.run)
         except OutputError:  # damaged: calling the job raises it again
             return False
         return (
@@ -111,6 +120,11 @@ class ReadRun:
         report("done")
 
     @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder
+
+    @property
     def finished(self) -> bool:
         """Always False: the hub may have new steps, and checking is cheap."""
         return False
@@ -129,7 +143,8 @@ def run_arms(
 
     Args:
         study: Arms and seeds.
-        folder: Output folder; each run is an ordinary study in its subfolder `ARM/seed-N/`.
+        folder: Output folder; each run is an ordinary study in its subfolder `ARM/seed-N/`, and
+            `verdicts.json` holds the verdicts and the digest of the claims.
         page: Path of the page, whose figures go to a folder of the same name beside it;
             `report.md` in `folder` by default.
         workers: Trainings at once, each in a process with its share of the threads.
@@ -140,9 +155,16 @@ def run_arms(
         `page`, `figures` and `runs` (paths).
 
     Raises:
+        ConfigError: The claims cannot be read.
+        OutputError: `verdicts.json` is damaged.
         StudyError: Some runs failed. The others are finished, and the page is about them.
         KeyboardInterrupt: Interrupted; every training has saved its state.
     """
+    from dynamics.runs.compare import arms_of
+    from dynamics.verdicts.claims import CURRENT, read_claims
+    from dynamics.verdicts.judgement import judge_study, read_verdicts, write_verdicts
+
+    claims, previous = read_claims(study.claims or CURRENT), read_verdicts(folder)
     jobs = {
         f"{arm} seed {seed}": TrainedRun(
             study.settings(arm, seed), folder / arm / f"seed-{seed}", command
@@ -150,8 +172,19 @@ def run_arms(
         for seed in study.seeds  # outer loop: every arm has its first seeds early
         for arm in study.arms
     }
-    runs = {name: job.folder / "run" for name, job in jobs.items()}
-    return _run(study.name, jobs, runs, page or folder / "report.md", workers, command, report)
+    outcome = _run(jobs, workers, report)
+    judgement = None
+    if outcome.finished:
+        judgement = judge_study(
+            *(arms_of(outcome.finished), claims),
+            counts_with=study.counts_with,
+            previous=previous,
+        )
+        if judgement.change is not None:
+            report(judgement.change)
+        write_verdicts(folder, judgement)
+    page = page or folder / "report.md"
+    return _result(outcome, page, study.name, command, report, judgement)
 
 
 def run_series(
@@ -181,39 +214,61 @@ def run_series(
         KeyboardInterrupt: Interrupted; what was read is kept.
     """
     jobs = {name: ReadRun(name, study, folder / run_folder(name), command) for name in study.series}
-    runs = {name: job.folder for name, job in jobs.items()}
-    return _run(study.name, jobs, runs, page or folder / "report.md", workers, command, report)
+    outcome = _run(jobs, workers, report)
+    return _result(outcome, page or folder / "report.md", study.name, command, report)
 
 
-def _run(
-    title: str,
-    jobs: Mapping[str, TrainedRun | ReadRun],
-    runs: Mapping[str, Path],
-    page: Path,
-    workers: int,
-    command: str,
-    report: Report,
-) -> dict[str, Any]:
-    from dynamics.report.study_page import write_page
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """Jobs that were run, the reason of each that failed, and the runs of the others."""
+
+    jobs: Mapping[str, TrainedRun | ReadRun]
+    failed: Mapping[str, str]
+    finished: "Sequence[Run]"
+
+
+def _run(jobs: Mapping[str, TrainedRun | ReadRun], workers: int, report: Report) -> _Outcome:
+    """Run the jobs that are not finished."""
     from dynamics.runs.run import Run
 
     unfinished: dict[str, Job] = {name: job for name, job in jobs.items() if not job.finished}
     at_once = min(workers, len(unfinished))
     report(f"{len(unfinished)} of {len(jobs)} runs to do, {at_once} at once")
     failed = run_jobs(unfinished, workers=workers, report=report)
-    finished = [Run(path) for name, path in runs.items() if name not in failed]
+    return _Outcome(
+        jobs, failed, [Run(job.run) for name, job in jobs.items() if name not in failed]
+    )
+
+
+def _result(
+    outcome: _Outcome,
+    page: Path,
+    title: str,
+    command: str,
+    report: Report,
+    judgement: "Judgement | None" = None,
+) -> dict[str, Any]:
+    """Write the page over the finished runs, and return what the study made."""
+    from dynamics.report.study_page import write_page
+
     figures: list[Path] = []
-    if finished:
+    if outcome.finished:
         report(f"drawing figures and writing {page}")
-        figures = write_page(page, finished, title=title, command=command, report=report)
-    if failed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        figures = write_page(
+            *(page, outcome.finished),
+            title=title,
+            command=command,
+            judgement=judgement,
+            report=report,
+        )
+    if outcome.failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in outcome.failed.items())
         raise StudyError(
-            f"{len(failed)} of {len(jobs)} runs failed ({reasons}); the others are finished; run "
-            "the same command again to retry the failed ones"
+            f"{len(outcome.failed)} of {len(outcome.jobs)} runs failed ({reasons}); the others are "
+            "finished; run the same command again to retry the failed ones"
         )
     return {
         "page": str(page),
         "figures": [str(file) for file in figures],
-        "runs": [str(path) for path in runs.values()],
+        "runs": [str(job.run) for job in outcome.jobs.values()],
     }

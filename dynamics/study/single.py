@@ -11,7 +11,6 @@ from dynamics.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from dynamics.runs.run import Run
-    from dynamics.tracking.live_stage import LiveSettings
 
 
 def run_study(
@@ -95,6 +94,7 @@ def train_and_track(
         OutputError: The folder, or one inside it, holds something else.
     """
     from dynamics.checkpoints.series import open_series
+    from dynamics.tracking.executors import executor_for
     from dynamics.tracking.track import track
     from dynamics.tracking.training_data import find_counts
     from dynamics.training.train import train
@@ -102,47 +102,39 @@ def train_and_track(
     if is_training(folder):
         raise OutputError(f"{folder} is a training folder; give the study a folder of its own")
     training = folder / "training"
-    live = live_settings(settings)  # raises before the training if they are wrong
+    check_tracking(settings)
     series = open_series(train(settings, training, report=report, on_step=on_step))
     report(f"tracking {len(series)} checkpoints")
-    return track(
-        series,
-        folder / "run",
-        counts=find_counts(series, "auto"),
-        everything=settings.tracking.all,
-        command=command,
-        live=live,
-        report=report,
-        on_checkpoint=on_checkpoint,
-        on_live=on_live,
-    )
+    with executor_for(1, settings.tracking.dask) as (executor, ahead):
+        return track(
+            series,
+            folder / "run",
+            counts=find_counts(series, "auto"),
+            settings=settings.tracking,
+            command=command,
+            executor=executor,
+            ahead=ahead,
+            report=report,
+            on_checkpoint=on_checkpoint,
+            on_live=on_live,
+        )
 
 
-def live_settings(settings: StudySettings) -> "LiveSettings | None":
-    """Return the settings of running the models, None when they are not run."""
+def check_tracking(settings: StudySettings) -> None:
+    """Check before a training that its models can be run as the settings say.
+
+    Raises:
+        ConfigError: There is no importance of a name, or no row to measure losses on.
+    """
+    from dynamics.tracking.plan import check_importances
+
     tracking = settings.tracking
-    if not (tracking.importance or tracking.surgery or tracking.agreement):
-        return None
-    from dynamics.importance.probes import ProbeSettings
-    from dynamics.tracking.live_stage import LiveSettings
-
-    if (tracking.surgery or tracking.agreement) and not settings.corpus.held_out_rows:
+    check_importances(tracking)
+    if tracking.live_parts and not (settings.corpus.held_out_rows or tracking.probe.text):
         raise ConfigError(
             "tracking.surgery and tracking.agreement need rows that are not trained on; set "
             "corpus.held_out_rows, for example to 64"
         )
-    return LiveSettings(
-        importance=tuple(tracking.importance),
-        surgery=tracking.surgery,
-        agreement=tracking.agreement,
-        steps=tracking.live_steps,
-        probes=ProbeSettings(
-            tokens_per_stratum=tracking.probe_tokens_per_stratum,
-            contexts=tracking.contexts,
-            length=tracking.context_length,
-        ),
-        device=tracking.device,
-    )
 
 
 def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
@@ -154,25 +146,15 @@ def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
         record: Contents of the run's `run.json`.
         settings: Settings of the study.
     """
-    tracking = settings.tracking
+    tracking, live = settings.tracking, record.live
     if record.settings.all != tracking.all:
         return False
-    parts = [name for name in ("surgery", "agreement") if getattr(tracking, name)]
-    if not (tracking.importance or parts):
-        return True
-    if record.live is None:
-        return False
-    recorded, probes = record.live.settings, record.live.probes or {}
-    expected = {
-        "tokens_per_stratum": tracking.probe_tokens_per_stratum,
-        "contexts": tracking.contexts,
-        "length": min(tracking.context_length, settings.training.sequence_length),
-    }
+    if not tracking.runs_models or live is None:
+        return not tracking.runs_models
+    length = min(tracking.context_length, settings.training.sequence_length)
+    probes = tracking.probe_record(length) if tracking.importance else {}
     return (
-        (recorded["importance"], recorded["parts"]) == (list(tracking.importance), parts)
-        and recorded["steps"] == tracking.live_steps
-        and tracking.device in ("auto", recorded["device"])
-        and all(
-            probes.get(name) == value for name, value in expected.items() if tracking.importance
-        )
+        tracking.live_record().items() <= live.settings.items()
+        and tracking.device in ("auto", live.settings["device"])
+        and probes.items() <= (live.probes or {}).items()
     )

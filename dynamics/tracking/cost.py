@@ -14,7 +14,7 @@ from dynamics.errors import CheckpointError
 from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live_stage import LiveSettings
+    from dynamics.config import TrackingSettings
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LiveCost:
         )
 
 
-def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> LiveCost:
+def live_cost(series: CheckpointSeries, steps: str, live: "TrackingSettings") -> LiveCost:
     """Estimate the cost of running the models of these steps as if none were faulty; reads nothing.
 
     Raises:
@@ -100,16 +100,16 @@ def live_cost(series: CheckpointSeries, steps: str, live: "LiveSettings") -> Liv
     from dynamics.importance.surgery import DRAWS
     from dynamics.tracking.live_stage import HELD_OUT_ROWS
 
-    probes = live.probes
-    contexts = probes.most_tokens * probes.contexts if live.importance else 0
-    passes = forwards_per_context(live.importance, probes.length)
-    selected = series.select(steps).select(live.steps)
+    length = live.context_length
+    contexts = live.most_tokens * live.contexts if live.importance else 0
+    passes = forwards_per_context(live.importance, length)
+    selected = series.select(steps).select(live.live_steps)
     passes_per_row = {
         "surgery": 3 + 2 * DRAWS,  # unchanged, equalised, fitted, and two that shuffle
-        "agreement": 2 + probes.length,  # unchanged, its gradient, and without each token
+        "agreement": 2 + length,  # unchanged, its gradient, and without each token
     }
-    held_out = HELD_OUT_ROWS * sum(passes_per_row[part] for part in live.parts)
-    return LiveCost(len(selected), contexts, probes.length, contexts * passes, held_out)
+    held_out = HELD_OUT_ROWS * sum(passes_per_row[part] for part in live.live_parts)
+    return LiveCost(len(selected), contexts, length, contexts * passes, held_out)
 
 
 def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:

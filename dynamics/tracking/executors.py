@@ -40,7 +40,7 @@ def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ConfigError(f"--dask needs dask: {install_command('cluster')}") from error
+        raise ConfigError(f"the setting dask needs dask: {install_command('cluster')}") from error
     try:
         client = Client(address, timeout=_TIMEOUT)
     except (OSError, ValueError) as error:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dynamics.checkpoints.series import CheckpointSeries
+from dynamics.checkpoints.step_names import STEP
+from dynamics.config import StreamSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.exposure import exposures
 from dynamics.corpus.public.public_counts import public_exposures
@@ -42,50 +43,38 @@ class Exposed:
         }
 
 
-def open_exposed(
-    path: Path | None,
-    sequence_length: int | None = None,
-    batch_size: int | None = None,
-    dtype: str | None = None,
-) -> Exposed | None:
+def open_exposed(settings: StreamSettings) -> Exposed | None:
     """Open a stream in training order: `tokens.bin`, nanoGPT's `.bin`, OLMo's `.npy`, Pythia.
 
-    Args:
-        path: The file; None for no stream.
-        sequence_length: T of rows of T + 1 ids; not needed for a stream that `dynamics` wrote.
-        batch_size: Rows of a step.
-        dtype: Type of the ids on disk, uint16 by default.
-
     Returns:
-        None where there is no path.
+        None where the settings name no file.
 
     Raises:
-        ConfigError: The batch size is missing, or there are settings of a stream without its path.
         CorpusError: The stream cannot be read.
     """
-    if path is None:
-        if (sequence_length, batch_size, dtype) != (None, None, None):
-            raise ConfigError(
-                "--sequence-length, --batch-size and --stream-dtype describe a token stream; give "
-                "it with --stream"
-            )
+    if settings.file is None or settings.batch_size is None:
         return None
-    if batch_size is None:
-        raise ConfigError(
-            f"the batch size of {path} is not known; give --batch-size, the rows of one step"
-        )
-    return Exposed(open_stream(path, dtype=dtype, sequence_length=sequence_length), batch_size)
+    stream = open_stream(
+        settings.file, dtype=settings.dtype, sequence_length=settings.sequence_length
+    )
+    return Exposed(stream, settings.batch_size)
 
 
-def check_exposed(exposed: Exposed | None, counts: Counts | None) -> None:
-    """Refuse a stream without counts, or with another tokenizer than that of the counts.
+def check_exposed(exposed: Exposed | None, series: CheckpointSeries, counts: Counts | None) -> None:
+    """Refuse a stream without counts or numbered steps, or of another tokenizer than the counts'.
 
     Raises:
-        ConfigError: There are no counts to compare exposure with.
+        ConfigError: There are no counts to compare exposure with, or checkpoints are not numbered
+            by training step.
         MismatchError: Both tokenizers are known, and differ.
     """
     if exposed is None:
         return
+    if series.unit != STEP:
+        raise ConfigError(
+            f"exposure needs checkpoints numbered by training step, and those of {series.name} are "
+            f"numbered by {series.unit}; leave stream.file out"
+        )
     name = str(exposed.stream.path)
     if counts is None:
         raise ConfigError(f"exposure from {name} needs token counts; give them with --counts")

@@ -14,7 +14,7 @@ from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.progress import Report, no_report
 from dynamics.steps import parse
 
-_UNMEASURABLE = ("unreadable", "changed")  # kinds of findings that --allow-flagged does not keep
+_UNMEASURABLE = ("unreadable", "changed")  # kinds that allow_flagged does not keep
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class LeftOut:
         if not self.remaining_steps:
             raise CheckpointError(self._nothing_left(step, fault))
         remedy = (
-            "--allow-flagged keeps it"
+            "allow_flagged=true keeps it"
             if fault.flagged
             else "the same command adds it once it can be measured"
         )
@@ -149,7 +149,7 @@ class LeftOut:
 
     def _nothing_left(self, step: int, fault: Fault) -> str:
         advice = (
-            "measure them anyway with --allow-flagged"
+            "measure them anyway with allow_flagged=true"
             if fault.flagged
             else "`dynamics audit` shows what is wrong"
         )

@@ -6,7 +6,7 @@ checkpoint at a time is loaded, run and written whole.
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ from jaxtyping import Bool, Integer
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.weight_files import WEIGHTS_FILES
+from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.held_out import HeldOut
 from dynamics.importance.importances import (
-    check_importances,
     choose_importances,
     measure_importances,
 )
-from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
+from dynamics.importance.probes import ProbeSet, sample_probes
 from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
 from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
@@ -40,51 +40,13 @@ from dynamics.runs.trends import Row, in_columns
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.steps import parse
 from dynamics.tracking.faulty_steps import without
-from dynamics.tracking.probe_text import ProbeReading, open_probe_text
+from dynamics.tracking.measuring import MeasureSettings
+from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.resume import is_whole
+from dynamics.tracking.training_data import training_folder
 
 HELD_OUT_ROWS = 64
 """Rows that losses and agreement are measured on, at most."""
-
-
-@dataclass(frozen=True)
-class LiveSettings:
-    """Settings of what is measured by running the model of each checkpoint.
-
-    Attributes:
-        importance: Names in `IMPORTANCES`, or `all`.
-        surgery: Whether the held-out loss is measured after surgery on the norms.
-        agreement: Whether attribution methods are compared with occlusion within inputs.
-        steps: Steps at which the model is run, among the tracked ones, in the step language.
-        text: Text or token stream to probe, as `open_probe_text` takes it.
-        reading: Settings with which `text` is read.
-        probes: Numbers of tokens and contexts to probe.
-        device: Device in torch's notation; `auto` is cuda where there is one.
-
-    Raises:
-        ConfigError: There is no such importance, or nothing to measure is named.
-    """
-
-    importance: tuple[str, ...] = ()
-    surgery: bool = False
-    agreement: bool = False
-    steps: str = "all"
-    text: str | None = None
-    reading: ProbeReading = field(default_factory=ProbeReading)
-    probes: ProbeSettings = field(default_factory=ProbeSettings)
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_importances(self.importance)
-        if not self.importance and not self.parts:
-            raise ConfigError(
-                "running the models needs an importance, surgery or agreement; name one"
-            )
-
-    @property
-    def parts(self) -> list[str]:
-        """Names in `LIVE` of the measures besides importances."""
-        return [name for name in ("surgery", "agreement") if getattr(self, name)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +65,7 @@ class LivePlan:
         kind: Kind of each row's token.
     """
 
-    settings: LiveSettings
+    settings: TrackingSettings
     checkpoints: CheckpointSeries
     left_out: list[int]
     probes: ProbeSet | None
@@ -140,7 +102,7 @@ class LivePlan:
             if window is not None and self.probes.length > window:
                 raise ConfigError(
                     f"contexts of {self.probes.length} ids do not fit the window of {model.name}, "
-                    f"{window} tokens; give a smaller --context-length"
+                    f"{window} tokens; give a smaller context_length"
                 )
         if self.held_out is not None:
             HeldOut(model, self.held_out, BATCH)
@@ -177,9 +139,7 @@ class LivePlan:
         probe_record = held_out_sha256 = None
         if probes is not None:
             probe_record = {
-                **asdict(settings.probes),
-                "tokens": list(settings.probes.tokens),
-                "length": probes.length,
+                **settings.probe_record(probes.length),
                 "probed_tokens": len(np.unique(probes.token_ids)),
                 "probed_contexts": len(probes),
                 "left_out": probes.left_out,
@@ -189,9 +149,7 @@ class LivePlan:
             held_out_sha256 = sha256(self.held_out.astype("<i8").tobytes()).hexdigest()
         return LiveRecord(
             settings={
-                "importance": list(settings.importance),
-                "parts": settings.parts,
-                "steps": settings.steps,
+                **settings.live_record(),
                 "device": self.device,
                 "transformers": importlib.metadata.version("transformers"),
             },
@@ -211,7 +169,7 @@ def _surgery(model: LiveModel, live: LivePlan, rng: np.random.Generator) -> Iter
 
 def _agreement(model: LiveModel, live: LivePlan, rng: np.random.Generator) -> Iterator[Row]:
     assert live.held_out is not None
-    length = min(live.settings.probes.length, live.held_out.shape[1] - 1)
+    length = min(live.settings.context_length, live.held_out.shape[1] - 1)
     return agreement_rows(model, live.held_out[:, :length], live.count, rng)
 
 
@@ -223,12 +181,10 @@ LIVE: dict[str, Callable[[LiveModel, LivePlan, np.random.Generator], Iterator[Ro
 
 
 def prepare_live(
-    settings: LiveSettings,
+    settings: TrackingSettings,
     series: CheckpointSeries,
-    counts: Counts | None,
-    tokens: Mapping[str, np.ndarray] | None,
-    rule: VocabularyRule,
-    training: Path | None,
+    counts: Counts,
+    measure_settings: MeasureSettings,
     report: Report = no_report,
 ) -> LivePlan:
     """Choose the checkpoints, contexts and held-out rows, before anything is measured.
@@ -237,58 +193,49 @@ def prepare_live(
         settings: Settings of the measures.
         series: The tracked checkpoints.
         counts: Token counts of the corpus.
-        tokens: `count` and `kind` of every row of the embedding.
-        rule: Vocabulary rule; contexts are sampled of tokens that it keeps.
-        training: Folder of the training that made the series; None if not made by `dynamics train`.
+        measure_settings: `count` and `kind` of every row of the embedding, and the vocabulary rule;
+            contexts are sampled of tokens that it keeps.
         report: Receives a line about steps and tokens that are left out.
 
     Raises:
-        ConfigError: There are no counts, no text to probe is known, or a token that the settings
-            name has no context in it.
+        ConfigError: No text to probe is known, or a token that the settings name has no context in
+            it.
         CheckpointError: No step holds a whole model.
         CorpusError: The text cannot be read, or is too short.
         MismatchError: The text is of another tokenizer.
         StepError: A step does not exist.
     """
-    if counts is None or tokens is None:
-        raise ConfigError(
-            "tokens to probe are sampled by frequency, which needs token counts; give --counts"
-        )
-    selected = series.select(settings.steps)
+    tokens, rule = measure_settings.tokens, measure_settings.rule
+    assert tokens is not None and rule is not None  # as there are counts
+    selected = series.select(settings.live_steps)
     left_out = [checkpoint.step for checkpoint in selected if _holds_embeddings_only(checkpoint)]
     models = tuple(checkpoint for checkpoint in selected if checkpoint.step not in left_out)
     if not models:
         raise CheckpointError(
-            f"no step of {series.name} among {settings.steps!r} holds a whole model, only "
-            "embeddings; choose others with --live-steps"
+            f"no step of {series.name} among {settings.live_steps!r} holds a whole model, only "
+            "embeddings; choose others with live_steps"
         )
     if left_out:
         report(f"{len(left_out)} of {len(selected)} steps hold embeddings only and are not run")
     text = open_probe_text(
-        settings.text,
-        models[0],
-        training,
-        counts,
-        settings.probes.length,
-        settings.reading,
-        report,
+        settings.probe, models[0], training_folder(series), counts, settings.context_length, report
     )
     probes = held_out = None
     if settings.importance:
-        length = min(settings.probes.length, text.sequence_length)
-        probe_settings = replace(settings.probes, length=length)
+        length = min(settings.context_length, text.sequence_length)
+        probe_settings = settings.model_copy(update={"context_length": length})
         rule_mask = rule.mask(tokens["count"], tokens["kind"])
         probes = sample_probes(text.rows, tokens["count"], rule_mask, probe_settings, text.name)
         if probes.left_out:
             report(f"{probes.left_out} tokens are skipped: they do not occur twice in the text")
-    if settings.parts:
+    if settings.live_parts:
         if text.held_out is None:
             raise ConfigError(
-                f"{', '.join(settings.parts)} needs rows that were not trained on, and the probed "
-                "text has none; give another text with --probe, or hold rows out of the training "
-                "with corpus.held_out_rows"
+                f"{', '.join(settings.live_parts)} needs rows that were not trained on, and the "
+                "probed text has none; give another text with --probe, or hold rows out of the "
+                "training with corpus.held_out_rows"
             )
-        held_out = _some_rows(text.held_out, np.random.default_rng(settings.probes.seed))
+        held_out = _some_rows(text.held_out, np.random.default_rng(settings.probe.seed))
     return LivePlan(
         settings,
         replace(series, checkpoints=models),
@@ -341,7 +288,7 @@ def run_live(
             except UnreachableError:
                 raise
             except (CheckpointError, MeasureError) as error:
-                if checkpoint.step in parse(live.settings.steps).numbers:
+                if checkpoint.step in parse(live.settings.live_steps).numbers:
                     raise
                 report(f"the model of step {checkpoint.step} is left out: {error}")
                 stage.left_out = {**stage.left_out, str(checkpoint.step): str(error)}
@@ -350,7 +297,7 @@ def run_live(
     on_checkpoint(len(checkpoints), len(checkpoints))
     if not done:
         raise CheckpointError(
-            f"no model of {checkpoints.name} could be run; give other steps with --live-steps"
+            f"no model of {checkpoints.name} could be run; give other steps with live_steps"
         )
 
 
@@ -377,11 +324,11 @@ def _tables(
                 model, live.probes, live.settings.importance, live.count, live.entries
             ),
         )
-    if live.settings.parts:
+    if live.settings.live_parts:
         rows = [
             {**row, "step": step, "rule": str(live.rule)}
-            for name in live.settings.parts
-            for row in LIVE[name](model, live, np.random.default_rng(live.settings.probes.seed))
+            for name in live.settings.live_parts
+            for row in LIVE[name](model, live, np.random.default_rng(live.settings.probe.seed))
         ]
         yield LIVE_ROWS, in_columns(rows)
 

@@ -1,6 +1,6 @@
 """The plan of a run: checkpoints and settings, checked before its folder is claimed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.checkpoints.step_names import STEP
 from dynamics.checkpoints.training_folder import TRAIN_JSON, read_training
+from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError
@@ -19,41 +19,55 @@ from dynamics.runs.measures import MEASURES
 from dynamics.runs.record import RunRecord, RunSettings, SeriesRecord
 from dynamics.runs.trends import FEWEST_TOKENS
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
-from dynamics.tracking.exposed import Exposed, Exposure, check_exposed
+from dynamics.tracking.exposed import (
+    Exposed,
+    Exposure,
+    check_exposed,
+    exposure_columns,
+    open_exposed,
+)
 from dynamics.tracking.faulty_steps import LeftOut, find_faults
 from dynamics.tracking.matrices import MATRICES
 from dynamics.tracking.measuring import MeasureSettings
 from dynamics.tracking.token_columns import token_columns
-from dynamics.tracking.training_data import check_same_tokenizer, training_folder
+from dynamics.tracking.training_data import check_same_tokenizer, training_folder, training_stream
 
 if TYPE_CHECKING:
-    from dynamics.tracking.live_stage import LivePlan, LiveSettings
+    from dynamics.tracking.live_stage import LivePlan
 
 
 class TrackOptions(TypedDict, total=False):
-    """Options that change what is measured; each may be left out.
+    """Options that determine the results; each may be left out.
 
     Attributes:
+        counts: Token counts of the training corpus with the series' tokenizer; without them norms
+            are measured but not correlated with frequency.
         steps: Steps to measure, in the step language; `all` by default.
         rule: Vocabulary rule of the main statistics; `count>=10` by default.
         rows: Rows to read, such as `0:1000` or `5,17,290`; all by default. Measures that
             need every row are then left out, and statistics are of these rows.
-        everything: Take slow measures too, and use all rows where a sample of them is the default.
-        allow_flagged: Keep steps of a hub that the cheap audit flags; otherwise they are left out,
-            and the run says so. What cannot be read is left out either way.
-        exposure: `auto` counts how often a token was used before each step where the stream is on
-            this machine; `exact` also reads a public stream for it, up to the last step.
-        live: Settings of what is measured by running the models, after all weights were measured;
-            None runs none. It can be added later, in the same folder.
+        settings: Settings of what is measured of each checkpoint. Running the models, after all
+            weights were measured, can be added later, in the same folder.
+        exposed: The stream the series was trained on, in training order, in place of that of the
+            settings or of the training folder.
+        command: The command line, recorded in the run.
+        everything: Replaces `all` of the settings.
+        allow_flagged: Replaces `allow_flagged` of the settings.
+        exposure: Replaces `exposure` of the settings.
+        live: The settings, by the keyword that they had before.
     """
 
+    counts: Counts | None
     steps: str
     rule: str
     rows: str | None
+    settings: TrackingSettings
+    exposed: Exposed | None
+    command: str
     everything: bool
     allow_flagged: bool
     exposure: Exposure
-    live: "LiveSettings | None"
+    live: TrackingSettings | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +78,7 @@ class TrackPlan:
         series: The checkpoints to measure.
         left_out: The selected steps that are left out.
         measure_settings: Settings of the measures of weights.
-        counts: Token counts of the training corpus, None without.
+        exposures: Iterator over the checkpoints, of how often each token was used before.
         live: The plan of running the models, None when they are not run.
         record: Contents of `run.json` so far.
     """
@@ -72,27 +86,18 @@ class TrackPlan:
     series: CheckpointSeries
     left_out: LeftOut
     measure_settings: MeasureSettings
-    counts: Counts | None
+    exposures: Iterator[dict[str, np.ndarray]]
     live: "LivePlan | None"
     record: RunRecord
 
 
 def plan_run(
-    series: CheckpointSeries,
-    counts: Counts | None = None,
-    *,
-    exposed: Exposed | None = None,
-    command: str = "",
-    report: Report = no_report,
-    **options: Unpack[TrackOptions],
+    series: CheckpointSeries, report: Report = no_report, **options: Unpack[TrackOptions]
 ) -> TrackPlan:
     """Choose the checkpoints to measure, and check that everything belongs together.
 
     Args:
         series: Checkpoints of one model.
-        counts: Token counts of the training corpus.
-        exposed: The stream the series was trained on, in training order.
-        command: The command line, recorded in the run.
         report: Receives a line for each step that is left out, and for what else was skipped.
         options: See `TrackOptions`.
 
@@ -105,21 +110,18 @@ def plan_run(
         CheckpointError: A step that `steps` names cannot be measured, or none can; or a hub is out
             of reach.
     """
+    settings, counts = _settings(options), options.get("counts")
+    check_importances(settings)
     steps, rule = options.get("steps", "all"), options.get("rule", "count>=10")
-    rows, everything = options.get("rows"), options.get("everything", False)
+    rows = options.get("rows")
     parsed_rule = parse_rule(rule)
-    if exposed is not None and series.unit != STEP:
-        raise ConfigError(
-            f"exposure needs checkpoints numbered by training step, and those of {series.name} are "
-            f"numbered by {series.unit}; leave --stream out"
-        )
-    check_exposed(exposed, counts)
+    exposed = options.get("exposed") or open_exposed(settings.stream)
+    check_exposed(exposed, series, counts)
     selection = None if rows is None else parse_rows(rows)
     for note in series.notes:
         report(note)
     left_out = LeftOut(series.select(steps), steps, report)
-    allow_flagged = options.get("allow_flagged", False)
-    left_out.add_all(find_faults(series, steps, allow_flagged=allow_flagged))
+    left_out.add_all(find_faults(series, steps, allow_flagged=settings.allow_flagged))
     measurable = left_out.remaining
     first = measurable.checkpoints[0]
     if note := first.final_norm_note:
@@ -135,40 +137,69 @@ def plan_run(
             check_enough(counts, parsed_rule, parsed_rule.mask(tokens["count"], tokens["kind"]))
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
-    live = _plan_live(options.get("live"), measurable, counts, tokens, parsed_rule, ids, report)
-    settings = RunSettings(steps=steps, rule=None if counts is None else rule, all=everything)
-    record = new_record(_series_record(measurable), counts, settings, command)
+    measure_settings = MeasureSettings(tokens, ids, parsed_rule, settings.all)
+    live = _plan_live(settings, measurable, counts, measure_settings, report)
+    run_settings = RunSettings(steps=steps, rule=None if counts is None else rule, all=settings.all)
+    record = new_record(
+        _series_record(measurable), counts, run_settings, options.get("command", "")
+    )
     if selection is not None:
         record.settings.rows = str(selection)
         names = [
             suffix
             for suffix, measure in MEASURES.items()
-            if measure.needs_all_rows and (everything or not measure.slow)
+            if measure.needs_all_rows and (settings.all or not measure.slow)
         ]
         record.measures_left_out = [*names, *MATRICES]
     if exposed is not None:
         record.settings.stream = exposed.describe()
     record.series.left_out = left_out.recorded
-    measure_settings = MeasureSettings(tokens, ids, parsed_rule, everything)
-    return TrackPlan(measurable, left_out, measure_settings, counts, live, record)
+    if exposed is None and counts is not None:
+        exposed = training_stream(series)
+    exposures = exposure_columns(exposed, measurable, counts, settings.exposure)
+    return TrackPlan(measurable, left_out, measure_settings, exposures, live, record)
+
+
+def _settings(options: TrackOptions) -> TrackingSettings:
+    """Return the settings of the options, with the single ones that keywords replace."""
+    settings = options.get("settings") or options.get("live") or TrackingSettings()
+    keywords = {"everything": "all", "allow_flagged": "allow_flagged", "exposure": "exposure"}
+    return settings.model_copy(
+        update={key: options[keyword] for keyword, key in keywords.items() if keyword in options}
+    )
+
+
+def check_importances(settings: TrackingSettings) -> None:
+    """Refuse names that no importance has.
+
+    Raises:
+        ConfigError: There is no importance of a name.
+    """
+    if settings.importance:
+        from dynamics.importance import importances  # imports torch, which is slow
+
+        importances.check_importances(settings.importance)
 
 
 def _plan_live(
-    settings: "LiveSettings | None",
+    settings: TrackingSettings,
     series: CheckpointSeries,
     counts: Counts | None,
-    tokens: Mapping[str, np.ndarray] | None,
-    rule: VocabularyRule,
-    ids: np.ndarray | None,
+    measure_settings: MeasureSettings,
     report: Report,
 ) -> "LivePlan | None":
-    if settings is None:
+    """Return the plan of running the models, None when nothing is measured of them."""
+    if not settings.runs_models:
         return None
-    if ids is not None:
+    if measure_settings.rows is not None:
         raise ConfigError("the model runs with all rows of its embedding; leave --rows out")
+    if counts is None or measure_settings.tokens is None:
+        raise ConfigError(
+            "tokens to probe are sampled by frequency, which needs token counts; give --counts"
+        )
     from dynamics.tracking.live_stage import prepare_live  # imports transformers, which is slow
 
-    return prepare_live(settings, series, counts, tokens, rule, training_folder(series), report)
+    return prepare_live(settings, series, counts, measure_settings, report)
 
 
 def _series_record(series: CheckpointSeries) -> SeriesRecord:

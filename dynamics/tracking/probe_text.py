@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub.revisions import HubRevision
+from dynamics.config import ProbeSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.documents.corpora import documents
 from dynamics.corpus.documents.large_text import Document
@@ -33,34 +34,6 @@ if TYPE_CHECKING:
 _ID_FILES = (".bin", ".npy")
 
 
-@dataclass(frozen=True)
-class ProbeReading:
-    """Settings with which a text or a file of ids is read to be probed.
-
-    Attributes:
-        text_column: Column of a table that holds the text.
-        split: Split of a data set, a folder or a pattern of files.
-        format_name: Read files of text in this format, whatever they seem to hold.
-        dtype: Type of the ids in a file of ids; None is the smallest that holds the vocabulary.
-        separator: Text between documents inside a file or row, which are split there.
-    """
-
-    text_column: str = "text"
-    split: str | None = None
-    format_name: str | None = None
-    dtype: str | None = None
-    separator: str | None = None
-
-
-_OPTIONS = {
-    "text_column": "--text-column",
-    "split": "--split",
-    "format_name": "--format",
-    "dtype": "--probe-dtype",
-    "separator": "--separator",
-}
-
-
 @dataclass(frozen=True, eq=False)
 class ProbeText:
     """Text as ids.
@@ -80,36 +53,36 @@ class ProbeText:
 
 
 def open_probe_text(
-    place: str | None,
+    settings: ProbeSettings,
     checkpoint: Checkpoint,
     training: Path | None,
     counts: Counts,
     sequence_length: int,
-    reading: ProbeReading = ProbeReading(),
     report: Report = no_report,
 ) -> ProbeText:
     """Open a text to probe.
 
     Args:
-        place: A source of text as in `corpora.documents`, or a token stream: a training folder, its
-            `tokens.bin`, or a third-party file of ids (`.bin`, `.npy`). None for the stream of the
-            training that made the series. Losses are measured on the rows that were held out of a
-            training; of another text or stream, on all rows. Of a corpus that the series was
-            trained on, only rows that its own training held out are used.
+        settings: The text and how it is read: a source of text as in `corpora.documents`, or a
+            token stream: a training folder, its `tokens.bin`, or a third-party file of ids (`.bin`,
+            `.npy`). None for the stream of the training that made the series. Losses are measured
+            on the rows that were held out of a training; of another text or stream, on all rows. Of
+            a corpus that the series was trained on, only rows that its own training held out are
+            used.
         checkpoint: A checkpoint of the series, whose tokenizer encodes the text.
         training: Folder of the training that made the series; None if not made by `dynamics train`.
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or a third-party file of ids.
-        reading: Settings with which the text, or the file of ids, is read.
         report: Receives lines on skipped files, on text lost in tokenizing, and on documents that
             take much memory.
 
     Raises:
-        ConfigError: There is no place and no training; or a setting of `reading` does not apply to
-            the kind of text.
+        ConfigError: There is no text and no training; or a setting does not apply to the kind of
+            text.
         CorpusError: The text cannot be read, or is too short.
         MismatchError: The stream is of another tokenizer.
     """
+    place = settings.text
     if place is None:
         if training is None:
             raise ConfigError(
@@ -120,34 +93,34 @@ def open_probe_text(
         return _of_stream(open_stream(training), counts, held_out and held_out.ids)
     path = Path(place).expanduser()
     if path.name == TOKENS or (path / TOKENS).is_file():
-        _refuse_unused(reading, place, "a token stream that dynamics wrote", ())
+        _refuse_unused(settings, "a token stream that dynamics wrote", ())
         folder = path if path.is_dir() else path.parent
         return _of_stream(open_stream(path), counts, _held_out_of(folder, training))
     if path.suffix in _ID_FILES and path.is_file():
-        _refuse_unused(reading, place, "a file of token ids", ("dtype",))
+        _refuse_unused(settings, "a file of token ids", ("dtype",))
         stream = open_stream(
             path,
-            dtype=reading.dtype,
+            dtype=settings.dtype,
             sequence_length=sequence_length,
             vocab_size=counts.info.vocab_size,
         )
         return _of_stream(stream, counts, stream.ids)
     tokenizer = _tokenizer(checkpoint, training)
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
-    _refuse_unused(reading, place, "text", ("text_column", "split", "format_name", "separator"))
+    _refuse_unused(settings, "text", ("text_column", "split", "format", "separator"))
 
     def read(limit: int | None) -> Iterable[Document]:
         return documents(
             place,
-            text_column=reading.text_column,
-            split=reading.split,
+            text_column=settings.text_column,
+            split=settings.split,
             max_documents=limit,
-            format_name=reading.format_name,
+            format_name=settings.format,
             report=report,
         )
 
     checks = TextChecks(tokenizer)
-    texts = split_documents(read, reading.separator, max_documents=None)
+    texts = split_documents(read, settings.separator, max_documents=None)
     ids = _joined(texts, tokenizer, checks, report)
     # Such a loss is allowed: counting the same text needed --allow-loss already.
     checks.finish(allow_loss=True, report=report)
@@ -158,16 +131,12 @@ def open_probe_text(
     return ProbeText(place, ids[None], sequence_length, held_out)
 
 
-def _refuse_unused(reading: ProbeReading, place: str, kind: str, applicable: Iterable[str]) -> None:
+def _refuse_unused(settings: ProbeSettings, kind: str, applicable: Iterable[str]) -> None:
     """Refuse settings that do not apply to this kind of text."""
-    unused = [
-        option
-        for name, option in _OPTIONS.items()
-        if name not in applicable and getattr(reading, name) != getattr(ProbeReading(), name)
-    ]
-    if unused:
+    if unused := settings.unused(applicable):
         raise ConfigError(
-            f"{' and '.join(unused)} does not apply to {place}, which is {kind}; leave it out"
+            f"{' and '.join(unused)} does not apply to {settings.text}, which is {kind}; leave it "
+            "out"
         )
 
 
@@ -197,6 +166,10 @@ def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None)
 
 
 def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedTokenizerFast":
+    """Load the tokenizer of a training folder, or without one that of the checkpoint.
+
+    On the hub it is that of the revision `main`, whatever revision the checkpoint is.
+    """
     if training is not None:
         return load_tokenizer(training / "tokenizer")
     if isinstance(checkpoint.store, HubRevision):

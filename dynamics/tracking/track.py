@@ -8,7 +8,7 @@ step whose table has changed is measured again. A step that cannot be measured i
 reason in the run; the same call adds it once it can be measured.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
@@ -18,17 +18,14 @@ import numpy as np
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
-from dynamics.corpus.counts import Counts
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.runs.finish import finish
 from dynamics.runs.record import CheckpointRecord
 from dynamics.runs.run import MATRIX_ROWS, Run, measures_path, step_path, write_table
 from dynamics.runs.trends import in_columns
-from dynamics.tracking.exposed import Exposed, exposure_columns
 from dynamics.tracking.faulty_steps import Fault
-from dynamics.tracking.plan import TrackOptions, plan_run
+from dynamics.tracking.plan import TrackOptions, TrackPlan, plan_run
 from dynamics.tracking.resume import resume, resume_live
-from dynamics.tracking.training_data import training_stream
 from dynamics.tracking.walk import MeasuredCheckpoint, Unmeasurable, WalkResult, walk
 
 
@@ -36,9 +33,6 @@ def track(
     series: CheckpointSeries,
     output: Path,
     *,
-    counts: Counts | None = None,
-    exposed: Exposed | None = None,
-    command: str = "",
     executor: Executor | None = None,
     ahead: int = 1,
     report: Report = no_report,
@@ -51,11 +45,6 @@ def track(
     Args:
         series: Checkpoints of one model.
         output: The run folder; new, or of the same settings.
-        counts: Token counts of the training corpus with the series' tokenizer; without them norms
-            are measured but not correlated with frequency.
-        exposed: The stream the series was trained on, in training order; None takes that of
-            the training folder, if `dynamics train` made the series.
-        command: The command line, recorded in the run.
         executor: Measures checkpoints on threads, processes or other machines; None uses this
             thread.
         ahead: Checkpoints measured at once with an executor.
@@ -63,7 +52,7 @@ def track(
             checkpoint, and for anything else that was skipped.
         on_checkpoint: Called before each checkpoint and after the last.
         on_live: The same for the checkpoints whose model is run.
-        options: Options that change what is measured, see `TrackOptions`.
+        options: Counts, steps and settings that determine the results, see `TrackOptions`.
 
     Raises:
         ConfigError: As for `plan_run`.
@@ -73,64 +62,99 @@ def track(
         StepError: A step does not exist.
         CheckpointError: As for `plan_run`.
     """
-    plan = plan_run(series, counts, exposed=exposed, command=command, report=report, **options)
-    record, left_out, ids = plan.record, plan.left_out, plan.measure_settings.rows
-    done = resume(output, record, plan.series, ids)
+    plan = plan_run(series, report, **options)
+    done = _claim(plan, output)
+    with closing(_walk(plan, done, executor, ahead)) as results:
+        _write_steps(plan, output, done, results, report, on_checkpoint)
+    if plan.live is not None:
+        from dynamics.tracking.live_stage import run_live  # imports transformers, which is slow
+
+        run_live(plan.live.without(plan.left_out.reasons), plan.record, output, on_live, report)
+    finish(output, plan.record, plan.measure_settings.tokens, plan.measure_settings.rows)
+    return Run(output)
+
+
+def _claim(plan: TrackPlan, output: Path) -> dict[int, CheckpointRecord]:
+    """Claim or resume the run folder; return its finished steps, by step.
+
+    Raises:
+        ConfigError: The settings of running the models do not fit the first model.
+        MismatchError: The folder holds another run.
+        OutputError: The folder holds something other than a run.
+    """
+    record = plan.record
+    done = resume(output, record, plan.series, plan.measure_settings.rows)
     if plan.live is not None:
         resume_live(output, record, plan.live.new_record())
         if not record.live_checkpoints:
             plan.live.check()
-    if exposed is None and counts is not None:
-        exposed = training_stream(series)
-    exposure = options.get("exposure", "auto")
-    step_exposures = exposure_columns(exposed, plan.series, counts, exposure)
+    return done
+
+
+def _walk(
+    plan: TrackPlan, done: Collection[int], executor: Executor | None, ahead: int
+) -> Generator[WalkResult]:
+    """Measure the checkpoints that are not finished, in order; see `walk`."""
+    return walk(
+        plan.series,
+        {*done},
+        plan.measure_settings,
+        reference_step=next(iter(plan.record.steps), None),
+        executor=executor,
+        ahead=ahead,
+    )
+
+
+def _write_steps(
+    plan: TrackPlan,
+    output: Path,
+    done: dict[int, CheckpointRecord],
+    results: Iterator[WalkResult],
+    report: Report,
+    on_checkpoint: OnProgress,
+) -> None:
+    """Write the tables of each measured step and its entry in `run.json`, or why it is left out.
+
+    Args:
+        plan: The plan; its record is written after each step.
+        output: The run folder.
+        done: The finished steps, by step; it gets the others.
+        results: What was measured of each checkpoint that is not finished, in order.
+        report: As in `track`.
+        on_checkpoint: As in `track`.
+    """
+    record, left_out = plan.record, plan.left_out
     reference_step = next(iter(record.steps), None)
     record.checkpoints = [done[step] for step in sorted(done)]
-    record.write(output)  # claims the folder
-    with closing(
-        walk(
-            plan.series,
-            {*done},
-            plan.measure_settings,
-            reference_step=reference_step,
-            executor=executor,
-            ahead=ahead,
-        )
-    ) as results:
-        for index, (checkpoint, exposures) in enumerate(
-            zip(plan.series, step_exposures, strict=True)
-        ):
-            on_checkpoint(index, len(plan.series))
-            if checkpoint.step in done:
-                continue
-            result = next(results)
-            if isinstance(result, MeasuredCheckpoint):
-                result = _comparable(result, record.measures if done else None)
-            if isinstance(result, Unmeasurable):
-                left_out.add(checkpoint.step, Fault(result.reason))
-                record.series.steps = left_out.remaining_steps
-                record.series.left_out = left_out.recorded
-                record.write(output)
-                continue
-            if done and checkpoint.step < min(done) and checkpoint.step != reference_step:
-                done.clear()  # their distances were to a later step
-            reported = {note for measured in done.values() for note in measured.notes}
-            for note in result.notes:
-                if note not in reported:
-                    report(f"step {checkpoint.step}: {note}")
-            record.measures = result.measure_names
-            done[checkpoint.step] = _write_step(output, checkpoint, result, exposures, ids)
-            record.checkpoints = [done[step] for step in sorted(done)]
+    record.write(output)
+    for index, (checkpoint, exposures) in enumerate(zip(plan.series, plan.exposures, strict=True)):
+        on_checkpoint(index, len(plan.series))
+        if checkpoint.step in done:
+            continue
+        result = next(results)
+        if isinstance(result, MeasuredCheckpoint):
+            result = _comparable(result, record.measures if done else None)
+        if isinstance(result, Unmeasurable):
+            left_out.add(checkpoint.step, Fault(result.reason))
+            record.series.steps = left_out.remaining_steps
+            record.series.left_out = left_out.recorded
             record.write(output)
+            continue
+        if done and checkpoint.step < min(done) and checkpoint.step != reference_step:
+            done.clear()  # their distances were to a later step
+        reported = {note for measured in done.values() for note in measured.notes}
+        for note in result.notes:
+            if note not in reported:
+                report(f"step {checkpoint.step}: {note}")
+        record.measures = result.measure_names
+        done[checkpoint.step] = _write_step(
+            output, checkpoint, result, exposures, plan.measure_settings.rows
+        )
+        record.checkpoints = [done[step] for step in sorted(done)]
+        record.write(output)
     on_checkpoint(len(plan.series), len(plan.series))
     if (reference := min(done)) != left_out.selected.steps[0]:
         report(f"distances are to step {reference}, the first that can be measured")
-    if plan.live is not None:
-        from dynamics.tracking.live_stage import run_live  # imports transformers, which is slow
-
-        run_live(plan.live.without(left_out.reasons), record, output, on_live, report)
-    finish(output, record, plan.measure_settings.tokens, ids)
-    return Run(output)
 
 
 def _write_step(

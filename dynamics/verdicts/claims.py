@@ -1,17 +1,31 @@
-"""Claims from pilot trainings of this project, stated before a study.
+"""Claims: ranges of quantities that were stated before a study, in dated files with a digest.
 
-The pilots were single trainings of tiny models on one corpus each (two layers of width 48 on the
-documentation of Python; three layers of width 96 on children's books): effects to look for, not
-constants. A claim is an entry of `CLAIMS`: the arms it applies to, a quantity, and the range that
-the quantity should be in; `judge` compares it with runs.
+A claim names the arms it applies to, a quantity, and the two ends of the range that confirms it;
+`judge` compares it with runs. The files that come with the program lie in `CLAIM_FILES`.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from dynamics.runs.compare import Quantity
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dynamics.config import StudySettings
+from dynamics.errors import ConfigError, did_you_mean, first_problem
+from dynamics.files import sha256_file
+from dynamics.runs.compare import CORRELATIONS, ONSET, Arm, Quantity
+from dynamics.settings_files import Settings, read_yaml, validate
+from dynamics.statistics.vocabulary import parse_rule
 
 INPUT, OUTPUT = "input_embedding_norm", "output_embedding_norm"
 UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"
@@ -19,40 +33,100 @@ UNIFORM, UNIGRAM = f"{OUTPUT}_centered", f"{OUTPUT}_centered_frequency"
 SAME_TOKENS = "log_slope_of_twinned"
 """The observational slope over the tokens that have a twin, which `twin_log_slope` is about."""
 
-UNTIED_ADAMW = {"model.tied": False, "training.optimizer": "adamw"}
-UNTIED_SGD = {"model.tied": False, "training.optimizer": "sgd"}
-TIED_ADAMW = {"model.tied": True, "training.optimizer": "adamw"}
-UNTIED = {"model.tied": False}
+CLAIM_FILES = Path(__file__).parent / "claim_files"
+"""Folder of the lists of claims that come with the program, each named after its date."""
+
+CURRENT = "2026-11-27-tiny"
+"""The list that a study is judged by unless it names another."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """An expectation about one quantity of some arms, as a range.
+def _as_quantity(content: Any) -> Any:
+    """Return the quantity of a mapping; anything else unchanged, for pydantic to check."""
+    if not isinstance(content, Mapping):
+        return content
+    known_keys = [field.name for field in fields(Quantity)]
+    for key in content:
+        if key not in known_keys:
+            raise ValueError(f"unknown key {key!r}; {did_you_mean(str(key), known_keys)}")
+    try:
+        return TypeAdapter(Quantity).validate_python(content)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+
+
+ClaimedQuantity = Annotated[Quantity, BeforeValidator(_as_quantity)]
+
+
+class Claim(Settings):
+    """An expectation about one quantity of some arms, as a range with two ends.
+
+    A range without an end would be confirmed by an effect of another kind: that a mean takes a
+    correlation away, from -.9 to +.1, by a reversal to +.7.
 
     Attributes:
         name: The claim as a sentence.
-        expected: Sign and size in the pilots.
-        arms: Settings that a training must have for the claim to apply.
+        expected: What was known when it was stated: sign and size in earlier runs.
+        arms: Settings that a training must have for the claim to apply, by dotted key.
         quantity: The quantity that is measured.
         above: Lower end of the range that confirms the claim.
         below: Upper end.
         minus: Quantity of the same run that is subtracted.
+        minus_times: Factor of the subtracted quantity.
         minus_arm: Settings changed in the arm whose quantity is subtracted.
         free: Further settings in which that arm may differ, because they go with those changed.
         centrings: True for a claim about output norms without the uniform mean that has to hold
             without the unigram mean too: one centring alone decides nothing.
+        seed_sd: Standard deviation over seeds in earlier runs, on Fisher's z scale for a
+            correlation; simulations of error rates use it. None where it is not known.
     """
 
-    name: str
-    expected: str
-    arms: Mapping[str, Any]
-    quantity: Quantity
-    above: float = -math.inf
-    below: float = math.inf
-    minus: Quantity | None = None
-    minus_arm: Mapping[str, Any] = field(default_factory=dict)
-    free: tuple[str, ...] = ()
+    name: str = Field(min_length=1)
+    expected: str = Field(min_length=1)
+    arms: dict[str, Any] = Field(default_factory=dict)
+    quantity: ClaimedQuantity
+    above: float
+    below: float
+    minus: ClaimedQuantity | None = None
+    minus_times: float = Field(default=1.0, gt=0)
+    minus_arm: dict[str, Any] = Field(default_factory=dict)
+    free: list[str] = Field(default_factory=list)
     centrings: bool = False
+    seed_sd: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_two_ends(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and not {"above", "below"} <= content.keys():
+            raise ValueError(
+                "a claim needs both ends, 'above' and 'below', so that an effect of another kind "
+                "cannot confirm it"
+            )
+        return content
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Claim":
+        if self.above >= self.below:
+            raise ValueError(f"'above' {self.above:g} is not less than 'below' {self.below:g}")
+        if self.on_fisher_scale and not (self.above > -1 and self.below < 1):
+            raise ValueError(
+                "a correlation lies between -1 and 1, and an end there or beyond excludes nothing"
+            )
+        if self.minus and self.minus_arm:
+            raise ValueError("give either 'minus' or 'minus_arm'")
+        if self.minus_times != 1 and not self.minus:
+            raise ValueError("'minus_times' is a factor of 'minus', which is missing")
+        if self.free and not self.minus_arm:
+            raise ValueError("'free' names settings of the arm that 'minus_arm' subtracts")
+        if self.centrings and self.quantity.measure != UNIFORM:
+            raise ValueError(f"'centrings' is for claims about {UNIFORM}")
+        for key in (*self.arms, *self.minus_arm, *self.free):
+            _check_setting(key)
+        return self
+
+    def applies_to(self, arm: Arm) -> bool:
+        """Return whether `dynamics` trained an arm, with the settings that the claim names."""
+        named = self.arms.items()
+        return bool(arm.training) and all(arm.setting(key) == value for key, value in named)
 
     @property
     def quantities(self) -> tuple[tuple[Quantity, Quantity | None], ...]:
@@ -64,242 +138,129 @@ class Claim:
             for measure in (UNIFORM, UNIGRAM)
         )
 
+    @property
+    def width(self) -> float:
+        """Width of the claimed range."""
+        return self.below - self.above
+
+    @property
+    def on_fisher_scale(self) -> bool:
+        """True if its mean over seeds is taken on Fisher's z scale."""
+        one_correlation = self.quantity.statistic in CORRELATIONS
+        return one_correlation and self.minus is None and not self.minus_arm
+
+    @property
+    def of_steps(self) -> bool:
+        """True if its unit is training steps, which are known up to the next checkpoint."""
+        return self.quantity.statistic.endswith(ONSET)
+
+
+class ClaimList(Settings):
+    """Claims that were stated on one date.
+
+    Attributes:
+        stated: The date.
+        source: What they rest on, in a sentence or two.
+        rule: Vocabulary rule of their statistics; arms under another are not judged. None for any.
+        seen_seeds: Seeds whose runs had been looked at when the claims were stated.
+        claims: The claims.
+    """
+
+    stated: Annotated[date, Field(strict=False)]
+    source: str = Field(min_length=1)
+    rule: str | None = None
+    seen_seeds: list[int] = Field(default_factory=list)
+    claims: list[Claim] = Field(min_length=1)
+
+    @field_validator("rule")
+    @classmethod
+    def _is_a_rule(cls, rule: str | None) -> str | None:
+        try:
+            return None if rule is None else str(parse_rule(rule))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ClaimList":
+        names = [claim.name for claim in self.claims]
+        if doubled := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the claim {doubled[0]!r} is given twice")
+        return self
+
+
+@dataclass(frozen=True)
+class ClaimsFile:
+    """A list of claims with the identity of its file.
+
+    Attributes:
+        name: Name of the file, without its folder.
+        sha256: Digest of its bytes.
+        contents: The claims, and when and from what they were stated.
+    """
+
+    name: str
+    sha256: str
+    contents: ClaimList
+
+
+def shipped_claims() -> dict[str, Path]:
+    """Return the claims files that come with the program, by their names without suffix."""
+    return {path.stem: path for path in sorted(CLAIM_FILES.glob("*.yaml"))}
+
+
+def read_claims(source: str | Path = CURRENT) -> ClaimsFile:
+    """Read a list of claims.
+
+    Args:
+        source: Path of a YAML file, or the name of one that comes with the program.
+
+    Raises:
+        ConfigError: The file cannot be read, is history, or a key is unknown, missing or wrong; the
+            message names the claim.
+    """
+    path = shipped_claims().get(str(source), Path(source))
+    if not path.is_file():
+        raise ConfigError(
+            f"cannot read the claims {source}: neither a file nor a list that comes with the "
+            f"program, such as {CURRENT}"
+        )
+    content = read_yaml(path)
+    if "superseded_by" in content:
+        raise ConfigError(
+            f"{source} is kept as history, with claims that are withdrawn or have one end; judge "
+            f"by {content['superseded_by']!r} or a list of your own"
+        )
+    claims = content.get("claims")
+    if isinstance(claims, list):  # one by one, so that a message can name the claim
+        content["claims"] = [
+            validate(Claim, claim, f"{source}, {_title(number, claim)}")
+            for number, claim in enumerate(claims, start=1)
+        ]
+    return ClaimsFile(path.name, sha256_file(path), validate(ClaimList, content, str(source)))
+
 
 def _of(measure: str, quantity: Quantity) -> Quantity:
     """The same quantity of another measure."""
     return replace(quantity, measure=measure)
 
 
-def _frequency(measure: str, statistic: str = "spearman", step: Any = "last") -> Quantity:
-    """A statistic of a norm or embedding and log frequency."""
-    return Quantity(measure, "log_frequency", statistic, at=step)
+def _title(number: int, claim: Any) -> str:
+    """Return how a message names a claim of a file: its place and its sentence."""
+    name = claim.get("name") if isinstance(claim, Mapping) else None
+    return f"claim {number} ({name!r})" if name else f"claim {number}"
 
 
-def _surgery(measure: str) -> Quantity:
-    """Change of the held-out loss when the norms are shuffled over tokens."""
-    return Quantity(measure, "held_out_loss", "surgery_shuffled")
+def _check_setting(key: str) -> None:
+    """Check that a dotted key is a setting of a training."""
+    known_keys = list(_setting_keys(StudySettings))
+    if key not in known_keys:
+        raise ValueError(f"there is no setting {key!r}; {did_you_mean(key, known_keys)}")
 
 
-def _read_out(role: str, features: str) -> Quantity:
-    """Share of the variance of log frequency that is read out of an embedding."""
-    return Quantity(role, "log_frequency", "readout_r2", features)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "Input norms do not correlate with frequency before training.",
-        "+.00 and +.04",
-        {},
-        _frequency(INPUT, step="first"),
-        above=-0.05,
-        below=0.05,
-    ),
-    Claim(
-        "Untied input rows of frequent tokens become longer under AdamW.",
-        "+.60",
-        UNTIED_ADAMW,
-        _frequency(INPUT),
-        above=0.2,
-    ),
-    Claim(
-        "Untied input rows of frequent tokens become longer under SGD too.",
-        "+.75",
-        UNTIED_SGD,
-        _frequency(INPUT),
-        above=0.2,
-    ),
-    Claim(
-        "Without weight decay the correlation of input norms is nearly the same (a weak test, as "
-        "weak as the decay is).",
-        "-.01",
-        UNTIED_ADAMW | {"training.weight_decay": 0.0},
-        _frequency(INPUT),
-        above=-0.1,
-        below=0.1,
-        minus_arm={"training.weight_decay": 0.1},
-    ),
-    Claim(
-        "Raw rows of rare tokens become longer in tied models.",
-        "-.93",
-        TIED_ADAMW,
-        _frequency(OUTPUT),
-        below=-0.2,
-    ),
-    Claim(
-        "Removing the uniform mean takes that away.",
-        "+1.03, from -.93 to +.10",
-        TIED_ADAMW,
-        _frequency(UNIFORM),
-        above=0.3,
-        minus=_frequency(OUTPUT),
-    ),
-    Claim(
-        "Raw output rows of rare tokens become longer under AdamW.",
-        "-.92 and -.47",
-        UNTIED_ADAMW,
-        _frequency(OUTPUT),
-        below=-0.2,
-    ),
-    Claim(
-        "SGD gives raw output norms the other sign.",
-        "+1.55 and +1.11",
-        UNTIED_SGD,
-        _frequency(OUTPUT),
-        above=0.3,
-        minus_arm={"training.optimizer": "adamw"},
-        free=("training.learning_rate",),
-    ),
-    Claim(
-        "Under AdamW output rows of frequent tokens are longer without the uniform mean ...",
-        "+.24",
-        UNTIED_ADAMW,
-        _frequency(UNIFORM),
-        above=0.0,
-    ),
-    Claim(
-        "... and shorter without the unigram mean: the centrings disagree.",
-        "-.48",
-        UNTIED_ADAMW,
-        _frequency(UNIGRAM),
-        below=0.0,
-    ),
-    Claim(
-        "Under SGD output rows of frequent tokens are longer without the uniform mean ...",
-        "+.60",
-        UNTIED_SGD,
-        _frequency(UNIFORM),
-        above=0.0,
-    ),
-    Claim(
-        "... and without the unigram mean: the centrings agree.",
-        "+.11",
-        UNTIED_SGD,
-        _frequency(UNIGRAM),
-        above=0.0,
-    ),
-    Claim(
-        "Input rows that never occur only decay (largest relative error).",
-        "6e-7",
-        UNTIED,
-        Quantity(INPUT, statistic="unseen_row_error"),
-        below=1e-5,
-    ),
-    Claim(
-        "Twins: frequency lengthens input rows more than the observational slope over the same "
-        "tokens says.",
-        "+.051, +.106 against +.055 over all tokens",
-        UNTIED_ADAMW,
-        _frequency(INPUT, "twin_log_slope"),
-        above=0.0,
-        minus=_frequency(INPUT, SAME_TOKENS),
-    ),
-    Claim(
-        "Twins: frequency shortens centred output rows, under both centrings ...",
-        "-.112 without the uniform mean",
-        UNTIED_ADAMW,
-        _frequency(UNIFORM, "twin_log_slope"),
-        below=0.0,
-        centrings=True,
-    ),
-    Claim(
-        "... where the observational slope over the same tokens is positive, under both centrings.",
-        "+.093 over all tokens, without the uniform mean",
-        UNTIED_ADAMW,
-        _frequency(UNIFORM, SAME_TOKENS),
-        above=0.0,
-        centrings=True,
-    ),
-    Claim(
-        "Under SGD the two slopes of input rows nearly agree over the same tokens.",
-        "about 0",
-        UNTIED_SGD,
-        _frequency(INPUT, "twin_log_slope"),
-        above=-0.05,
-        below=0.05,
-        minus=_frequency(INPUT, SAME_TOKENS),
-    ),
-    Claim(
-        "Shuffling input norms costs next to nothing (nats).",
-        "at most +.0015",
-        UNTIED,
-        _surgery(INPUT),
-        below=0.02,
-    ),
-    Claim(
-        "Shuffling output norms without the uniform mean costs much (nats).",
-        "+2.4 to +4.5",
-        UNTIED,
-        _surgery(UNIFORM),
-        above=0.5,
-    ),
-    Claim(
-        "Yet input norms correlate with occlusion beyond frequency.",
-        "+.28 and +.38",
-        UNTIED_ADAMW,
-        Quantity(INPUT, "occlusion", "partial_spearman"),
-        above=0.0,
-    ),
-    Claim(
-        "Norm and occlusion do not correlate before training.",
-        "-.01 and +.04",
-        UNTIED_ADAMW,
-        Quantity(INPUT, "occlusion", at="first"),
-        above=-0.1,
-        below=0.1,
-    ),
-    Claim(
-        "The halves of norm-matched occlusion agree better after training.",
-        "+.44, from .39 to .83",
-        UNTIED_ADAMW,
-        Quantity("occlusion_norm_matched", statistic="reliability"),
-        above=0.2,
-        minus=Quantity("occlusion_norm_matched", statistic="reliability", at="first"),
-    ),
-    Claim(
-        "Input norms carry information gain about the right context beyond frequency.",
-        "+.29",
-        UNTIED_ADAMW,
-        Quantity(INPUT, "information_gain_right", "partial_spearman"),
-        above=0.0,
-    ),
-    Claim(
-        "Output norms carry information gain about the left context beyond frequency, under both "
-        "centrings.",
-        "+.81 with a window of 1",
-        UNTIED_ADAMW,
-        Quantity(UNIFORM, "information_gain_left", "partial_spearman"),
-        above=0.0,
-        centrings=True,
-    ),
-    Claim(
-        "Within inputs the norm does not agree with occlusion.",
-        "-.07",
-        UNTIED_ADAMW,
-        Quantity("norm", "occlusion", "within_input_agreement"),
-        below=0.1,
-    ),
-    Claim(
-        "Frequency is read out of output rows almost completely (R²).",
-        "+.92",
-        {},
-        _read_out("output_embedding", "rows"),
-        above=0.8,
-    ),
-    Claim(
-        "Of input rows the norm alone tells more of frequency than a line through the row (R²).",
-        "+.32, .43 against .11",
-        UNTIED_ADAMW,
-        _read_out("input_embedding", "norm"),
-        above=0.0,
-        minus=_read_out("input_embedding", "rows"),
-    ),
-    Claim(
-        "Output rows can be read for frequency before input norms correlate with it (steps, each "
-        "known to the checkpoint before).",
-        "32 to 64 against 256",
-        UNTIED_ADAMW,
-        _frequency("output_embedding", "readout_r2_onset"),
-        below=0.0,
-        minus=_frequency(INPUT, "spearman_onset"),
-    ),
-)
+def _setting_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every setting of a model, those of groups too."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _setting_keys(kind, f"{prefix}{name}.")

@@ -198,7 +198,7 @@ def test_counting_ids_in_the_wrong_type_names_the_right_one(dynamics, fails, tex
         ids.astype(disk).tofile(stream)
         message = fails(*arguments, "--sequence-length", 15)
         assert "train.bin is not of type uint16: " in message
-        assert f"give the type {dtype} (--dtype, --stream-dtype or --probe-dtype)" in message
+        assert f"give the type {dtype} (--dtype, stream.dtype or probe.dtype)" in message
         status, *_ = dynamics(*arguments, "--sequence-length", 15, "--dtype", dtype)
         assert status == 0
         expected = np.bincount(ids, minlength=270).tolist()
@@ -319,10 +319,10 @@ def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
     from dynamics.runs.run import Run
 
     options = ["--counts", shared / "counts.parquet", "--steps", "0,8"]
-    stream = ["--stream", shared / "training/tokens.bin", "--sequence-length", 11]
+    stream = [f"stream.file={shared / 'training/tokens.bin'}", "stream.sequence_length=11"]
     output = tmp_path / "run"
     status, _, _ = dynamics(
-        "track", shared / "series", "-o", output, *options, *stream, "--batch-size", 3
+        "track", shared / "series", "-o", output, *options, *stream, "stream.batch_size=3"
     )
     assert status == 0
     assert Run(output).measures(8)["exposure_as_input"].sum() == 8 * 3 * 11
@@ -331,9 +331,9 @@ def test_tracking_with_a_stream_of_others(dynamics, shared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", 3], "describe a token stream; give it with --stream"),
-        (["--stream", "x.bin"], "the batch size of x.bin is not known; give --batch-size"),
-        (["--stream", "x.bin", "--batch-size", 3], "there is no token stream x.bin; check the"),
+        (["stream.batch_size=3"], "describe a token stream; give it with stream.file"),
+        (["stream.file=x.bin"], "the batch size of x.bin is not known; give stream.batch_size"),
+        (["stream.file=x.bin", "stream.batch_size=3"], "there is no token stream x.bin; check"),
     ],
 )
 def test_a_stream_that_is_not_described(fails, shared, tmp_path, options, message):

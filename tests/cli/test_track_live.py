@@ -6,7 +6,7 @@ import pytest
 
 from tests.tracking.live_series import write_live_training
 
-FEW = ("--probe-size", 2, "--contexts", 3, "--context-length", 10, "--device", "cpu")
+FEW = ("probe_tokens_per_stratum=2", "contexts=3", "context_length=10", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,17 @@ def test_importance_is_measured_and_added_to(dynamics, training, tmp_path):
     from dynamics.runs.run import Run
 
     output = ("-o", tmp_path / "run", "--steps", "0,8")
-    asked = ("--importance", "surprisal, occlusion", "--probe-tokens", "40,41", *FEW)
+    asked = (
+        "--importance",
+        "surprisal",
+        "--importance",
+        "occlusion",
+        "probe.tokens=[40, 41]",
+        *FEW,
+    )
     status, *_ = dynamics("track", training, *output)
     assert (status, Run(tmp_path / "run").live_steps) == (0, [])
-    status, _, err = dynamics("track", training, *output, *asked, "--live-steps", "last")
+    status, _, err = dynamics("track", training, *output, *asked, "live_steps=last")
     assert status == 0
     assert "running the model 1 of 1" in err
     run = Run(tmp_path / "run")
@@ -57,13 +64,13 @@ def test_the_cost_is_told_and_nothing_is_written(dynamics, training, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--importance", "all", "--split", "test"], "are settings of --probe; give --probe"),
-        (["--importance", "all", "--probe-dtype", "uint8"], "are settings of --probe; give --pro"),
+        (["--surgery", "probe.split=test"], "probe.split needs probe.text (--probe); give a text"),
+        (["--surgery", "probe.dtype=uint8"], "probe.dtype needs probe.text (--probe); give a text"),
         (["--importance", "oclusion"], "there is no importance 'oclusion'; did you mean 'occlu"),
-        (["--probe", "x.txt"], "need --importance, --surgery or --agreement"),
-        (["--surgery", "--probe-tokens", "a"], "cannot read the token ids 'a'; give numbers with"),
-        (["--importance", "all", "--contexts", "1"], "contexts of a probe set is 1; give 2 or"),
-        (["--importance", "all", "--live-steps", "7"], "7"),
+        (["--probe", "x.txt"], "need importance, surgery or agreement; give one"),
+        (["--surgery", "probe.tokens=[a]"], "probe.tokens.0: input should be a valid integer (got"),
+        (["--importance", "all", "contexts=1"], "contexts: input should be greater than 1 (got 1)"),
+        (["--importance", "all", "live_steps=7"], "7"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_one_line(fails, training, tmp_path, arguments, told):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import CorpusError
 
-OPTIONS = r"\(--dtype, --stream-dtype or --probe-dtype\)"
+OPTIONS = r"\(--dtype, stream.dtype or probe.dtype\)"
 
 
 def zipfian(vocab_size, number=8000, seed=0, permuted=False):

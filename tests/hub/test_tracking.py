@@ -284,7 +284,7 @@ def test_a_planted_repetition_is_left_out(standin, folder, tmp_path, undisturbed
     left_out = run.info["series"]["left_out"]
     assert list(left_out) == ["2"]
     assert left_out["2"].startswith("repeated: ")
-    assert said == [f"step 2 is left out: {left_out['2']}; --allow-flagged keeps it"]
+    assert said == [f"step 2 is left out: {left_out['2']}; allow_flagged=true keeps it"]
     assert run.steps == [0, 1, 512, 1000, 2000]
     assert 2 not in ranges(standin)
     for step in run.steps:

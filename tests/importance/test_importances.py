@@ -20,9 +20,10 @@ from dynamics.importance.importances import (
     measure_contexts,
     measure_importances,
 )
-from dynamics.importance.probes import ProbeSet, ProbeSettings, sample_probes
+from dynamics.importance.probes import ProbeSet, sample_probes
 from dynamics.models.live_model import LiveModel
 from tests.models import tiny
+from tests.probe_settings import probe_settings
 
 MODELS = {
     "gpt_neox": {},
@@ -42,7 +43,7 @@ def live(name):
 @pytest.fixture(scope="module")
 def probes(corpus):
     counts = np.bincount(corpus.ravel(), minlength=tiny.V)
-    settings = ProbeSettings(strata=2, tokens_per_stratum=1, contexts=3, length=12)
+    settings = probe_settings(strata=2, tokens_per_stratum=1, contexts=3, length=12)
     return sample_probes(corpus, counts, counts >= 10, settings)
 
 

@@ -9,10 +9,16 @@ from scipy.stats import rankdata
 
 from dynamics.errors import ConfigError, CorpusError
 from dynamics.importance import probes as module
-from dynamics.importance.probes import ProbeSet, ProbeSettings, half_means, sample_probes
+from dynamics.importance.probes import ProbeSet, half_means, sample_probes
+from tests.probe_settings import probe_settings
 
 V, LENGTH = 120, 12
-SETTINGS = ProbeSettings(strata=4, tokens_per_stratum=5, contexts=6, length=LENGTH)
+SIZES = {"strata": 4, "tokens_per_stratum": 5, "contexts": 6, "length": LENGTH}
+SETTINGS = probe_settings(**SIZES)
+
+
+def changed(**changes):
+    return probe_settings(**SIZES | changes)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_tokens_are_of_every_stratum_and_have_their_contexts(sample, rows, count
 
 
 def test_the_same_seed_gives_the_same_and_another_one_others(sample):
-    first, again, other = sample(), sample(), sample(replace(SETTINGS, seed=1))
+    first, again, other = sample(), sample(), sample(changed(seed=1))
     assert first.digest == again.digest != other.digest
     assert len(first.digest) == 64
     np.testing.assert_array_equal(first.ids, again.ids)
@@ -99,7 +105,7 @@ def test_how_the_rows_are_read_does_not_matter(sample, monkeypatch, size):
 
 
 def test_a_replacement_is_another_kept_token(sample, kept):
-    probes = sample(replace(SETTINGS, tokens=(0, 1)))
+    probes = sample(changed(tokens=(0, 1)))
     assert kept[probes.replacements].all()
     assert (probes.replacements != probes.token_ids).all()
     assert len(set(probes.replacements)) > len(probes) / 4
@@ -108,7 +114,7 @@ def test_a_replacement_is_another_kept_token(sample, kept):
 def test_replacements_are_uniform_over_the_others(rows, counts):
     kept = np.zeros(V, bool)
     kept[[4, 7, 9]] = True
-    settings = ProbeSettings(strata=1, tokens_per_stratum=3, contexts=1000, length=LENGTH)
+    settings = probe_settings(strata=1, tokens_per_stratum=3, contexts=1000, length=LENGTH)
     probes = sample_probes(rows, counts, kept, settings)
     pairs = Counter(zip(probes.token_ids.tolist(), probes.replacements.tolist(), strict=True))
     assert len(pairs) == 6
@@ -118,9 +124,9 @@ def test_replacements_are_uniform_over_the_others(rows, counts):
 
 
 def test_tokens_that_are_asked_for_are_probed_besides(sample):
-    only = sample(replace(SETTINGS, tokens_per_stratum=0, tokens=(118, 1)))
+    only = sample(changed(tokens_per_stratum=0, tokens=(118, 1)))
     assert Counter(only.token_ids.tolist()) == {1: 6, 118: 1}
-    assert {1, 118} < set(sample(replace(SETTINGS, tokens=(118, 1))).token_ids)
+    assert {1, 118} < set(sample(changed(tokens=(118, 1))).token_ids)
 
 
 def test_tokens_that_hardly_occur_are_left_out_and_counted(rows, counts):
@@ -134,11 +140,11 @@ def test_tokens_that_nobody_asked_for_any_more_are_not_passed_over(rows, counts)
     kept = np.isin(np.arange(V), [5, 110, 111, 112, 113, 114, 117, 118])
     eligible = np.bincount(rows[:, LENGTH // 4 : -(LENGTH // 4)].ravel(), minlength=V)
     fit = set(np.flatnonzero(kept & (eligible >= 2)))
-    one = ProbeSettings(strata=1, tokens_per_stratum=1, length=LENGTH)
+    one = {"strata": 1, "tokens_per_stratum": 1, "length": LENGTH}
     for seed in range(10):
         drawn = np.random.default_rng(seed).permutation(np.flatnonzero(kept)).tolist()
         passed_over = next(at for at, token in enumerate(drawn) if token in fit)
-        probes = sample_probes(rows, counts, kept, replace(one, seed=seed))
+        probes = sample_probes(rows, counts, kept, probe_settings(**one, seed=seed))
         assert set(probes.token_ids) == {drawn[passed_over]}
         assert probes.left_out == passed_over
 
@@ -146,7 +152,7 @@ def test_tokens_that_nobody_asked_for_any_more_are_not_passed_over(rows, counts)
 def test_text_of_one_row_and_rows_of_one_context_do(sample, rows):
     flat = sample(text=rows.reshape(1, -1).astype(np.int64))
     assert flat.length == LENGTH
-    short = sample(replace(SETTINGS, length=64))
+    short = sample(changed(length=64))
     assert short.length == rows.shape[1]
     assert {tuple(each) for each in short.ids.tolist()} <= {tuple(each) for each in rows.tolist()}
 
@@ -158,16 +164,22 @@ def test_text_of_one_row_and_rows_of_one_context_do(sample, rows):
         ({"tokens": (117,)}, "token 117 does not occur .* with a past and a future"),
         ({"tokens": (5, 120)}, "token 120 cannot be probed: the vocabulary has ids 0 to 119"),
         ({"tokens": (-1,)}, "token -1 cannot be probed"),
-        ({"tokens_per_stratum": 0}, "no token is probed; sample tokens of each stratum, or name"),
-        ({"tokens_per_stratum": -1}, "tokens_per_stratum of a probe set is -1; give 0 or more"),
-        ({"strata": 0}, "strata of a probe set is 0; give 1 or more"),
-        ({"contexts": 1}, "contexts of a probe set is 1; give 2 or more"),
-        ({"length": 3}, "contexts of 3 ids leave a token no past or no future; give 4"),
+        (
+            {"tokens_per_stratum": 0},
+            "no token is probed; set probe_tokens_per_stratum above 0, or name",
+        ),
+        (
+            {"tokens_per_stratum": -1},
+            "probe_tokens_per_stratum: input should be greater than or equal to 0",
+        ),
+        ({"strata": 0}, "probe.strata: input should be greater than or equal to 1"),
+        ({"contexts": 1}, "contexts: input should be greater than 1"),
+        ({"length": 3}, "context_length: input should be greater than or equal to 4"),
     ],
 )
 def test_what_cannot_be_probed_is_told(sample, changes, message):
     with pytest.raises(ConfigError, match=message):
-        sample(replace(SETTINGS, **changes))
+        sample(changed(**changes))
 
 
 def test_rows_that_do_not_fit_are_told(sample, rows, counts, kept):
@@ -187,7 +199,9 @@ def test_halves_share_no_text_and_are_as_large_as_each_other_else():
     for token, times in enumerate((600, 60, 20, 6)):
         rows.ravel()[rng.choice(rows.size, times, replace=False)] = token
     counts = np.bincount(rows.ravel(), minlength=rows.size + 10)
-    settings = ProbeSettings(1, tokens_per_stratum=0, contexts=16, length=24, tokens=(0, 1, 2, 3))
+    settings = probe_settings(
+        strata=1, tokens_per_stratum=0, contexts=16, length=24, tokens=(0, 1, 2, 3)
+    )
     probes = sample_probes(rows, counts, counts >= 1, settings)
     for token in range(4):
         of, halves = (each[probes.token_ids == token] for each in (probes.ids, probes.halves))

@@ -114,7 +114,7 @@ def test_of_an_arm_with_seeds_only_their_spread_is_drawn(runs):
         (slopes, GAUGES, "log_frequency", {
             "log_slope": "observed frequency, over tokens",
             "twin_log_slope": "random frequency, within twins",
-            "twin_minus_curve": "within twins minus the curve at their counts"}),
+            "twin_minus_curve": "random minus observed, same counts"}),
     ],
 )  # fmt: skip
 def test_each_panel_has_the_lines_of_its_measure(runs, draw, measures, against, statistics):
@@ -168,7 +168,7 @@ def test_no_text_is_cropped_and_the_caption_states_its_terms(runs, name, count):
     if count == 5:
         drawn = "100 tokens" if name == "importance" else "213 tokens"
         assert f"one: {drawn}, count>=10, 3 seeds (initialisation and order differ)" in said
-        assert "95 % t interval over seeds, descriptive where they are fewer than 5" in said
+        assert "95 % t interval over seeds, descriptive with fewer than 5 seeds" in said
     else:
         assert "over seeds" not in said
 

@@ -11,12 +11,50 @@ from dynamics.report import study_page
 from dynamics.report.study_page import write_page
 from dynamics.runs.compare import arms_of
 from dynamics.training.rates import unused_row_factor
-from dynamics.verdicts.claims import CLAIMS
-from dynamics.verdicts.judge import judge
+from dynamics.verdicts.claims import read_claims
+from dynamics.verdicts.judgement import judge_study
 from tests.tracking.arms import made_run, planted
 from tests.tracking.synthetic import STEPS
 
 INPUT = "input_embedding_norm"
+CLAIMS = """
+stated: 2027-01-02
+source: A guess.
+rule: count>=10
+seen_seeds: [1]
+claims:
+  - name: Before training there is nothing.
+    expected: nothing
+    quantity: {measure: input_embedding_norm, against: log_frequency, at: first}
+    above: -0.5
+    below: 0.5
+  - name: Twins shorten centred output rows, under both centrings.
+    expected: "-.1"
+    quantity:
+      measure: output_embedding_norm_centered
+      against: log_frequency
+      statistic: twin_log_slope
+    above: -0.3
+    below: 0
+    centrings: true
+  - name: Occlusion goes with the norm.
+    expected: "+.3"
+    quantity: {measure: input_embedding_norm, against: occlusion, statistic: partial_spearman}
+    above: 0.1
+    below: 0.9
+  - name: Nothing has this.
+    expected: "0"
+    quantity: {measure: norm, against: nothing}
+    above: -0.5
+    below: 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def claims(tmp_path_factory):
+    path = tmp_path_factory.mktemp("claims") / "own.yaml"
+    path.write_text(CLAIMS)
+    return read_claims(path)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +70,21 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def page(runs, tmp_path, monkeypatch):
+def write(claims, tmp_path, monkeypatch):
+    """Writes the page of some runs, judged by the claims of these tests, and returns it."""
     monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
-    write_page(tmp_path / "page.md", runs, title="toys", command="dynamics study toys.yaml")
-    return (tmp_path / "page.md").read_text()
+
+    def write(runs, command="", **settings):
+        judgement = judge_study(arms_of(runs), claims, **settings)
+        write_page(tmp_path / "page.md", runs, title="toys", command=command, judgement=judgement)
+        return (tmp_path / "page.md").read_text()
+
+    return write
+
+
+@pytest.fixture
+def page(runs, write):
+    return write(runs, "dynamics study toys.yaml")
 
 
 def cells(page, heading, first):
@@ -64,7 +113,7 @@ def test_twins_stand_beside_what_they_are_beyond_the_curve(page, runs):
 def test_every_question_is_asked_and_answered(page):
     assert "Not measured" not in page.replace(section(page, "information gain beyond"), "")
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
-    assert headings[:2] == ["What was run", "Against the pilots"]
+    assert headings[:2] == ["What was run", "Claims stated before"]
     assert len(headings) == len(set(headings)) == 11
 
 
@@ -74,9 +123,10 @@ def section(page, heading):
 
 def test_few_seeds_are_called_descriptive_and_names_are_text(page):
     assert "descriptive: two\\|&lt;b>." in page
-    verdicts = section(page, "Against the pilots")
-    assert re.search(r"\| two\\\|&lt;b> \| .* \| 2 \| \w+\* \|", verdicts)
-    assert re.search(r"\| one \| .* \| 5 \| \w+ \|", verdicts)
+    verdicts = section(page, "Claims stated before")
+    assert re.search(r"\| two\\\|&lt;b> \| .* \| 2 \| descriptive† \|", verdicts)
+    assert re.search(r"\| one \| .* \| 5 \| confirmed† \|", verdicts)
+    assert "With fewer than 5 seeds numbers are descriptive and get no verdict." in verdicts
 
 
 def test_each_importance_has_its_reliability_beside_it(page, runs):
@@ -97,50 +147,83 @@ def test_the_sign_of_output_norms_is_decided_by_both_centrings(runs, page):
     assert "both centrings" in sentence or "no sign" in sentence or "opposite" in sentence
 
 
-def test_a_single_run_has_no_interval_and_decides_nothing(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
-    write_page(tmp_path / "page.md", runs[:1], title="toys")
-    page = (tmp_path / "page.md").read_text()
+def test_a_single_run_has_no_interval_and_decides_nothing(runs, write):
+    page = write(runs[:1])
     assert re.fullmatch(r"[+-]\d\.\d{3}", cells(page, "**At the last step**", "one")[1])
-    assert re.search(
-        r"Of (\d+) claims 0 were confirmed in every arm .* \1 in none; .* at least one: 0\.", page
-    )
-    assert "With one seed there is no interval, so that nothing is decided." in page
-    assert "one in twenty" not in page
+    assert "0 of them get a verdict on these runs. Of 0 claims 0 were confirmed" in page
+    assert "| 1 | descriptive |" in page
+    assert "False confirmations" not in page and "†" not in page  # seed 0 had not been seen
     assert "one: no sign of output norms is decided." in page
     assert "Made by" not in page
 
 
-def test_claims_are_counted_and_not_their_cells(page, runs):
-    verdicts = list(judge(arms_of(runs)))
-    by_claim = {}
-    for each in verdicts:
-        by_claim.setdefault(each.claim.name, []).append(each.verdict)
-    every = sum(all(verdict == "confirmed" for verdict in of) for of in by_claim.values())
-    some = sum("confirmed" in of for of in by_claim.values()) - every
-    contradicted = sum("contradicted" in of for of in by_claim.values())
-    n = len(by_claim)
+def test_claims_are_counted_with_their_file_its_date_and_its_digest(page, runs, claims):
+    verdicts = judge_study(arms_of(runs), claims).verdicts
+    decided = [found for found in verdicts if found.verdict != "descriptive"]
+    assert [found.verdict for found in decided] == ["confirmed"] * 3  # the arm of five seeds
+    assert len(verdicts) == 6
     assert (
-        f"{len(CLAIMS)} claims were stated before, from pilots of one training each; {n} can be "
-        f"judged on these runs. Of {n} claims {every} were confirmed in every arm they are "
-        f"about, {some} in some of them and {n - every - some} in none; contradicted in at "
-        f"least one: {contradicted}."
+        f"4 claims were stated on 2027-01-02 in own.yaml (SHA-256 {claims.sha256}). A guess. 3 of "
+        "them get a verdict on these runs. Of 3 claims 3 were confirmed in every arm they are "
+        "about, 0 in some of them and 0 in none; contradicted in at least one: 0."
     ) in page
-    assert f"by chance one in twenty misses the true value, of {n} true claims about" in page
-    assert "With one seed" not in page
+    assert "no arm has the settings and the quantity: (1) Nothing has this." in page
 
 
-def test_arms_of_the_same_numbers_are_judged_once(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_page, "plot", lambda runs, folder, **settings: [])
-    write_page(tmp_path / "page.md", [runs[0], runs[5]], title="toys")
-    page = (tmp_path / "page.md").read_text()
-    first = next(line for line in page.splitlines() if "correlate with frequency before" in line)
+def test_seeds_that_had_been_seen_are_no_test(page, runs, write):
+    assert "Runs of the seeds 1 had been looked at when the claims were stated" in page
+    unseen = write([runs[0], *runs[2:5]])
+    assert "†" not in unseen
+
+
+def test_changed_claims_stand_on_the_page_in_one_line(runs, write, claims, tmp_path):
+    path = tmp_path / "earlier.yaml"
+    path.write_text(CLAIMS.replace("above: 0.1", "above: 0.2"))
+    earlier = judge_study(arms_of(runs), read_claims(path))
+    line = next(
+        line
+        for line in write(runs, previous=earlier.record).splitlines()
+        if line.startswith("The claims have changed since these runs were first judged: ")
+    )
+    assert earlier.file.sha256 in line.partition("; now")[0]
+    assert claims.sha256 in line.partition("; now")[2]
+
+
+def test_the_rate_of_false_confirmations_is_simulated_for_these_verdicts(page):
+    (line,) = (line for line in page.splitlines() if line.startswith("False confirmations"))
+    assert "simulated for the 3 verdicts" in line
+    rate, independent, correlated = re.search(
+        r"confirm it in (\d\.\d)% of .* in (\d+)% of .* independent, in (\d+)% where", line
+    ).groups()
+    assert float(rate) == pytest.approx(2.5, abs=0.3)
+    assert float(independent) == pytest.approx(100 * (1 - 0.975**3), abs=1)
+    assert float(correlated) <= float(independent)
+
+
+def test_arms_that_count_once_are_named_with_the_reason(runs, tmp_path, write):
+    alike = [
+        made_run(tmp_path, "no-decay", seed, rows=planted(seed), training__weight_decay=0.0)
+        for seed in range(5)
+    ]
+    page = write([*runs[:5], *alike])
+    verdicts = section(page, "Claims stated before")
+    assert "Counted once with one, whose numbers stand for both: no-decay (the same seeds" in page
+    assert "at most 0.000 of the width of its claimed range; the limit is 0.1" in page
+    assert "| one, no-decay |" in verdicts and "\n| one |" not in verdicts
+    declared = write([*runs[:5], *alike], counts_with={"no-decay": "one"})
+    assert "stand for both: no-decay (declared by the study)." in declared
+
+
+def test_arms_of_the_same_numbers_are_judged_once(runs, write):
+    page = write([runs[0], runs[5]])
+    first = next(line for line in page.splitlines() if "Before training" in line)
     assert "| one, two\\|&lt;b> |" in first
 
 
 def test_a_claim_of_two_centrings_shows_both(page):
-    row = next(line for line in page.splitlines() if "frequency shortens centred output" in line)
-    assert re.search(r"\| uniform -0\.\d+ \[.*\]; unigram -0\.\d+ \[.*\] \| 5 \| confirmed \|", row)
+    row = next(line for line in page.splitlines() if "shorten centred output" in line)
+    numbers = r"\| uniform -0\.\d+ \[.*\]; unigram -0\.\d+ \[.*\] \| 5 \| confirmed† \|"
+    assert re.search(numbers, row)
     slopes = section(page, "Does frequency itself move norms?")
     assert "one, two\\|&lt;b>: frequency shortens them under both centrings." in slopes
 

@@ -7,15 +7,14 @@ import pytest
 from dynamics.checkpoints.series import open_series
 from dynamics.errors import OutputError
 from dynamics.importance.importances import IMPORTANCES
-from dynamics.importance.probes import ProbeSettings
 from dynamics.runs.changed_tokens import changed_tokens
 from dynamics.runs.findings import findings
 from dynamics.runs.importance_trends import GAUGES
 from dynamics.runs.record import LiveCheckpointRecord
 from dynamics.runs.run import IMPORTANCE, step_path
 from dynamics.runs.tracked_importance import factors_of, read_importances
-from dynamics.tracking.live_stage import LiveSettings
 from dynamics.tracking.track import track
+from tests.probe_settings import probe_settings
 from tests.tracking import independent
 from tests.tracking.live_series import (
     EMBEDDINGS_ONLY,
@@ -39,9 +38,10 @@ def run(tmp_path_factory):
     stream = np.random.default_rng(1).integers(0, len(counts.table), (ROWS, LENGTH + 1))
     stream.astype("<u2").tofile(folder / "training" / "tokens.bin")  # so that many can be probed
     counts = type(counts)(counts.table.assign(information_gain_right=gain), counts.info)
-    probes = ProbeSettings(strata=4, tokens_per_stratum=8, contexts=4, length=12)
-    live = LiveSettings(NAMES, probes=probes, device="cpu")
-    return track(open_series(folder / "training"), folder / "run", counts=counts, live=live)
+    settings = probe_settings(
+        importance=NAMES, strata=4, tokens_per_stratum=8, contexts=4, length=12
+    )
+    return track(open_series(folder / "training"), folder / "run", counts=counts, live=settings)
 
 
 def test_importances_are_those_in_the_tables(run):

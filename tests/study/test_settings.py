@@ -7,6 +7,7 @@ import pytest
 from dynamics.config import StudySettings
 from dynamics.errors import ConfigError
 from dynamics.study.settings import ArmsStudy, SeriesStudy, load_study
+from dynamics.verdicts.claims import CURRENT, read_claims, shipped_claims
 
 ARMS = """
 name: s
@@ -64,6 +65,22 @@ def test_a_base_may_stand_in_a_file_of_its_own(read, tmp_path):
         read("name: s\nseeds: [1]\nbase: gone.yaml\narms: {plain: {}}\n")
 
 
+def test_claims_of_ones_own_lie_beside_the_study_or_where_an_override_says(read, tmp_path):
+    own = shipped_claims()[CURRENT].read_text().replace("above: -0.01", "above: -0.02")
+    (tmp_path / "own.yaml").write_text(own)
+    for study in (
+        read(ARMS + "claims: own.yaml\n"),
+        read(ARMS, f"claims={tmp_path / 'own.yaml'}"),
+    ):
+        assert read_claims(study.claims).contents.claims[0].above == -0.02
+    named = read(ARMS + f"claims: {CURRENT}\n")
+    assert named.claims == CURRENT
+    assert read(ARMS).claims is None
+    (tmp_path / "own.yaml").write_text(own.replace("below: 0.01\n", "\n", 1))
+    with pytest.raises(ConfigError, match=r"own\.yaml, claim 1 \(.*: a claim needs both ends"):
+        read(ARMS + "claims: own.yaml\n")
+
+
 def test_numbered_series_are_written_out(read):
     assert read(SERIES).series == ["a-1", "a-2", "a-3", "b"]
     assert read(SERIES, "steps=512").steps == "512"
@@ -81,7 +98,13 @@ def test_numbered_series_are_written_out(read):
         (ARMS, "arms={}", "arms: dictionary should have at least 1 item"),
         (ARMS.replace("plain", "p/q"), None, "string should match pattern"),
         (ARMS.replace("plain", ".."), None, "string should match pattern"),
-        (ARMS + "colour: red\n", None, "unknown key 'colour'; known are: arms, base, name, seeds"),
+        (ARMS + "colour: red\n", None, "unknown key 'colour'; known are: arms, base, claims, "),
+        (ARMS, "counts_with={plian: changed}", "there is no arm 'plian'; did you mean 'plain'?"),
+        (ARMS, "counts_with={plain: other}", "there is no arm 'other'; known are: changed, plain"),
+        (ARMS, "counts_with={plain: plain}", "'plain' counts with 'plain' itself; name that one"),
+        (ARMS, "claims=2026-11-26-pilots", "2026-11-26-pilots is kept as history"),
+        (ARMS, "claims=gone.yaml", "cannot read the claims gone.yaml: neither a file nor a list"),
+        (ARMS, "claims=[1]", "claims: input should be a valid string (got [1])"),
         (ARMS.replace("seeds: [0, 3]\n", ""), None, "the key 'seeds' is missing"),
         (ARMS, "base=[1]", "base: input should be a valid dictionary"),
         (SERIES, "series=[]", "series: list should have at least 1 item"),

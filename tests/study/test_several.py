@@ -165,6 +165,49 @@ def test_a_run_that_fails_is_told_and_the_page_is_about_the_others(study, config
     assert err.splitlines()[-1].startswith("dynamics: 1 of 4 runs failed (sgd seed 1: ")
 
 
+CLAIMS = """
+stated: 2027-01-02
+source: A guess.
+claims:
+  - name: Nothing before training.
+    expected: nothing
+    quantity: {measure: input_embedding_norm, against: log_frequency, at: first}
+    above: -0.2
+    below: 0.2
+"""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_claims_changed_after_a_judgement_are_told_on_the_page_and_in_a_line(
+    study, config, tmp_path, capsys
+):
+    folder, _, _ = study
+    copy, claims, page = tmp_path / "copy", tmp_path / "own.yaml", tmp_path / "page.md"
+    shutil.copytree(folder, copy)
+    (copy / "verdicts.json").unlink()
+
+    def judge(content):
+        claims.write_text(content)
+        command = ["study", str(config), "-o", str(copy), "--report", str(page)]
+        with pytest.raises(SystemExit, match="0"):
+            main([*command, f"claims={claims}"])
+        record = json.loads((copy / "verdicts.json").read_text())
+        assert f"own.yaml (SHA-256 {record['claims']['sha256']})" in page.read_text()
+        return record["claims"]["sha256"], capsys.readouterr().err
+
+    before, told = judge(CLAIMS)
+    assert "claims have changed" not in told + page.read_text()
+    now, told = judge(CLAIMS.replace("0.2", "0.3"))
+    (line,) = (line for line in told.splitlines() if "claims have changed" in line)
+    assert before in line.partition("; now")[0] and now in line.partition("; now")[2]
+    assert line.strip() in page.read_text()
+    claims.write_text("stated: [")
+    with pytest.raises(SystemExit, match="2"):
+        main(["study", str(config), "-o", str(copy), f"claims={claims}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "own.yaml is not YAML" in line
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_says_where_the_page_is(study, config, tmp_path, capsys):
     folder, result, _ = study

@@ -57,7 +57,7 @@ def test_from_the_command_line(address, series, tmp_path, capsys):
     folder = series.checkpoints[0].path.parent
     output = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
-        main(["track", str(folder), "-o", str(output), "--dask", address, "--json"])
+        main(["track", str(folder), "-o", str(output), f"dask={address}", "--json"])
     assert not end.value.code
     assert json.loads(capsys.readouterr().out) == {"run": str(output)}
     track(series, tmp_path / "here", command="")

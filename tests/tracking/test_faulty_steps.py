@@ -281,7 +281,7 @@ def test_epochs_are_no_steps_to_count_exposure_with(folder, counts, tmp_path):
     series = open_series(folder)
     assert track(series, tmp_path / "run", counts=counts).steps == list(STEPS)
     with pytest.raises(
-        ConfigError, match="those of series are numbered by epoch; leave --stream out"
+        ConfigError, match=r"those of series are numbered by epoch; leave stream.file out"
     ):
         track(series, tmp_path / "other", counts=counts, exposed=Exposed(None, 1))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dynamics.checkpoints.series import open_series
+from dynamics.config import ProbeSettings, TrackingSettings
 from dynamics.errors import (
     CheckpointError,
     ConfigError,
@@ -20,17 +21,18 @@ from dynamics.errors import (
 )
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import measure_importances
-from dynamics.importance.probes import ProbeSettings, sample_probes
+from dynamics.importance.probes import sample_probes
 from dynamics.importance.surgery import SURGERIES, surgery_rows
 from dynamics.models.load import load_model
 from dynamics.runs.findings import findings
 from dynamics.runs.run import Run
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking import live_stage as module
-from dynamics.tracking.live_stage import LiveSettings
-from dynamics.tracking.probe_text import ProbeReading, open_probe_text
+from dynamics.tracking.measuring import MeasureSettings
+from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.track import track
 from tests.models import tiny
+from tests.probe_settings import probe_settings
 from tests.tracking.live_series import (
     EMBEDDINGS_ONLY,
     LENGTH,
@@ -42,7 +44,6 @@ from tests.tracking.live_series import (
 )
 from tests.tracking.synthetic import files_of
 
-PROBES = ProbeSettings(strata=3, tokens_per_stratum=3, contexts=4, length=12)
 NAMES = ("occlusion", "surprisal")
 
 
@@ -51,7 +52,8 @@ class Killed(BaseException):
 
 
 def asked(**changes):
-    return LiveSettings(**{"importance": NAMES, "probes": PROBES, "device": "cpu"} | changes)
+    sizes = {"strata": 3, "tokens_per_stratum": 3, "contexts": 4, "length": 12}
+    return probe_settings(**{"importance": NAMES, **sizes} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def follow(training, tmp_path):
         return track(
             series or open_series(training),
             tmp_path / name,
-            **{"counts": counts_of(), "live": live} | settings,
+            **{"counts": counts_of(), "settings": live or TrackingSettings()} | settings,
         )
 
     return follow
@@ -78,7 +80,7 @@ def run(training, tmp_path_factory):
     """On one thread as every test is: the number of threads decides the last bits of a sum."""
     folder, before = tmp_path_factory.mktemp("run"), torch.get_num_threads()
     torch.set_num_threads(1)
-    made = track(open_series(training), folder / "run", counts=counts_of(), live=asked())
+    made = track(open_series(training), folder / "run", counts=counts_of(), settings=asked())
     torch.set_num_threads(before)
     return made
 
@@ -86,7 +88,7 @@ def run(training, tmp_path_factory):
 def test_each_whole_model_is_asked_the_same_contexts(run, training):
     counts = counts_of().table
     kept = run.rule.mask(counts["count"].to_numpy(), counts["kind"].to_numpy())
-    probes = sample_probes(stream_of(counts_of()), counts["count"].to_numpy(), kept, PROBES)
+    probes = sample_probes(stream_of(counts_of()), counts["count"].to_numpy(), kept, asked())
     assert run.live_steps == list(STEPS)
     assert run.importances == list(NAMES)
     for step in STEPS:
@@ -166,13 +168,13 @@ def test_what_is_done_is_not_asked_again_and_a_damaged_table_is(
         module, "load_model", lambda place, **how: loaded.append(place.step) or load_model(place)
     )
     series = open_series(training)
-    track(series, copied, counts=counts_of(), live=asked())
+    track(series, copied, counts=counts_of(), settings=asked())
     assert loaded == []
     table = copied / "importance/step-00000002.parquet"
     table.write_bytes(table.read_bytes()[:-1])
     with pytest.raises(OutputError, match="is damaged; run the same `dynamics track`"):
         Run(copied).importance(2)
-    track(series, copied, counts=counts_of(), live=asked())
+    track(series, copied, counts=counts_of(), settings=asked())
     assert loaded == [2]
     assert files_of(copied) == files_of(run.path)
 
@@ -181,9 +183,9 @@ def test_what_is_done_is_not_asked_again_and_a_damaged_table_is(
     ("changes", "difference"),
     [
         ({"importance": ("surprisal",)}, "importance is"),
-        ({"steps": "0,2"}, "steps is all in the folder, 0,2 now"),
-        ({"probes": ProbeSettings(strata=3, tokens_per_stratum=3, contexts=5)}, "contexts is 4"),
-        ({"probes": ProbeSettings(strata=3, tokens_per_stratum=3, seed=1)}, "contexts is 4"),
+        ({"live_steps": "0,2"}, "steps is all in the folder, 0,2 now"),
+        ({"contexts": 5}, "contexts is 4"),
+        ({"seed": 1}, "seed is 0 in the folder, 1 now"),
     ],
 )
 def test_something_else_is_not_asked_in_the_same_folder(run, follow, tmp_path, changes, difference):
@@ -197,7 +199,7 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
     folder = tmp_path / "training"
     series = write_live_training(folder, held_out=7)
     live = asked(importance=(), surgery=True, agreement=True)
-    run = track(series, tmp_path / "run", counts=counts_of(), steps="0,8", live=live)
+    run = track(series, tmp_path / "run", counts=counts_of(), steps="0,8", settings=live)
     held_out = stream_of(counts_of())[:7].astype(np.int64)
     count = run.tokens["count"].to_numpy()
     assert (run.live_steps, run.importances) == ([0, 8], [])
@@ -205,16 +207,17 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
     for step in (0, 8):
         model = load_model(folder / "checkpoints" / f"step-{step:08d}")
         entries = run.tokens["kind"].to_numpy() != "padding"
-        rngs = [np.random.default_rng(PROBES.seed) for _ in range(2)]
+        rngs = [np.random.default_rng(live.probe.seed) for _ in range(2)]
         expected = [
             *surgery_rows(model, held_out, count, tuple(SURGERIES), rngs[0], entries=entries),
-            *agreement_rows(model, held_out[:, : PROBES.length], count, rngs[1]),
+            *agreement_rows(model, held_out[:, : live.context_length], count, rngs[1]),
         ]
         for row in expected:
             about = {name: row[name] for name in ("against", "statistic", "given")}
             (found,) = (
                 run.trend(row["measure"], **about).query(f"step == {step}").to_dict("records")
             )
+            row |= {"rule": str(run.rule)}
             assert {name: found[name] for name in row} == pytest.approx(row, nan_ok=True)
             bands = [found[name] for name in ("band_low", "band_high", "null_low", "null_high")]
             assert np.isnan(bands).all()
@@ -253,10 +256,10 @@ def test_only_what_the_series_was_not_trained_on_is_held_out(training, tmp_path)
         (training, None, ROWS),
         (same, None, 7),
     ):
-        text = open_probe_text(str(place), checkpoint, trained, counts_of(), 12)
+        text = open_probe_text(ProbeSettings(text=str(place)), checkpoint, trained, counts_of(), 12)
         assert (None if text.held_out is None else len(text.held_out)) == rows
         assert text.rows.shape == (ROWS, LENGTH + 1)
-    assert open_probe_text(None, checkpoint, training, counts_of(), 12).held_out is None
+    assert open_probe_text(ProbeSettings(), checkpoint, training, counts_of(), 12).held_out is None
 
 
 def test_surgery_on_rows_that_were_trained_on_is_refused(training, follow, tmp_path):
@@ -270,7 +273,7 @@ def test_many_held_out_rows_are_sampled(training, tmp_path):
     write_live_training(tmp_path / "other", corpus="d" * 64)
     live = module.prepare_live(
         asked(surgery=True, text=str(tmp_path / "other")), open_series(training), counts_of(),
-        counts_of().table, parse_rule("count>=10"), training,
+        MeasureSettings(dict(counts_of().table), None, parse_rule("count>=10"), False),
     )  # fmt: skip
     assert len(live.held_out) == min(ROWS, module.HELD_OUT_ROWS)
     rows = np.arange(400).reshape(200, 2)
@@ -287,7 +290,7 @@ def test_contexts_can_come_from_text_a_stream_and_ids_of_others(training, follow
     digests = {}
     for name in (text, training, training / "tokens.bin", "others.bin", "others.npy"):
         place = str(tmp_path / name)
-        run = follow(Path(name).name + "-run", live=asked(text=place, steps="0"))
+        run = follow(Path(name).name + "-run", live=asked(text=place, live_steps="0"))
         digests[Path(name).name] = run.info["live"]["probes"]["sha256"]
     assert digests["training"] == digests["tokens.bin"] != digests["text.txt"]
     assert digests["others.bin"] == digests["others.npy"]
@@ -302,12 +305,12 @@ def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_pa
     rows = pd.DataFrame({"body": texts})
     rows[:1].to_json(folder / "test.jsonl", orient="records", lines=True)
     rows[1:].to_json(folder / "train.jsonl", orient="records", lines=True)
-    plain = open_probe_text(str(tmp_path / "text.txt"), checkpoint, training, counts_of(), 12)
-    notes = []
-    reading = ProbeReading(text_column="body", split="test")
-    read = open_probe_text(
-        str(folder), checkpoint, training, counts_of(), 12, reading, notes.append
+    plain = open_probe_text(
+        ProbeSettings(text=str(tmp_path / "text.txt")), checkpoint, training, counts_of(), 12
     )
+    notes = []
+    table = ProbeSettings(text=str(folder), text_column="body", split="test")
+    read = open_probe_text(table, checkpoint, training, counts_of(), 12, notes.append)
     assert read.rows.tolist() == plain.rows.tolist()
     (note,) = [note for note in notes if note.startswith("reading ")]
     assert "skipped: train.jsonl (split train)" in note
@@ -319,22 +322,22 @@ def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
     ids = np.tile(stream_of(counts_of()).ravel(), 3)
     ids.astype("<u4").tofile(place)
     with pytest.raises(
-        CorpusError, match=r"every second id is 0; give the type uint32 .*probe-dty"
+        CorpusError, match=r"every second id is 0; give the type uint32 .*probe.dty"
     ):
-        open_probe_text(str(place), checkpoint, training, counts_of(), 12)
-    reading = ProbeReading(dtype="uint32")
-    text = open_probe_text(str(place), checkpoint, training, counts_of(), 12, reading)
+        open_probe_text(ProbeSettings(text=str(place)), checkpoint, training, counts_of(), 12)
+    typed = ProbeSettings(text=str(place), dtype="uint32")
+    text = open_probe_text(typed, checkpoint, training, counts_of(), 12)
     assert text.rows.ravel().tolist() == ids[: text.rows.size].tolist()
     with pytest.raises(
-        ConfigError, match=r"--split does not apply to .*, which is a file of token ids"
+        ConfigError, match=r"probe.split does not apply to .*, which is a file of token ids"
     ):
-        open_probe_text(
-            str(place), checkpoint, training, counts_of(), 12, ProbeReading(split="test")
-        )
+        split = ProbeSettings(text=str(place), split="test")
+        open_probe_text(split, checkpoint, training, counts_of(), 12)
     with pytest.raises(
-        ConfigError, match=r"--probe-dtype does not apply to .* a token stream that dynamics wrote"
+        ConfigError, match=r"probe.dtype does not apply to .* a token stream that dynamics wrote"
     ):
-        open_probe_text(str(training), checkpoint, training, counts_of(), 12, reading)
+        stream = ProbeSettings(text=str(training), dtype="uint32")
+        open_probe_text(stream, checkpoint, training, counts_of(), 12)
 
 
 @pytest.mark.parametrize(
@@ -343,12 +346,12 @@ def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):
         ({}, {"counts": None}, ConfigError, "sampled by frequency, which needs token counts; g"),
         ({}, {"rows": "0:30"}, ConfigError, "runs with all rows of its embedding; leave --rows"),
         ({}, {"steps": "4"}, CheckpointError, "no step of training among 'all' holds a whole"),
-        ({"steps": "3"}, {}, StepError, "3"),
+        ({"live_steps": "3"}, {}, StepError, "3"),
         ({"text": "./nowhere.txt"}, {}, CorpusError, "there is no file or folder"),
         ({"surgery": True}, {}, ConfigError, "surgery needs rows that were not trained on, and"),
         ({"importance": ("occlusion_later", "attribution_cp_lrp")}, {"steps": "0"}, None, ""),
         (
-            {"probes": ProbeSettings(tokens=(25,), length=12)}, {}, ConfigError,
+            {"tokens": (25,)}, {}, ConfigError,
             "token 25 does not occur in .*tokens.bin",
         ),
     ],
@@ -365,11 +368,9 @@ def test_what_cannot_be_asked_is_told_before_anything_is_measured(
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_are_told_before_a_series_is_opened():
+def test_an_importance_that_does_not_exist_is_told_before_anything_else(follow):
     with pytest.raises(ConfigError, match="there is no importance 'oclusion'; did you mean"):
-        asked(importance=("oclusion",))
-    with pytest.raises(ConfigError, match="needs an importance, surgery or agreement"):
-        LiveSettings()
+        follow(live=asked(importance=("oclusion",)), rule="malformed")
 
 
 def test_a_series_of_others_needs_a_text(training, follow, tmp_path):
@@ -399,11 +400,11 @@ def test_a_stream_or_a_model_of_another_tokenizer_is_refused(training, follow, t
 def test_contexts_longer_than_the_window_are_told(follow, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat. " * 50)
-    live = asked(text=str(text), probes=ProbeSettings(strata=1, length=64))
+    live = asked(text=str(text), strata=1, length=64)
     with pytest.raises(ConfigError, match=r"contexts of 64 ids do not fit the window of .* 40 tok"):
         follow(live=live)
     assert not (tmp_path / "run").exists()
-    live = asked(importance=(), surgery=True, text=str(text), probes=live.probes)
+    live = asked(importance=(), surgery=True, text=str(text), length=64)
     with pytest.raises(ConfigError, match=r"rows of 64 positions do not fit the window of .* 40 t"):
         follow(live=live)
     assert not (tmp_path / "run").exists()
@@ -416,7 +417,7 @@ def test_an_importance_that_does_not_fit_is_told_and_another_can_be_asked(tmp_pa
 
     def ask(*names):
         live = asked(importance=names)
-        return track(series, bare.path, counts=counts_of("bert"), live=live)
+        return track(series, bare.path, counts=counts_of("bert"), settings=live)
 
     with pytest.raises(ConfigError, match=r"occlusion_later does not fit .* causal language mode"):
         ask("occlusion_later")
@@ -443,7 +444,10 @@ def test_what_was_asked_can_not_be_added_to(run, follow, tmp_path):
 
 
 def test_contexts_are_no_longer_than_what_was_trained_on(follow):
-    run = follow(live=asked(probes=ProbeSettings(strata=1, length=64), steps="0"), steps="0")
+    run = follow(
+        live=asked(strata=1, tokens_per_stratum=40, length=64, live_steps="0"),
+        steps="0",
+    )
     assert run.info["live"]["probes"]["length"] == LENGTH
     assert json.loads((run.path / "run.json").read_text())["live"] == run.info["live"]
 
@@ -461,7 +465,7 @@ def test_a_model_that_cannot_be_loaded_is_left_out_and_added_later(training, fol
     assert any(line.startswith(f"the model of step {STEPS[0]} is left out: ") for line in lines)
     with pytest.raises(CheckpointError, match="lacks weights"):
         numbers = ",".join(map(str, STEPS))
-        follow("named", live=asked(steps=numbers), series=open_series(folder))
+        follow("named", live=asked(live_steps=numbers), series=open_series(folder))
     config.write_text(json.dumps(content))
     again = follow(live=asked(), series=open_series(folder))
     assert again.live_steps == list(STEPS)

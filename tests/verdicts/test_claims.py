@@ -1,182 +1,157 @@
-"""Claims are judged by the interval over seeds, where they apply and nowhere else."""
+"""Claims have two ends, live in dated files with a digest, and say what they are about."""
 
-from dataclasses import replace
+import hashlib
+import re
 
-import numpy as np
 import pytest
 
-from dynamics.runs.compare import Quantity, arms_of
-from dynamics.statistics.seeds import OverSeeds
-from dynamics.verdicts.claims import CLAIMS, UNIFORM, UNIGRAM, Claim
-from dynamics.verdicts.judge import judge, verdict
-from tests.tracking.arms import made_run, planted, trend_row
-from tests.tracking.synthetic import STEPS
+from dynamics.errors import ConfigError
+from dynamics.runs.compare import Quantity
+from dynamics.runs.importance_trends import COVARIATES
+from dynamics.runs.measures import split_name
+from dynamics.settings_files import read_yaml
+from dynamics.verdicts.claims import (
+    CURRENT,
+    INPUT,
+    UNIFORM,
+    UNIGRAM,
+    Claim,
+    read_claims,
+    shipped_claims,
+)
 
-INPUT = "input_embedding_norm"
-RHO = Quantity(INPUT, "log_frequency")
-PARTIAL = Quantity(INPUT, "occlusion", "partial_spearman")
+OWN = """
+stated: 2027-01-02
+source: A guess.
+rule: count>=100
+seen_seeds: [3]
+claims:
+  - name: Norms grow.
+    expected: "+.4"
+    arms: {model.tied: false}
+    quantity: {measure: input_embedding_norm, against: log_frequency}
+    above: .2
+    below: .6
+"""
 
 
-@pytest.fixture(scope="module")
-def arms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("arms")
-    sgd = {"training__optimizer": "sgd", "training__weight_decay": 0.0}
-    runs = [
-        made_run(folder, name, seed, rows=planted(seed, shift=shift), **changes)
-        for seed in (0, 1, 2)
-        for name, shift, changes in (
-            ("adamw", 0.0, {}),
-            ("no-decay", 0.0, {"training__weight_decay": 0.0}),
-            ("sgd", 0.4, sgd),
-            ("tied", 0.0, {"tied": True}),
-        )
-    ]
-    return arms_of(runs)
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        path = tmp_path / "own.yaml"
+        path.write_text(text, "utf-8")
+        return read_claims(path)
+
+    return read
 
 
-def over_seeds(low, high, n=5):
-    return OverSeeds(np.array((low + high) / 2), np.array(low), np.array(high), np.array(n))
+def test_a_file_of_ones_own_is_read_with_its_date_and_digest(read):
+    file = read(OWN)
+    assert file.name == "own.yaml"
+    assert file.sha256 == hashlib.sha256(OWN.encode()).hexdigest()
+    assert str(file.contents.stated) == "2027-01-02"
+    (claim,) = file.contents.claims
+    assert claim.quantity == Quantity(INPUT, "log_frequency", "spearman", None, "last")
+    assert (claim.above, claim.below) == (0.2, 0.6)
+    assert read(OWN + " ").sha256 != file.sha256
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
+    ("old", "new", "told"),
     [
-        (0.3, 0.5, "confirmed"),
-        (0.2, 0.5, "confirmed"),
-        (0.1, 0.5, "undecided"),
-        (-0.3, 0.19, "contradicted"),
-        (0.3, 0.9, "undecided"),
-        (0.81, 0.9, "contradicted"),
-        (np.nan, np.nan, "undecided"),
+        ("    below: .6\n", "", "claim 1 ('Norms grow.'): a claim needs both ends, 'above' and"),
+        ("above: .2", "above: -.inf", "above: input should be a valid number (got '-.inf')"),
+        ("above: .2", "above: .7", "'above' 0.7 is not less than 'below' 0.6"),
+        ("below: .6", "below: 1", "a correlation lies between -1 and 1, and an end there or"),
+        ("above: .2", "above: much", "above: input should be a valid number (got 'much')"),
+        ("measure:", "mesure:", "quantity: unknown key 'mesure'; did you mean 'measure'?"),
+        ("against: log_frequency", "at: middle", "quantity: at: Input should be 'first' or 'last'"),
+        ("{measure: input_embedding_norm, against: log_frequency}", "norm", "instance of Quantity"),
+        ("model.tied", "model.tide", "there is no setting 'model.tide'; did you mean 'model.tied'"),
+        ("expected:", "expectd:", "unknown key 'expectd'; did you mean 'expected'?"),
+        ("    above", "    minus_times: 2\n    above", "a factor of 'minus', which is missing"),
+        ("    above", "    free: [seed]\n    above", "'free' names settings of the arm"),
+        ("    above", "    centrings: true\n    above", "'centrings' is for claims about output"),
+        ("2027-01-02", "soon", "stated: input should be a valid date"),
+        ("count>=100", "often", "rule: "),
+        ("claims:", "clams:", "unknown key 'clams'; did you mean 'claims'?"),
+        ("source: A guess.\n", "", "the key 'source' is missing"),
+        ("  - name", "  - x\n  - name", "claim 1: input should be a valid dictionary"),
     ],
 )
-def test_an_interval_inside_confirms_one_outside_contradicts(low, high, expected):
-    claim = Claim("", "", {}, RHO, above=0.2, below=0.8)
-    assert verdict(claim, over_seeds(low, high)) == expected
+def test_what_is_wrong_is_told_in_one_line(read, old, new, told):
+    assert old in OWN
+    with pytest.raises(ConfigError, match=re.escape(told)) as raised:
+        read(OWN.replace(old, new, 1))
+    assert "\n" not in str(raised.value)
+    assert "own.yaml" in str(raised.value)
 
 
-def test_a_claim_is_judged_on_the_arms_it_is_about(arms):
-    claim = Claim("", "", {"training.optimizer": "adamw", "model.tied": False}, RHO, above=0.0)
-    assert judged_arms(arms, claim) == ["adamw, no-decay"]  # planted alike
-    assert judged_arms(arms, replace(claim, arms={})) == ["adamw, no-decay, sgd, tied"]
-    occlusion = replace(claim, arms={}, quantity=PARTIAL)
-    assert judged_arms(arms, occlusion) == ["adamw, no-decay, tied", "sgd"]
-    assert list(judge(arms, [replace(claim, arms={"model.tied": None})])) == []
+def test_a_claim_given_twice_and_a_file_that_is_none_are_told(read, tmp_path):
+    with pytest.raises(ConfigError, match=r"own\.yaml: the claim 'Norms grow\.' is given twice"):
+        read(OWN + OWN.partition("claims:\n")[2])
+    with pytest.raises(ConfigError, match=r"cannot read the claims .*nowhere\.yaml: neither"):
+        read_claims(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        read("claims: [")
 
 
-def judged_arms(arms, claim):
-    return [", ".join(arm.name for arm in each.arms) for each in judge(arms, [claim])]
-
-
-def test_what_an_arm_has_not_is_not_judged(arms):
-    claim = Claim("", "", {}, Quantity("norm", "occlusion", "no_such_statistic"), above=0.0)
-    assert list(judge(arms, [claim])) == []
-
-
-def test_a_difference_between_arms_changes_what_is_named_and_nothing_else(arms):
-    claim = Claim(
-        *("", "", {"training.optimizer": "sgd"}, PARTIAL, 0.2),
-        minus_arm={"training.optimizer": "adamw"},
-    )
-    (found,) = judge(arms, [claim])
-    by_name = {arm.name: arm.values(PARTIAL) for arm in arms}
-    expected = (by_name["sgd"] - by_name["no-decay"]).mean()  # both without weight decay
-    (measured,) = found.estimates
-    assert measured.value == pytest.approx(expected)
-    assert measured.descriptive
-    lonely = replace(claim, minus_arm={"training.optimizer": "adamw", "model.tied": 3})
-    assert list(judge(arms, [lonely])) == []
-
-
-def test_the_other_arm_has_the_same_recipe_but_for_what_is_free(arms, tmp_path):
-    claim = Claim(
-        *("", "", {"training.optimizer": "sgd"}, PARTIAL, 0.2),
-        minus_arm={"training.optimizer": "adamw"},
-    )
-    faster = made_run(
-        *(tmp_path, "faster"),
-        rows=planted(0),
-        training__optimizer="sgd",
-        training__weight_decay=0.0,
-        training__learning_rate=0.5,
-    )
-    others = [arm for arm in arms if arm.name != "sgd"] + arms_of([faster])
-    assert judged_arms(others, claim) == []
-    assert judged_arms(others, replace(claim, free=("training.learning_rate",))) == ["faster"]
-
-
-def test_of_several_other_arms_none_is_chosen(arms, tmp_path):
-    wider = made_run(
-        tmp_path, "wider", rows=planted(0), training__weight_decay=0.0, training__beta2=0.99
-    )
-    claim = Claim(
-        *("", "", {"training.optimizer": "sgd"}, PARTIAL, 0.2),
-        minus_arm={"training.optimizer": "adamw"},
-    )
-    both = [*arms, *arms_of([wider])]
-    assert judged_arms(both, claim) == ["sgd"]
-    assert judged_arms(both, replace(claim, free=("training.beta2",))) == []
-
-
-@pytest.mark.parametrize(
-    ("uniform", "unigram", "expected"),
-    [
-        ((-0.3, -0.1), (-0.2, -0.1), "confirmed"),
-        ((0.1, 0.3), (-0.2, -0.1), "undecided"),
-        ((0.1, 0.3), (0.1, 0.2), "contradicted"),
-        ((-0.3, -0.1), (-0.2, 0.1), "undecided"),
-        ((-0.3, -0.1), (np.nan, np.nan), "undecided"),
-    ],
-)
-def test_what_the_centrings_disagree_about_is_not_decided(uniform, unigram, expected):
-    claim = Claim("", "", {}, replace(RHO, measure=UNIFORM), below=0.0, centrings=True)
-    assert verdict(claim, over_seeds(*uniform), over_seeds(*unigram)) == expected
+def test_two_centrings_are_two_quantities():
+    about = Quantity(UNIFORM, "log_frequency")
+    claim = Claim(name="n", expected="e", quantity=about, above=0, below=0.9, centrings=True)
     assert [quantity.measure for quantity, _ in claim.quantities] == [UNIFORM, UNIGRAM]
 
 
-def test_onsets_at_the_same_checkpoint_have_no_order_and_at_the_next_one_they_have(arms, tmp_path):
-    at, before, after = (STEPS[len(STEPS) // 2 + i] for i in (0, -1, 1))
-    onset = Quantity(INPUT, "log_frequency", "spearman_onset")
-    claim = Claim("", "", {}, onset, below=0.0, minus=replace(onset, measure=UNIFORM))
-    (same,) = judge(arms, [claim])
-    (measured,) = same.estimates
-    assert (measured.low, measured.value, measured.high) == (before - at, 0, at - before)
-    assert same.verdict == "undecided"
-    later = trend_row(STEPS[-1], UNIFORM, "log_frequency", "spearman_onset", after)
-    runs = [made_run(tmp_path, "later", seed, rows=[*planted(seed), later]) for seed in (0, 1)]
-    (apart,) = judge(arms_of(runs), [claim])
-    (measured,) = apart.estimates
-    assert (measured.low, measured.value, measured.high) == (before - after, at - after, 0)
-    assert apart.verdict == "confirmed"
+def test_what_was_stated_about_twins_and_distance_stands_in_the_current_list():
+    """CORRECTIONS A and B, stated before the data of seeds 10 to 14."""
+    contents = read_claims().contents
+    stated = {
+        (claim.quantity.measure, claim.quantity.statistic, claim.minus is None): claim
+        for claim in contents.claims[:5]
+    }
+    twins = stated[INPUT, "twin_minus_curve", True]
+    assert (twins.above, twins.below, twins.centrings) == (-0.01, 0.01, False)
+    outputs = stated[UNIFORM, "twin_minus_curve", True]
+    assert (outputs.above, outputs.below, outputs.centrings) == (-0.06, 0.06, True)
+    distance = stated["input_embedding_distance_from_first", "partial_spearman", True]
+    assert distance.above == 0.30
+    left = stated[INPUT, "partial_spearman", True]
+    assert (left.above, left.below) == (-0.05, 0.20)
+    half = stated[INPUT, "partial_spearman", False]
+    assert half.quantity == left.quantity and half.below == 0 and half.minus_times == 0.5
+    controls = "+".join((*COVARIATES, "initial_norm"))
+    assert (half.minus.given, half.quantity.given) == (controls, f"{controls}+distance")
+    assert not set(contents.seen_seeds) & {10, 11, 12, 13, 14}
+    assert contents.rule == "count>=10"
 
 
-def test_runs_of_others_are_not_judged(arms):
-    foreign = [
-        replace(arm, runs=(stranger(arm.runs[0]),), seeds=("",), varies="") for arm in arms[:1]
+def test_current_claims_are_about_measures_that_there_are():
+    for claim in read_claims().contents.claims:
+        for quantity in filter(None, (claim.quantity, claim.minus)):
+            if "_embedding_" in quantity.measure:
+                split_name(quantity.measure)  # raises where there is no such measure
+
+
+def test_what_the_pilots_claimed_stays_readable_and_is_judged_by_no_more():
+    history = read_yaml(shipped_claims()["2026-11-26-pilots"])
+    current = {claim.name for claim in read_claims().contents.claims}
+    assert history["superseded_by"] == CURRENT
+    assert len(history["claims"]) == 28
+    for claim in history["claims"]:
+        assert claim["now"] in ("kept", "restated", "withdrawn") and claim["reason"]
+        assert set(claim.get("restated_as", ())) <= current
+        assert "restated_as" in claim or claim["now"] == "withdrawn"
+    assert [claim["now"] for claim in history["claims"][13:17]] == ["withdrawn"] * 4  # twins
+    with pytest.raises(ConfigError, match=f"kept as history.*judge by '{CURRENT}'"):
+        read_claims("2026-11-26-pilots")
+
+
+def test_no_restated_range_would_be_confirmed_by_the_pilot_and_the_study_where_they_differ():
+    """The tied rows of the pilot (-.93) and the study (-.39), and the reversal (+.10, +.69)."""
+    ends = {claim.name: (claim.above, claim.below) for claim in read_claims().contents.claims}
+    raw = ends["Raw rows of frequent tokens are shorter in tied models."]
+    centred = ends[
+        "Without the uniform mean rows of frequent tokens are longer in tied models, a reversal."
     ]
-    assert list(judge(foreign)) == []
-
-
-def stranger(run):
-    copy = type(run)(run.path)
-    copy.record.series.training = None
-    return copy
-
-
-def test_the_planted_effects_are_found(arms):
-    found = {(each.claim.name, arm.name): each.verdict for each in judge(arms) for arm in each.arms}
-    twins = "Twins: frequency shortens centred output rows, under both centrings ..."
-    assert found[twins, "adamw"] == "confirmed"
-    assert found["Shuffling input norms costs next to nothing (nats).", "sgd"] == "confirmed"
-    assert found["Raw rows of rare tokens become longer in tied models.", "tied"] == "contradicted"
-
-
-def test_every_claim_says_what_it_expects_and_its_range_is_one():
-    for claim in CLAIMS:
-        assert claim.name and claim.expected
-        assert claim.above < claim.below
-        assert np.isfinite(claim.above) or np.isfinite(claim.below)
-        assert not (claim.minus and claim.minus_arm)
-        assert claim.minus_arm or not claim.free
-        assert not claim.centrings or claim.quantity.measure == UNIFORM
-    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+    assert raw[0] < -0.389 < raw[1] and not raw[0] < -0.93
+    assert centred[0] < 0.687 < centred[1] and not centred[0] < 0.10

@@ -98,7 +98,7 @@ class ShardedTensor:
 
     @property
     def file_bytes(self) -> int:
-        """Size of that file."""
+        """Size in bytes of the file `filename`."""
         return self.chunks[0].file_bytes
 
     @property

@@ -23,7 +23,7 @@ class ReadableTensor(Protocol):
 
     @property
     def file_bytes(self) -> int:
-        """Size of that file."""
+        """Size in bytes of the file `filename`."""
         ...
 
     @property

@@ -101,7 +101,12 @@ def find_separators(backend: "Tokenizer") -> dict[str, Separator]:
 
 
 def is_safe(backend: "Tokenizer", separator: Separator, left: str, right: str) -> bool:
-    """Return whether the text around a place is spelt like its two sides.
+    """Return whether a cut leaves the words that the model of the tokenizer gets unchanged.
+
+    The characters on both sides of the place must be of the categories that may meet there. Then
+    the output of normalizer and pre-tokenizer for the whole text is compared with that for its
+    sides. With a BPE that has no entry across the place, the two words at it may be one word in
+    the whole text.
 
     Args:
         backend: The tokenizer.
