@@ -97,7 +97,7 @@ def build_model(
 
 def _copy_rows(model: PreTrainedModel, original: int, ids: Sequence[int]) -> None:
     """Overwrite rows of both embeddings, and entries of the output bias, by those of an id."""
-    head = model.get_output_embeddings()
-    for parameter in (model.get_input_embeddings().weight, head.weight, head.bias):
-        if parameter is not None:  # most heads have no bias
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert layer is not None
+        for parameter in layer.parameters(recurse=False):  # most heads have no bias
             parameter.data[list(ids)] = parameter.data[original].clone()
