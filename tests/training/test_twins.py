@@ -108,6 +108,8 @@ def interrupt(line):
 def test_a_training_of_an_older_version_resumes_to_its_own_bits(corpus, tmp_path, has_state):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(with_twins(corpus, TWINS | FORMER), whole)
+    first = open_series(whole).checkpoints[0].tensor("input_embedding")
+    assert len(torch.unique(first, dim=0)) == len(first)  # no row starts as a copy
     settings = with_twins(
         corpus, TWINS | FORMER, checkpoints={"state_every": 3 if has_state else 9}
     )
