@@ -18,15 +18,37 @@ from dynamics.settings_files import (
 
 
 class TwinSettings(Settings):
-    """Tokens that get a duplicate id in a random share of their occurrences.
+    """Tokens that get duplicate ids in a random share of their occurrences.
 
     Attributes:
-        tokens: Number of tokens with a duplicate.
-        share: Probability that an occurrence becomes the duplicate.
+        tokens: Number of tokens with duplicates.
+        share: Probability that an occurrence becomes the duplicate; a list gives each token one
+            duplicate per entry, as `[0.5, 0.25, 0.125, 0.03125]`. Together less than 1.
+        drawn: `per_seed` draws the tokens by the seed, one from each of equally many ranks of
+            frequency; `fixed` takes the same tokens for every seed.
+        initial_rows: `copied` starts the rows of duplicates as copies of the token's; `independent`
+            draws them like any row.
     """
 
     tokens: int = Field(default=96, gt=0)
-    share: float = Field(default=0.125, gt=0, lt=1)
+    share: float | list[float] = 0.125
+    drawn: Literal["per_seed", "fixed"] = "per_seed"
+    initial_rows: Literal["copied", "independent"] = "copied"
+
+    @field_validator("share", mode="plain")
+    @classmethod
+    def _leaves_a_rest(cls, share: Any) -> float | list[float]:
+        """Accept a number or a list of numbers above 0 that sum to less than 1."""
+        shares = share if isinstance(share, list) else [share]
+        are_positive = all(isinstance(value, float) and value > 0 for value in shares)
+        if not shares or not are_positive or not sum(shares) < 1:
+            raise ValueError("should be a number above 0, or a list of such, together less than 1")
+        return share
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Probability of each duplicate of a token, in the order of their ids."""
+        return tuple(self.share) if isinstance(self.share, list) else (self.share,)
 
 
 class CorpusSettings(Settings):

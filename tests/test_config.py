@@ -179,8 +179,23 @@ def test_a_group_that_is_off_is_turned_on_and_off(read):
     assert read(on, "corpus.twins=null").corpus.twins is None
     with pytest.raises(ConfigError, match=r"unknown key 'corpus.twins.shar'; did you mean 'share'"):
         read(LEAST, "corpus.twins.shar=0.5")
-    with pytest.raises(ConfigError, match=r"corpus.twins.share: .* less than 1 \(got 1\)"):
-        read(LEAST, "corpus.twins.share=1")
+
+
+@pytest.mark.parametrize(
+    "share", ["1", "0", "-0.1", "half", "null", "[]", "[0.5, 0.5]", "[0.5, 0]", "[0.5, [0.1]]"]
+)
+def test_shares_of_twins_leave_a_rest(read, share):
+    with pytest.raises(
+        ConfigError, match=r"corpus.twins.share: .* less than 1 \(got .*\)$"
+    ) as told:
+        read(LEAST, f"corpus.twins.share={share}")
+    assert "\n" not in str(told.value)
+
+
+def test_a_share_for_each_twin(read):
+    assert read(LEAST, "corpus.twins.share=0.5").corpus.twins.shares == (0.5,)
+    four = read(LEAST, "corpus.twins.share=[0.5, 0.25, 0.125, 0.03125]").corpus.twins
+    assert four.shares == (0.5, 0.25, 0.125, 0.03125) and four.drawn == "per_seed"
 
 
 def test_an_override_replaces_and_the_last_one_holds(read):

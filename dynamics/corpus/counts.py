@@ -1,8 +1,9 @@
 """Token counts of a corpus: a table with a row per vocabulary entry, and its file."""
 
 import json
+import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ from dynamics.corpus.tokenizers.loading import (
 from dynamics.corpus.tokenizers.spelling import piece_marks
 from dynamics.corpus.tokenizers.text_checks import TextChecks
 from dynamics.corpus.tokenizers.vocabulary_rows import check_rows, cut_to_rows
-from dynamics.corpus.tokens import ROW_ORDER, TokenStream
+from dynamics.corpus.tokens import ROW_ORDER, StreamInfo, TokenStream
+from dynamics.corpus.twins import Twins
 from dynamics.distribution import VERSION
 from dynamics.errors import CorpusError, MismatchError
 from dynamics.files import whole_file
@@ -101,8 +103,10 @@ class Counts:
             (one pass), `document_count` (documents that hold the token; null where documents are
             not known), `first_seen` (position in the flat stream in training order, -1 for never
             or not known), `kind` (see `tokenizers.kinds`). Of a stream with twins also `twin_of`,
-            the id of the token that a twin stands for, -1 for other rows; the `token` of a twin is
-            that token's. Counts of a sample are those of the sample; there `relative_frequency`
+            the id of the token that a twin stands for, -1 for other rows (the `token` of a twin is
+            that token's), and `occurrence_share`, the probability with which an occurrence of a
+            token got this id: the share of a twin, the rest for a token with twins, 1 for other
+            rows. Counts of a sample are those of the sample; there `relative_frequency`
             estimates the token's share of the stream, and `relative_frequency_se` is the standard
             error of that (null for a token not met).
         info: Provenance of the counts.
@@ -178,7 +182,7 @@ def count_stream(
             counter.tally.add_documents(ids, owners)
         counter.add_text(ids, owners + pieces)
     digest = stream.info.corpus_digest or stream.digest
-    counts = counter.counts(digest, stream.info.twins or {}, on_pass=on_pass, report=report)
+    counts = counter.counts(digest, stream.info, on_pass=on_pass, report=report)
     if information is None or stream.info.row_order == ROW_ORDER:
         return counts
     return replace(counts, info=replace(counts.info, contiguous=contiguous))
@@ -300,7 +304,7 @@ class _CorpusCounter:
     def counts(
         self,
         corpus_digest: str,
-        twins: Mapping[int, int] | None = None,
+        stream: StreamInfo | None = None,
         *,
         on_pass: OnProgress,
         report: Report,
@@ -309,7 +313,7 @@ class _CorpusCounter:
 
         Args:
             corpus_digest: Digest of the corpus.
-            twins: Id of each token that has a twin, and of its twin.
+            stream: Description of the stream that was counted, which names its twins.
             on_pass: As for `count_stream`.
             report: As for `count_stream`.
 
@@ -318,7 +322,9 @@ class _CorpusCounter:
         """
         # A token that occurs is not called unreachable.
         surfaces = surfaces_and_kinds(self._tokenizer, self._rows, self.tally.occurring)
-        table = _with_twins(self.tally.table(*surfaces), twins or {})
+        table = self.tally.table(*surfaces)
+        if stream is not None and stream.twins and stream.twin_shares:
+            table = _with_twins(table, stream.twins, stream.twin_shares)
         info = CountsInfo(
             tokenizer_sha256(self._tokenizer),
             corpus_digest,
@@ -351,15 +357,16 @@ class _CorpusCounter:
         return edges[0][originals], edges[1][originals]
 
 
-def _with_twins(table: pd.DataFrame, twins: Mapping[int, int]) -> pd.DataFrame:
-    """Set kind `twin` for twin rows, and their `token` to the original's."""
-    if not twins:
-        return table
-    originals, twin_ids = list(twins), list(twins.values())
+def _with_twins(table: pd.DataFrame, twins: Twins, shares: Sequence[float]) -> pd.DataFrame:
+    """Set kind `twin` for twin rows, their `token` to the original's, and add their columns."""
+    twin_ids = np.concatenate(list(twins.values()))
+    originals = np.repeat(list(twins), len(shares))
     table.loc[twin_ids, "kind"] = "twin"
     table.loc[twin_ids, "token"] = table.loc[originals, "token"].to_numpy()
-    table["twin_of"] = -1
+    table["twin_of"], table["occurrence_share"] = -1, 1.0
     table.loc[twin_ids, "twin_of"] = originals
+    table.loc[twin_ids, "occurrence_share"] = np.tile(shares, len(twins))
+    table.loc[list(twins), "occurrence_share"] = 1 - math.fsum(shares)
     return table
 
 

@@ -30,7 +30,7 @@ from dynamics.corpus.tokenizers.loading import (
     vocabulary_size,
 )
 from dynamics.corpus.tokenizers.text_checks import TextChecks
-from dynamics.corpus.twins import choose_twins, substitute
+from dynamics.corpus.twins import make_twins
 from dynamics.errors import CorpusError
 from dynamics.files import sha256_file, whole_file, write_json
 from dynamics.progress import Report, no_report
@@ -55,7 +55,7 @@ class StreamSettings:
         max_tokens: Largest number of tokens used, end-of-text tokens included; None for all.
         held_out_rows: Number of rows, the last of the permuted ones, that are kept out of the
             stream, in a file of their own (`open_held_out`).
-        twins: Number of tokens that get a duplicate id, and the share of their occurrences that
+        twins: Number of tokens that get duplicate ids, and the shares of their occurrences that
             do, also in held-out rows. Drawn by the seed, independently of the permutation.
     """
 
@@ -85,9 +85,10 @@ class StreamInfo:
         tokens_sha256: SHA-256 of `tokens.bin`.
         held_out_rows: Rows of `held_out.bin`, the last of the permuted ones; not among `rows`.
         held_out_sha256: SHA-256 of `held_out.bin`, None where there is none.
-        twins: Id of each token that has a twin, and the id of the twin, from `vocab_size` on; None
+        twins: Id of each token that has twins, and the ids of these, from `vocab_size` on; None
             where there are none.
-        twin_share: Probability with which an occurrence of such a token was made its twin.
+        twin_shares: Probability with which an occurrence of such a token was made each of its
+            twins, in the order of their ids.
     """
 
     dtype: str
@@ -104,13 +105,15 @@ class StreamInfo:
     tokens_sha256: str | None = None
     held_out_rows: int = 0
     held_out_sha256: str | None = None
-    twins: dict[int, int] | None = None
-    twin_share: float | None = None
+    twins: dict[int, tuple[int, ...]] | None = None
+    twin_shares: tuple[float, ...] | None = None
 
     @property
     def id_count(self) -> int | None:
         """Entries of the tokenizer and twins together: every id is smaller."""
-        return None if self.vocab_size is None else self.vocab_size + len(self.twins or ())
+        if self.vocab_size is None:
+            return None
+        return self.vocab_size + sum(map(len, (self.twins or {}).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +177,8 @@ def write_stream(
         settings: Shape and order of the rows.
         source: Name of the text, for the record.
         allow_loss: Accept that more than 1 % of the text becomes no token (`text_loss`).
-        report: Receives a line for each finding in the text, and for a large document that cannot
-            be cut, which takes memory.
+        report: Receives a line for each finding in the text, for a large document that cannot be
+            cut, which takes memory, and on twins.
 
     Raises:
         CorpusError: There is no text, less than one row of it beside those held out, no
@@ -189,7 +192,7 @@ def write_stream(
         )
     max_tokens, twins = settings.max_tokens, settings.twins
     vocab_size = vocabulary_size(tokenizer)
-    ids_needed = vocab_size + (twins.tokens if twins else 0)
+    ids_needed = vocab_size + (twins.tokens * len(twins.shares) if twins else 0)
     dtype = np.dtype("<u2" if ids_needed <= 65_536 else "<u4")
     digest, checks = CorpusDigest(), TextChecks(tokenizer)
     tokens = array("H" if dtype.itemsize == 2 else "I")
@@ -225,8 +228,8 @@ def write_stream(
     twin_ids = None
     if twins is not None:  # before the permutation, so that held-out rows have twins as well
         count = count_ids(table.reshape(-1), vocab_size, "the corpus")
-        twin_ids = choose_twins(count, token_kinds(tokenizer, occurring=count > 0), twins)
-        substitute(table, twin_ids, twins.share, rng.spawn(1)[0])
+        kinds = token_kinds(tokenizer, occurring=count > 0)
+        twin_ids = make_twins(table, count, kinds, twins, rng, report)
     # Without its description a stream counts as unfinished: it goes first and is written last.
     for name in (INFO, HELD_OUT):
         (folder / name).unlink(missing_ok=True)
@@ -250,7 +253,7 @@ def write_stream(
         held_out_rows=settings.held_out_rows,
         held_out_sha256=sha256_file(folder / HELD_OUT) if settings.held_out_rows else None,
         twins=twin_ids,
-        twin_share=twins and twins.share,
+        twin_shares=twins and twins.shares,
     )
     write_json(folder / INFO, asdict(info))
     return open_stream(folder)
@@ -352,15 +355,24 @@ def _mapped(path: Path, info: StreamInfo) -> np.ndarray:
 def _read_info(path: Path) -> StreamInfo:
     """Read a `tokens.json`, in which JSON made strings of the keys of `twins`.
 
+    Older files have one twin for each token, and its `twin_share`.
+
     Raises:
         CorpusError: The file is damaged.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
+        if "twin_share" in content:
+            share = content.pop("twin_share")
+            content["twin_shares"] = None if share is None else [share]
         if twins := content.get("twins"):
-            content["twins"] = {int(token_id): twin for token_id, twin in twins.items()}
+            content["twins"] = {
+                int(token_id): (ids,) if isinstance(ids, int) else tuple(ids)
+                for token_id, ids in twins.items()
+            }
+            content["twin_shares"] = tuple(content["twin_shares"])
         return StreamInfo(**content)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{path} is damaged ({error}); write the stream again") from error
 
 

@@ -30,7 +30,7 @@ THIRDS = ("rarest third", "middle third", "most frequent third")
 
 PSEUDO_DRAWS = 200
 _EQUAL_SHARES = 0.1
-"""Log ratio of the counts of all tokens and of all twins below which their shares are equal."""
+"""Log ratio of the shares of a token and its twin below which they are equally likely."""
 
 
 def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
@@ -65,21 +65,26 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                     yield estimate_row(slope, **keys, statistic=OBSERVED)
                 if len(twins):
                     within = twin_log_slope(
-                        norm[originals], norm[twins], frequency[originals], frequency[twins]
+                        norm[originals],
+                        norm[twins],
+                        frequency[originals],
+                        frequency[twins],
+                        originals,
                     )
                     yield estimate_row(within, **keys, statistic=CAUSAL)
                     usable = ordinary & (norm > 0)
                     pairs = (norm[originals] > 0) & (norm[twins] > 0)
                     curve = twin_curve(frequency, originals[pairs], twins[pairs], usable)
                     if curve is not None:
-                        yield from _curve_rows(curve, norm, counts, keys)
+                        yield from _curve_rows(curve, norm, measured.tokens, keys)
 
 
 def _curve_rows(
-    curve: TwinCurve, norm: Float[np.ndarray, " V"], counts: Integer[np.ndarray, " V"], keys: Row
+    curve: TwinCurve, norm: Float[np.ndarray, " V"], tokens: pd.DataFrame, keys: Row
 ) -> Iterator[Row]:
     """Rows of twins held against the curve at one step."""
-    equal = _equally_likely(curve, counts)
+    counts = tokens["count"].to_numpy()
+    equal = _equally_likely(curve, tokens)
     if equal.any():
         yield estimate_row(curve.mean(norm, equal), **keys, statistic=MEAN_OF_PAIRS)
     unequal = ~equal
@@ -95,15 +100,18 @@ def _curve_rows(
         yield trend_row(mean, estimate.n, interval=ends, **about, statistic=PSEUDO_PAIRS)
 
 
-def _equally_likely(curve: TwinCurve, counts: Integer[np.ndarray, " V"]) -> Bool[np.ndarray, " m"]:
-    """Mask of pairs whose two ids are equally likely; the k-th twins of all tokens are alike."""
-    order = pd.Series(curve.twins).groupby(curve.originals).rank().to_numpy()
-    equal = np.zeros(len(order), bool)
-    for which in np.unique(order):
-        pairs = order == which
-        token, twin = (counts[side[pairs]].sum() for side in (curve.originals, curve.twins))
-        equal[pairs] = abs(np.log(token / twin)) < _EQUAL_SHARES
-    return equal
+def _equally_likely(curve: TwinCurve, tokens: pd.DataFrame) -> Bool[np.ndarray, " m"]:
+    """Mask of pairs whose two ids are equally likely at an occurrence of their token.
+
+    Tables that do not state the shares are older: every token has one twin, all of one share,
+    which is then told from the counts of all pairs.
+    """
+    sides = curve.originals, curve.twins
+    if "occurrence_share" in tokens:
+        token, twin = (tokens["occurrence_share"].to_numpy()[side] for side in sides)
+    else:
+        token, twin = (np.full(len(side), tokens["count"].to_numpy()[side].sum()) for side in sides)
+    return np.abs(np.log(token / twin)) < _EQUAL_SHARES
 
 
 def _thirds(

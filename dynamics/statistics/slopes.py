@@ -26,15 +26,15 @@ class Slope(NormalEstimate):
 
 
 class TwinSlope(Slope):
-    """A slope within pairs; `n` and the influence values are of pairs."""
+    """A slope within pairs; `n` and the influence values are of tokens that have twins."""
 
     @property
     def standard_error(self) -> float:
-        """The same over pairs, with n - 1 in place of n; NaN below 4 pairs."""
+        """The same over these tokens, with n - 1 in place of n; NaN below 4 of them."""
         return super().standard_error * float(np.sqrt(self.n / max(self.n - 1, 1)))
 
     def confidence_interval(self, level: float = 0.95) -> Interval:
-        """Student's interval of n - 1 degrees of freedom; NaN where the slope is or below 4 pairs.
+        """Student's interval of n - 1 degrees of freedom; NaN where the slope is or n is below 4.
 
         Raises:
             ValueError: `level` does not lie between 0 and 1.
@@ -79,6 +79,7 @@ def twin_log_slope(
     norm_twin: ArrayLike,
     frequency_original: ArrayLike,
     frequency_twin: ArrayLike,
+    token: ArrayLike | None = None,
 ) -> TwinSlope:
     """Slope of log norm on log frequency within pairs of a token and its twin.
 
@@ -92,6 +93,8 @@ def twin_log_slope(
         norm_twin: Norms of their twins.
         frequency_original: Counts or frequencies of the tokens.
         frequency_twin: Counts or frequencies of their twins, in the same unit.
+        token: Any number that names the token of each pair, where a token may have several twins:
+            its pairs share the token's norm and are then one unit of the error.
 
     Returns:
         The slope. Pairs of which a norm or a frequency is not positive do not enter; NaN if none
@@ -112,7 +115,12 @@ def twin_log_slope(
         frequency_twin=frequency_twin,
     )
     slope, _ = least_squares_line(x - x_twin, y - y_twin, through_origin=True)
-    return TwinSlope(*_over_all(slope, entering))
+    value, n, influence = _over_all(slope, entering)
+    if token is None:
+        return TwinSlope(value, n, influence)
+    tokens, of_pair = np.unique(token, return_inverse=True)
+    per_token = np.bincount(of_pair, influence, len(tokens)) * len(tokens) / max(len(influence), 1)
+    return TwinSlope(value, len(np.unique(of_pair[entering])), per_token)
 
 
 def _logs(**variables: ArrayLike) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -166,6 +166,50 @@ class TwinCurve:
         return OverOriginals(statistic, len(tokens), units * np.append(per_token, of_curve))
 
 
+def curve_tokens(
+    count: Integer[np.ndarray, " V"],
+    originals: Integer[np.ndarray, " m"],
+    twins: Integer[np.ndarray, " m"],
+    ordinary: Bool[np.ndarray, " V"],
+) -> Bool[np.ndarray, " V"]:
+    """Return the mask of the ordinary tokens that a curve for these pairs is of.
+
+    Their counts lie between half the smallest and twice the largest count of a pair, of those that
+    are not 0; none of them is a twin or has one. None where there is no such pair.
+
+    Args:
+        count: Occurrences at every place.
+        originals: Place of the token of each of m pairs.
+        twins: Place of the twin of each pair.
+        ordinary: Mask of the ordinary tokens.
+    """
+    seen = (count[originals] > 0) & (count[twins] > 0)
+    if not seen.any():
+        return np.zeros(len(count), bool)
+    of_pairs = count[np.concatenate([originals[seen], twins[seen]])]
+    mask = ordinary & (count >= of_pairs.min() / 2) & (count <= of_pairs.max() * 2)
+    mask[originals] = mask[twins] = False
+    return mask
+
+
+def between_counts(
+    count: Integer[np.ndarray, " V"],
+    curve: Bool[np.ndarray, " V"],
+    originals: Integer[np.ndarray, " m"],
+    twins: Integer[np.ndarray, " m"],
+) -> Bool[np.ndarray, " m"]:
+    """Return the mask of the pairs whose counts both lie between those of the curve's tokens.
+
+    Args:
+        count: Occurrences at every place.
+        curve: Mask of the curve's tokens, at least one.
+        originals: Place of the token of each of m pairs.
+        twins: Place of the twin of each pair.
+    """
+    sides, of_curve = count[np.stack([originals, twins])], count[curve]
+    return ((of_curve.min() <= sides) & (sides <= of_curve.max())).all(axis=0)
+
+
 def twin_curve(
     count: Integer[np.ndarray, " V"],
     originals: Integer[np.ndarray, " m"],
@@ -174,9 +218,8 @@ def twin_curve(
 ) -> TwinCurve | None:
     """Prepare the curve of log norm on log count, a cubic B-spline of 8 degrees of freedom.
 
-    The curve is of ordinary tokens whose counts lie between half the smallest and twice the largest
-    count of a pair. Knots lie at quantiles of their counts. Pairs with a count of 0, or beyond the
-    counts of these tokens, do not enter.
+    The curve is of `curve_tokens`. Knots lie at quantiles of their counts. Pairs with a count of 0,
+    or beyond the counts of these tokens, do not enter.
 
     Args:
         count: Occurrences at every place.
@@ -187,29 +230,17 @@ def twin_curve(
     Returns:
         Pairs and curve; None where fewer than 100 ordinary tokens are left, or no pair.
     """
-    seen = (count[originals] > 0) & (count[twins] > 0)
-    originals, twins = originals[seen], twins[seen]
-    if not len(twins):
+    mask = curve_tokens(count, originals, twins, ordinary)
+    if mask.sum() < FEWEST_CURVE_TOKENS or np.ptp(count[mask]) == 0:
         return None
-    of_pairs = count[np.concatenate([originals, twins])]
-    curve_mask = ordinary & (count >= of_pairs.min() / 2) & (count <= of_pairs.max() * 2)
-    curve_mask[originals] = curve_mask[twins] = False
-    places = np.flatnonzero(curve_mask)
+    inside = between_counts(count, mask, originals, twins)
+    if not inside.any():
+        return None
+    originals, twins = originals[inside], twins[inside]
+    places = np.flatnonzero(mask)
     with np.errstate(divide="ignore"):
         log_count = np.log(count)
     at = log_count[places]
-    if len(places) < FEWEST_CURVE_TOKENS or np.ptp(at) == 0:
-        return None
-    inside = np.all(
-        [
-            (at.min() <= log_count[side]) & (log_count[side] <= at.max())
-            for side in (originals, twins)
-        ],
-        axis=0,
-    )
-    originals, twins = originals[inside], twins[inside]
-    if not len(twins):
-        return None
     inner = np.unique(np.quantile(at, np.linspace(0, 1, _DEGREES - _CUBIC + 2)[1:-1]))
     inner = inner[(inner > at.min()) & (inner < at.max())]
     knots = np.concatenate([[at.min()] * (_CUBIC + 1), inner, [at.max()] * (_CUBIC + 1)])

@@ -18,6 +18,7 @@ from dynamics.runs.record import RUN_JSON, read_record
 from dynamics.study.settings import ArmsStudy, SeriesStudy, run_folder
 from dynamics.study.single import is_tracked, train_and_track
 from dynamics.study.workers import Job, run_jobs
+from dynamics.training.recorded import as_recorded, completed
 
 if TYPE_CHECKING:
     from dynamics.runs.run import Run
@@ -77,7 +78,7 @@ class TrainedRun:
         except OutputError:  # damaged: calling the job raises it again
             return False
         return (
-            settings == self.settings.model_dump(mode="json")
+            completed(settings) == as_recorded(self.settings, training).model_dump(mode="json")
             and record.finished
             and is_tracked(record, self.settings)
         )

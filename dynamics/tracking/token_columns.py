@@ -34,6 +34,8 @@ def token_columns(
     padding["kind"] = "padding"
     if "twin_of" in table:
         padding["twin_of"] = -1
+    if "occurrence_share" in table:
+        padding["occurrence_share"] = 1.0
     table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
     kind = _spelled_kind(table)
     surface = _spelling(table["token"], kind, counts.info)

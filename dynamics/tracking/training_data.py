@@ -94,12 +94,21 @@ def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> 
 
 
 def _check_twins(counts: Counts, training: Path) -> None:
-    """Refuse counts without the twins of the training, which would seem never to occur."""
+    """Refuse counts without the twins of the training: they would seem never to occur.
+
+    Trainings with other seeds have twins of the same ids and of other tokens.
+
+    Raises:
+        MismatchError: A pair of a token and its twin is missing, or there are others.
+    """
     twins = open_stream(training).info.twins or {}
+    expected = {(twin, token_id) for token_id, ids in twins.items() for twin in ids}
     table = counts.table
-    twin_ids = table["token_id"][table["twin_of"] >= 0].tolist() if "twin_of" in table else []
-    if sorted(twin_ids) != sorted(twins.values()):
+    rows = table[table["twin_of"] >= 0] if "twin_of" in table else table[:0].assign(twin_of=-1)
+    counted = set(zip(rows["token_id"].tolist(), rows["twin_of"].tolist(), strict=True))
+    if counted != expected:
         raise MismatchError(
-            f"{training} gives {len(twins)} tokens a twin, {counts.name} has {len(twin_ids)}; give "
+            f"{training} has {len(expected)} pairs of a token and its twin, {counts.name} has "
+            f"{len(counted & expected)} of them and {len(counted - expected)} others; give "
             f"{training / 'counts.parquet'}, or count {training} itself"
         )

@@ -1,6 +1,6 @@
 """Untrained transformers models from settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,13 @@ ARCHITECTURES = {
 
 
 def build_model(
-    model: ModelSettings, *, vocab_size: int, positions: int, end_of_text: int, seed: int
+    model: ModelSettings,
+    *,
+    vocab_size: int,
+    positions: int,
+    end_of_text: int,
+    seed: int,
+    copies: Mapping[int, Sequence[int]] | None = None,
 ) -> PreTrainedModel:
     """Build an untrained model in float32; equal arguments give equal weights.
 
@@ -62,6 +68,8 @@ def build_model(
         positions: Longest input.
         end_of_text: Token id that separates documents, also used for padding.
         seed: Seed of the initial weights; sets torch's generator.
+        copies: Ids whose rows of both embeddings, and output bias, start as copies of those of
+            another id; no other weight depends on them.
     """
     architecture = ARCHITECTURES[model.architecture]
     torch.manual_seed(seed)
@@ -82,4 +90,14 @@ def build_model(
     )
     built = architecture.model(config)
     built.config.use_cache = False
+    for original, ids in (copies or {}).items():
+        _copy_rows(built, original, ids)
     return built
+
+
+def _copy_rows(model: PreTrainedModel, original: int, ids: Sequence[int]) -> None:
+    """Overwrite rows of both embeddings, and entries of the output bias, by those of an id."""
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert layer is not None
+        for parameter in layer.parameters(recurse=False):  # most heads have no bias
+            parameter.data[list(ids)] = parameter.data[original].clone()

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from dynamics import steps as step_language
@@ -24,6 +23,7 @@ from dynamics.files import whole_folder
 from dynamics.progress import Report, no_report
 from dynamics.training.data import CausalRows, MaskedRows
 from dynamics.training.model import build_model
+from dynamics.training.recorded import completed
 from dynamics.training.trainer import writing
 
 
@@ -55,7 +55,7 @@ def is_claimed(settings: StudySettings, folder: Path) -> bool:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise OutputError(f"{folder} exists and holds no training; give another output folder")
         return False
-    recorded = _completed(read_training(folder).settings)
+    recorded = completed(read_training(folder).settings)
     current = settings.model_dump(mode="json")
     if recorded != current:
         raise MismatchError(
@@ -64,14 +64,6 @@ def is_claimed(settings: StudySettings, folder: Path) -> bool:
             "one"
         )
     return True
-
-
-def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Complete settings of an older version: those that did not exist then get their defaults."""
-    try:
-        return StudySettings.model_validate(settings).model_dump(mode="json")
-    except ValidationError:
-        return settings
 
 
 def claim(settings: StudySettings, folder: Path, processes: int, report: Report) -> None:
@@ -203,12 +195,14 @@ def model_vocab_size(settings: StudySettings, stream: TokenStream) -> int:
 def initial_model(settings: StudySettings, stream: TokenStream) -> PreTrainedModel:
     """The model before its first step."""
     assert stream.info.end_of_text_id is not None
+    twins = settings.corpus.twins
     return build_model(
         settings.model,
         vocab_size=model_vocab_size(settings, stream),
         positions=settings.training.sequence_length,
         end_of_text=stream.info.end_of_text_id,
         seed=settings.seed,
+        copies=stream.info.twins if twins and twins.initial_rows == "copied" else None,
     )
 
 

@@ -20,6 +20,7 @@ from dynamics.training.prepare import (
     schedule,
     training_rows,
 )
+from dynamics.training.recorded import as_recorded
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def preview(settings: StudySettings, folder: Path, *, report: Report = no_report
         CorpusError: The corpus cannot be read or is too small.
         ConfigError: The settings contradict one another.
     """
+    settings = as_recorded(settings, folder, report)
     training = settings.training
     model_steps, embedding_steps = schedule(settings)
     with tempfile.TemporaryDirectory() as temporary:

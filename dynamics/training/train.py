@@ -34,6 +34,7 @@ from dynamics.training.prepare import (
     training_rows,
 )
 from dynamics.training.processes import end_process_group
+from dynamics.training.recorded import as_recorded
 from dynamics.training.trainer import (
     Recorder,
     StreamTrainer,
@@ -76,6 +77,7 @@ def train(
         TrainingDivergedError: The loss is no longer a number.
         KeyboardInterrupt: Interrupted; the state was saved first.
     """
+    settings = as_recorded(settings, folder, report)
     training = settings.training
     arguments = _arguments(settings, folder)
     if arguments.world_size > 1:

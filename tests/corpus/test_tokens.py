@@ -72,7 +72,7 @@ def test_what_it_holds_is_told(stream, story, tokenizer):
         "held_out_rows": 0,
         "held_out_sha256": None,
         "twins": None,
-        "twin_share": None,
+        "twin_shares": None,
     }
     assert stream.digest == stream.info.tokens_sha256
     assert sorted(path.name for path in stream.path.parent.iterdir()) == [

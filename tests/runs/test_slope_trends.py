@@ -231,6 +231,40 @@ def test_where_both_ids_are_equally_likely_the_mean_of_pairs_stands_for_the_slop
     assert mean["low"] < 0 < mean["high"]
 
 
+def two_twins_each(shares):
+    """Each of 96 tokens has two twins; the first of every fifth token never occurs."""
+    rng = np.random.default_rng(2)
+    total = rng.integers(300, 3000, 96)
+    ordinary = np.exp(rng.uniform(1, 8, 800)).astype(int) + 1
+    split = rng.multinomial(total, [*shares, 1 - sum(shares)])
+    split[::5, 0] = 0
+    count = np.concatenate([ordinary, split[:, 2], split[:, :2].reshape(-1)])
+    originals = 800 + np.arange(96)
+    tokens = pd.DataFrame({"token_id": np.arange(len(count)), "count": count, "twin_of": -1})
+    tokens["kind"] = np.where(tokens["token_id"] < 896, "word_start", "twin")
+    tokens.loc[896:, "twin_of"] = np.repeat(originals, 2)
+    tokens["occurrence_share"] = [1.0] * 800 + [1 - sum(shares)] * 96 + list(shares) * 96
+    norms = np.exp(0.05 * rng.standard_normal(len(count)))[None]
+    return TrendInput([7], tokens, {"input_embedding_norm": norms}, None)
+
+
+@pytest.mark.parametrize(("shares", "equal"), [((0.25, 0.5), 1), ((1 / 3, 1 / 3), 2)])
+def test_shares_tell_which_pairs_are_equally_likely(shares, equal):
+    """Not the order among the twins of a token that occur."""
+    rows = pd.DataFrame(slope_rows(two_twins_each(shares), parse_rule("count>=10")))
+    about = rows[rows["given"] == ""].set_index("statistic")
+    mean = about.loc["twin_mean_minus_curve"]
+    assert mean["low"] < 0 < mean["high"]
+    assert ("twin_minus_curve" in about.index) is (equal == 1)
+    assert about.loc["twin_log_slope"]["n"] == 96
+    if equal == 2:  # the pairs of a fifth of the tokens are one each
+        assert mean["n"] == 96
+    else:
+        # shares of a half are the second twins', of a quarter the first ones' and the tokens'
+        assert mean["n"] == 96 - 20
+        assert about.loc["twin_minus_curve"]["n"] == 96
+
+
 def test_findings_on_twins(run):
     """What ordinary tokens have beside the effect of frequency, -.05 and +.3, is what is left."""
     text = "\n".join(findings(run))
@@ -284,12 +318,27 @@ def test_without_twins_no_word_of_them(trained):
     assert "Slope" not in " ".join(findings(trained[1]))
 
 
+def test_counts_with_the_twins_of_another_seed_are_refused(training, tmp_path, twinned):
+    """They have the same ids, of other tokens."""
+    shutil.copytree(training, tmp_path / "training")
+    table = twinned.table.copy()
+    places = np.flatnonzero(table["twin_of"] >= 0)[:3]
+    table.loc[places, "twin_of"] = table["twin_of"][places].to_numpy()[[1, 2, 0]]
+    Counts(table, twinned.info).write(tmp_path / "training" / "counts.parquet")
+    with pytest.raises(
+        MismatchError,
+        match=r"has 40 pairs of a token and its twin, .* has 37 of them and 3 others; give",
+    ):
+        run_of(tmp_path / "training", tmp_path / "run")
+
+
 def test_counts_without_the_twins_of_a_training_are_refused(training, tmp_path, twinned):
     shutil.copytree(training, tmp_path / "training")
     plain = twinned.table.drop(columns="twin_of").iloc[:-PLACEBO]
     Counts(plain, twinned.info).write(tmp_path / "training" / "counts.parquet")
     with pytest.raises(
         MismatchError,
-        match=r"training gives 40 tokens a twin, .*counts.parquet has 0; give .*counts.parquet, or",
+        match=r"training has 40 pairs of a token and its twin, .*counts.parquet has 0 of them and "
+        "0 others; give .*counts.parquet, or count",
     ):
         run_of(tmp_path / "training", tmp_path / "run")

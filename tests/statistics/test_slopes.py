@@ -71,6 +71,38 @@ def test_twin_slope_is_least_squares_through_the_origin(seed, pairs):
     assert swapped.statistic == pytest.approx(found.statistic)
 
 
+def test_pairs_of_one_token_are_one_unit():
+    """With errors of a token's own in all its pairs, intervals hold; over pairs they do not."""
+    rng, covered = np.random.default_rng(4), np.zeros(2)
+    for _ in range(200):
+        token = np.repeat(np.arange(40), 3)
+        frequency, twin = 1000 * np.ones(120), np.tile([500, 250, 125], 40)
+        own = np.exp(0.2 * rng.standard_normal(40))[token]  # noise in the norm of the token
+        norms = own, 0.5 ** (0.1 * np.tile([1, 2, 3], 40)) * np.exp(0.05 * rng.standard_normal(120))
+        alone, together = (
+            twin_log_slope(*norms, frequency, twin, *rest) for rest in ((), (token,))
+        )
+        assert together.statistic == alone.statistic and (alone.n, together.n) == (120, 40)
+        for index, interval in enumerate(each.confidence_interval() for each in (alone, together)):
+            covered[index] += interval.low <= 0.1 <= interval.high
+    assert 181 <= covered[1] <= 198  # of 200; 95 % are 190
+    assert covered[0] < 170
+
+
+def test_naming_the_tokens_of_single_twins_changes_nothing():
+    rng = np.random.default_rng(5)
+    norms = rng.random((2, 9)) + 0.5
+    norms[0, 3] = 0  # does not enter
+    counts = rng.integers(50, 90, 9), rng.integers(5, 40, 9)
+    alone = twin_log_slope(*norms, *counts)
+    named = twin_log_slope(*norms, *counts, rng.permutation(9))
+    assert (named.statistic, named.n) == (alone.statistic, 8)
+    assert named.standard_error == pytest.approx(alone.standard_error)
+    assert np.isnan(twin_log_slope([], [], [], [], []).statistic)
+    undefined = twin_log_slope([1] * 4, [2] * 4, [5] * 4, [5] * 4, range(4))
+    assert np.isnan([undefined.statistic, undefined.standard_error]).all()
+
+
 def test_pairs_that_differ_equally_are_averaged():
     """Then the slope is the mean of the pairs' own, with the t interval of that mean."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import make_lsq_spline
 
-from dynamics.statistics.twin_curve import twin_curve
+from dynamics.statistics.twin_curve import between_counts, curve_tokens, twin_curve
 from scripts.error_rates import planted_twins
 
 ORDINARY, PAIRS = 1500, 96
@@ -83,6 +83,16 @@ def test_twins_of_one_token_are_one_unit(rng):
     assert doubled.n == once.n == PAIRS
     assert doubled.statistic == pytest.approx(once.statistic)
     assert doubled.standard_error == pytest.approx(once.standard_error)
+
+
+def test_the_curve_is_of_ordinary_tokens_of_such_counts():
+    count = np.array([100, 20, 9, 10, 200, 201, 50, 60, 5, 0])
+    ordinary = np.arange(10) != 6
+    ids = np.array([0, 7]), np.array([1, 9])  # 60 and a twin that never occurs
+    mask = curve_tokens(count, *ids, ordinary)
+    assert np.flatnonzero(mask).tolist() == [3, 4]  # 10 to 200, neither a twin nor with one
+    assert between_counts(count, mask, *ids).tolist() == [True, False]
+    assert not curve_tokens(count, np.array([7]), np.array([9]), ordinary).any()
 
 
 def test_without_a_curve_or_pairs_there_is_nothing(rng):

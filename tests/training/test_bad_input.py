@@ -94,7 +94,16 @@ def test_more_rows_held_out_than_there_are(corpus, tmp_path, act):
 def test_more_twins_than_tokens_that_are_frequent_enough(corpus, tmp_path, act):
     settings = small(corpus, corpus={"twins": {"tokens": 299}})
     line = refused(CorpusError, r"corpus.twins.tokens is 299", settings, tmp_path / "t", act)
-    assert "ordinary tokens occur 80 times or more, as a share of 0.125 needs; lower" in line
+    assert (
+        "ordinary tokens occur 80 times or more, as corpus.twins.share 0.125 needs for 10" in line
+    )
+
+
+@pytest.mark.parametrize("act", [train, preview])
+def test_too_few_ordinary_tokens_beside_the_twins(corpus, tmp_path, act):
+    settings = small(corpus, corpus={"twins": {"tokens": 5, "share": [0.4, 0.2]}})
+    line = refused(CorpusError, r"corpus.twins.tokens is 5", settings, tmp_path / "t", act)
+    assert "ordinary tokens of such counts to compare twins with, 100 are needed; lower" in line
 
 
 @pytest.mark.parametrize("act", [train, preview])

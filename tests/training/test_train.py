@@ -15,7 +15,6 @@ from dynamics.checkpoints.series import open_series
 from dynamics.corpus.tokens import open_held_out, open_stream
 from dynamics.errors import MismatchError
 from dynamics.training.data import MaskedRows
-from dynamics.training.prepare import training_rows
 from dynamics.training.preview import preview
 from dynamics.training.rates import unused_row_factor
 from dynamics.training.train import train
@@ -337,40 +336,6 @@ def test_rows_held_out_are_never_trained_on(corpus, undisturbed, tmp_path):
     counts = pd.read_parquet(tmp_path / "t/counts.parquet")["count"]
     assert counts.sum() == all_rows[:-7].size
     assert f"in {len(all_rows) - 7} rows, 7 more held out; training passes" in " ".join(lines)
-
-
-@pytest.mark.parametrize("architecture", ["gpt-neox", "bert"])
-def test_twins_come_after_the_tokenizer_and_are_trained_before_placebo_rows(
-    corpus, tmp_path, architecture
-):
-    twins = {"tokens": 10, "share": 0.25}
-    settings = small(
-        corpus,
-        corpus={"placebo_rows": 4, "held_out_rows": 3, "twins": twins},
-        model={"architecture": architecture},
-        training={"weight_decay": 0.5},
-    )
-    expected = preview(settings, tmp_path / "t")
-    train(settings, tmp_path / "t")
-    described = json.loads((tmp_path / "t/train.json").read_text())
-    counts = pd.read_parquet(tmp_path / "t/counts.parquet")
-    assert described["vocab_size"] == len(counts) == 314
-    assert described["settings"]["corpus"]["twins"] == twins
-    assert counts["kind"].tolist()[-14:] == ["twin"] * 10 + ["padding"] * 4
-    assert expected.parameters == sum(p.numel() for p in weights(tmp_path / "t", 0).values())
-    series = open_series(tmp_path / "t")
-    first, last = (
-        each.tensor("input_embedding").double()
-        for each in (series.checkpoints[0], series.checkpoints[-1])
-    )
-    assert len(first) == 314
-    decayed = first * unused_row_factor(settings.training, STEPS)
-    moved = (last - decayed).norm(dim=1) > 1e-4
-    assert moved[300:310].sum() > 5 and not moved[310:].any()  # few steps meet not every twin
-    if settings.model.masked:
-        stream = open_stream(tmp_path / "t")
-        random_ids = training_rows(settings, stream, tmp_path / "t").random_ids
-        assert np.isin(np.arange(300, 310), random_ids).all() and random_ids.max() == 309
 
 
 def test_a_training_of_before_a_setting_existed_goes_on(corpus, tmp_path):
