@@ -67,7 +67,7 @@ def equal_count_bins(values: Values, bins: int, minimum: int = 50) -> Labels:
     return _merged(((ranked.centered + 0.5) * bins).astype(np.int64), minimum)
 
 
-def neighbour_bins(values: Values, size: int) -> Labels:
+def neighbour_bins(values: ArrayLike, size: int) -> Labels:
     """Bins of neighbours in rank, `size` values each from the largest down.
 
     Unlike in `equal_count_bins`, equal values may fall into two bins: their order is that of their
