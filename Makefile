@@ -8,8 +8,8 @@
 PYTHON ?= $(shell for v in python3.11 python3.12 python3.13 python3; do $$v -c '' 2>/dev/null && echo $$v && break; done)
 BIN := .venv/bin
 PAGES := README.md docs/architecture.md docs/attribution.md docs/attribution-classes.md \
-	docs/contributing.md docs/error-rates.md docs/glossary.md docs/questions.md tests/README.md \
-	docs/model-types.md docs/settings.md docs/claims.md $(wildcard docs/commands/*.md)
+	docs/concepts.md docs/contributing.md docs/error-rates.md docs/glossary.md docs/questions.md \
+	tests/README.md docs/model-types.md docs/settings.md docs/claims.md $(wildcard docs/commands/*.md)
 COG := $(BIN)/cog -I docs
 
 .PHONY: demo test test-all check bench docs

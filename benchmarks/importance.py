@@ -21,8 +21,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import choose_importances, measure_contexts
 from dynamics.importance.probes import ProbeSet
-from dynamics.importance.surgery import SURGERIES, surgery_rows
+from dynamics.importance.surgery import surgery_rows
 from dynamics.models.live_model import LiveModel
+from dynamics.runs.surgeries import SURGERIES
 
 TOKENS, VOCABULARY = 64, 50304
 SIZES = {"all": (8, 16, 32), "surgery": (4, 8, 16), "agreement": (2, 4, 8)}  # rows

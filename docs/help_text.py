@@ -114,6 +114,17 @@ def show_methods() -> None:
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
 
 
+def show_surgeries() -> None:
+    """Write a table of the surgeries on norms into the page."""
+    from dynamics.runs.surgeries import DRAWS, SURGERIES
+
+    cog.outl("| statistic | new norm of each token | rows | draws |\n|---|---|---|---|")
+    for name, surgery in SURGERIES.items():
+        rows = "all" if surgery.every_row else "of tokens that occur"
+        draws = f"mean of {DRAWS}" if surgery.is_random else ""
+        cog.outl(f"| `surgery_{name}` | {surgery.description} | {rows} | {draws} |")
+
+
 def show_named_formats() -> None:
     """Write a table of the checkpoint formats that are only named, each with its remedy."""
     from dynamics.checkpoints.formats.supported import NAMED_FORMATS
@@ -151,7 +162,8 @@ def show_model_types() -> None:
     )
     cog.outl(
         "\n| `model_type` | class | input embedding | output embedding | tied by default "
-        "| output bias | final norm | its key | gain |\n|---|---|---|---|---|---|---|---|---|"
+        "| output bias | final norm | its key | gain | cap of logits |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
     )
     for facts in _all_facts(table):
         family = facts.family
@@ -170,12 +182,21 @@ def show_model_types() -> None:
             facts.refusal or facts.norm or f"none (`{facts.module}`)",
             f"`{family.final_norm[0]}`" if family.final_norm else "",
             gain + (", then a constant" if facts.scaled else ""),
+            _cap(facts),
         ]
         cog.outl(f"| {' | '.join(cells)} |")
     for title, reasons in (("Refused", table.refused), ("Not built", table.not_built)):
         cog.outl(f"\n## {title}\n\n| `model_type`/class | why |\n|---|---|")
         for name, reason in reasons.items():
             cog.outl(f"| `{name}` | {reason.replace('|', ' ')} |")
+
+
+def _cap(facts: Any) -> str:
+    """Return the cap of the logits by default, and the setting of it."""
+    cap = "unknown" if facts.softcap is None else f"{facts.softcap:g}" if facts.softcap else ""
+    if facts.softcap_setting is None:
+        return cap
+    return f"{cap or 'none'} (`{facts.softcap_setting}`)"
 
 
 def _all_facts(table: Any) -> list[Any]:
@@ -287,6 +308,7 @@ EXTENSIONS = (
         "importance.IMPORTANCES",
     ),
     ("an importance from the corpus", "a column of the counts", "the name of it", "CORPUS"),
+    ("a surgery on norms", "norms and counts to new norms", "`Surgery`", "SURGERIES"),
     ("a family of checkpoints", "", "`Family`", "checkpoints.FAMILIES"),
     ("a format of checkpoints that is only named", "", "`NamedFormat`", "NAMED_FORMATS"),
     (

@@ -4,7 +4,9 @@ Every causal, masked and sequence-to-sequence language model class of the instal
 built small with random parameters, run once, and saved. What meets the output embedding is the
 module whose output the output embedding receives; what it does is measured by calling it alone; the
 key of a tensor on disk is the key that holds its values. Settings that may change any of this
-(every switch, option and factor of the config) are tried one by one.
+(every switch, option and factor of the config) are tried one by one. A cap of the logits is
+measured by adding one vector to every row of the output embedding; its setting is the one that
+changes it.
 
     python -m scripts.architecture_facts            # about five minutes on one core
     python -m scripts.architecture_facts llama opt  # print these model types, write nothing
@@ -33,6 +35,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from dynamics.models.architecture_probes import probe_softcap
 from dynamics.models.norm_response import NormResponse, norm_response
 from scripts.small_models import D, ModelClass, V, classes_of, small_model, time_limit
 
@@ -333,6 +336,32 @@ def variations(model_class: ModelClass) -> Iterator[dict[str, Any]]:
                 yield {name: option}
 
 
+def softcap_facts(model_class: ModelClass) -> dict[str, Any]:
+    """Cap of the logits at the defaults, where there is one, and the setting that changes it.
+
+    The cap is None where it cannot be measured.
+    """
+    cap = _softcap(model_class)
+    config = small_model(model_class).config.get_text_config(decoder=True)
+    facts: dict[str, Any] = {} if cap == 0 else {"softcap": cap}
+    for field in fields(config):
+        # A cap of 2 is no model's default.
+        if "cap" in field.name and _softcap(model_class, {field.name: 2.0}) == 2.0:
+            facts["softcap_setting"] = field.name
+    return facts
+
+
+def _softcap(model_class: ModelClass, changes: Mapping[str, Any] | None = None) -> float | None:
+    """Cap of the logits of a small model, 0 without one; None where it cannot be measured."""
+    try:
+        with time_limit(_SECONDS):
+            model = small_model(model_class, changes)
+            head: Any = model.get_output_embeddings()
+            return probe_softcap(lambda: _run(model)[1], head)
+    except Exception:  # not a setting that a model this small can have
+        return None
+
+
 _UNVARIED = {"tie_word_embeddings", "use_cache", "is_decoder", "add_cross_attention"}
 
 
@@ -374,6 +403,7 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
     if not record["output_embedding"]:  # it was never untied
         record["output_embedding"] = [record["head"]]
     del record["head"]
+    record |= softcap_facts(model_class)
     records = [record]
     for changes in variations(model_class):
         try:
@@ -386,7 +416,8 @@ def class_records(model_class: ModelClass) -> list[dict[str, Any]]:
         if _norm(changed) == _norm(record):
             _add_keys(record, changed)
             continue
-        changed |= {key: record[key] for key in (*_KEYS, "ties")}
+        kept = (*_KEYS, "ties", "softcap", "softcap_setting")
+        changed |= {key: record[key] for key in kept if key in record}
         del changed["head"]
         projection = changed.get("before")
         changed |= {"requires": [f"{projection}.weight"]} if projection else {"when": changes}

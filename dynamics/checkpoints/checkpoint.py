@@ -22,7 +22,13 @@ from dynamics.checkpoints.float_tensors import FloatTensors
 from dynamics.checkpoints.formats.readable_tensor import ReadableTensor, Rows
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.key_prefixes import UnwrappedTensors, unwrap
-from dynamics.checkpoints.model_types import FinalNorm, facts_of, find_final_norm, find_layout
+from dynamics.checkpoints.model_types import (
+    FinalNorm,
+    facts_of,
+    find_final_norm,
+    find_layout,
+    find_logit_softcap,
+)
 from dynamics.checkpoints.quantised import QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
 from dynamics.checkpoints.ties import Tie, expected_tie, find_tie
@@ -171,6 +177,11 @@ class Checkpoint:
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
         return _contents(self).final_norm.type
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Number that no logit exceeds, 0 without such a cap; None where it is not known."""
+        return find_logit_softcap(_contents(self).config)
 
     @property
     def final_norm_note(self) -> str | None:

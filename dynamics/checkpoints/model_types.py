@@ -34,6 +34,8 @@ class ModelFacts:
         ties: Whether they can be tied.
         scaled: Whether hidden states are multiplied by a constant between norm and output
             embedding; it changes no ratio of folded norms, which leave it out.
+        softcap: Number that no logit exceeds by default, 0 without such a cap; None if not known.
+        softcap_setting: Name in config.json that sets another cap, None without one.
         settings: Values in config.json under which the facts hold, None for an absent name.
         required_keys: Further keys in the files under which the facts hold.
         refusal: Reason why the norm is unknown under these settings, None when it is known.
@@ -50,6 +52,8 @@ class ModelFacts:
     tied: bool = False
     ties: bool = True
     scaled: bool = False
+    softcap: float | None = 0.0
+    softcap_setting: str | None = None
     settings: Mapping[str, Any] | None = None
     required_keys: tuple[str, ...] = ()
     refusal: str | None = None
@@ -63,12 +67,17 @@ class ModelFacts:
         """Return whether the conditions are met; without a config no setting is."""
         if self.settings and not config:
             return False
-        text = config.get("text_config")
-        text = text if isinstance(text, Mapping) else {}
         return all(key in keys for key in self.required_keys) and all(
-            config.get(name, text.get(name)) == value
-            for name, value in (self.settings or {}).items()
+            _setting(config, name) == value for name, value in (self.settings or {}).items()
         )
+
+    def softcap_in(self, config: Mapping[str, Any]) -> float | None:
+        """Return the number that no logit exceeds, 0 without such a cap; None if not known."""
+        if self.softcap_setting is None:
+            return self.softcap
+        parts = ("text_config", "decoder")
+        cap = _setting(config, self.softcap_setting, self.softcap, parts)
+        return float(cap or 0) if isinstance(cap, int | float | None) else None
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,30 @@ def find_final_norm(
     )
 
 
+def find_logit_softcap(config: Mapping[str, Any]) -> float | None:
+    """Find the cap of a model's logits, from facts of the class and its setting.
+
+    Args:
+        config: Contents of config.json, empty when there is none.
+
+    Returns:
+        The number that no logit exceeds, 0 without such a cap; None where it is not known.
+    """
+    caps = {facts.softcap_in(config) for facts in facts_of(_model_type(config) or "")}
+    return caps.pop() if len(caps) == 1 else None
+
+
+def _setting(
+    config: Mapping[str, Any],
+    name: str,
+    default: Any = None,
+    parts: tuple[str, ...] = ("text_config",),
+) -> Any:
+    """Return a setting of a config.json, or of a part of it: the text model, by default."""
+    inner = (part for key in parts if isinstance(part := config.get(key), Mapping))
+    return next((level[name] for level in (config, *inner) if name in level), default)
+
+
 def _model_type(config: Mapping[str, Any]) -> str | None:
     """Return the model type in a config.json, None where there is none."""
     model_type = config.get("model_type")
@@ -275,6 +308,8 @@ def _read(record: Mapping[str, Any], model_type: str) -> ModelFacts:
         tied=record["tied"],
         ties=record["ties"],
         scaled=record.get("scaled", False),
+        softcap=record.get("softcap", 0.0),
+        softcap_setting=record.get("softcap_setting"),
         settings=record.get("when"),
         required_keys=tuple(record.get("requires", ())),
         refusal=record.get("refused"),

@@ -5,7 +5,7 @@ measures how much held-out loss the model gains when the norms of its input rows
 output rows, are replaced. V tokens of the vocabulary, D hidden size, n tokens that take part.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,55 +18,11 @@ from dynamics.errors import ConfigError, MismatchError, did_you_mean
 from dynamics.importance.held_out import HeldOut, interval_row
 from dynamics.models.live_model import LiveModel
 from dynamics.models.patching import weight_replaced
-from dynamics.runs.trends import Row
+from dynamics.runs.surgeries import DRAWS, SURGERIES, TOP_BIN_SHARE, Surgery, top_bin
+from dynamics.runs.trends import Row, trend_row
 from dynamics.scores.norms import embedding_norm, mean_row
-from dynamics.statistics.bins import equal_count_bins, tokens_by_bin
 
-DRAWS = 3  # repetitions of surgeries that shuffle
 BATCH = 16  # rows that run at once
-BINS = 20  # bins of frequency, of at least 50 tokens each
-
-Norms = Float[np.ndarray, " n"]
-Counts = Integer[np.ndarray, " n"]
-
-
-def equalized(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Give every token the mean norm."""
-    return np.full_like(norms, norms.mean())
-
-
-def shuffled(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Permute the norms over all tokens."""
-    return rng.permutation(norms)
-
-
-def shuffled_within_bins(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Permute the norms inside bins of frequency, so that their relation to frequency stays."""
-    changed = norms.copy()
-    for tokens in tokens_by_bin(equal_count_bins(counts, BINS)):
-        changed[tokens] = rng.permutation(norms[tokens])
-    return changed
-
-
-def fitted(norms: Norms, counts: Counts, rng: np.random.Generator) -> Norms:
-    """Give every token its norm on the least-squares line of log norm on log frequency.
-
-    If all tokens are equally frequent, the line is flat at the geometric mean.
-    """
-    frequency, target = np.log(counts), np.log(norms)
-    centered = frequency - frequency.mean()
-    spread = centered @ centered
-    slope = centered @ target / spread if spread > 0 else 0.0
-    return np.exp(target.mean() + slope * centered)
-
-
-SURGERIES: dict[str, Callable[[Norms, Counts, np.random.Generator], Norms]] = {
-    "equalized": equalized,
-    "shuffled": shuffled,
-    "shuffled_within_bins": shuffled_within_bins,
-    "fitted": fitted,
-}
-"""New norms of the tokens that take part, from their norms, their counts and a generator."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +34,14 @@ class OperatedEmbedding:
         module: Module with the matrix.
         shift: Vector subtracted from each row before its norm is taken, and added afterwards.
         norms: Norms of all V rows.
-        part: Mask of the rows that take part.
+        counts: Occurrences of each row's token.
     """
 
     measure: str
     module: nn.Module
     shift: Float[Tensor, " D"]
     norms: Float[np.ndarray, " V"]
-    part: Bool[np.ndarray, " V"]
+    counts: Integer[np.ndarray, " V"]
 
     @property
     def matrix(self) -> EmbeddingMatrix:
@@ -94,13 +50,28 @@ class OperatedEmbedding:
         assert isinstance(weight, Tensor)
         return weight.detach()
 
-    def with_norms(self, norms: Norms) -> EmbeddingMatrix:
-        """Return a copy of the matrix in which the rows that take part have other norms.
+    def part(self, surgery: Surgery) -> Bool[np.ndarray, " V"]:
+        """Return the mask of the rows that take part; a row of norm 0 has no direction to keep."""
+        return (self.norms > 0) & (surgery.every_row | (self.counts > 0))
+
+    def new_norms(
+        self, surgery: Surgery, rng: np.random.Generator
+    ) -> list[Float[np.ndarray, " V"]]:
+        """Return the norms of all rows after each repetition of a surgery."""
+        part, repetitions = self.part(surgery), []
+        for _ in range(DRAWS if surgery.is_random else 1):
+            norms = self.norms.copy()
+            norms[part] = surgery.new_norms(self.norms[part], self.counts[part], rng)
+            repetitions.append(norms)
+        return repetitions
+
+    def with_norms(self, norms: Float[np.ndarray, " V"]) -> EmbeddingMatrix:
+        """Return a copy of the matrix in which the rows have other norms.
 
         A row whose norm stays the same keeps its bits.
         """
-        growth = np.zeros(len(self.norms))
-        growth[self.part] = norms / self.norms[self.part] - 1
+        # A row of norm 0 stays what it is.
+        growth = np.divide(norms, self.norms, out=np.ones_like(norms), where=self.norms > 0) - 1
         matrix = self.matrix
         rows = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
         factor = torch.from_numpy(growth).to(rows)[:, None]
@@ -115,8 +86,8 @@ def operated_embeddings(
 ) -> tuple[OperatedEmbedding, OperatedEmbedding]:
     """Return both embeddings of a model: input rows as they are, output rows without their mean.
 
-    Tokens that occur take part; rows of other tokens (their log frequency is not defined), and rows
-    of norm 0 (they have no direction), stay as they are. A tied matrix is both.
+    Surgeries change the rows of tokens that occur, and the scaling control changes every row; rows
+    of norm 0, which have no direction, stay as they are. A tied matrix is both.
 
     Args:
         model: A causal or masked LM.
@@ -134,8 +105,8 @@ def operated_embeddings(
             f"the counts have {len(counts)} tokens and the embedding of {model.name} {rows} rows; "
             "they are of another tokenizer"
         )
-    occurs = np.append(np.asarray(counts) > 0, np.zeros(rows - len(counts), dtype=bool))
-    if not occurs.any():
+    row_counts = np.pad(np.asarray(counts), (0, rows - len(counts)))
+    if not row_counts.any():
         raise ConfigError(
             f"none of the tokens of {model.name} occurs in the counts, so no norm can be changed; "
             "give the counts of its training corpus"
@@ -147,7 +118,7 @@ def operated_embeddings(
         weight = module.weight
         assert isinstance(weight, Tensor)
         norms = embedding_norm(weight.detach(), shift=shift).double().numpy(force=True)
-        return OperatedEmbedding(measure, module, shift, norms, occurs & (norms > 0))
+        return OperatedEmbedding(measure, module, shift, norms, row_counts)
 
     matrix = outputs.weight.detach()
     mask = None if entries is None else torch.from_numpy(np.asarray(entries)).to(matrix.device)
@@ -171,9 +142,9 @@ def surgery_rows(
 ) -> Iterator[Row]:
     """Change of the held-out loss under each surgery, paired over rows of the stream.
 
-    Input and output norms are changed separately, in a tied model too. A surgery that shuffles is
-    repeated `DRAWS` times and the changes averaged inside each row. Afterwards the model is
-    restored bit for bit, also after an error.
+    Input and output norms are changed separately, in a tied model too. A surgery that draws at
+    random is repeated `DRAWS` times and the changes averaged inside each row. Afterwards the model
+    is restored bit for bit, also after an error.
 
     Args:
         model: A causal or masked LM.
@@ -185,8 +156,9 @@ def surgery_rows(
         entries: As in `operated_embeddings`.
 
     Yields:
-        The held-out loss in nats per target, then its change under each surgery, as rows of trends
-        without a step: `low` and `high` are Student's 95 % interval over held-out rows, `n` these.
+        Rows of trends without a step: the share of all occurrences that the top bin of frequency
+        holds (`n` its tokens); the held-out loss in nats per target, and its change under each
+        surgery, whose `low` and `high` are Student's 95 % interval over held-out rows, `n` these.
 
     Raises:
         ConfigError: There is no such surgery, no token occurs, or rows and model do not fit.
@@ -199,7 +171,7 @@ def surgery_rows(
     held_out = HeldOut(model, rows, batch_size)
     embeddings = operated_embeddings(model, counts, entries)
     plans = {
-        (embedding, kind): _new_norms(embedding, counts, kind, rng)
+        (embedding, kind): embedding.new_norms(SURGERIES[kind], rng)
         for embedding in embeddings
         for kind in kinds
     }
@@ -215,19 +187,15 @@ def surgery_rows(
                     # Only the head runs again where only output rows have changed.
                     changed = batch.losses(batch.states() if is_input else states)
                 changes[plan][batch_rows] += (changed - losses[batch_rows]) / len(repetitions)
+    yield _top_bin_row(np.asarray(counts))
     yield interval_row("model", "", "held_out_loss", losses)
     for (embedding, kind), change in changes.items():
         yield interval_row(embedding.measure, "held_out_loss", f"surgery_{kind}", change)
 
 
-def _new_norms(
-    embedding: OperatedEmbedding,
-    counts: Integer[np.ndarray, " tokens"],
-    kind: str,
-    rng: np.random.Generator,
-) -> list[Norms]:
-    """Return the new norms of each repetition, or of one if all repetitions are the same."""
-    norms, part = embedding.norms[embedding.part], embedding.part[: len(counts)]
-    repetitions = [SURGERIES[kind](norms, counts[part], rng) for _ in range(DRAWS)]
-    is_constant = all(np.array_equal(new_norms, repetitions[0]) for new_norms in repetitions)
-    return repetitions[:1] if is_constant else repetitions
+def _top_bin_row(counts: Integer[np.ndarray, " tokens"]) -> Row:
+    """Return the row of trends of the share of occurrences that the top bin of frequency holds."""
+    occurring = counts[counts > 0]
+    top_counts = occurring[top_bin(occurring)]
+    share = float(top_counts.sum() / occurring.sum())
+    return trend_row(share, len(top_counts), measure="log_frequency", statistic=TOP_BIN_SHARE)

@@ -144,6 +144,11 @@ class Stack:
         self.looked_up_order = _order(observed.looked_up, changed.looked_up, len(ids), position)
 
     @property
+    def first_block(self) -> nn.Module:
+        """The first block."""
+        return self._blocks[0]
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self._blocks)

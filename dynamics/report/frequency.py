@@ -40,7 +40,7 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
         {"color": "#3fae86", "marker": "^", "linestyle": "-."},
     ),
     "output_embedding_norm": (
-        "output, raw (not identifiable)",
+        "output, raw",
         {"color": "#a8a8a8", "linestyle": "--", "marker": ""},
     ),
 }
@@ -83,10 +83,21 @@ def correlation_over_training(runs: Sequence[Run]) -> Figure:
         figure,
         f"Input and output embedding norms against token frequency. {arms_note(arms)} {bands} "
         "Grey: simultaneous 95 % null band over all curves and steps of a run, from permuting "
-        "frequencies over tokens. Raw output norms are not identifiable: a "
-        "vector added to every row changes no prediction.",
+        f"frequencies over tokens.{_raw_norms_note(arms)}",
     )
     return figure
+
+
+def _raw_norms_note(arms: Sequence[Arm]) -> str:
+    """Return a sentence on the arms whose raw output norms are known to have no fixed origin."""
+    free = [arm for arm in arms if all(run.record.is_output_shift_free for run in arm.runs)]
+    if not free:
+        return ""
+    names = "" if len(free) == len(arms) else f" of {', '.join(title(arm) for arm in free)}"
+    return (
+        f" Raw output norms{names} are not identifiable: a vector added to every output row "
+        "changes no prediction."
+    )
 
 
 def norms_by_frequency(runs: Sequence[Run]) -> Figure:

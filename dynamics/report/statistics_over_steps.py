@@ -19,13 +19,11 @@ from dynamics.report.style import (
 )
 from dynamics.runs.compare import Arm
 from dynamics.runs.run import Run, rows_where
+from dynamics.runs.surgeries import SURGERIES
 
-SURGERIES = {
-    "surgery_equalized": "equalized",
-    "surgery_shuffled": "shuffled",
-    "surgery_shuffled_within_bins": "shuffled within bins of frequency",
-    "surgery_fitted": "replaced by their fit on frequency",
-}
+SURGERY_LINES = {f"surgery_{name}": surgery.label for name, surgery in SURGERIES.items()}
+"""Label of each statistic of surgery."""
+
 SLOPES = {
     "log_slope": "observed frequency, over tokens",
     "twin_log_slope": "random frequency, within twins",
@@ -47,18 +45,19 @@ def surgery(runs: Sequence[Run]) -> Figure:
     """Held-out loss change when the norms of input or centred output rows are replaced."""
     arms = arms_over_steps(runs, "surgery")
     figure, axes = draw_panels(
-        _arm_columns(arms, _of_gauges("loss change, nats", "held_out_loss", SURGERIES)),
+        _arm_columns(arms, _of_gauges("loss change, nats", "held_out_loss", SURGERY_LINES)),
         missing="no run has surgery on norms; track it with --surgery",
         width=_width(arms),
         linear_within=_LINEAR,
     )
     for ax in axes:
         _few_ticks(ax)
-    n = _largest_n(arms, "held_out_loss", SURGERIES)
+    n = _largest_n(arms, "held_out_loss", SURGERY_LINES)
     _explain(
         figure,
         f"Norm surgery: change of the loss on {n} held-out rows when norms are replaced and "
-        f"directions kept. The axis is linear within ±{_LINEAR:g} and logarithmic beyond.",
+        "directions kept. All rows doubled or halved: what the model makes of scale as such. The "
+        f"axis is linear within ±{_LINEAR:g} and logarithmic beyond.",
         arms,
         "Bands: 95 % intervals over held-out rows.",
     )

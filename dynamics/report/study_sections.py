@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamics.report.statistics_over_steps import READ_OUTS, SURGERIES
+from dynamics.report.statistics_over_steps import READ_OUTS, SURGERY_LINES
 from dynamics.runs.compare import ONSET, Quantity
 from dynamics.runs.measures import shown_measures
 from dynamics.runs.slope_trends import CAUSAL, MINUS_CURVE, OBSERVED, PSEUDO_PAIRS, THIRDS
+from dynamics.runs.surgeries import BINS, NEIGHBOURS, TOP_BIN_SHARE
 from dynamics.verdicts.claims import INPUT, UNIFORM
 
 GAUGES = {name: label.short for name, label in shown_measures().items()}
@@ -104,12 +105,8 @@ def _twins(gauge: str) -> tuple[Column, ...]:
 def _surgeries(gauge: str) -> tuple[Column, ...]:
     """Change of the held-out loss under each surgery on a norm."""
     return tuple(
-        Column(
-            name.removeprefix("surgery_").replace("_", " "),
-            Quantity(gauge, "held_out_loss", name),
-            number_format="+.4f",
-        )
-        for name in SURGERIES
+        Column(label, Quantity(gauge, "held_out_loss", name), number_format="+.4f")
+        for name, label in SURGERY_LINES.items()
     )
 
 
@@ -142,7 +139,8 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Do norms come to correlate with frequency?",
         "Spearman correlation of norm and log frequency. Statements about output norms are "
-        "made only where both centrings agree; raw output norms are not identifiable.",
+        "made only where both centrings agree; raw output norms are not identifiable in untied "
+        "models without a cap on their logits.",
         {"At the last step": _of_gauges("last"), "At step 0": _of_gauges("first")},
         ("correlation", "norms_by_frequency", "norm_against_frequency"),
         Signs(
@@ -171,11 +169,17 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "What are the norms good for?",
         "Change of the held-out loss in nats per target when norms are replaced and directions "
-        "kept: all equal, shuffled over tokens, shuffled within bins of frequency, or replaced by "
-        "their fit on log frequency.",
+        f"kept. The top one of {BINS} bins of frequency holds few tokens and many of all "
+        f"occurrences; it is shuffled inside by itself too, as are bins of {NEIGHBOURS} neighbours "
+        "in frequency. All rows doubled or halved show what the model makes of scale as such: "
+        "where that costs nothing, as in front of a LayerNorm, shuffling can cost little whatever "
+        "norms mean.",
         {
             "Norms of input rows": _surgeries(INPUT),
             "Norms of output rows, uniform mean removed": _surgeries(UNIFORM),
+            "Occurrences in the top bin of frequency": [
+                Column("share", Quantity("log_frequency", "", TOP_BIN_SHARE), number_format=".0%")
+            ],
         },
         ("surgery",),
     ),

@@ -36,6 +36,7 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#57b0e8", "marker": "P", "linestyle": (0, (6, 1))},
     {"color": "#dfa520", "marker": "X", "linestyle": (0, (2, 1))},
     {"color": "#7a7a7a", "marker": "*", "linestyle": (0, (1, 2))},
+    {"color": "#8c1c4a", "marker": "<", "linestyle": (0, (3, 1, 1, 1))},
 )
 """Distinguishable looks of lines, in order of use."""
 

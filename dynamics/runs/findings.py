@@ -267,26 +267,39 @@ def _open(run: Run) -> str:
         if flips
         else "No sign changes over the vocabulary rules tried"
     )
-    return (
-        "Not decided here: whether another seed, corpus or optimizer gives the same (tokens of one "
-        f"training are not replicates of training); {_open_on_importance(run)}what raw output "
-        f"norms mean (a vector added to every row changes no prediction). {sweep}."
-    )
+    questions = [
+        "whether another seed, corpus or optimizer gives the same (tokens of one training are not "
+        "replicates of training)",
+        *_open_on_importance(run),
+        *_open_on_raw_norms(run),
+    ]
+    return f"Not decided here: {'; '.join(questions)}. {sweep}."
 
 
-def _open_on_importance(run: Run) -> str:
-    """Open question on norms and importance; empty where surgery was measured."""
+def _open_on_importance(run: Run) -> list[str]:
+    """Open question on norms and importance; none where surgery was measured."""
     if not (measured_importances(run) or run.importances):
-        return (
+        return [
             "whether a norm that tracks frequency also encodes importance (nothing here measures "
-            "importance); "
-        )
+            "importance)"
+        ]
     if run.trends["statistic"].str.startswith("surgery_").any():
-        return ""
-    return (
+        return []
+    return [
         "whether a norm that correlates with importance does anything in the model (only surgery "
-        "tests that); "
-    )
+        "tests that)"
+    ]
+
+
+def _open_on_raw_norms(run: Run) -> list[str]:
+    """Open question on raw output norms; none unless their origin is known to be arbitrary."""
+    measures = run.record.measures
+    if "output_embedding_norm" not in measures or not run.record.is_output_shift_free:
+        return []
+    return [
+        "what raw output norms mean (a vector added to every output row changes no prediction: the "
+        "rows are not those of the input, and nothing caps the logits)"
+    ]
 
 
 def _at(run: Run, step: int, rule: VocabularyRule | None) -> list[dict[Any, Any]]:

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from dynamics.runs.importance_trends import GIVEN, norms_with_distance
 from dynamics.runs.measures import identifiable_measures, split_name
 from dynamics.runs.run import Run, rows_where
+from dynamics.runs.surgeries import NEIGHBOURS, TOP_BIN_SHARE
 from dynamics.runs.tracked_importance import factors_of
 from dynamics.runs.trends import FEWEST_TOKENS, LEVEL
 from dynamics.statistics.intervals import normal_quantile
@@ -24,6 +25,22 @@ SPOKEN = ("information_gain_right", "occlusion", "occlusion_norm_matched")
 GAUGES = {name: label.sentence for name, label in identifiable_measures().items()}
 """The norms that sentences compare with importance, and their labels."""
 
+INPUT_NORM = "input_embedding_norm"
+
+SCALED = {
+    INPUT_NORM: "every input row",
+    "output_embedding_norm_centered": "the distance of every output row from the uniform mean",
+}
+"""What the scaling control of surgery doubles and halves, by measure."""
+
+NORMS = {"layer": "a LayerNorm", "rms": "an RMSNorm"}
+
+LITTLE = 0.01
+"""Nats up to which the loss changes little: both intervals of the scaling control lie within."""
+
+_WITHIN = ("shuffled_within_bins", "shuffled_within_top_bin", "shuffled_within_other_bins")
+_WITHIN += ("shuffled_among_neighbours",)
+
 
 def importance_findings(run: Run) -> list[str]:
     """Sentences on what a run knows of importance, of surgery and of agreement, if anything."""
@@ -31,7 +48,7 @@ def importance_findings(run: Run) -> list[str]:
     measured = measured_importances(run)
     spoken = [name for name in SPOKEN if name in measured] or measured[:1]
     sentences = [_sentence(name, rows) for name in spoken]
-    sentences += [*_surgery(rows), *_agreement(rows)]
+    sentences += [*_surgery(rows), *_scaling(rows, run.record.architecture), *_agreement(rows)]
     if rest := [name for name in measured if name not in spoken]:
         sentences.append(f"The trends also hold {', '.join(rest)}.")
     factors = {factor for pair in factors_of(run.importances).values() for factor in pair}
@@ -109,20 +126,82 @@ def _history(rows: pd.DataFrame, gauge: str, name: str) -> str:
 
 
 def _surgery(rows: pd.DataFrame) -> Iterator[str]:
-    """Sentence on the loss when norms are shuffled over tokens."""
-    rows_by_label = {
-        called: row
-        for gauge, called in GAUGES.items()
-        if not (row := _last(rows, gauge, "held_out_loss", "surgery_shuffled")).empty
-    }
-    if rows_by_label:
-        parts = [f"{called} {with_interval(row, '', 4)}" for called, row in rows_by_label.items()]
-        step = next(iter(rows_by_label.values()))["step"]
+    """Sentence on the loss when norms are shuffled over all tokens, and over tokens alike."""
+    parts = {gauge: _shuffles(rows, gauge) for gauge in GAUGES}
+    parts = {gauge: part for gauge, part in parts.items() if part}
+    if parts:
+        step = _of_surgery(rows, next(iter(parts)), "shuffled")["step"]
         yield in_lines(
             f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
             "are shuffled over tokens and directions kept, by",
-            parts,
+            [f"{GAUGES[gauge]} {part}" for gauge, part in parts.items()],
         )
+
+
+def _shuffles(rows: pd.DataFrame, gauge: str) -> str:
+    """Changes of the loss under the surgeries that shuffle a norm; empty without them."""
+    changes = {
+        name: with_interval(row, "", 4)
+        for name in ("shuffled", *_WITHIN)
+        if not (row := _of_surgery(rows, gauge, name)).empty
+    }
+    if "shuffled" not in changes:
+        return ""
+    parts = [changes["shuffled"]]
+    if "shuffled_within_bins" in changes:
+        parts.append(f"within bins of frequency {changes['shuffled_within_bins']}")
+    top = _last(rows, "log_frequency", "", TOP_BIN_SHARE)
+    if changes.keys() >= {*_WITHIN} and not top.empty and top["value"] < 1:
+        parts[-1] += (
+            f" (within the top bin alone, {top['n']:,} tokens with {top['value']:.0%} of all "
+            f"occurrences, {changes['shuffled_within_top_bin']}; within all others "
+            f"{changes['shuffled_within_other_bins']})"
+        )
+    if "shuffled_among_neighbours" in changes:
+        parts.append(
+            f"among {NEIGHBOURS} neighbours in frequency {changes['shuffled_among_neighbours']}"
+        )
+    return ", ".join(parts)
+
+
+def _scaling(rows: pd.DataFrame, architecture: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on the loss when all rows are doubled or halved: what the model makes of scale."""
+    for gauge, whose in SCALED.items():
+        doubled, halved = (_of_surgery(rows, gauge, name) for name in ("doubled", "halved"))
+        if doubled.empty or halved.empty:
+            continue
+        is_input = gauge == INPUT_NORM
+        norm = _norm_before(architecture) if is_input else ""
+        sentence = (
+            f"{norm}doubling {whose} changes the loss by {with_interval(doubled, '', 4)} nats, "
+            f"halving by {with_interval(halved, '', 4)}"
+        )
+        # NaN where there is no interval, and then within nothing.
+        reach = np.max([abs(row[end]) for row in (doubled, halved) for end in ("low", "high")])
+        if norm.startswith("before") and reach <= LITTLE:
+            sentence += ", so that shuffling input norms could cost little whatever they mean"
+        if not is_input and architecture.get("logit_softcap") == 0:
+            sentence += "; differences of logits (bias apart) are doubled or halved by it"
+        yield f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _norm_before(architecture: Mapping[str, Any]) -> str:
+    """Beginning of a sentence: the norm that reads input rows; empty where it is not known."""
+    at_embedding, at_block = (
+        architecture.get(f"{name}_norm") for name in ("embedding", "first_block")
+    )
+    if at_embedding in NORMS:
+        return f"before {NORMS[at_embedding]} in front of the first block, "
+    if at_embedding == "none" and at_block in NORMS:
+        return f"before {NORMS[at_block]} through which the first block reads them, "
+    if at_embedding == at_block == "none":
+        return "with no norm between input rows and first block, "
+    return ""
+
+
+def _of_surgery(rows: pd.DataFrame, gauge: str, name: str) -> pd.Series:
+    """The row of a surgery on a norm at the last step; an empty series where there is none."""
+    return _last(rows, gauge, "held_out_loss", f"surgery_{name}")
 
 
 def _agreement(rows: pd.DataFrame) -> Iterator[str]:

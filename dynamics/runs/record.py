@@ -43,6 +43,7 @@ class SeriesRecord(_Record):
         vocab_size: Rows of the embedding.
         tied: Whether the output embedding is the input embedding.
         final_norm: Type of the norm before the output embedding; None without one, or unknown.
+        logit_softcap: Number that no logit exceeds, 0 without such a cap; None where not known.
         training: Settings of the training that made it, where `dynamics train` did.
         training_sha256: Digest of the `train.json` of that training.
         left_out: Reason why each of the other selected steps is not measured, by step.
@@ -53,6 +54,7 @@ class SeriesRecord(_Record):
     vocab_size: int
     tied: bool
     final_norm: str | None
+    logit_softcap: float | None = None
     training: dict[str, Any] | None = None
     training_sha256: str | None = None
     left_out: dict[str, str] = {}
@@ -121,6 +123,8 @@ class LiveRecord(_Record):
         held_out_sha256: Digest of the held-out rows; None when none were needed.
         checkpoints: The steps whose model was run, ascending.
         left_out: Reason why the model of each other step was not run, by step.
+        architecture: What the models make of the scale of their embeddings, measured: values of
+            `probe_architecture`; a key is missing where it is not known.
     """
 
     settings: dict[str, Any]
@@ -129,6 +133,7 @@ class LiveRecord(_Record):
     held_out_sha256: str | None
     checkpoints: list[LiveCheckpointRecord]
     left_out: dict[str, str] = {}
+    architecture: dict[str, Any] = {}
 
 
 class StopRecord(_Record):
@@ -192,6 +197,25 @@ class RunRecord(_Record):
     def live_checkpoints(self) -> list[LiveCheckpointRecord]:
         """The steps whose model was run, ascending."""
         return self.live.checkpoints if self.live else []
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What the models make of the scale of their embeddings, if they were run for surgery."""
+        return self.live.architecture if self.live else {}
+
+    @property
+    def is_output_shift_free(self) -> bool:
+        """Whether a vector added to every output row is known to change no prediction.
+
+        It then adds one number to all logits of a position, which a softmax over the vocabulary
+        ignores, with a bias of the head too. Not so where the rows are those of the input as well,
+        or where logits are capped. False where the run does not know; what was measured on the live
+        model counts before what the checkpoint's config says.
+        """
+        softcap = self.architecture.get("logit_softcap", self.series.logit_softcap)
+        if softcap is None and self.series.training is not None:
+            softcap = 0.0  # a folder from before it was recorded; `dynamics train` caps no logits
+        return not self.series.tied and softcap == 0
 
     def write(self, run: Path) -> None:
         """Write `run.json` into a run folder, atomically."""

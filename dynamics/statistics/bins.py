@@ -67,6 +67,37 @@ def equal_count_bins(values: Values, bins: int, minimum: int = 50) -> Labels:
     return _merged(((ranked.centered + 0.5) * bins).astype(np.int64), minimum)
 
 
+def neighbour_bins(values: ArrayLike, size: int) -> Labels:
+    """Bins of neighbours in rank, `size` values each from the largest down.
+
+    Unlike in `equal_count_bins`, equal values may fall into two bins: their order is that of their
+    positions, the later counting as the larger. What is left over joins the lowest bin, which so
+    holds up to 2 `size` - 1 values.
+
+    Args:
+        values: n values, such as counts.
+        size: Values in a bin; all go into one bin if there are fewer than twice as many.
+
+    Returns:
+        Label of each value, 0 for the lowest, without gaps.
+
+    Raises:
+        MeasureError: A value is NaN or infinite.
+        ValueError: `size` is below 1.
+
+    Example:
+        >>> neighbour_bins([5, 1, 1, 9, 7, 1, 2], size=2)
+        array([1, 0, 0, 2, 2, 0, 1])
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1; got {size}")
+    values = finite(values)
+    places = np.empty(len(values), dtype=np.int64)  # 0 for the largest value
+    places[np.argsort(values, kind="stable")[::-1]] = np.arange(len(values))
+    bins = max(1, len(values) // size)
+    return bins - 1 - np.minimum(places // size, bins - 1)
+
+
 def log_spaced_bins(
     counts: Integer[np.ndarray, " n"], bins: int = 200, minimum: int = 50
 ) -> Labels:

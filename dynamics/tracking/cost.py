@@ -11,6 +11,7 @@ from dynamics.checkpoints.hub.transport import CONNECTIONS
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.errors import CheckpointError
+from dynamics.runs.surgeries import model_passes
 from dynamics.tracking.faulty_steps import LeftOut, find_faults, unreadable_because
 
 if TYPE_CHECKING:
@@ -97,7 +98,6 @@ def live_cost(series: CheckpointSeries, steps: str, live: "TrackingSettings") ->
         StepError: A step does not exist.
     """
     from dynamics.importance.importances import forwards_per_context
-    from dynamics.importance.surgery import DRAWS
     from dynamics.tracking.live_stage import HELD_OUT_ROWS
 
     length = live.context_length
@@ -105,7 +105,7 @@ def live_cost(series: CheckpointSeries, steps: str, live: "TrackingSettings") ->
     passes = forwards_per_context(live.importance, length)
     selected = series.select(steps).select(live.live_steps)
     passes_per_row = {
-        "surgery": 3 + 2 * DRAWS,  # unchanged, equalised, fitted, and two that shuffle
+        "surgery": model_passes(),
         "agreement": 2 + length,  # unchanged, its gradient, and without each token
     }
     held_out = HELD_OUT_ROWS * sum(passes_per_row[part] for part in live.live_parts)

@@ -29,13 +29,15 @@ from dynamics.importance.importances import (
     measure_importances,
 )
 from dynamics.importance.probes import ProbeSet, sample_probes
-from dynamics.importance.surgery import BATCH, SURGERIES, surgery_rows
+from dynamics.importance.surgery import BATCH, surgery_rows
+from dynamics.models.architecture_probes import probe_architecture
 from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.named_errors import named_errors
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.runs.record import LiveCheckpointRecord, LiveRecord, RunRecord
 from dynamics.runs.run import IMPORTANCE, LIVE_ROWS, step_path, write_table
+from dynamics.runs.surgeries import SURGERIES
 from dynamics.runs.trends import Row, in_columns
 from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.steps import parse
@@ -284,7 +286,7 @@ def run_live(
         on_checkpoint(index, len(checkpoints))
         if checkpoint.step not in done:
             try:
-                done[checkpoint.step] = _run_model(live, checkpoint, output)
+                done[checkpoint.step] = _run_model(live, checkpoint, output, stage)
             except UnreachableError:
                 raise
             except (CheckpointError, MeasureError) as error:
@@ -301,10 +303,15 @@ def run_live(
         )
 
 
-def _run_model(live: LivePlan, checkpoint: Checkpoint, output: Path) -> LiveCheckpointRecord:
-    """Run the model of one checkpoint, and write its tables."""
+def _run_model(
+    live: LivePlan, checkpoint: Checkpoint, output: Path, stage: LiveRecord
+) -> LiveCheckpointRecord:
+    """Run the model of one checkpoint, write its tables and record its architecture."""
     model = live.load(checkpoint)
     with named_errors(model.network, model.name, "running the model over the contexts"):
+        if live.settings.surgery:
+            # All checkpoints have one architecture; a probe may decide nothing at the first step.
+            stage.architecture = {**stage.architecture, **probe_architecture(model)}
         tables = dict(_tables(model, live, checkpoint.step))
     digests = {
         folder: write_table(step_path(output, folder, checkpoint.step), columns)

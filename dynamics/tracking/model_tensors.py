@@ -12,6 +12,7 @@ from dynamics.checkpoints.model_types import (
     FinalNorm,
     find_final_norm,
     find_layout,
+    find_logit_softcap,
     refusal_of,
 )
 from dynamics.errors import ConfigError
@@ -127,6 +128,11 @@ class ModelTensors:
     def final_norm(self) -> Norm | None:
         """Type of the norm before the output embedding, None when there is none or unknown."""
         return self._final_norm.type
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Number that no logit exceeds, 0 without such a cap; None where it is not known."""
+        return find_logit_softcap(self._config)
 
     @property
     def final_norm_note(self) -> str | None:

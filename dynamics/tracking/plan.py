@@ -211,6 +211,7 @@ def _series_record(series: CheckpointSeries) -> SeriesRecord:
         vocab_size=checkpoint.vocab_size,
         tied=checkpoint.tied,
         final_norm=checkpoint.final_norm,
+        logit_softcap=checkpoint.logit_softcap,
         training=training.settings if training else None,
         training_sha256=folder and sha256_file(folder / TRAIN_JSON),
     )

@@ -91,6 +91,11 @@ def _difference(stored: RunRecord, record: RunRecord) -> str | None:
 
 def difference_of_runs(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
     """Return the first difference of two runs in the parts that determine their numbers, if any."""
+    # No number depends on the cap of the logits, which older folders do not name.
+    stored, current = (
+        {**content, "series": {**content["series"], "logit_softcap": None}}
+        for content in (stored, current)
+    )
     for part in ("settings", "counts", "series", "versions"):
         if difference := first_difference(stored.get(part), current[part]):
             return f"{part}: {difference}"

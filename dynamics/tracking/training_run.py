@@ -92,6 +92,7 @@ class TrainingRun:
                 vocab_size=model.vocab_size,
                 tied=model.tied,
                 final_norm=model.final_norm,
+                logit_softcap=model.logit_softcap,
             )
         )
         if (self.output / RUN_JSON).exists():

@@ -1,5 +1,6 @@
 """Facts of model classes are compared with the live models that transformers builds."""
 
+import copy
 import importlib.metadata
 import inspect
 import logging
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.model_types import facts_of, facts_table
+from dynamics.checkpoints.model_types import facts_of, facts_table, find_logit_softcap
 from dynamics.checkpoints.opening import open_any
 from dynamics.checkpoints.ties import default_tie
 from dynamics.errors import CheckpointError
@@ -61,6 +62,9 @@ REPRESENTATIVE = [
     # none
     ("opt", "OPTForCausalLM", {"word_embed_proj_dim": 16}),
     ("opt", "OPTForCausalLM", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    # a cap of the logits that the class has not by default
+    ("gemma3_text", "Gemma3ForCausalLM", {"final_logit_softcapping": 5.0}),
+    ("gemma2", "Gemma2ForCausalLM", {"final_logit_softcapping": None}),
     # bias in the head
     ("phi", "PhiForCausalLM", {}),
     ("gptj", "GPTJForCausalLM", {}),
@@ -142,6 +146,25 @@ def assert_facts(tensors, live: LiveFacts, model):
 _OTHER_PASSES = ("ProphetNetForCausalLM", "ProphetNetForConditionalGeneration", "XLNetLMHeadModel")
 
 
+def assert_cap(tensors, model):
+    """One vector added to every output row changes predictions where logits are capped, alone."""
+    ids = torch.randint(5, 40, (1, 12), generator=torch.Generator().manual_seed(1))
+    inputs = {"input_ids": ids}
+    inputs |= {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    inputs |= (
+        {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    )
+    shifted = copy.deepcopy(model)
+    head = shifted.get_output_embeddings()
+    vector = 3 * torch.randn(head.weight.shape[1], generator=torch.Generator().manual_seed(2))
+    head.weight = torch.nn.Parameter(head.weight.detach() + vector)
+    with torch.no_grad():
+        before, after = (network(**inputs).logits.log_softmax(-1) for network in (model, shifted))
+    change = float((after - before).abs().max() / before.abs().max())
+    cap = tensors.logit_softcap
+    assert cap is None or (change < 1e-3 if cap == 0 else change > 1e-3), (cap, change)
+
+
 def compare(model, folder):
     """Whether the facts of a saved model and of the live one are exact; False when left out."""
     live = live_facts(model)
@@ -149,6 +172,8 @@ def compare(model, folder):
     checkpoint = open_any(str(folder)).checkpoints[0]
     exact = assert_facts(checkpoint, live, model)
     assert assert_facts(ModelTensors(model, 0), live, model) == exact
+    assert ModelTensors(model, 0).logit_softcap == checkpoint.logit_softcap
+    assert_cap(checkpoint, model)
     return exact
 
 
@@ -228,6 +253,30 @@ class TestTable:
     )
     def test_ties_where_config_json_does_not_say(self, model_type, tied):
         assert default_tie({"model_type": model_type}) is tied
+
+    @pytest.mark.parametrize(
+        ("config", "cap"),
+        [
+            ({"model_type": "gemma2"}, 30.0),  # the default of the class
+            ({"model_type": "gemma2", "final_logit_softcapping": 20}, 20.0),
+            ({"model_type": "gemma2", "final_logit_softcapping": None}, 0.0),
+            ({"model_type": "gemma2", "final_logit_softcapping": "20"}, None),
+            ({"model_type": "gemma4", "text_config": {"final_logit_softcapping": 7.0}}, 7.0),
+            ({"model_type": "t5gemma2", "decoder": {"final_logit_softcapping": 7.0}}, 7.0),
+            # Gemma3ForConditionalGeneration does not use the setting.
+            ({"model_type": "gemma3", "text_config": {"final_logit_softcapping": 7.0}}, 0.0),
+            ({"model_type": "gemma3_text"}, 0.0),
+            ({"model_type": "recurrent_gemma", "logits_soft_cap": 11.0}, 11.0),
+            ({"model_type": "gpt_neox"}, 0.0),
+            ({"model_type": "bert"}, 0.0),
+            ({"model_type": "pico_decoder"}, 0.0),
+            ({"model_type": "hf_olmo"}, 0.0),
+            ({"model_type": "foo"}, None),
+            ({}, None),
+        ],
+    )
+    def test_cap_of_the_logits_by_config(self, config, cap):
+        assert find_logit_softcap(config) == cap
 
     def test_the_classes_of_a_model_type_agree(self):
         for model_type, classes in facts_table().facts.items():

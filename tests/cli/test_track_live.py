@@ -52,12 +52,12 @@ def test_the_cost_is_told_and_nothing_is_written(dynamics, training, tmp_path):
     status, out, _ = dynamics("track", training, *asked)
     assert status == 0
     assert (
-        "360 forward passes over 60 contexts of 10 tokens and 1,344 over held-out rows, at most, "
+        "360 forward passes over 60 contexts of 10 tokens and 2,048 over held-out rows, at most, "
         "for each of 4 models" in out
     )
     status, out, _ = dynamics("track", training, *asked, "--json")
     assert json.loads(out)["live"] == {
-        "checkpoints": 4, "contexts": 60, "length": 10, "forwards": 360, "held_out_forwards": 1344,
+        "checkpoints": 4, "contexts": 60, "length": 10, "forwards": 360, "held_out_forwards": 2048,
     }  # fmt: skip
 
 

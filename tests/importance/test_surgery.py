@@ -10,8 +10,10 @@ from scipy.stats import ttest_1samp
 from dynamics.errors import ConfigError, MeasureError, MismatchError
 from dynamics.importance import held_out, surgery
 from dynamics.importance.held_out import HeldOut
-from dynamics.importance.surgery import SURGERIES, operated_embeddings, surgery_rows
+from dynamics.importance.surgery import operated_embeddings, surgery_rows
 from dynamics.models.patching import weight_replaced
+from dynamics.runs import surgeries
+from dynamics.runs.surgeries import SURGERIES, Surgery
 from dynamics.scores.norms import embedding_norm
 from dynamics.statistics.bins import equal_count_bins
 from tests.models.tiny import V, live
@@ -112,17 +114,65 @@ def test_equalized_and_fitted_norms_against_a_copy_edited_by_hand(name, role):
         assert (row["against"], row["given"], row["n"]) == ("held_out_loss", "", 5)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("role", [INPUT, OUTPUT])
-@pytest.mark.parametrize("kind", ["shuffled", "shuffled_within_bins"])
+@pytest.mark.parametrize(("kind", "factor"), [("doubled", 2), ("halved", 0.5)])
+def test_the_scaling_control_changes_every_row(name, role, kind, factor):
+    """Rows of tokens that never occur too, against a copy edited by hand."""
+    model = live(name)
+    new = dict(enumerate(factor * norms_by_hand(model, role)))
+    expected = change_by_hand(model, role, new, rows_of())
+    row = run(model, (kind,))[role, f"surgery_{kind}"]
+    assert row["value"] == pytest.approx(expected.mean(), abs=5e-6)
+
+
+def test_scale_is_nothing_behind_a_layer_norm_of_the_embedding():
+    """BLOOM normalises looked-up rows and adds no positions: exact without an epsilon."""
+    model = live("bloom", layer_norm_epsilon=0.0)
+    found = run(model, ("doubled", "halved", "shuffled"))
+    for kind in ("doubled", "halved"):
+        row = found[INPUT, f"surgery_{kind}"]
+        assert (row["value"], row["low"], row["high"]) == (0, 0, 0)
+        assert abs(found[OUTPUT, f"surgery_{kind}"]["value"]) > 0.01
+    assert found[INPUT, "surgery_shuffled"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("doubled", 2), ("halved", 0.5)])
+def test_scale_is_a_temperature_where_no_norm_follows(kind, factor):
+    """Blocks that add nothing and no final norm: logits are linear in both embeddings."""
+    model = live("gpt_neox")
+    for layer in model.network.gpt_neox.layers:
+        for part in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            part.weight.data.zero_()
+            part.bias.data.zero_()
+    model.network.gpt_neox.final_layer_norm = torch.nn.Identity()
+    read, write = model.network.gpt_neox.embed_in.weight, model.network.lm_head.weight
+    rows = torch.from_numpy(rows_of())
+    logits = (read @ write.T).double()[rows[:, :-1]]
+
+    def loss(scale):
+        return torch.nn.functional.cross_entropy((scale * logits).mT, rows[:, 1:]).item()
+
+    found = run(model, (kind,))
+    for role in (INPUT, OUTPUT):
+        value = found[role, f"surgery_{kind}"]["value"]
+        assert value == pytest.approx(loss(factor) - loss(1), abs=2e-6)
+        assert abs(value) > 0.002
+
+
+@pytest.mark.parametrize("role", [INPUT, OUTPUT])
+@pytest.mark.parametrize("kind", [name for name in SURGERIES if SURGERIES[name].is_random])
 def test_shuffles_are_averaged_over_draws(monkeypatch, role, kind):
     """The draws are recorded, then put into copies by hand."""
     drawn = []
 
     def recorded(norms, counts, rng):
-        drawn.append((norms, SURGERIES[kind](norms, counts, rng)))
+        drawn.append((norms, SURGERIES[kind].new_norms(norms, counts, rng)))
         return drawn[-1][1]
 
-    monkeypatch.setattr(surgery, "SURGERIES", {**SURGERIES, "recorded": recorded})
+    # Bins of fewer tokens: there are 94.
+    monkeypatch.setattr(surgeries, "equal_count_bins", lambda *args: equal_count_bins(*args, 10))
+    monkeypatch.setitem(SURGERIES, "recorded", Surgery(recorded, "", "", is_random=True))
     monkeypatch.setattr(surgery, "DRAWS", 4)
     model = live("gpt2")
     row = run(model, ("recorded",))[role, "surgery_recorded"]
@@ -140,7 +190,8 @@ def test_shuffles_are_averaged_over_draws(monkeypatch, role, kind):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unchanged_norms_change_nothing_at_all(monkeypatch, name):
-    monkeypatch.setitem(SURGERIES, "unchanged", lambda norms, counts, rng: norms.copy())
+    unchanged = Surgery(lambda norms, counts, rng: norms.copy(), "", "", every_row=True)
+    monkeypatch.setitem(SURGERIES, "unchanged", unchanged)
     found = run(live(name), ("unchanged",))
     for role in (INPUT, OUTPUT):
         row = found[role, "surgery_unchanged"]
@@ -220,25 +271,32 @@ class TestNewNorms:
     @pytest.mark.parametrize("kind", SURGERIES)
     @pytest.mark.parametrize("at", [0, 1])
     def test_directions_are_kept_and_norms_are_those_wanted(self, sides, kind, at):
-        side = sides[at]
-        norms, counts = side.norms[side.part], counts_of()[side.part]
-        wanted = SURGERIES[kind](norms, counts, np.random.default_rng(0))
+        side, operation = sides[at], SURGERIES[kind]
+        part = np.ones(V, bool) if operation.every_row else counts_of() > 0
+        wanted = operation.new_norms(side.norms[part], counts_of()[part], np.random.default_rng(0))
+        new = side.new_norms(operation, np.random.default_rng(0))
+        assert len(new) == (surgeries.DRAWS if operation.is_random else 1)
+        np.testing.assert_array_equal(new[0][part], wanted)
         before = side.matrix.double() - side.shift
-        after = side.with_norms(wanted).double() - side.shift
+        after = side.with_norms(new[0]).double() - side.shift
         cosines = torch.cosine_similarity(before, after)
         np.testing.assert_allclose(cosines, 1, atol=1e-9)
-        np.testing.assert_allclose(after.norm(dim=1)[side.part], wanted, rtol=1e-5)
-        assert torch.equal(side.with_norms(wanted)[~side.part], side.matrix[~side.part])
+        np.testing.assert_allclose(after.norm(dim=1)[part], wanted, rtol=1e-5)
+        assert torch.equal(side.with_norms(new[0])[~part], side.matrix[~part])
 
     def test_tokens_that_occur_take_part(self, sides):
         for side in sides:
-            assert np.array_equal(side.part, counts_of() > 0)
+            assert np.array_equal(side.part(SURGERIES["shuffled"]), counts_of() > 0)
+            assert side.part(SURGERIES["doubled"]).all()
 
     def test_a_zero_row_has_no_direction(self):
         model = live("gpt_neox")
         model.network.gpt_neox.embed_in.weight.data[7] = 0
         read, write = operated_embeddings(model, counts_of())
-        assert not read.part[7] and write.part[7]
+        for kind in ("shuffled", "doubled"):
+            assert not read.part(SURGERIES[kind])[7] and write.part(SURGERIES[kind])[7]
+        changed = read.with_norms(read.new_norms(SURGERIES["doubled"], None)[0])
+        assert torch.equal(changed, 2 * read.matrix)
         assert np.isfinite([row["value"] for row in run(model).values()]).all()
 
     def test_padding_has_no_part_in_the_mean(self):
@@ -251,29 +309,35 @@ class TestNewNorms:
         np.testing.assert_allclose(write.shift, expected.mean(0), rtol=1e-6)
         expected = embedding_norm(weight.detach(), shift=expected.mean(0))
         np.testing.assert_allclose(write.norms, expected.detach(), rtol=1e-6)
-        assert not write.part[-6:].any()
+        assert not write.part(SURGERIES["shuffled"])[-6:].any()
 
-    def test_shuffles_keep_the_norms_there_are(self):
-        rng = np.random.default_rng(0)
-        norms, counts = rng.random(400), rng.integers(1, 10_000, 400)
-        bins = equal_count_bins(counts, surgery.BINS)
-        assert bins.max() > 3
-        for kind in ("shuffled", "shuffled_within_bins"):
-            new = SURGERIES[kind](norms, counts, rng)
-            assert not np.array_equal(new, norms)
-            assert np.array_equal(np.sort(new), np.sort(norms))
-        for label in range(bins.max() + 1):
-            inside = bins == label
-            assert np.array_equal(np.sort(new[inside]), np.sort(norms[inside]))
-        across = SURGERIES["shuffled"](norms, counts, rng)
-        assert any(set(across[bins == label]) != set(norms[bins == label]) for label in bins)
 
-    def test_the_fit_recovers_a_power_law(self):
-        counts = np.random.default_rng(0).integers(1, 10_000, 100)
-        law = 0.3 * counts**-0.2
-        np.testing.assert_allclose(surgery.fitted(law, counts, np.random.default_rng(0)), law)
-        alike = surgery.fitted(np.array([1.0, 4.0]), np.array([5, 5]), np.random.default_rng(0))
-        np.testing.assert_allclose(alike, [2, 2])
+def test_the_share_of_the_top_bin_is_a_row():
+    counts = np.append(np.zeros(6, int), np.arange(1, 91))  # one bin of at least 50 tokens
+    row = run(live("gpt2"), (), counts=counts)["log_frequency", "top_bin_share"]
+    assert (row["value"], row["n"], row["against"]) == (1, 90, "")
+
+
+def test_the_share_of_the_top_bin_by_sorting(monkeypatch):
+    monkeypatch.setattr(surgeries, "equal_count_bins", lambda *args: equal_count_bins(*args, 5))
+    counts = np.append(np.arange(1, V - 3), [0, 0, 0, 0])  # 92 tokens, 20 bins of 4 or 5
+    row = run(live("gpt2"), (), counts=counts)["log_frequency", "top_bin_share"]
+    top = np.sort(counts)[-row["n"] :]
+    assert 5 <= row["n"] <= 9
+    assert row["value"] == pytest.approx(top.sum() / counts.sum())
+
+
+def test_passes_are_those_of_each_repetition(monkeypatch):
+    model, calls = live("gpt_neox"), []
+    original = held_out.HeldOutBatch.states
+
+    def counted(batch):
+        calls.append(batch)
+        return original(batch)
+
+    monkeypatch.setattr(held_out.HeldOutBatch, "states", counted)
+    run(model)
+    assert len(calls) == surgeries.model_passes() == 20
 
 
 def test_numbers_do_not_depend_on_batches(monkeypatch):
@@ -288,7 +352,9 @@ def test_a_generator_of_the_same_seed_gives_the_same():
     model = live("gpt2")
     assert run(model, seed=3) == run(model, seed=3)
     changed = [key for key, row in run(model, seed=3).items() if row != run(model, seed=4)[key]]
-    assert {kind for _, kind in changed} == {"surgery_shuffled", "surgery_shuffled_within_bins"}
+    drawn = {f"surgery_{name}" for name in SURGERIES if SURGERIES[name].is_random}
+    # 94 tokens are one bin, so that there are no others.
+    assert {kind for _, kind in changed} == drawn - {"surgery_shuffled_within_other_bins"}
 
 
 def test_one_row_has_no_interval():

@@ -13,7 +13,13 @@ from dynamics.errors import MismatchError, NothingToDrawError
 from dynamics.report.figures import FIGURES, plot
 from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import _log_axis, norm_against_importance
-from dynamics.report.statistics_over_steps import SURGERIES, agreement, matrices, slopes, surgery
+from dynamics.report.statistics_over_steps import (
+    SURGERY_LINES,
+    agreement,
+    matrices,
+    slopes,
+    surgery,
+)
 from dynamics.runs.run import Run, step_path, write_table
 from tests.report.test_figures import axes_of, caption, rendered
 from tests.tracking.arms import GAUGES, IMPORTANCES, made_run, planted
@@ -110,7 +116,7 @@ def test_of_an_arm_with_seeds_only_their_spread_is_drawn(runs):
 @pytest.mark.parametrize(
     ("draw", "measures", "against", "statistics"),
     [
-        (surgery, GAUGES, "held_out_loss", dict(zip(SURGERIES, SURGERIES.values(), strict=True))),
+        (surgery, GAUGES, "held_out_loss", SURGERY_LINES),
         (slopes, GAUGES, "log_frequency", {
             "log_slope": "observed frequency, over tokens",
             "twin_log_slope": "random frequency, within twins",

@@ -10,6 +10,7 @@ from dynamics.statistics.bins import (
     binned_profile,
     equal_count_bins,
     log_spaced_bins,
+    neighbour_bins,
     tokens_by_bin,
 )
 
@@ -35,6 +36,25 @@ def test_bins_ascend_never_split_ties_and_are_large_enough(values, bins, minimum
         sizes = np.bincount(labels)
         assert len(sizes) <= bins
         assert np.all(sizes >= min(minimum, len(values)))
+
+
+@reproducible
+@given(counts, st.integers(1, 12))
+def test_neighbours_are_consecutive_in_rank(values, size):
+    labels = neighbour_bins(values, size)
+    order = sorted(range(len(values)), key=lambda index: (values[index], index), reverse=True)
+    bins = max(1, len(values) // size)
+    wanted = [bins - 1 - min(place // size, bins - 1) for place in range(len(values))]
+    assert [labels[index] for index in order] == wanted
+
+
+def test_neighbours_of_nothing_and_of_no_size():
+    assert neighbour_bins(np.array([], dtype=np.int64), 10).tolist() == []
+    assert neighbour_bins([3, 3, 3, 3], 2).tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="size must be at least 1; got 0"):
+        neighbour_bins([1, 2], 0)
+    with pytest.raises(MeasureError, match="NaN"):
+        neighbour_bins([1, np.nan], 1)
 
 
 def test_a_tie_larger_than_a_bin_stays_whole():

@@ -8,6 +8,7 @@ import pandas as pd
 from dynamics.config import StudySettings
 from dynamics.runs.compare import KEYS
 from dynamics.runs.run import Run, write_table
+from dynamics.runs.surgeries import SURGERIES, TOP_BIN_SHARE
 from dynamics.runs.trends import TREND_COLUMNS
 from tests.tracking.synthetic import STEPS, grow, make_counts, tracked
 
@@ -93,7 +94,7 @@ def planted(seed=0, steps=STEPS, shift=0.0):
                     *about, "within_bin_spearman", sign * 0.2 * grown, given="log_frequency"
                 )
             cost = 0.001 if sign > 0 else 2.0
-            for surgery in ("equalized", "shuffled", "shuffled_within_bins", "fitted"):
+            for surgery in SURGERIES:
                 value = cost * grown * (1 + next(noise))
                 yield trend_row(
                     *(step, gauge, "held_out_loss", f"surgery_{surgery}", value),
@@ -117,6 +118,7 @@ def planted(seed=0, steps=STEPS, shift=0.0):
                 value = most * grown * (0.5 if given == "norm" else 1) + next(noise)
                 yield trend_row(step, role, "log_frequency", "readout_r2", value, given=given)
         yield trend_row(step, "model", "", "held_out_loss", 7 - 3 * grown, rule="")
+        yield trend_row(step, "log_frequency", "", TOP_BIN_SHARE, 0.47, rule="")
     for measure in GAUGES:
         for against in ("log_frequency", "occlusion"):
             yield trend_row(last, measure, against, "spearman_onset", steps[len(steps) // 2])

@@ -22,10 +22,11 @@ from dynamics.errors import (
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.importances import measure_importances
 from dynamics.importance.probes import sample_probes
-from dynamics.importance.surgery import SURGERIES, surgery_rows
+from dynamics.importance.surgery import surgery_rows
 from dynamics.models.load import load_model
 from dynamics.runs.findings import findings
 from dynamics.runs.run import Run
+from dynamics.runs.surgeries import SURGERIES
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking import live_stage as module
 from dynamics.tracking.measuring import MeasureSettings
@@ -230,6 +231,20 @@ def test_surgery_and_agreement_are_asked_of_held_out_rows_and_are_trends(tmp_pat
     ).iloc[-1]
     assert "Held-out loss at step 8, in nats per target" in told
     assert f"  input embedding norms {shuffled['value']:+.4f} [{shuffled['low']:+.4f}, " in told
+    assert run.info["live"]["architecture"] == {
+        "embedding_norm": "none",
+        "first_block_norm": "layer",
+        "final_norm": "layer",
+        "tied": False,
+        "logit_softcap": 0.0,
+    }
+    doubled = run.trend(
+        "input_embedding_norm", against="held_out_loss", statistic="surgery_doubled"
+    ).iloc[-1]
+    assert (
+        "Before a LayerNorm through which the first block reads them, doubling every input row "
+        f"changes the loss by {doubled['value']:+.4f} [{doubled['low']:+.4f}, "
+    ) in told
     norm = run.trend("norm", against="occlusion", statistic="within_input_agreement").iloc[-1]
     assert f"Agreement with occlusion inside {norm['n']} inputs at step 8" in told
     assert f"  norm {norm['value']:+.2f} [{norm['low']:+.2f}, " in told

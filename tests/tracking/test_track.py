@@ -145,6 +145,16 @@ def test_a_damaged_table_is_told_and_redone(series, counts, tmp_path, damage):
     assert files_of(tmp_path / "run") == before
 
 
+def test_a_folder_from_before_caps_of_logits_were_recorded_goes_on(series, counts, tmp_path):
+    path = track(series, tmp_path / "run", counts=counts).path / "run.json"
+    whole = path.read_text()
+    info = json.loads(whole)
+    assert info["series"].pop("logit_softcap") == 0  # GPT-NeoX
+    path.write_text(json.dumps(info))
+    track(series, tmp_path / "run", counts=counts)
+    assert path.read_text() == whole
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"epoch": 3}', '"finished"'])
 def test_a_damaged_run_json_is_told(series, tmp_path, content):
     path = track(series, tmp_path / "run").path / "run.json"
