@@ -191,7 +191,7 @@ class _Step:
         ordinary = np.isin(tokens["kind"], KINDS)
         curve = curve_of(norm, frequency, (originals, twins), ordinary)
         assert curve is not None  # there is a row of it in the trends
-        pairs = pairs_by_third(curve, tokens["count"].to_numpy())[quantity.given or ""]
+        pairs = pairs_by_third(curve, tokens)[quantity.given or ""]
         return curve.slope(norm, pairs), curve.places(pairs)
 
     @cached_property
