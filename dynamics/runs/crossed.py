@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from dynamics.runs.arms import CORRELATIONS, Arm, Quantity
+from dynamics.runs.importance_trends import HISTORY
 from dynamics.runs.measures import EXPOSURE, split_name
 from dynamics.runs.run import Run
 from dynamics.runs.slope_trends import CAUSAL, MINUS_CURVE, curve_of, pairs_by_third, twin_pairs
@@ -58,8 +59,11 @@ def crossed(arm: Arm, quantity: Quantity) -> OverSeeds | None:
         if np.isnan(row["value"]):
             continue
         exact = replace(quantity, given=row["given"])
-        estimate, per_token = _step(run, int(row["step"])).estimate(exact)
-        if abs(estimate - row["value"]) > _SAME:
+        try:
+            estimate, per_token = _step(run, int(row["step"])).estimate(exact)
+        except KeyError:  # tables of another version lack a column
+            return None
+        if not abs(estimate - row["value"]) <= _SAME:
             return None
         values.append(estimate)
         contributions.append(per_token)
@@ -118,7 +122,11 @@ class _Step:
     step: int
 
     def estimate(self, quantity: Quantity) -> tuple[float, pd.Series]:
-        """Value of a quantity, and the contribution of each token to it by token id."""
+        """Value of a quantity, and the contribution of each token to it by token id.
+
+        Raises:
+            KeyError: A column that it needs is not in the tables.
+        """
         if quantity.statistic in CORRELATIONS:
             estimate, places = self._correlation(quantity)
         else:
@@ -141,10 +149,16 @@ class _Step:
         return controls.spearman(x, y), np.flatnonzero(mask)
 
     def _controls(self, given: str, mask: Bool[np.ndarray, " V"], quantity: Quantity) -> Controls:
-        """Return the controls named in `given`, prepared."""
+        """Return the controls named in `given`, prepared; the last ones stay for other measures."""
         names = given.split("+") if given else []
         values = {name: self._variable(name, quantity)[mask] for name in names}
-        return Controls(values, int(mask.sum()))
+        if HISTORY & {*names}:  # they differ by measure
+            return Controls(values, int(mask.sum()))
+        key = (given, mask.tobytes())
+        if key not in self._prepared:
+            self._prepared.clear()
+            self._prepared[key] = Controls(values, int(mask.sum()))
+        return self._prepared[key]
 
     def _entering(self, quantity: Quantity) -> Bool[np.ndarray, " V"]:
         """Mask of the tokens of the rule for which an importance is known at every step."""
@@ -171,6 +185,8 @@ class _Step:
         }
         if (column := columns.get(name, name)) in tokens:
             return tokens[column].to_numpy()
+        if quantity.measure not in self._measures:
+            raise KeyError(name)
         role, measure = split_name(quantity.measure)
         if name == "initial_norm":
             return self._first[quantity.measure].to_numpy()
@@ -190,9 +206,15 @@ class _Step:
             return slope, originals
         ordinary = np.isin(tokens["kind"], KINDS)
         curve = curve_of(norm, frequency, (originals, twins), ordinary)
-        assert curve is not None  # there is a row of it in the trends
+        if curve is None:
+            raise KeyError(MINUS_CURVE)
         pairs = pairs_by_third(curve, tokens)[quantity.given or ""]
         return curve.slope(norm, pairs), curve.places(pairs)
+
+    @cached_property
+    def _prepared(self) -> dict[tuple[str, bytes], Controls]:
+        """Controls that were prepared last, by their names and tokens."""
+        return {}
 
     @cached_property
     def _measures(self) -> pd.DataFrame:

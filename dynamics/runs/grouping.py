@@ -14,6 +14,9 @@ from dynamics.runs.run import Run
 Arms = Mapping[str, Sequence[Run | str | Path]]
 """Runs of each arm by the arm's name: a run, its folder, or the name of its series."""
 
+Runs = Sequence[Run] | Sequence[Arm]
+"""Runs that are grouped into arms, or the arms of a grouping."""
+
 _SEED = re.compile(r"[-_](data-|weight-)?seed[-_]?(\d+)$")
 _VARIES = {None: "initialisation and order", "data-": "order", "weight-": "initialisation"}
 _SHOWN = 3
@@ -60,7 +63,7 @@ def traits_of(run: Run) -> Traits:
     return Traits(fixed, recipe_of(series.training) | {"corpus": corpus})
 
 
-def arms_of(runs: Sequence[Run] | Sequence[Arm], arms: Arms | None = None) -> list[Arm]:
+def arms_of(runs: Runs, arms: Arms | None = None) -> list[Arm]:
     """Runs grouped as seeds of one recipe, in the order in which recipes first appear.
 
     Runs are of one arm when their `traits_of` are equal: the vocabulary rule, the last step and
@@ -93,20 +96,25 @@ def arms_of(runs: Sequence[Run] | Sequence[Arm], arms: Arms | None = None) -> li
 
 
 def grouping_lines(arms: Sequence[Arm]) -> list[str]:
-    """Lines that say which runs form which arm, and what keeps each arm from the most similar.
-
-    Empty for a single run.
-    """
+    """Lines that say which runs form which arm, and what keeps arms apart; none for one run."""
+    if sum(len(arm.runs) for arm in arms) < 2:
+        return []
     lines = []
-    for index, arm in enumerate(arms):
+    for arm in arms:
         seeds = f"seeds {', '.join(seed or 'default' for seed in arm.seeds)}"
         folders = ", ".join(str(run.path) for run in arm.runs)
         lines.append(f"arm {arm.name}: {seeds if len(arm.runs) > 1 else 'one run'} ({folders})")
-        apart = [(_apart(arm, earlier), earlier) for earlier in arms[:index]]
-        if apart:
-            differences, nearest = min(apart, key=lambda pair: len(pair[0]))
-            lines.append(f"  not of {nearest.name}: {_told(differences)}")
-    return lines if len(lines) > 1 or len(arms[0].runs) > 1 else []
+    return [*lines, *apart_lines(arms)]
+
+
+def apart_lines(arms: Sequence[Arm]) -> list[str]:
+    """Lines that say for each arm after the first what it differs in from the most similar one."""
+    lines = []
+    for index, arm in enumerate(arms[1:], start=1):
+        apart = {earlier.name: _apart(arm, earlier) for earlier in arms[:index]}
+        nearest = min(apart, key=lambda name: len(apart[name]))
+        lines.append(f"{arm.name} is not of the arm {nearest}: {_told(apart[nearest])}")
+    return lines
 
 
 def check_vocabularies(runs: Sequence[Run]) -> None:
