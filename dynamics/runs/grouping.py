@@ -86,8 +86,11 @@ def arms_of(runs: Runs, arms: Arms | None = None) -> list[Arm]:
         return [arm for arm in runs if isinstance(arm, Arm)]
     opened = [run for run in runs if isinstance(run, Run)]
     check_vocabularies(opened)
-    set_arms = {name: _named_runs(opened, refs, name) for name, refs in (arms or {}).items()}
+    named = {name: refs for name, refs in (arms or {}).items() if refs}
+    set_arms = {name: _named_runs(opened, refs, name) for name, refs in named.items()}
     placed = [run for group in set_arms.values() for run in group]
+    if twice := [run for run in placed if placed.count(run) > 1]:
+        raise OutputError(f"the run {twice[0].path} is named twice in the arms; name it once")
     grouped = [
         *(_set_arm(name, group) for name, group in set_arms.items()),
         *_with_distinct_names(list(_found_arms([run for run in opened if run not in placed]))),
