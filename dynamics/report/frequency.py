@@ -1,5 +1,6 @@
 """Figures of norm and frequency: their correlation over training, and the norms themselves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
