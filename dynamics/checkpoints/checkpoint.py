@@ -28,6 +28,7 @@ from dynamics.checkpoints.model_types import (
     find_final_norm,
     find_layout,
     find_logit_softcap,
+    shaping_entries,
 )
 from dynamics.checkpoints.quantised import QuantisedTensor
 from dynamics.checkpoints.stores import FileStore, LocalFolder, Traffic, read_json
@@ -172,6 +173,16 @@ class Checkpoint:
         """Model type in its config.json; None where there is none."""
         model_type = _contents(self).config.get("model_type")
         return None if model_type is None else str(model_type)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Entries of its config.json that give the model its shape; empty where there is none."""
+        return shaping_entries(_contents(self).config)
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Rows and columns of each embedding, by role."""
+        return {role: list(self.locate(role).shape) for role in ROLES if self.has(role)}
 
     @property
     def final_norm(self) -> Norm | None:

@@ -247,6 +247,14 @@ def _setting(
     return next((level[name] for level in (config, *inner) if name in level), default)
 
 
+def shaping_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a config.json that say which model it is: type, depth, widths, heads.
+
+    Two models of equal entries have tensors of equal shapes but for the rows of the embeddings.
+    """
+    return {key: config[key] for key in _SHAPING if config.get(key) is not None}
+
+
 def _model_type(config: Mapping[str, Any]) -> str | None:
     """Return the model type in a config.json, None where there is none."""
     model_type = config.get("model_type")
@@ -259,6 +267,14 @@ def _most_specific(applying: list[ModelFacts]) -> list[ModelFacts]:
     without_norm = [facts for facts in special if facts.norm is None]
     return without_norm or special or applying
 
+
+_SHAPING = (
+    *("model_type", "hidden_size", "n_embd", "d_model", "dim", "embedding_size"),
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"),
+    *("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff"),
+)
+"""Names under which models of transformers keep their depth, widths and heads."""
 
 _NOT_FOLDED = "norms with its gain are left out"
 

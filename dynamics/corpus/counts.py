@@ -180,7 +180,7 @@ def count_stream(
     for ids, owners, pieces in in_source_order(stream, end, contiguous):
         if end is not None:
             counter.tally.add_documents(ids, owners)
-        counter.add_text(ids, owners + pieces)
+        counter.add_text(ids, owners + pieces, pieces if end is None else owners)
     digest = stream.info.corpus_digest or stream.digest
     counts = counter.counts(digest, stream.info, on_pass=on_pass, report=report)
     if information is None or stream.info.row_order == ROW_ORDER:
@@ -296,10 +296,12 @@ class _CorpusCounter:
         self._collector = TextCollector(self._rows)
         self.tally = Tally(self._rows)
 
-    def add_text(self, ids: np.ndarray, pieces: np.ndarray) -> None:
+    def add_text(
+        self, ids: np.ndarray, pieces: np.ndarray, documents: np.ndarray | None = None
+    ) -> None:
         """Add the next chunk to the text of information gain; see `TextCollector.add`."""
         if self._information is not None:
-            self._collector.add(ids, pieces)
+            self._collector.add(ids, pieces, documents)
 
     def counts(
         self,

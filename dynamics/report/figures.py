@@ -18,13 +18,14 @@ from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import norm_against_importance
 from dynamics.report.statistics_over_steps import agreement, matrices, slopes, surgery
 from dynamics.report.style import STYLE
-from dynamics.runs.compare import check_vocabularies
+from dynamics.runs.arms import Arm
+from dynamics.runs.grouping import Arms, Runs, arms_of, grouping_lines
 from dynamics.runs.run import Run
 
 DEFAULT_FORMATS = ("pdf", "png")
 FORMATS = (*DEFAULT_FORMATS, "svg")
 
-FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = {
+FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "correlation": correlation_over_training,
     "norms_by_frequency": norms_by_frequency,
     "norm_against_frequency": norm_against_frequency,
@@ -45,6 +46,7 @@ def plot(
     *,
     figures: Sequence[str] = (),
     formats: Sequence[str] = DEFAULT_FORMATS,
+    arms: Arms | None = None,
     report: Report = no_report,
 ) -> list[Path]:
     """Draw figures of one or several runs into a folder.
@@ -56,7 +58,9 @@ def plot(
         folder: Folder of the files; files of the same name are replaced.
         figures: Names out of `FIGURES`; when empty, all for which the runs hold data.
         formats: Names out of `FORMATS`, each a file.
-        report: Receives a line for each figure that is left out.
+        arms: Runs of each arm by its name, where the grouping is set; see `arms_of`.
+        report: Receives a line for each figure that is left out; and for each arm, where there are
+            several runs, with what keeps arms apart.
 
     Returns:
         The files, in order.
@@ -64,7 +68,8 @@ def plot(
     Raises:
         OutputError: A figure or a format is not known, or a run cannot be drawn in it.
         NothingToDrawError: The runs hold no data for a figure that was named.
-        MismatchError: Two runs are of different tokenizers; both are named.
+        MismatchError: Two runs are of different tokenizers, or cannot be of one arm as it is set;
+            both are named.
     """
     if not runs:
         raise OutputError("there is no run to draw; give one or several")
@@ -80,10 +85,12 @@ def plot(
                 f"{run.path} was tracked without counts, so that there is no frequency to draw; "
                 "track it with --counts"
             )
-    check_vocabularies(runs)
+    grouped = arms_of(runs, arms)
+    for line in grouping_lines(grouped):
+        report(line)
     files = []
     with mpl.rc_context(STYLE):
-        for name, figure in _drawn(runs, figures, report).items():
+        for name, figure in _drawn(grouped, figures, report).items():
             for suffix in formats:
                 path = folder / f"{name}.{suffix}"
                 with whole_file(path) as partial:
@@ -92,14 +99,14 @@ def plot(
     return files
 
 
-def _drawn(runs: Sequence[Run], figures: Sequence[str], report: Report) -> dict[str, Figure]:
+def _drawn(arms: Sequence[Arm], figures: Sequence[str], report: Report) -> dict[str, Figure]:
     """Draw the named figures, or all that apply."""
     if figures:
-        return {name: FIGURES[name](runs) for name in figures}
+        return {name: FIGURES[name](arms) for name in figures}
     drawn = {}
     for name, draw in FIGURES.items():
         try:
-            drawn[name] = draw(runs)
+            drawn[name] = draw(arms)
         except NothingToDrawError as error:
             report(f"figure {name} is left out: {error}")
     return drawn

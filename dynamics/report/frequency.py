@@ -25,6 +25,7 @@ from dynamics.report.style import (
     title,
 )
 from dynamics.runs.compare import Arm, arms_of
+from dynamics.runs.grouping import Runs
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.trends import NEVER_SEEN
@@ -52,7 +53,7 @@ PANELS = {name: label.panel for name, label in identifiable_measures().items()}
 _ARMS_IN_A_ROW = 3
 
 
-def correlation_over_training(runs: Sequence[Run]) -> Figure:
+def correlation_over_training(runs: Runs) -> Figure:
     """Spearman correlation of norm and log frequency against step, with band and null band."""
     arms = arms_over_steps(runs, "correlation")
     columns = min(len(arms), _ARMS_IN_A_ROW)
@@ -100,7 +101,7 @@ def _raw_norms_note(arms: Sequence[Arm]) -> str:
     )
 
 
-def norms_by_frequency(runs: Sequence[Run]) -> Figure:
+def norms_by_frequency(runs: Runs) -> Figure:
     """Mean norm in each bin of token frequency against step, as a heat map; first seeds only."""
     arms = arms_over_steps(runs, "norms_by_frequency")
     figure, axes = panels(rows=len(arms), columns=len(PANELS), width=3.1, height=3.0)
@@ -130,7 +131,7 @@ def norms_by_frequency(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def norm_against_frequency(runs: Sequence[Run]) -> Figure:
+def norm_against_frequency(runs: Runs) -> Figure:
     """Norm against log frequency at some steps: density of tokens, and the median of each bin.
 
     Several arms are drawn at their first and last step only, one also in between, more than three
@@ -156,7 +157,8 @@ def norm_against_frequency(runs: Sequence[Run]) -> Figure:
         figure,
         "Norm of each token's row against how often the token occurs in one pass of the corpus. "
         f"{arms_note(arms, first_seeds=True)} Grey: density of tokens, logarithmic; line: median "
-        "in bins equally wide in log frequency and of at least 50 tokens, shaded: 95 % interval.",
+        "in bins equally wide in log frequency and of at least 50 tokens, shaded: its 95 % "
+        "interval over tokens.",
     )
     return figure
 

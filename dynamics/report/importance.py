@@ -15,8 +15,9 @@ from dynamics.report.style import (
     title,
 )
 from dynamics.runs.compare import Arm
+from dynamics.runs.grouping import Runs
 from dynamics.runs.measures import identifiable_measures
-from dynamics.runs.run import Run
+from dynamics.runs.run import rows_where
 from dynamics.statistics.reliability import RELIABLE
 
 GAUGES = {name: label.axis for name, label in identifiable_measures().items()}
@@ -51,7 +52,7 @@ def importances_of(arms: Sequence[Arm], statistic: str = "spearman") -> list[str
     return [*ordered, *sorted(names - set(ordered))]
 
 
-def importance_over_training(runs: Sequence[Run]) -> Figure:
+def importance_over_training(runs: Runs) -> Figure:
     """Correlation of each gauge of norm with each importance over steps, raw and partial.
 
     Importances that cannot be separated from frequency, having no partial correlation, are left
@@ -160,8 +161,9 @@ def title_of(name: str) -> str:
 
 def _first_step(arm: Arm) -> str:
     """The first step at which importance was measured, with the reason for its value."""
-    rows = arm.trends
-    first = int(rows["step"][rows["statistic"] == "reliability"].min())
+    rows = rows_where(arm.trends, statistic="reliability")
+    # information gain has a reliability at every step, importances of the model where it was run
+    first = int(rows.groupby("measure")["step"].min().max()) if len(rows) else arm.runs[0].steps[0]
     if first == 0:
         return "step 0, before any training"
     return f"step {first:,}, the first measured step, after training has begun"
@@ -170,6 +172,7 @@ def _first_step(arm: Arm) -> str:
 def _probed(arm: Arm, names: Sequence[str]) -> str:
     """Number of tokens in the correlations with importances, as text for the caption."""
     rows = arm.trends
+    rows = rows[rows["rule"] == str(arm.runs[0].rule)]
     about_importance = rows["against"].isin(names) & rows["measure"].isin(GAUGES)
     counts = rows["n"][about_importance & (rows["statistic"] == "spearman")].dropna()
     if counts.empty:

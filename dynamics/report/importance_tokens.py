@@ -1,7 +1,5 @@
 """Figure of norm against importance token by token, coloured by how often the token occurs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -13,6 +11,7 @@ from dynamics.errors import NothingToDrawError
 from dynamics.report.importance import GAUGES, title_of
 from dynamics.report.style import arms_note, caption, chosen_steps, panels, title
 from dynamics.runs.compare import arms_of
+from dynamics.runs.grouping import Runs
 from dynamics.runs.run import Run
 
 PAIRS = (
@@ -25,7 +24,7 @@ PAIRS = (
 """Measure of the norm and importance in each row of panels."""
 
 
-def norm_against_importance(runs: Sequence[Run]) -> Figure:
+def norm_against_importance(runs: Runs) -> Figure:
     """Norm against importance at some steps, a point per token, coloured by log frequency.
 
     One arm is drawn at four steps, several at their last; of an arm the first seed.

@@ -18,7 +18,8 @@ from dynamics.report.style import (
     title,
 )
 from dynamics.runs.compare import Arm
-from dynamics.runs.run import Run, rows_where
+from dynamics.runs.grouping import Runs
+from dynamics.runs.run import rows_where
 from dynamics.runs.surgeries import SURGERIES
 
 SURGERY_LINES = {f"surgery_{name}": surgery.label for name, surgery in SURGERIES.items()}
@@ -41,7 +42,7 @@ _LINEAR = 1e-3
 """Loss change, in nats, up to which the scale of surgery is linear."""
 
 
-def surgery(runs: Sequence[Run]) -> Figure:
+def surgery(runs: Runs) -> Figure:
     """Held-out loss change when the norms of input or centred output rows are replaced."""
     arms = arms_over_steps(runs, "surgery")
     figure, axes = draw_panels(
@@ -64,7 +65,7 @@ def surgery(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def slopes(runs: Sequence[Run]) -> Figure:
+def slopes(runs: Runs) -> Figure:
     """Slope of log norm on log frequency, within twins and over tokens, for each gauge."""
     arms = arms_over_steps(runs, "slopes")
     figure, _ = draw_panels(
@@ -85,7 +86,7 @@ def slopes(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def agreement(runs: Sequence[Run]) -> Figure:
+def agreement(runs: Runs) -> Figure:
     """Within-input agreement of each attribution method with occlusion, over steps."""
     arms = arms_over_steps(runs, "agreement")
     statistic = "within_input_agreement"
@@ -111,7 +112,7 @@ def agreement(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def matrices(runs: Sequence[Run]) -> Figure:
+def matrices(runs: Runs) -> Figure:
     """Read-out of frequency from each embedding: from rows, directions, norms, and both."""
     arms = arms_over_steps(runs, "matrices")
     lines = {

@@ -3,7 +3,7 @@
 Everything on it is computed from the tables of the runs, except the texts of questions and claims.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ from dynamics.progress import Report, no_report
 from dynamics.report.figures import plot
 from dynamics.report.importance import importances_of
 from dynamics.report.study_cells import NOTHING, cell, markdown, plain
+from dynamics.report.study_checks import crossed_tables, rules_table, turning_signs
 from dynamics.report.study_claims import claims_section
 from dynamics.report.study_sections import SECTIONS, Column, Section, Signs
 from dynamics.runs.compare import Arm, Quantity, arm_mean, arms_of
 from dynamics.runs.derived import untouched_row_factor
+from dynamics.runs.grouping import Arms, apart_lines
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run
 from dynamics.statistics.seeds import FEWEST_SEEDS
@@ -33,6 +35,7 @@ def write_page(
     *,
     title: str,
     command: str = "",
+    grouping: Arms | None = None,
     judgement: Judgement | None = None,
     report: Report = no_report,
 ) -> list[Path]:
@@ -43,6 +46,7 @@ def write_page(
         runs: Runs of all arms and seeds.
         title: Name of the study.
         command: Command that makes the page again, '' for none.
+        grouping: Runs of each arm by its name, where it is set; see `arms_of`.
         judgement: Verdicts on claims about these runs; by default those of the current claims that
             come with the program.
         report: Receives a line for each figure that is left out; none where a run has no counts,
@@ -55,12 +59,12 @@ def write_page(
         MismatchError: Two runs are of different tokenizers; both are named.
         OutputError: There is no run, or a table of one is damaged.
     """
-    arms = arms_of(runs)
+    arms = arms_of(runs, grouping)
     if judgement is None:
         judgement = judge_study(arms, read_claims())
     counted = all(run.rule is not None for run in runs)
     folder = page.with_suffix("")
-    figures = plot(runs, folder, formats=["png"], report=report) if counted else []
+    figures = plot(runs, folder, formats=["png"], arms=grouping, report=report) if counted else []
     drawn = {file.stem: f"{folder.name}/{file.name}" for file in figures}
     parts = [
         f"# Study: {title}",
@@ -82,7 +86,9 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     origin = f"Made by `{command}` from the tables of its runs. " if command else ""
     yield (
         f"{origin}Cells are means over seeds with 95 % t intervals [low, high], correlations "
-        "averaged on Fisher's z scale; the seed is the unit of inference."
+        "averaged on Fisher's z scale; the seed is the unit of inference. Intervals over seeds say "
+        "nothing about other tokens, because all seeds share theirs; where it is said, they are "
+        "over seeds and tokens together."
     )
     few = [plain(arm.name) for arm in arms if arm.descriptive]
     if few:
@@ -93,6 +99,9 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     yield "## What was run"
     heads = ["arm", "seeds", "steps", "tokens", "parameters", "optimizer", "weight decay", "tied"]
     yield markdown(heads, [[arm.name, *_facts(arm)] for arm in arms])
+    apart = apart_lines(arms)
+    if apart:
+        yield f"What keeps arms apart: {'; '.join(map(plain, apart))}."
     yield from _decay(arms)
     varies = sorted({arm.varies for arm in arms} - {""})
     if varies:
@@ -163,13 +172,27 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
         yield NOT_MEASURED
         return
     yield section.text
-    for name, text in tables:
+    for name, text in [*tables, *crossed_tables(section.tables, arms)]:
         yield f"**{name}**\n\n{text}" if name else text
+    if section.swept:
+        yield from _under_other_rules(section.swept, arms)
     if section.signs is not None:
         yield from _centrings(arms, section.signs)
     for figure in section.figures:
         if figure in drawn:
             yield f"![{section.title}]({drawn[figure]})"
+
+
+def _under_other_rules(measures: Mapping[str, str], arms: Sequence[Arm]) -> Iterator[str]:
+    """Table of correlations with frequency under every vocabulary rule, and where signs turn."""
+    table = rules_table(measures, "log_frequency", arms)
+    if table is None:
+        return
+    yield f"**At the last step, under every vocabulary rule: intervals over seeds**\n\n{table}"
+    quantities = {
+        label: Quantity(measure, "log_frequency", given="") for measure, label in measures.items()
+    }
+    yield turning_signs(quantities, arms)
 
 
 def _centrings(arms: Sequence[Arm], meaning: Signs) -> Iterator[str]:
@@ -213,6 +236,8 @@ def _cell(arm: Arm, column: Column) -> str:
     mean = arm_mean(arm, quantity, column.minus)
     few = "" if mean.n == len(arm.runs) else f"{int(mean.n)} of {len(arm.runs)} seeds"
     text = cell(mean, column.format)
+    if text != NOTHING and column.is_step and _begins_unseen(arm, quantity):
+        text = f"at or before {text}"
     if text != NOTHING:
         return f"{text} ({few})" if few else text
     # An onset that was looked for but that no seed has is not a missing measurement.
@@ -221,6 +246,29 @@ def _cell(arm: Arm, column: Column) -> str:
         or arm.rows(quantity.measure, quantity.against, quantity.statistic, quantity.given).empty
     )
     return text if is_missing else f"{few} have one"
+
+
+def _begins_unseen(arm: Arm, quantity: Quantity) -> bool:
+    """Return whether no step before the onset was looked at in any seed that has one."""
+    known = arm.rows_by_seed(quantity)["low"].dropna()
+    return arm.runs[0].steps[0] > 0 and bool((known == 0).all())
+
+
+def _importance_checks(
+    gauge: str, label: str, names: Sequence[str], arms: Sequence[Arm]
+) -> Iterator[str]:
+    """Correlations of a norm with importances over seeds and tokens, and under other rules."""
+    kinds = {"raw": "spearman", "partial": "partial_spearman"}
+    columns = [
+        Column(f"{name.replace('_', ' ')}, {kind}", Quantity(gauge, name, statistic))
+        for name in names
+        for kind, statistic in kinds.items()
+    ]
+    for title, table in crossed_tables({f"Norm: {label}": columns}, arms):
+        yield f"**{title}**\n\n{table}"
+    quantities = {f"{label}, {column.title}": column.quantity for column in columns}
+    if sentence := turning_signs(quantities, arms):
+        yield sentence
 
 
 def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
@@ -237,7 +285,8 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         "reliability of the importance; below .7 a trend may be one of measurement error. "
         "Onset: first step, of those at which importance was measured, from which on the "
         "correlation stays beyond half its final change; it lies between the step before and the "
-        "one given. Statements about output norms are made only where both centrings agree."
+        "one given, and at or before the first step looked at where that is not step 0. Statements "
+        "about output norms are made only where both centrings agree."
     )
     for gauge, label in identifiable_measures().items():
         columns = {
@@ -268,6 +317,7 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
         if rows:
             table = markdown(["importance", "arm", *columns, "reliability"], rows)
             yield f"**Norm: {label.short}**\n\n{table}"
+        yield from _importance_checks(gauge, label.short, names, arms)
     for figure in ("importance", "norm_against_importance"):
         if figure in drawn:
             yield f"![Norms and importance]({drawn[figure]})"

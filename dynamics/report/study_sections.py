@@ -1,7 +1,7 @@
 """The questions that a study's page answers, with the columns of each table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dynamics.report.statistics_over_steps import READ_OUTS, SURGERY_LINES
@@ -68,6 +68,8 @@ class Section:
         tables: Columns of each table that answers the question, by the title above the table; ''
             where there is one table only. A table has a row for each arm.
         figures: Names out of `FIGURES` that show it.
+        swept: Label of each measure whose correlation with frequency at the last step is shown
+            under every vocabulary rule.
         signs: Meaning of the sign of output norms, where both centrings agree on it.
     """
 
@@ -76,6 +78,7 @@ class Section:
     tables: Mapping[str, Sequence[Column]]
     figures: tuple[str, ...] = ()
     signs: Signs | None = None
+    swept: Mapping[str, str] = field(default_factory=dict)
 
 
 def _of_gauges(step: Literal["first", "last"]) -> tuple[Column, ...]:
@@ -131,8 +134,26 @@ def _information_gain(gauge: str) -> tuple[Column, ...]:
     return tuple(
         Column(f"{kind}, {side}", Quantity(gauge, f"information_gain_{side}", statistic))
         for side in ("right", "left")
-        for statistic, kind in (("spearman", "raw"), ("partial_spearman", "partial"))
+        for statistic, kind in (
+            ("spearman", "raw"),
+            ("partial_spearman", "partial"),
+            ("spearman_disattenuated", "raw, disattenuated"),
+        )
     )
+
+
+_RELIABILITY = tuple(
+    Column(
+        f"{kind}, {side}",
+        Quantity(f"information_gain_{side}", statistic=statistic),
+        number_format=".2f",
+    )
+    for side in ("right", "left")
+    for statistic, kind in (
+        ("reliability", "of the gain"),
+        ("partial_reliability", "of what is left of it"),
+    )
+)
 
 
 SECTIONS: tuple[Section, ...] = (
@@ -148,6 +169,7 @@ SECTIONS: tuple[Section, ...] = (
             "frequent tokens have the longer output rows",
             "rare tokens have the longer output rows",
         ),
+        GAUGES,
     ),
     Section(
         "Do rows that never occur obey pure decay?",
@@ -216,7 +238,8 @@ SECTIONS: tuple[Section, ...] = (
         "Onset: first step from which on the value stays beyond half its final distance from step "
         "0; a seed whose final value may not differ from step 0 has no onset and does not enter. "
         "An onset lies between the checkpoint before and the one given; intervals are widened by "
-        "that distance.",
+        "that distance. Where step 0 was not looked at, the change of a correlation with frequency "
+        "is that from 0, and an onset at the first step is at or before it.",
         {
             "": [
                 *(
@@ -231,7 +254,13 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Do norms carry information gain beyond frequency?",
         "Spearman correlation of norm and information gain about the context to one side, counted "
-        "from equally many pairs for every token; partial: given frequency and spelling.",
-        {f"Norm: {label}": _information_gain(gauge) for gauge, label in GAUGES.items()},
+        "from equally many pairs for every token; partial: given frequency and spelling. The "
+        "reliability is that of gain counted in halves of the documents, and of what frequency and "
+        "spelling leave of it; error alone multiplies a raw correlation by about the square root "
+        "of the first, a partial one by that of the second. Disattenuated: divided by it.",
+        {
+            "Reliability of information gain": _RELIABILITY,
+            **{f"Norm: {label}": _information_gain(gauge) for gauge, label in GAUGES.items()},
+        },
     ),
 )

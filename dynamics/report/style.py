@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dynamics.errors import NothingToDrawError
 from dynamics.runs.compare import Arm, arms_of
-from dynamics.runs.run import Run
+from dynamics.runs.grouping import Runs
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -99,20 +99,21 @@ def title(arm: Arm, width: int = 1000) -> str:
     return textwrap.fill(arm.name, width).replace("$", r"\$")
 
 
-def arms_over_steps(runs: Sequence[Run], figure: str) -> list[Arm]:
+def arms_over_steps(runs: Runs, figure: str) -> list[Arm]:
     """Return the arms of runs that all have several steps.
 
     Raises:
         NothingToDrawError: A run has a single step.
         MismatchError: Two runs are of different tokenizers; both are named.
     """
-    for run in runs:
+    arms = arms_of(runs)
+    for run in (run for arm in arms for run in arm.runs):
         if len(run.steps) < 2:
             raise NothingToDrawError(
                 f"{run.path} has a single checkpoint (step {run.steps[0]}), and the figure "
                 f"{figure!r} is about change; draw --figures norm_against_frequency instead"
             )
-    return arms_of(runs)
+    return arms
 
 
 def show_legend(figure: Figure, columns: int) -> None:
@@ -174,6 +175,7 @@ def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
             "For arms with several seeds: thin lines are seeds, thick lines their mean, bands the "
             "95 % t interval over seeds"
             + (", descriptive with fewer than 5 seeds." if descriptive else ".")
+            + " Seeds share their tokens: these bands say nothing about other tokens."
         )
     return " ".join(parts)
 

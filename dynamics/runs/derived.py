@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from dynamics.config import TrainingSettings
 from dynamics.runs.run import Run
-from dynamics.runs.trends import LEVEL, Row, trend_row
-from dynamics.statistics.onset import onset
+from dynamics.runs.trends import LEVEL, ONSET, Row, onset_row, trend_row
+from dynamics.statistics.onset import onset, step_before
 from dynamics.statistics.readout import change_from_first
 from dynamics.training.rates import unused_row_factor
 
@@ -87,7 +87,9 @@ def derived_rows(run: Run) -> Iterator[Row]:
     """Rows as in `trends.parquet`: error of the unseen-row law, onsets of the frequency read-out.
 
     An onset is undefined (NaN) where the change of R2 from the first to the last step is within the
-    error of both, allowing for the number of steps (`statistics.readout.change_from_first`).
+    error of both, allowing for the number of steps (`statistics.readout.change_from_first`). Where
+    step 0 was not looked at, the change is that from 0: before training rows tell nothing of
+    frequency.
     """
     unseen = unseen_rows(run)
     if unseen is not None:
@@ -100,16 +102,20 @@ def derived_rows(run: Run) -> Iterator[Row]:
         )
     read_outs = run.trends[run.trends["statistic"] == "readout_r2"].sort_values("step")
     for (role, given), rows in read_outs.groupby(["measure", "given"]):
-        change = (rows["value"] - rows["value"].iloc[0]).to_numpy()
-        band = change_from_first(rows["low"].to_numpy(), rows["high"].to_numpy(), LEVEL)
-        begun = onset(rows["step"].tolist(), change, band)
-        yield trend_row(
-            np.nan if begun is None else begun,
+        steps, value, low, high = (
+            [0, *rows[column]] if rows["step"].iloc[0] > 0 else rows[column].tolist()
+            for column in ("step", "value", "low", "high")
+        )
+        band = change_from_first(np.array(low), np.array(high), LEVEL)
+        begun = onset(steps, np.array(value) - value[0], band)
+        yield onset_row(
+            begun,
+            0 if begun is None else step_before(steps, begun),
             int(rows["n"].iloc[-1]),
             step=run.steps[-1],
             measure=role,
             against="log_frequency",
-            statistic="readout_r2_onset",
+            statistic=f"readout_r2{ONSET}",
             given=given,
             rule=str(run.rule),
         )

@@ -1,5 +1,6 @@
 """Findings of a run in sentences, computed from its tables: what is decided, and what is not."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,22 @@ from dynamics.runs.slope_trends import (
     PSEUDO_PAIRS,
     THIRDS,
 )
+from dynamics.runs.sweep_findings import (
+    SweptRow,
+    alike,
+    band_scale,
+    rows_by_rule,
+    rules_of,
+    turns,
+)
 from dynamics.statistics.vocabulary import VocabularyRule, swept
 
 NAMES = {
     name: label.sentence for name, label in (identifiable_measures() | shown_measures()).items()
 }
 """The measures that findings are about, and their labels in sentences."""
+
+WITH_FREQUENCY = {"against": "log_frequency", "statistic": "spearman"}
 
 IDENTIFIABLE_OUTPUT = ("output_embedding_norm_centered", "output_embedding_norm_centered_frequency")
 
@@ -62,7 +73,7 @@ def _correlations(run: Run) -> list[str]:
                 for name, value in _constant(run).items()
             ]
     if len(lines) > 1:
-        return lines
+        return [*lines, "  (intervals are over the tokens of this one training, not over seeds)"]
     return [
         f"norms at {len(run.steps)} steps; {run.rule} keeps {run.kept.sum()} of {len(run.kept)} "
         "tokens, too few to correlate anything"
@@ -113,7 +124,7 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     else:
         sentences = [_start(run)]
         if len(run.steps) > 1:
-            sentences += [_end(run), _order(run)]
+            sentences += [_end(run), _turns(run), _order(run)]
     if unused_row_factor is not None and run.steps[0] == 0:
         sentences.append(_never_seen(run, unused_row_factor))
     if is_few:
@@ -132,65 +143,108 @@ def _stops(run: Run) -> list[str]:
 
 
 def _start(run: Run) -> str:
-    """Sentence on the correlations with frequency at the first step."""
-    rows = [row for row in _at(run, run.steps[0], run.rule) if is_norm(row["measure"])]
-    if not rows:
-        return f"At step {run.steps[0]:,} every gauge of norm is constant over tokens."
-    reach = rows[0]["null_high"]
-    outside = sum(_beyond_null(row) for row in rows)
-    largest = max(rows, key=lambda row: abs(row["value"]))
-    verdict = (
-        f"none of {len(rows)} gauges of norm correlates with frequency"
-        if outside == 0
-        else f"{outside} of {len(rows)} gauges of norm correlate with frequency"
+    """Sentences on the correlations with frequency at the first step, under every rule."""
+    step = run.steps[0]
+    table = {
+        rule: {name: row for name, row in rows.items() if is_norm(name)}
+        for rule, rows in rows_by_rule(run, step, **WITH_FREQUENCY).items()
+    }
+    norms = [(rule, list(rows.values())) for rule, rows in table.items() if rows]
+    if not norms:
+        return f"At step {step:,} every gauge of norm is constant over tokens."
+    (rule, rows), *others = norms
+    sentence = (
+        f"At step {step:,} {_how_many(rows)}: the largest rho is {_largest(rows):+.3f}, the null "
+        f"band over all gauges and steps is ±{rows[0].reach:.3f} ({rows[0].row['n']:,} tokens, "
+        f"{rule})."
     )
-    return (
-        f"At step {run.steps[0]:,} {verdict}: the largest rho is {largest['value']:+.3f}, the null "
-        f"band over all gauges and steps is ±{reach:.3f} ({largest['n']:,} tokens, {run.rule})."
-    )
+    differing = [
+        f"under {other} {_how_many(swept_rows)} (largest rho {_largest(swept_rows):+.3f}, null "
+        f"band ±{swept_rows[0].reach:.3f}, {swept_rows[0].row['n']:,} tokens)"
+        for other, swept_rows in others
+        if any(row.sign for row in swept_rows) != any(row.sign for row in rows)
+    ]
+    if differing:
+        return f"{sentence} Other vocabulary rules say otherwise: {'; '.join(differing)}."
+    return f"{sentence} So it is under the other vocabulary rules tried." if others else sentence
+
+
+def _how_many(rows: Sequence[SweptRow]) -> str:
+    """How many gauges of norm correlate with frequency, as the predicate of a sentence."""
+    outside = sum(row.sign != 0 for row in rows)
+    if outside == 0:
+        return f"none of {len(rows)} gauges of norm correlates with frequency"
+    return f"{outside} of {len(rows)} gauges of norm correlate with frequency"
+
+
+def _largest(rows: Sequence[SweptRow]) -> float:
+    """Correlation of the largest absolute value."""
+    return max((row.row["value"] for row in rows), key=abs)
 
 
 def _end(run: Run) -> str:
     """Sentence on the correlations with frequency at the last step, and the sign they decide."""
-    rows = {row["measure"]: row for row in _at(run, run.steps[-1], run.rule)}
+    table = rows_by_rule(run, run.steps[-1], **WITH_FREQUENCY)
+    rows = next(iter(table.values()))
     parts = [
-        f"{label} {with_interval(rows[measure])}"
+        f"{label} {with_interval(rows[measure].row)}"
         for measure, label in GAUGES.items()
         if measure in rows
     ]
-    uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
-    if run.rows is not None:
-        verdict = "the mean of the output rows is not known, so its sign is not decided"
-    elif uniform is None or unigram is None:
-        verdict = "there are no output embedding norms to correlate"
-    elif not (_beyond_null(uniform) and _beyond_null(unigram)):
-        verdict = "a sign for the output embedding is not decided"
-    elif uniform["value"] * unigram["value"] < 0:
-        verdict = "the two centrings of the output embedding disagree, so its sign is not decided"
-    else:
-        kind = "frequent" if uniform["value"] > 0 else "rare"
-        verdict = f"under both centrings {kind} tokens have the longer output rows"
+    verdicts = [(rule, _sign_of_output(run, rows)) for rule, rows in table.items()]
+    otherwise = alike(verdicts)
     return (
-        f"At step {run.steps[-1]:,}, rho with log frequency [simultaneous band]: "
-        f"{'; '.join(parts)}; {verdict}."
+        f"At step {run.steps[-1]:,}, rho with log frequency [simultaneous band over tokens]: "
+        f"{'; '.join(parts)}; {verdicts[0][1]}{f' ({otherwise})' if otherwise else ''}."
     )
 
 
+def _sign_of_output(run: Run, rows: Mapping[str, SweptRow]) -> str:
+    """What the two centrings decide on the sign of output norms and frequency."""
+    uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
+    if run.rows is not None:
+        return "the mean of the output rows is not known, so its sign is not decided"
+    if uniform is None or unigram is None:
+        return "there are no output embedding norms to correlate"
+    if not (uniform.sign and unigram.sign):
+        return "a sign for the output embedding is not decided"
+    if uniform.sign != unigram.sign:
+        return "the two centrings of the output embedding disagree, so its sign is not decided"
+    kind = "frequent" if uniform.sign > 0 else "rare"
+    return f"under both centrings {kind} tokens have the longer output rows"
+
+
+def _turns(run: Run) -> str:
+    """Sentence on the vocabulary rules under which a correlation at the last step turns."""
+    return turns(rows_by_rule(run, run.steps[-1], **WITH_FREQUENCY), NAMES)
+
+
 def _order(run: Run) -> str:
-    """Sentence on the steps from which on frequency shows in each norm."""
+    """Sentence on the steps between which frequency comes to show in each norm."""
     parts = []
     for measure, label in GAUGES.items():
         if measure not in run.record.measures:
             continue
-        step = _first_lasting(run, measure)
-        if step is None:
-            when = "not by the end"
-        elif step == run.steps[0]:
-            when = f"at every measured step, the first of which is {step:,}"
-        else:
-            when = f"from step {step:,} on"
-        parts.append(f"{label} {when}")
+        steps = [(rule, _first_lasting(run, measure, rule)) for rule in rules_of(run)]
+        otherwise = alike(steps)
+        parts.append(f"{label} {steps[0][1]}{f' ({otherwise})' if otherwise else ''}")
     return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
+
+
+def _first_lasting(run: Run, measure: str, rule: VocabularyRule) -> str:
+    """When every correlation lies beyond the null band from then on, on one side, as text."""
+    main, rows = run.trend(measure), run.trend(measure, rule=rule)
+    reach = main["null_high"].to_numpy() * band_scale(main["n"].iloc[0], rows["n"].iloc[0])
+    value, steps = rows["value"].to_numpy(), rows["step"].tolist()
+    side = np.where(np.abs(value) > reach, np.sign(value), 0)
+    if side[-1] == 0:
+        return "not by the end"
+    elsewhere = np.flatnonzero(side != side[-1])
+    if not len(elsewhere):
+        at_or_before = f", so that it began at or before step {steps[0]:,}" if steps[0] else ""
+        return f"at every measured step, the first of which is {steps[0]:,}{at_or_before}"
+    last = elsewhere[-1]
+    return f"from step {steps[last + 1]:,} on, not yet at step {steps[last]:,}"
 
 
 def _never_seen(run: Run, factor: float) -> str:
@@ -256,24 +310,14 @@ def _beyond_curve(row: dict[Any, Any]) -> str:
 
 
 def _open(run: Run) -> str:
-    """Sentences on what the run leaves open, and on signs that hang on the vocabulary rule."""
-    values: dict[str, list[float]] = {measure: [] for measure in NAMES}
-    for rule in swept(run.rule) if run.rule else ():
-        for row in _at(run, run.steps[-1], rule):
-            values.get(row["measure"], []).append(row["value"])
-    flips = [NAMES[name] for name, swept in values.items() if swept and min(swept) * max(swept) < 0]
-    sweep = (
-        f"The vocabulary rule changes the sign of {'; '.join(flips)}"
-        if flips
-        else "No sign changes over the vocabulary rules tried"
-    )
+    """Sentence on what the run leaves open."""
     questions = [
         "whether another seed, corpus or optimizer gives the same (tokens of one training are not "
         "replicates of training)",
         *_open_on_importance(run),
         *_open_on_raw_norms(run),
     ]
-    return f"Not decided here: {'; '.join(questions)}. {sweep}."
+    return f"Not decided here: {'; '.join(questions)}."
 
 
 def _open_on_importance(run: Run) -> list[str]:
@@ -314,19 +358,3 @@ def _with_frequency(
     """Rows of trends against log frequency at one step under a rule, with these columns."""
     columns |= {"against": "log_frequency", "rule": str(rule)}
     return rows_where(run.trends, step=step, **columns).to_dict("records")
-
-
-def _first_lasting(run: Run, measure: str) -> int | None:
-    """First step from which on every correlation lies beyond the null band, on one side."""
-    rows = run.trend(measure)
-    value, reach = rows["value"].to_numpy(), rows["null_high"].to_numpy()
-    side = np.where(np.abs(value) > reach, np.sign(value), 0)
-    if side[-1] == 0:
-        return None
-    elsewhere = np.flatnonzero(side != side[-1])
-    return int(rows["step"].to_numpy()[elsewhere[-1] + 1 if len(elsewhere) else 0])
-
-
-def _beyond_null(row: dict[Any, Any]) -> bool:
-    """Return whether a correlation lies outside its null band."""
-    return abs(row["value"]) > row["null_high"]

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from dynamics.checkpoints.architectures import ROLES
+from dynamics.runs.importance_checks import importance_check_rows
 from dynamics.runs.importance_trends import importance_rows
 from dynamics.runs.measures import EXPOSURE
 from dynamics.runs.record import RunRecord
@@ -65,6 +66,7 @@ def finish(
             *trend_rows(measured, rule),
             *slope_rows(measured, rule),
             *importance_rows(measured, importances, rule),
+            *importance_check_rows(measured, importances, rule),
         ]
         profile = list(profile_rows(measured, rule))
     matrix_tables = {each.step: each.matrices_sha256 for each in record.checkpoints}

@@ -11,6 +11,7 @@ from dynamics.runs.importance_trends import GIVEN, norms_with_distance
 from dynamics.runs.measures import identifiable_measures, split_name
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.surgeries import NEIGHBOURS, TOP_BIN_SHARE
+from dynamics.runs.sweep_findings import rows_by_rule, turn
 from dynamics.runs.tracked_importance import factors_of
 from dynamics.runs.trends import FEWEST_TOKENS, LEVEL
 from dynamics.statistics.intervals import normal_quantile
@@ -47,7 +48,7 @@ def importance_findings(run: Run) -> list[str]:
     rows = rows_where(run.trends, rule=str(run.rule))
     measured = measured_importances(run)
     spoken = [name for name in SPOKEN if name in measured] or measured[:1]
-    sentences = [_sentence(name, rows) for name in spoken]
+    sentences = [_sentence(run, name, rows) for name in spoken]
     sentences += [*_surgery(rows), *_scaling(rows, run.record.architecture), *_agreement(rows)]
     if rest := [name for name in measured if name not in spoken]:
         sentences.append(f"The trends also hold {', '.join(rest)}.")
@@ -66,16 +67,35 @@ def measured_importances(run: Run) -> list[str]:
     return list(rows["against"].unique())
 
 
-def _sentence(name: str, rows: pd.DataFrame) -> str:
+def _sentence(run: Run, name: str, rows: pd.DataFrame) -> str:
     """Sentence on one importance at the last step: with frequency, and with each norm."""
     of_frequency = _last(rows, "log_frequency", name, "spearman")
     step, n = of_frequency["step"], of_frequency["n"]
     parts = [_gauge(rows, gauge, called, name) for gauge, called in GAUGES.items()]
     return in_lines(
         f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
-        f"frequency {with_interval(of_frequency)}.{''.join(_reliability(rows, name))} With",
-        filter(None, parts),
+        f"frequency {with_interval(of_frequency)}; bands are over these tokens."
+        f"{''.join(_reliability(rows, name))} With",
+        [*filter(None, parts), *_under_other_rules(run, int(step), name)],
     )
+
+
+def _under_other_rules(run: Run, step: int, name: str) -> Iterator[str]:
+    """Line on norms whose correlation with an importance turns under another vocabulary rule."""
+    kinds = {"raw": ("spearman", ""), "given frequency and spelling": ("partial_spearman", GIVEN)}
+    turned, rules = [], []
+    for kind, (statistic, given) in kinds.items():
+        table = rows_by_rule(run, step, against=name, statistic=statistic, given=given)
+        rules += [str(rule) for rule in list(table)[1:] if str(rule) not in rules]
+        turned += [
+            f"{called}, {kind}, {text}"
+            for gauge, called in GAUGES.items()
+            if gauge in next(iter(table.values())) and (text := turn(table, gauge)[0])
+        ]
+    if turned:
+        yield f"the vocabulary rule changes or takes away the sign of {'; '.join(turned)}"
+    elif rules:
+        yield f"no sign changes under other vocabulary rules ({', '.join(rules)})"
 
 
 def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
@@ -132,8 +152,8 @@ def _surgery(rows: pd.DataFrame) -> Iterator[str]:
     if parts:
         step = _of_surgery(rows, next(iter(parts)), "shuffled")["step"]
         yield in_lines(
-            f"Held-out loss at step {step:,}, in nats per target [95 % interval], rises when norms "
-            "are shuffled over tokens and directions kept, by",
+            f"Held-out loss at step {step:,}, in nats per target [95 % interval over held-out "
+            "rows], rises when norms are shuffled over tokens and directions kept, by",
             [f"{GAUGES[gauge]} {part}" for gauge, part in parts.items()],
         )
 
@@ -212,7 +232,7 @@ def _agreement(rows: pd.DataFrame) -> Iterator[str]:
         step, n = last.iloc[0][["step", "n"]]
         yield in_lines(
             f"Agreement with occlusion inside {n:,} inputs at step {step:,} (mean rho [95 % "
-            "interval], the read-out left out) of",
+            "interval over inputs], the read-out left out) of",
             [
                 f"{_called(row['measure']).lower()} {with_interval(row, '', 2)}"
                 for _, row in last.iterrows()
@@ -251,11 +271,19 @@ def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
     low = reliability[~(reliability["value"] >= RELIABLE)]
     if low.empty:
         yield f" and at least {RELIABLE} at every step."
-        return
-    yield (
-        f"; it is below {RELIABLE} at {len(low)} of {len(reliability)} steps (hollow in figures), "
-        "where rho is pulled towards 0 by error alone, so that a trend may be one of the error."
-    )
+    else:
+        yield (
+            f"; it is below {RELIABLE} at {len(low)} of {len(reliability)} steps (hollow in "
+            "figures), where rho is pulled towards 0 by error alone, so that a trend may be one of "
+            "the error."
+        )
+    # Spearman 1904: rho is attenuated by the square root of the reliability
+    yield f" Its error attenuates rho to about {np.sqrt(last['value']):.2f} of what it would be"
+    partial = _last(rows, name, "", "partial_reliability")
+    if partial.empty or np.isnan(partial["value"]):
+        yield "."
+    else:
+        yield f", given frequency and spelling to about {np.sqrt(partial['value']):.2f}."
 
 
 def _of(

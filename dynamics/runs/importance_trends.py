@@ -11,24 +11,29 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 
-from dynamics.runs.measures import is_norm, measures_with_importance, split_name
+from dynamics.runs.importance_selection import COVARIATES as COVARIATES
+from dynamics.runs.importance_selection import GAUGES as GAUGES
+from dynamics.runs.importance_selection import (
+    GIVEN,
+    halves_over_steps,
+    stepped_up_rows,
+    steps_and_tokens,
+)
+from dynamics.runs.importance_selection import Selection as _Selection
+from dynamics.runs.measures import is_norm, split_name
 from dynamics.runs.tracked_importance import Importance, factors_of
 from dynamics.runs.trends import (
     FEWEST_TOKENS,
     LEVEL,
-    SURFACE,
-    WITHIN_BINS,
     Row,
     TrendInput,
     change_rows,
     simultaneous_band,
     trajectory_rows,
 )
-from dynamics.statistics.bins import equal_count_bins
-from dynamics.statistics.controlled import Controls, Residual, WithinBins
+from dynamics.statistics.controlled import Controls, Residual
 from dynamics.statistics.correlation import Correlation, Estimate, spearman
 from dynamics.statistics.decomposition import covariance_shares
 from dynamics.statistics.null import NullBand, null_band
@@ -41,7 +46,6 @@ from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.reliability import (
     Reliability,
     disattenuated,
-    spearman_brown,
     split_half_reliability,
 )
 from dynamics.statistics.trajectory import Trajectory, stack
@@ -49,19 +53,8 @@ from dynamics.statistics.vocabulary import VocabularyRule
 
 T = TypeVar("T")
 
-GAUGES = measures_with_importance()
-
-COVARIATES = ("log_frequency", *SURFACE, "merge_rank")
-"""Controls of the partial correlations; the merge rank is the token id, the order in which byte
-pair encoding made its tokens."""
-
-GIVEN = "+".join(COVARIATES)
-
 HISTORY = frozenset({"initial_norm", "distance", "norm", "norm_centered"})
 """Names in `given` of what a row has gone through: a correlation given these explains another."""
-
-STEPS_WITH_HISTORY = 20
-"""Most steps at which what a row has gone through is held fixed: its controls differ by step."""
 
 DRAWS = 5_000
 """Simulations of a null band of importance, of which there are three for each importance."""
@@ -92,82 +85,13 @@ def importance_rows(
     """
     mask = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
     products = factors_of(list(importances))
-    factors = {name for pair in products.values() for name in pair}
-    names_by_selection: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
-    for name, importance in importances.items():
-        defined = mask & np.isfinite(importance.values).all(axis=0)
-        if name in factors or defined.sum() < FEWEST_TOKENS:
-            continue
-        steps = tuple(measured.steps if importance.steps is None else importance.steps)
-        names_by_selection.setdefault((steps, defined.tobytes()), []).append(name)
-    for (steps, defined), names in names_by_selection.items():
-        selection = _Selection(measured, steps, np.frombuffer(defined, dtype=bool))
+    for steps, known, names in steps_and_tokens(measured, importances, mask):
+        selection = _Selection(measured, steps, known)
         for name in names:
             yield from _Followed(name, importances[name], selection, str(rule)).rows()
         del selection  # its ranks take gigabytes where tokens and steps are many
     for name, pair in products.items():
         yield from _shares(name, [importances[member] for member in (name, *pair)], mask, str(rule))
-
-
-@dataclass(frozen=True, eq=False)
-class _Selection:
-    """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens.
-
-    Attributes:
-        measured: What the trends are made of.
-        steps: Steps at which there is an importance.
-        known: Mask of the n tokens that the rule keeps and whose importance is known.
-    """
-
-    measured: TrendInput
-    steps: Sequence[int]
-    known: Bool[np.ndarray, " V"]
-
-    @cached_property
-    def tokens(self) -> pd.DataFrame:
-        """One row per selected token."""
-        return self.measured.tokens[self.known]
-
-    @cached_property
-    def gauges(self) -> dict[str, Float[np.ndarray, "K n"]]:
-        """Each norm at the selected steps, by name."""
-        indices = [list(self.measured.steps).index(step) for step in self.steps]
-        measures = self.measured.measures
-        return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
-
-    @cached_property
-    def initial(self) -> dict[str, Float[np.ndarray, " n"]]:
-        """Each norm at the first step of the run, by name."""
-        measures = self.measured.measures
-        return {name: measures[name][0][self.known] for name in self.gauges if is_norm(name)}
-
-    @cached_property
-    def ranked(self) -> dict[str, list[Ranked]]:
-        """Ranks of each norm at each step, by name."""
-        return {name: [rank(row, name) for row in rows] for name, rows in self.gauges.items()}
-
-    @cached_property
-    def covariates(self) -> dict[str, Ranked]:
-        """Ranks of `COVARIATES`; those of the count stand for log frequency."""
-        columns = {"log_frequency": "count", "merge_rank": "token_id"}
-        return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in COVARIATES}
-
-    @cached_property
-    def controls(self) -> Controls:
-        """`COVARIATES`, prepared."""
-        return Controls(self.covariates)
-
-    @cached_property
-    def within_bins(self) -> WithinBins:
-        """Bins of frequency."""
-        bins = equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
-        return WithinBins(bins, self.tokens["count"])
-
-    @cached_property
-    def history_indices(self) -> list[int]:
-        """Places of the steps at which what a row has gone through is held fixed, the last too."""
-        places = np.linspace(0, len(self.steps) - 1, min(len(self.steps), STEPS_WITH_HISTORY))
-        return [int(place) for place in places.round()]
 
 
 @dataclass(frozen=True)
@@ -219,21 +143,14 @@ class _Followed:
 
     def _reliability(self) -> list[Reliability] | None:
         """Reliability at each step, over tokens with both halves at all steps; None without."""
-        if self.importance.halves is None:
-            return None
-        halves = [half[:, self.selection.known] for half in self.importance.halves]
-        in_both_halves = np.isfinite(halves).all(axis=(0, 1))
-        first, second = (np.where(in_both_halves, half, np.nan) for half in halves)
-        return list(map(split_half_reliability, first, second))
+        halves = halves_over_steps(self.importance, self.selection)
+        return None if halves is None else [split_half_reliability(*pair) for pair in halves]
 
     def _reliability_rows(self, reliability: Sequence[Reliability]) -> Iterator[Row]:
         """Reliability over steps: correlations of the halves and their ends, stepped up."""
-        halves = stack([estimate.halves for estimate in reliability])
         keys = self._about(self.name, "reliability") | {"against": ""}
-        band = simultaneous_band(halves)
-        for row in trajectory_rows(self.selection.steps, halves, keys, band=band):
-            ends = ("value", "low", "high", "band_low", "band_high")
-            yield {**row, **{end: float(spearman_brown(np.array(row[end]))) for end in ends}}
+        halves = [estimate.halves for estimate in reliability]
+        yield from stepped_up_rows(self.selection.steps, halves, keys)
 
     def _spearman_rows(
         self, ranked: Mapping[str, list[Ranked]], reliability: Sequence[Reliability] | None

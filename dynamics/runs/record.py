@@ -44,6 +44,9 @@ class SeriesRecord(_Record):
         tied: Whether the output embedding is the input embedding.
         final_norm: Type of the norm before the output embedding; None without one, or unknown.
         logit_softcap: Number that no logit exceeds, 0 without such a cap; None where not known.
+        shapes: Rows and columns of each embedding; not set by older versions.
+        architecture: Entries of the model's configuration that give it its shape; not set by older
+            versions.
         training: Settings of the training that made it, where `dynamics train` did.
         training_sha256: Digest of the `train.json` of that training.
         left_out: Reason why each of the other selected steps is not measured, by step.
@@ -55,6 +58,8 @@ class SeriesRecord(_Record):
     tied: bool
     final_norm: str | None
     logit_softcap: float | None = None
+    shapes: dict[str, list[int]] | None = None
+    architecture: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     training_sha256: str | None = None
     left_out: dict[str, str] = {}

@@ -72,9 +72,7 @@ def slope_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                         originals,
                     )
                     yield estimate_row(within, **keys, statistic=CAUSAL)
-                    usable = ordinary & (norm > 0)
-                    pairs = (norm[originals] > 0) & (norm[twins] > 0)
-                    curve = twin_curve(frequency, originals[pairs], twins[pairs], usable)
+                    curve = curve_of(norm, frequency, (originals, twins), ordinary)
                     if curve is not None:
                         yield from _curve_rows(curve, norm, measured.tokens, keys)
 
@@ -83,14 +81,10 @@ def _curve_rows(
     curve: TwinCurve, norm: Float[np.ndarray, " V"], tokens: pd.DataFrame, keys: Row
 ) -> Iterator[Row]:
     """Rows of twins held against the curve at one step."""
-    counts = tokens["count"].to_numpy()
     equal = _equally_likely(curve, tokens)
     if equal.any():
         yield estimate_row(curve.mean(norm, equal), **keys, statistic=MEAN_OF_PAIRS)
-    unequal = ~equal
-    if not unequal.any():
-        return
-    for given, third in {"": unequal, **_thirds(curve, counts, unequal)}.items():
+    for given, third in pairs_by_third(curve, tokens).items():
         about = {**keys, "given": given}
         estimate = curve.slope(norm, third)
         yield estimate_row(estimate, **about, statistic=MINUS_CURVE)
@@ -98,6 +92,32 @@ def _curve_rows(
         ends = Interval(*map(float, np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])))
         mean = float(draws.mean())
         yield trend_row(mean, estimate.n, interval=ends, **about, statistic=PSEUDO_PAIRS)
+
+
+def curve_of(
+    norm: Float[np.ndarray, " V"],
+    frequency: Integer[np.ndarray, " V"],
+    pairs: tuple[Integer[np.ndarray, " m"], Integer[np.ndarray, " m"]],
+    ordinary: Bool[np.ndarray, " V"],
+) -> TwinCurve | None:
+    """Prepare `twin_curve` for the tokens and pairs whose norms have a logarithm.
+
+    Args:
+        norm: Norm at every place.
+        frequency: Occurrences at every place.
+        pairs: Places of tokens with a twin, and of their twins.
+        ordinary: Mask of the ordinary tokens.
+    """
+    originals, twins = pairs
+    positive = (norm[originals] > 0) & (norm[twins] > 0)
+    return twin_curve(frequency, originals[positive], twins[positive], ordinary & (norm > 0))
+
+
+def pairs_by_third(curve: TwinCurve, tokens: pd.DataFrame) -> dict[str, Bool[np.ndarray, " m"]]:
+    """Mask of the pairs of unequal shares, all under '' and those of each third of frequency."""
+    unequal = ~_equally_likely(curve, tokens)
+    thirds = _thirds(curve, tokens["count"].to_numpy(), unequal)
+    return {"": unequal, **thirds} if unequal.any() else {}
 
 
 def _equally_likely(curve: TwinCurve, tokens: pd.DataFrame) -> Bool[np.ndarray, " m"]:

@@ -3,7 +3,7 @@
 V tokens, K steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,12 @@ class Importance:
     halves: tuple[Float[np.ndarray, "K V"], Float[np.ndarray, "K V"]] | None = None
     beyond_frequency: bool = True
 
+    @property
+    def at_last_step(self) -> "Importance":
+        """The values at the last step alone, without halves."""
+        steps = None if self.steps is None else self.steps[-1:]
+        return Importance(steps, self.values[-1:], beyond_frequency=self.beyond_frequency)
+
 
 def read_importances(
     run: Path, live_checkpoints: Sequence[LiveCheckpointRecord], tokens: pd.DataFrame
@@ -84,11 +90,15 @@ def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def _of_corpus(tokens: pd.DataFrame) -> dict[str, Importance]:
     """Importances among the columns of tokens that have a value for any token."""
+    columns = {
+        str(name): tokens[name].to_numpy(np.float64, na_value=np.nan)[np.newaxis]
+        for name in tokens
+        if str(name).removesuffix(HALVES[0]).removesuffix(HALVES[1]) in CORPUS
+    }
     return {
-        name: Importance(None, values[np.newaxis], beyond_frequency=beyond_frequency)
+        name: Importance(None, columns[name], _halves_of(columns, name), beyond_frequency)
         for name, beyond_frequency in CORPUS.items()
-        if name in tokens
-        and np.isfinite(values := tokens[name].to_numpy(np.float64, na_value=np.nan)).any()
+        if name in columns and np.isfinite(columns[name]).any()
     }
 
 
@@ -112,13 +122,17 @@ def _of_model(
         if column not in ("token_id", "contexts")
     }
     return {
-        name: Importance(
-            steps,
-            values,
-            (columns[name + HALVES[0]], columns[name + HALVES[1]])
-            if name + HALVES[0] in columns
-            else None,
-        )
+        name: Importance(steps, values, _halves_of(columns, name))
         for name, values in columns.items()
         if not name.endswith(HALVES)
     }
+
+
+def _halves_of(
+    columns: Mapping[str, Float[np.ndarray, "K V"]], name: str
+) -> tuple[Float[np.ndarray, "K V"], Float[np.ndarray, "K V"]] | None:
+    """Return the columns of both halves of an importance; None where no token has both."""
+    first, second = (columns.get(name + half) for half in HALVES)
+    if first is None or second is None or not (np.isfinite(first) & np.isfinite(second)).any():
+        return None
+    return first, second

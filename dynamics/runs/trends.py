@@ -18,7 +18,7 @@ from dynamics.statistics.controlled import Controls, WithinBins
 from dynamics.statistics.correlation import Correlation, NormalEstimate, spearman
 from dynamics.statistics.intervals import NOWHERE, Band, Interval
 from dynamics.statistics.null import NullBand, null_band
-from dynamics.statistics.onset import onset
+from dynamics.statistics.onset import onset, step_before
 from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.trajectory import Trajectory, stack
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
@@ -26,6 +26,12 @@ from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
 LEVEL = 0.95
 PROFILE_BINS = 30
 WITHIN_BINS = 20
+OF_FREQUENCY = ("log_frequency", "log_exposure")
+"""What norms are correlated with that tells how often a token occurs."""
+
+ONSET = "_onset"
+"""Ending of statistics whose value is a step, and whose interval the steps that it lies between."""
+
 NEVER_SEEN = -1
 """Label of the profile's group of rows that never occur."""
 
@@ -286,19 +292,41 @@ def trajectory_rows(
 def change_rows(steps: Sequence[int], trajectory: Trajectory, keys: Row) -> Iterator[Row]:
     """Rows of the difference from the first step, if defined, and of the onset of the change.
 
-    The value of the onset is a step, NaN where there is no onset. `keys` as in `trajectory_rows`.
+    The value of the onset is a step, NaN where there is no onset; its interval begins at the step
+    before, after which it lies, and at 0 where no step before is known. Rows know nothing of
+    frequency before training: where step 0 is not among the steps, the onset of a correlation with
+    frequency is that of its difference from 0. `keys` as in `trajectory_rows`.
     """
     change, statistic = trajectory.differences(), keys.get("statistic", "spearman")
     band = simultaneous_band(change)
     if np.isfinite(trajectory.values[0]):
         differs = {**keys, "statistic": f"{statistic}_minus_first"}
         yield from trajectory_rows(steps, change, differs, band=band)
-    step = onset(steps, change.values, band)
-    yield trend_row(
-        np.nan if step is None else float(step),
+    from_zero = steps[0] > 0 and keys["against"] in OF_FREQUENCY
+    if from_zero:
+        change, band = trajectory, simultaneous_band(trajectory)
+    begun = onset(steps, change.values, band)
+    begins_unseen = steps[0] > 0 and not from_zero
+    yield onset_row(
+        begun,
+        0 if begun is None or begins_unseen else step_before(steps, begun),
         change.influence.shape[1],
-        **{**keys, "statistic": f"{statistic}_onset", "step": steps[-1]},
+        **{**keys, "statistic": f"{statistic}{ONSET}", "step": steps[-1]},
     )
+
+
+def onset_row(begun: int | None, after: int, n: int, **about: Any) -> Row:
+    """Return the row of an onset.
+
+    Args:
+        begun: Step of the onset, None where there is none.
+        after: Step after which it lies.
+        n: Tokens that entered.
+        about: As in `trend_row`.
+    """
+    if begun is None:
+        return trend_row(np.nan, n, **about)
+    return trend_row(float(begun), n, interval=Interval(float(after), float(begun)), **about)
 
 
 def _nulls(

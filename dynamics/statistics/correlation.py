@@ -39,6 +39,11 @@ class Estimate:
         """Standard deviation of `statistic` over resampled tokens; NaN below 4 tokens."""
         return float(standard_errors(self.influence[np.newaxis])[0])
 
+    @property
+    def contributions(self) -> Float[np.ndarray, " tokens"]:
+        """Influence values scaled so that the root of their sum of squares is `standard_error`."""
+        return self.influence * self.standard_error / np.linalg.norm(self.influence)
+
 
 class NormalEstimate(Estimate):
     """A statistic whose interval is symmetric."""

@@ -46,3 +46,16 @@ def onset(
     beyond = change * np.sign(change[-1]) >= share * abs(change[-1])
     not_beyond = np.flatnonzero(~beyond)
     return int(steps[not_beyond[-1] + 1 if len(not_beyond) else 0])
+
+
+def step_before(steps: Sequence[int], step: int) -> int:
+    """Last of ascending steps before an onset; 0, where training begins, if there is none.
+
+    A change whose onset is at a step came after the step before. Where no step before was looked
+    at, "at or before" is all that can be said.
+
+    Example:
+        >>> step_before([0, 16, 64], 64), step_before([200, 400], 200)
+        (16, 0)
+    """
+    return max((earlier for earlier in steps if earlier < step), default=0)

@@ -96,6 +96,11 @@ class TwinCurve:
         weights = self.log_ratio if pairs is None else self.log_ratio * pairs
         return self._weighted_sum(norm, weights, float(weights @ weights))
 
+    def places(self, pairs: Bool[np.ndarray, " m"] | None = None) -> Integer[np.ndarray, " units"]:
+        """Place of each token that has an influence value in `slope`, in their order."""
+        weights = self.log_ratio if pairs is None else self.log_ratio * pairs
+        return np.append(np.unique(self.originals[weights != 0]), self.ordinary)
+
     def mean(
         self, norm: Float[np.ndarray, " V"], pairs: Bool[np.ndarray, " m"] | None = None
     ) -> OverOriginals:

@@ -98,6 +98,9 @@ class SeriesStudy(Settings):
         steps: Steps to measure, in the step language.
         rule: Vocabulary rule of the main statistics.
         counts: As for `dynamics track`: `auto`, `none`, or a path.
+        arms: Series that are seeds of one arm, by the arm's name, where their own names do not say
+            so: `{pythia-70m: [pythia-70m, "pythia-70m-seed{1..9}"]}`. Series of other shapes, last
+            steps or rules cannot be of one arm. The others are grouped by their names.
     """
 
     name: Name
@@ -105,6 +108,23 @@ class SeriesStudy(Settings):
     steps: StepExpression = "all"
     rule: str = "count>=10"
     counts: str = "auto"
+    arms: dict[Name, list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _arms_are_of_series(self) -> "SeriesStudy":
+        named = []
+        for arm, patterns in self.arms.items():
+            self.arms[arm] = [name for pattern in patterns for name in _expanded(pattern)]
+            for name in self.arms[arm]:
+                if name not in self.series:
+                    raise ValueError(
+                        f"arms: {arm!r} names the series {name!r}, which is not one of the "
+                        f"study's; {did_you_mean(name, self.series)}"
+                    )
+                if name in named:
+                    raise ValueError(f"arms: the series {name!r} is given twice")
+                named.append(name)
+        return self
 
     @field_validator("series")
     @classmethod
@@ -157,8 +177,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
     return study
 
 
-KINDS: dict[str, type[ArmsStudy | SeriesStudy]] = {"arms": ArmsStudy, "series": SeriesStudy}
-"""Kinds of studies, by a key that no other kind has."""
+KINDS: dict[str, type[ArmsStudy | SeriesStudy]] = {"series": SeriesStudy, "arms": ArmsStudy}
+"""Kinds of studies, by a key that only they have; the first that a file has counts."""
 
 
 def run_folder(series: str) -> str:

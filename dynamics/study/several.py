@@ -21,6 +21,7 @@ from dynamics.study.workers import Job, run_jobs
 from dynamics.training.recorded import as_recorded, completed
 
 if TYPE_CHECKING:
+    from dynamics.runs.grouping import Arms
     from dynamics.runs.run import Run
     from dynamics.verdicts.judgement import Judgement
 
@@ -210,12 +211,19 @@ def run_series(
         `page`, `figures` and `runs` (paths).
 
     Raises:
+        MismatchError: Series of an arm that is set differ in rule, last step or model.
         StudyError: Some series failed. The others are finished, and the page is about them.
         KeyboardInterrupt: Interrupted; what was read is kept.
     """
     jobs = {name: ReadRun(name, study, folder / run_folder(name), command) for name in study.series}
     outcome = _run(jobs, workers, report)
-    return _result(outcome, page or folder / "report.md", study.name, command, report)
+    run_of = {run.path: run for run in outcome.finished}
+    grouping = {
+        arm: [run_of[jobs[name].run] for name in names if jobs[name].run in run_of]
+        for arm, names in study.arms.items()
+    }
+    page = page or folder / "report.md"
+    return _result(outcome, page, study.name, command, report, grouping=grouping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +255,7 @@ def _result(
     command: str,
     report: Report,
     judgement: "Judgement | None" = None,
+    grouping: "Arms | None" = None,
 ) -> dict[str, Any]:
     """Write the page over the finished runs, and return what the study made."""
     from dynamics.report.study_page import write_page
@@ -258,6 +267,7 @@ def _result(
             *(page, outcome.finished),
             title=title,
             command=command,
+            grouping=grouping,
             judgement=judgement,
             report=report,
         )

@@ -7,13 +7,14 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from dynamics.checkpoints.architectures import Norm, Role
+from dynamics.checkpoints.architectures import ROLES, Norm, Role
 from dynamics.checkpoints.model_types import (
     FinalNorm,
     find_final_norm,
     find_layout,
     find_logit_softcap,
     refusal_of,
+    shaping_entries,
 )
 from dynamics.errors import ConfigError
 from dynamics.models.norm_response import norm_response
@@ -123,6 +124,16 @@ class ModelTensors:
     def tied(self) -> bool:
         """True if the output embedding is the input embedding."""
         return self._weight("output_embedding") is self._weight("input_embedding")
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Entries of its configuration that give it its shape; empty where there is none."""
+        return shaping_entries(self._config)
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Rows and columns of each embedding, by role."""
+        return {role: list(self._weight(role).shape) for role in ROLES if self.has(role)}
 
     @property
     def final_norm(self) -> Norm | None:

@@ -212,6 +212,8 @@ def _series_record(series: CheckpointSeries) -> SeriesRecord:
         tied=checkpoint.tied,
         final_norm=checkpoint.final_norm,
         logit_softcap=checkpoint.logit_softcap,
+        shapes=checkpoint.shapes,
+        architecture=checkpoint.architecture,
         training=training.settings if training else None,
         training_sha256=folder and sha256_file(folder / TRAIN_JSON),
     )

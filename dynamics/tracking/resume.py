@@ -90,10 +90,14 @@ def _difference(stored: RunRecord, record: RunRecord) -> str | None:
 
 
 def difference_of_runs(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str | None:
-    """Return the first difference of two runs in the parts that determine their numbers, if any."""
-    # No number depends on the cap of the logits, which older folders do not name.
+    """Return the first difference of two runs in the parts that determine their numbers, if any.
+
+    The shape of the model is compared with its weights, by their digests. No number depends on the
+    cap of the logits. Older folders name neither.
+    """
+    names = ("shapes", "architecture", "logit_softcap")
     stored, current = (
-        {**content, "series": {**content["series"], "logit_softcap": None}}
+        {**content, "series": {**content["series"], **dict.fromkeys(names)}}
         for content in (stored, current)
     )
     for part in ("settings", "counts", "series", "versions"):

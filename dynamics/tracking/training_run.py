@@ -93,6 +93,8 @@ class TrainingRun:
                 tied=model.tied,
                 final_norm=model.final_norm,
                 logit_softcap=model.logit_softcap,
+                shapes=model.shapes,
+                architecture=model.architecture,
             )
         )
         if (self.output / RUN_JSON).exists():

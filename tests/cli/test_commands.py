@@ -281,8 +281,12 @@ def test_counting_information_gain(dynamics, text, tmp_path):
     assert read_counts(output).table.columns[6:].tolist() == [
         "information_gain_right",
         "information_gain_right_all",
+        "information_gain_right_half_1",
+        "information_gain_right_half_2",
         "information_gain_left",
         "information_gain_left_all",
+        "information_gain_left_half_1",
+        "information_gain_left_half_2",
         "entropy_right",
         "self_information",
         "information_gain_symmetric",

@@ -86,6 +86,13 @@ def test_numbered_series_are_written_out(read):
     assert read(SERIES, "steps=512").steps == "512"
 
 
+def test_series_can_be_set_to_be_seeds_of_an_arm(read):
+    study = read(SERIES + 'arms: {a: ["a-{1..2}"], other: [b]}\n')
+    assert study.series == ["a-1", "a-2", "a-3", "b"]
+    assert study.arms == {"a": ["a-1", "a-2"], "other": ["b"]}
+    assert read(SERIES).arms == {}
+
+
 @pytest.mark.parametrize(
     ("text", "override", "told"),
     [
@@ -115,6 +122,8 @@ def test_numbered_series_are_written_out(read):
             "series: the series '..' gives the folder of its run no name",
         ),
         (SERIES, "series=[./]", "series: the series './' gives the folder of its run no name"),
+        (SERIES, "arms={one: [c]}", "arms: 'one' names the series 'c', which is not one of the"),
+        (SERIES, "arms={one: [b], two: [b]}", "arms: the series 'b' is given twice"),
         (SERIES, "steps=log2", "steps: cannot read 'log2'"),
         (SERIES, "stepz=1", "unknown key 'stepz'; did you mean 'steps'?"),
     ],

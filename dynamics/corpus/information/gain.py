@@ -10,6 +10,10 @@ frequency every token therefore gets equally many pairs m: the mean over all way
 n_w pairs (only the entropy depends on that, see `statistics.rarefaction`), minus the value for m
 tokens drawn from the corpus at random. Contexts that do not depend on w then give 0 on average.
 
+The same is counted in each half of the documents, those of even and of odd number, of m / 2 pairs
+and with the frequencies of that half, so that the halves share no pair and have the same number of
+pairs whatever the token's frequency. Their correlation tells how reliable the gain is.
+
 The right and the left context are separate, and pairs inside one word are left out: the spelling of
 a word is no information about its context.
 """
@@ -37,9 +41,10 @@ def information_columns(
     """Columns of a counts table, in nats: information gain to the right and to the left.
 
     `information_gain_right` and `_left` are of equally many pairs and corrected (see the module);
-    with the suffix `_all`, of all pairs and uncorrected. `entropy_right` is that of all right
-    contexts, `self_information` is -ln p(w). A token with no or too few pairs, or that does not
-    occur, is NaN.
+    with the suffixes `_half_1` and `_half_2` the same of m / 2 pairs in the documents of even and
+    of odd number, NaN where documents are not known or there is one; with the suffix `_all`, of all
+    pairs and uncorrected. `entropy_right` is that of all right contexts, `self_information` is
+    -ln p(w). A token with no or too few pairs, or that does not occur, is NaN.
 
     Args:
         text: The corpus.
@@ -57,12 +62,28 @@ def information_columns(
         sums = sides[name] = context_sums(text, (side,), settings.equal_pairs)
         columns[f"information_gain_{name}"] = sums.equal_count_gain - random_gain
         columns[f"information_gain_{name}_all"] = sums.gain
+        for half, half_text in enumerate(text.halves or (None, None)):
+            column = f"information_gain_{name}_half_{half + 1}"
+            columns[column] = (
+                np.full(text.vocab_size, np.nan)
+                if half_text is None
+                else _half_gain(half_text, word_edges, settings, done)
+            )
     columns["entropy_right"] = sides["right"].entropy
     columns["self_information"] = self_information(text)
     if settings.oyama:
         columns |= symmetric_columns(text, settings, lambda done: on_pass(2 + done, passes))
     on_pass(passes, passes)
     return columns
+
+
+def _half_gain(
+    text: RunningText, word_edges: WordEdges, settings: InformationSettings, side: int
+) -> Float[np.ndarray, " V"]:
+    """Gain to one side of half of the pairs, in half of the documents."""
+    pairs = settings.equal_pairs // 2
+    sums = context_sums(text, (reaches(text, settings.window, word_edges)[side],), pairs)
+    return sums.equal_count_gain - _random_context_gain(text, pairs)
 
 
 def _random_context_gain(text: RunningText, draws: int) -> float:

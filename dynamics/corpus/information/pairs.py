@@ -28,16 +28,33 @@ class RunningText:
         starts: Positions at which a piece (a document, or a row torn from one) begins, ascending,
             from 0 on.
         vocab_size: V.
+        is_even: Whether the document of each piece has an even number; None where documents are
+            not known.
     """
 
     ids: Integer[np.ndarray, " N"]
     starts: Integer[np.ndarray, " pieces"]
     vocab_size: int
+    is_even: Bool[np.ndarray, " pieces"] | None = None
 
     @cached_property
     def count(self) -> Integer[np.ndarray, " V"]:
         """Occurrences of each token."""
         return np.bincount(self.ids, minlength=self.vocab_size)
+
+    @cached_property
+    def halves(self) -> tuple["RunningText", "RunningText"] | None:
+        """The documents of even and of odd number, each a text; None where one would be empty."""
+        if self.is_even is None or self.is_even.all() or not self.is_even.any():
+            return None
+        return self._pieces(self.is_even), self._pieces(~self.is_even)
+
+    def _pieces(self, kept: Bool[np.ndarray, " pieces"]) -> "RunningText":
+        """Return the text of some pieces."""
+        lengths = np.diff(self.starts, append=len(self.ids))
+        ends = np.cumsum(lengths[kept])
+        starts = ends - lengths[kept]
+        return RunningText(self.ids[np.repeat(kept, lengths)], starts, self.vocab_size)
 
 
 class TextCollector:
@@ -47,13 +64,22 @@ class TextCollector:
         self._vocab_size = vocab_size
         self._chunks: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
+        self._is_even: list[np.ndarray] = []
         self._tokens = 0
         self._owner = -1
 
-    def add(self, ids: np.ndarray, owners: np.ndarray) -> None:
-        """Add the next chunk, not empty, with the number of the piece of each id."""
+    def add(self, ids: np.ndarray, owners: np.ndarray, documents: np.ndarray | None = None) -> None:
+        """Add the next chunk, not empty.
+
+        Args:
+            ids: The ids.
+            owners: Number of the piece of each id.
+            documents: Number of the document of each id; that of its piece when None.
+        """
+        documents = owners if documents is None else documents
         new = np.diff(owners, prepend=self._owner) != 0
         self._starts.append(self._tokens + np.flatnonzero(new))
+        self._is_even.append(documents[new] % 2 == 0)
         self._chunks.append(ids.astype(np.min_scalar_type(self._vocab_size - 1)))
         self._tokens += len(ids)
         self._owner = owners[-1]
@@ -61,7 +87,10 @@ class TextCollector:
     def text(self) -> RunningText:
         """Return the text of all chunks."""
         return RunningText(
-            np.concatenate(self._chunks), np.concatenate(self._starts), self._vocab_size
+            np.concatenate(self._chunks),
+            np.concatenate(self._starts),
+            self._vocab_size,
+            np.concatenate(self._is_even),
         )
 
 

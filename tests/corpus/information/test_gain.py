@@ -11,6 +11,8 @@ from dynamics.corpus.information.gain import information_columns
 from dynamics.corpus.information.pairs import RunningText, reaches
 from dynamics.corpus.information.settings import InformationSettings
 from dynamics.errors import ConfigError
+from dynamics.statistics.correlation import spearman
+from dynamics.statistics.reliability import split_half_reliability
 from tests.corpus import slow_information as slowly
 from tests.corpus.information.test_pairs import VOCABULARY, running, texts
 
@@ -53,6 +55,79 @@ def test_every_column_equals_dictionaries(made, window, draws):
     assert set(expected) <= set(found)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-9, err_msg=name)
+
+
+@settings(deadline=None, derandomize=True)
+@given(texts(), st.integers(1, 5), st.integers(2, 9))
+def test_halves_equal_dictionaries_of_every_other_document(made, window, draws):
+    ids, pieces, edges = made
+    found = information_columns(
+        running(ids, pieces), tuple(edges), InformationSettings(window, draws)
+    )
+    words = slowly.word_numbers(ids, pieces, *edges)
+    for half in (0, 1):
+        places = [at for at, piece in enumerate(pieces) if piece % 2 == half]
+        text, cut = [ids[at] for at in places], [pieces[at] for at in places]
+        numbers = [words[at] for at in places]
+        for name, side in (("right", 1), ("left", -1)):
+            column = found[f"information_gain_{name}_half_{half + 1}"]
+            if len(set(np.array(pieces) % 2)) < 2:
+                assert np.isnan(column).all(), "one document has no halves"
+            elif len(text) >= draws // 2:
+                contexts = slowly.pairs(text, cut, numbers, window, side)
+                expected = slowly.per_token(
+                    VOCABULARY,
+                    contexts,
+                    lambda c, text=text: slowly.equal_count_gain(c, text, draws // 2),
+                )
+                np.testing.assert_allclose(column, expected, atol=1e-9)
+
+
+def topical(rng, documents, length, vocabulary=300, topics=12):
+    """Documents of random topics, in which a topic's tokens recur; every other is a half."""
+    share = 1 / np.arange(1, vocabulary + 1)
+    prefers = share * np.random.default_rng(0).gamma(0.3, 1, (topics, vocabulary))
+    prefers /= prefers.sum(axis=1, keepdims=True)
+    ids = [
+        rng.choice(vocabulary, length, p=prefers[rng.integers(topics)]) for _ in range(documents)
+    ]
+    starts = np.arange(documents) * length
+    text = np.concatenate(ids).astype(np.uint16)
+    return RunningText(text, starts, vocabulary, np.arange(documents) % 2 == 0)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_halves_tell_how_well_another_corpus_would_agree(side):
+    """The reliability from halves is the correlation of two corpora of the same kind."""
+    rng, edges, name = (
+        np.random.default_rng(1),
+        (np.zeros(300, bool),) * 2,
+        f"information_gain_{side}",
+    )
+    pair = [information_columns(topical(rng, 120, 300), edges, InformationSettings()) for _ in "ab"]
+    first, second = (columns[name] for columns in pair)
+    halves = [pair[0][f"{name}_half_{half}"] for half in (1, 2)]
+    known = np.isfinite([first, second, *halves]).all(axis=0)
+    assert known.sum() > 200
+    truth = spearman(first[known], second[known]).statistic
+    reliability = split_half_reliability(*(half[known] for half in halves))
+    assert 0.5 < truth < 0.95
+    assert reliability.statistic == pytest.approx(truth, abs=0.1)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_halves_have_no_bias_of_frequency(side):
+    """Independent tokens: both halves give 0 at any frequency, as the whole does."""
+    text = zipf(200_000, 2000)
+    starts = np.arange(0, 200_000, 500)
+    text = RunningText(text.ids, starts, 2000, np.arange(400) % 2 == 0)
+    found = information_columns(text, (np.zeros(2000, bool),) * 2, InformationSettings())
+    for half in (1, 2):
+        gain = found[f"information_gain_{side}_half_{half}"]
+        for low, high in ((10, 30), (30, 100), (100, 1000), (1000, 100_000)):
+            chosen = (text.count >= low) & (text.count < high) & ~np.isnan(gain)
+            error = gain[chosen].std() / np.sqrt(chosen.sum())
+            assert abs(gain[chosen].mean()) < 5 * error + 0.01
 
 
 def test_a_deterministic_successor_is_worth_its_self_information():
