@@ -36,10 +36,24 @@ class SweptRow:
         return int(np.sign(value)) if abs(value) > self.reach else 0
 
     def __str__(self) -> str:
-        inside = ", inside the null band" if self.sign == 0 else ""
-        return (
-            f"{self.row['value']:+.3f} under {self.row['rule']} ({self.row['n']:,} tokens{inside})"
-        )
+        value, low, high = (f"{self.row[name]:+.3f}" for name in ("value", "low", "high"))
+        return f"{value} [{low}, {high}] under {self.row['rule']} ({self.row['n']:,} tokens)"
+
+    def turns_from(self, main: "SweptRow") -> bool:
+        """Return whether the main rule's sign is another here, or lost, or here alone decided.
+
+        By the interval over tokens, which must not hold the main rule's value: fewer tokens alone
+        turn nothing.
+        """
+        if main.sign == 0:
+            return not self.covers_0
+        same = self.row["low"] <= main.row["value"] <= self.row["high"]
+        return not same and (self.covers_0 or self.row["value"] * main.row["value"] < 0)
+
+    @property
+    def covers_0(self) -> bool:
+        """Return whether the interval over tokens covers 0."""
+        return self.row["low"] <= 0 <= self.row["high"]
 
 
 RowsByRule = dict[VocabularyRule, dict[str, SweptRow]]
@@ -91,30 +105,20 @@ def band_scale(n: int, n_swept: int) -> float:
 def turn(table: RowsByRule, name: str) -> tuple[str, bool]:
     """Correlation of a measure under the main rule and where its sign turns or is lost.
 
-    Rules under which the value of the main rule would lie inside the null band too lose nothing but
-    tokens, and are left out.
-
     Returns:
-        The values as text, empty where no sign turns or is lost; and whether one turns, to the
-        opposite.
+        The values with their intervals over tokens as text, empty where no sign turns or is lost;
+        and whether one turns, to the opposite for certain.
 
     Example:
-        `+0.540 under count>=10 (1,854 tokens), +0.010 under count>=1000 (121 tokens, inside the
-        null band)`
+        `+0.540 [+0.503, +0.575] under count>=10 (1,854 tokens), +0.010 [-0.170, +0.190] under
+        count>=1000 (121 tokens)`
     """
     main, *others = [rows[name] for rows in table.values() if name in rows]
-    turned = [other for other in others if other.sign != main.sign and _has_turned(main, other)]
-    opposite = any(other.row["value"] * main.row["value"] < 0 for other in turned)
-    return (", ".join(map(str, [main, *turned])) if turned else ""), opposite
-
-
-def _has_turned(main: SweptRow, other: SweptRow) -> bool:
-    """Return whether the value itself has changed, and not only the number of tokens."""
-    return (
-        other.sign != 0
-        or main.row["value"] * other.row["value"] < 0
-        or abs(main.row["value"]) > other.reach
+    turned = [other for other in others if other.turns_from(main)]
+    opposite = any(
+        other.row["value"] * main.row["value"] < 0 and not other.covers_0 for other in turned
     )
+    return (", ".join(map(str, [main, *turned])) if turned else ""), opposite
 
 
 def turns(table: RowsByRule, labels: Mapping[str, str]) -> str:
