@@ -80,7 +80,7 @@ def test_nothing_heavy_is_imported_before_it_is_used(program):
         ("train mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
         ("study mine.yaml", "mine.yaml: unknown key 'training.stpes'; did you mean 'steps'?"),
         ("train mien.yaml", "cannot read the configuration mien.yaml: No such file"),
-        ("train training.steps=5", "training.steps=5 is a setting, but no configuration stands be"),
+        ("train training.steps=5", "training.steps=5 is a setting, but no configuration precedes"),
         ("train tiny", "tiny is a study of several runs, not one training; `dynamics study tiny` "),
     ],
 )
