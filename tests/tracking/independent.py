@@ -35,6 +35,9 @@ def measures(checkpoints, step, first, count, kind):
             f"{role}_norm_centered_frequency": norm(rows - unigram),
             f"{role}_norm_features_centered": norm(rows - rows.mean(axis=1, keepdims=True)),
             f"{role}_distance_from_first": norm(rows - start),
+            f"{role}_distance_from_first_centered": norm(
+                rows - start - (rows - start)[kind != "padding"].mean(axis=0)
+            ),
             f"{role}_cosine_to_first": cosine,
         }
         if (unused := (count == 0) & (kind != "special")).any():

@@ -81,7 +81,7 @@ def expected_trends(trained):
         assert row.n == len(at) or row.statistic == "log_slope"
         role = "_".join(row.measure.split("_")[:2])
         x = measured[step][row.measure][at]
-        if step == run.steps[0] and row.measure.endswith("first"):
+        if step == run.steps[0] and "_first" in row.measure:
             return np.nan  # distance 0 and cosine 1 for every token
         if row.statistic == "log_slope":
             used = (exposed[step][role] if row.against == "log_exposure" else count)[at]

@@ -32,7 +32,7 @@ def part(series, counts, tmp_path):
 def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
     whole = track(series, tmp_path / "whole", counts=counts)
     left_out = {name for name in whole.info["measures"] if split_name(name)[1].needs_all_rows}
-    assert len(left_out) == 5 + 2 * 3
+    assert len(left_out) == 5 + 2 * 4
     assert set(part.info["measures"]) == set(whole.info["measures"]) - left_out
     for step in STEPS:
         expected = whole.measures(step).drop(columns=sorted(left_out)).iloc[IDS]
