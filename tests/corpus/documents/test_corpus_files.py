@@ -177,7 +177,7 @@ def test_documentation_is_never_counted(tmp_path):
 def test_unknown_suffixes_are_named_and_read_by_a_pattern(tmp_path):
     write(tmp_path, "part-00000", "part-00001", "_SUCCESS")
     message = refusal(tmp_path)
-    assert re.search(r"holds no text; .* it holds _SUCCESS, part-00000, part-00001; name", message)
+    assert re.search(r"holds no text; .* it holds _SUCCESS, part-00000, part-00001; to", message)
     for name in ("part-00000", "part-00001"):
         (tmp_path / name).write_text(json.dumps({"text": name}))
     texts, notes = read(tmp_path / "part-*")
