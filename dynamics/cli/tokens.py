@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dynamics.cli.output import emit, table
+from dynamics.runs.measures import is_norm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def tokens(
 def _as_text(changes: "pd.DataFrame") -> str:
     measure, against, steps = (changes.attrs[key] for key in ("of", "against", "steps"))
     first_rho, last_rho = changes.attrs["rho"]
-    kind = "log change" if "_norm" in measure and "error" not in changes else "change"
+    kind = "log change" if is_norm(measure) and "error" not in changes else "change"
     names = ["token", "id", "count", *(f"step {step:,}" for step in steps), kind]
     numbers = [name for name in changes.columns if name not in ("token_id", "token", "count")]
     names += ["error"] if "error" in changes else []

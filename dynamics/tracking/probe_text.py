@@ -13,7 +13,7 @@ from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.config import ProbeSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
-from dynamics.corpus.documents.corpora import documents
+from dynamics.corpus.documents.corpora import documents, settings_of
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
@@ -121,7 +121,8 @@ def open_probe_text(
 
     checks = TextChecks(tokenizer)
     texts = split_documents(read, settings.separator, max_documents=None)
-    ids = _joined(texts, tokenizer, checks, report)
+    with settings_of("probe"):
+        ids = _joined(texts, tokenizer, checks, report)
     # Such a loss is allowed: counting the same text needed --allow-loss already.
     checks.finish(allow_loss=True, report=report)
     width = sequence_length + 1

@@ -102,15 +102,16 @@ def prepare(settings: StudySettings, folder: Path, report: Report) -> tuple[Toke
     corpus, training = settings.corpus, settings.training
 
     def documents(report: Report = no_report) -> Iterator[Document]:
-        return corpora.documents(
-            corpus.source,
-            text_column=corpus.text_column,
-            split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
-            separator=corpus.separator,
-            max_documents=corpus.max_documents,
-            format_name=corpus.format,
-            report=report,
-        )
+        with corpora.settings_of("corpus"):
+            yield from corpora.documents(
+                corpus.source,
+                text_column=corpus.text_column,
+                split=None if corpus.split == corpora.DEFAULT_SPLIT else corpus.split,
+                separator=corpus.separator,
+                max_documents=corpus.max_documents,
+                format_name=corpus.format,
+                report=report,
+            )
 
     if settings.tokenizer.path:
         tokenizer = load_tokenizer(settings.tokenizer.path)

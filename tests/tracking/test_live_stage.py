@@ -329,6 +329,9 @@ def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_pa
     assert read.rows.tolist() == plain.rows.tolist()
     (note,) = [note for note in notes if note.startswith("reading ")]
     assert "skipped: train.jsonl (split train)" in note
+    unknown = ProbeSettings(text=str(folder), text_column="body", split="nonsense")
+    with pytest.raises(CorpusError, match=r"'nonsense'; .*; give probe\.split=train"):
+        open_probe_text(unknown, checkpoint, training, counts_of(), 12)
 
 
 def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):

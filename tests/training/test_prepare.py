@@ -50,7 +50,7 @@ def test_text_is_read_with_the_settings_of_the_corpus(tmp_path):
     skipped = [note for note in notes if "skipped: test.jsonl (split test)" in note]
     assert len(skipped) == 2  # once for each, though the text is read twice
     settings = small(tmp_path / "rows.txt", corpus={"split": "test", "format": "csv"})
-    with pytest.raises(CorpusError, match="is one file and has no splits, but --split test"):
+    with pytest.raises(CorpusError, match=r"has no splits, but corpus\.split=test"):
         prepare(settings, tmp_path / "table", notes.append)
 
 

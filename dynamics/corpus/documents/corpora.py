@@ -6,7 +6,9 @@ those of `file_formats.FORMATS`), or else a data set that `datasets` can load, a
 """
 
 import glob
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -102,12 +104,36 @@ def _documents(
     return read_files(paths, text_column, format_name, report)
 
 
+@contextmanager
+def settings_of(group: str) -> Iterator[None]:
+    """Name settings of a group, such as `probe.split=test`, where a refusal names options.
+
+    Raises:
+        CorpusError: One was raised inside.
+
+    Example:
+        >>> with settings_of("corpus"):
+        ...     raise CorpusError("give --split train, or leave out --format")
+        Traceback (most recent call last):
+        ...
+        dynamics.errors.CorpusError: give corpus.split=train, or leave out corpus.format
+    """
+    try:
+        yield
+    except CorpusError as error:
+        message = re.sub(r"--(split|format) ", rf"{group}.\1=", str(error))
+        message = re.sub(r"--(split|format)\b", rf"{group}.\1", message)
+        raise CorpusError(message) from error
+
+
 def _refuse_settings(subject: str, split: str | None, format_name: str | None = None) -> None:
     """Refuse a split or a format where there are none."""
     if split is not None:
         raise CorpusError(f"{subject} no splits, but --split {split} was given; leave it out")
     if format_name is not None:
-        raise CorpusError(f"{subject} no format, but --format was given; leave it out")
+        raise CorpusError(
+            f"{subject} no format, but --format {format_name} was given; leave it out"
+        )
 
 
 def _read_dataset(source: str, text_column: str, split: str) -> Iterator[str]:

@@ -158,7 +158,7 @@ def _chosen_split(
             if spelling in labels:
                 return spelling
         available = f"the splits there are: {listed}" if labels else "no file there names a split"
-        remedy = f"give --split {first}" if labels else "leave --split out"
+        remedy = f"give --split {first}" if labels else "leave out --split"
         raise CorpusError(f"{name} has no split {requested!r}; {available}; {remedy}")
     unlabelled = [path for path, label in splits.items() if label is None]
     if unlabelled:

@@ -118,7 +118,7 @@ def test_files_without_a_split_are_all_read(tmp_path):
     assert read(tmp_path) == (["a.txt", "b.txt", "trainer.txt"], [])
     assert read(tmp_path, split="all") == (["a.txt", "b.txt", "trainer.txt"], [])
     assert refusal(tmp_path, split="train") == (
-        f"{tmp_path} has no split 'train'; no file there names a split; leave --split out"
+        f"{tmp_path} has no split 'train'; no file there names a split; leave out --split"
     )
 
 
