@@ -120,8 +120,8 @@ def open_probe_text(
         )
 
     checks = TextChecks(tokenizer)
-    texts = split_documents(read, settings.separator, max_documents=None)
     with settings_of("probe"):
+        texts = split_documents(read, settings.separator, max_documents=None)
         ids = _joined(texts, tokenizer, checks, report)
     # Such a loss is allowed: counting the same text needed --allow-loss already.
     checks.finish(allow_loss=True, report=report)
