@@ -30,7 +30,9 @@ def track(
     counts: Annotated[
         str,
         typer.Option(
-            help="A counts.parquet; 'auto' finds that of the series; 'none' measures norms alone.",
+            help="A counts.parquet, or a CSV, TSV or parquet table with columns token_id or token, "
+            "and count or frequency; 'auto' finds the counts of the series; 'none' measures norms "
+            "alone.",
             rich_help_panel=_MEASURES,
         ),
     ] = "auto",

@@ -42,13 +42,31 @@ _METADATA_KEY = b"dynamics.counts"
 
 
 @dataclass(frozen=True)
+class TableInfo:
+    """A table that counts were taken from, instead of counting a corpus.
+
+    Attributes:
+        rows: Rows of the table.
+        matched: Rows that are a token of the vocabulary.
+        covered: Tokens of the vocabulary that have a row.
+        per_billion: Whether its frequencies were no whole numbers, so that counts are occurrences
+            per billion tokens.
+    """
+
+    rows: int
+    matched: int
+    covered: int
+    per_billion: bool
+
+
+@dataclass(frozen=True)
 class CountsInfo:
     """Provenance of counts: tokenizer, corpus and settings.
 
     Attributes:
-        tokenizer_sha256: Digest of the tokenizer.
-        corpus_digest: SHA-256 over the documents, or of the file of a third-party stream; over the
-            digests of its files where there are several.
+        tokenizer_sha256: Digest of the tokenizer; None for a table of ids of a series without one.
+        corpus_digest: SHA-256 over the documents, or of the file of a third-party stream or of a
+            table; over the digests of its files where there are several.
         tokens_counted: Sum of the counts.
         vocab_size: Rows of the table.
         continuation_prefix: Prefix of tokens that continue a word (`##`), None where the vocabulary
@@ -71,9 +89,10 @@ class CountsInfo:
         blocks: Blocks of the sample.
         block_rows: Rows of a block.
         seed: Seed of the choice of blocks.
+        table: The table that the counts were taken from; None where a corpus was counted.
     """
 
-    tokenizer_sha256: str
+    tokenizer_sha256: str | None
     corpus_digest: str
     tokens_counted: int
     vocab_size: int
@@ -92,6 +111,7 @@ class CountsInfo:
     blocks: int | None = None
     block_rows: int | None = None
     seed: int | None = None
+    table: TableInfo | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +265,10 @@ def read_counts(path: Path | str) -> Counts:
         raise CorpusError(f"there are no counts {path}; make them with `dynamics count`")
     try:
         table = pq.read_table(path)
-        info = CountsInfo(**json.loads((table.schema.metadata or {})[_METADATA_KEY]))
+        content = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        if (of_table := content.get("table")) is not None:
+            content["table"] = TableInfo(**of_table)
+        info = CountsInfo(**content)
         frame = table.to_pandas().astype({"document_count": "Int64"})
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise CorpusError(
@@ -254,8 +277,19 @@ def read_counts(path: Path | str) -> Counts:
     return Counts(frame, info, str(path))
 
 
+def is_counts_file(path: Path | str) -> bool:
+    """Return whether a file is one that `dynamics count` wrote; False for one that is not there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _METADATA_KEY in (pq.read_schema(Path(path).expanduser()).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
 def check_tokenizer(counts: Counts, sha256: str, name: str) -> None:
-    """Refuse to join counts with data of another tokenizer.
+    """Refuse to join counts with data of another tokenizer; counts by id alone have none.
 
     Args:
         counts: Counts of one tokenizer.
@@ -265,9 +299,10 @@ def check_tokenizer(counts: Counts, sha256: str, name: str) -> None:
     Raises:
         MismatchError: The digests differ.
     """
-    if sha256 != counts.info.tokenizer_sha256:
+    counted_with = counts.info.tokenizer_sha256
+    if counted_with is not None and sha256 != counted_with:
         raise MismatchError(
-            f"{counts.name} was counted with tokenizer {counts.info.tokenizer_sha256[:12]}, but "
+            f"{counts.name} was counted with tokenizer {counted_with[:12]}, but "
             f"{name} has tokenizer {sha256[:12]}; count again with the tokenizer of {name}"
         )
 

@@ -19,17 +19,9 @@ from dynamics.checkpoints.weight_files import (
     other_weights_file,
     standard_files,
 )
-from dynamics.corpus.tokenizers.loading import load_tokenizer
+from dynamics.corpus.tokenizers.loading import TOKENIZER_FILES, load_tokenizer
 from dynamics.errors import CheckpointError, CorpusError
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 _EMBEDDINGS_ONLY = WEIGHTS_FILES[-1]
 
@@ -119,12 +111,12 @@ def tokenizer_of(
     if checkpoint.path is not None:
         places.append(Path(os.path.abspath(checkpoint.path)).parents[1] / "tokenizer")  # noqa: PTH100
     for place in places:
-        if any((place / name).is_file() for name in _TOKENIZER_FILES):
+        if any((place / name).is_file() for name in TOKENIZER_FILES):
             try:
                 return load_tokenizer(place, trust_remote_code=trust_remote_code)
             except CorpusError as error:
                 raise CheckpointError(str(error)) from error
     raise CheckpointError(
-        f"{checkpoint.store.name}: has no tokenizer ({', '.join(_TOKENIZER_FILES)}); put the files "
+        f"{checkpoint.store.name}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); put the files "
         "of the one it was trained with beside its weights"
     )

@@ -121,12 +121,13 @@ def apart_lines(arms: Sequence[Arm]) -> list[str]:
 
 
 def check_vocabularies(runs: Sequence[Run]) -> None:
-    """Check that all runs are of one tokenizer; runs without counts have none to compare.
+    """Check that all runs are of one tokenizer; runs without counts or tokenizer are not compared.
 
     Raises:
         MismatchError: Two are not; both are named.
     """
-    tokenizers = {run: run.record.counts["tokenizer_sha256"] for run in runs if run.record.counts}
+    tokenizers = {run: (run.record.counts or {}).get("tokenizer_sha256") for run in runs}
+    tokenizers = {run: sha256 for run, sha256 in tokenizers.items() if sha256 is not None}
     first = next(iter(tokenizers), None)
     for run, tokenizer in tokenizers.items():
         assert first is not None

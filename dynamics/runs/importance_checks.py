@@ -4,11 +4,11 @@ K steps, n tokens.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from dynamics.runs.importance_selection import (
-    GIVEN,
     Selection,
     halves_over_steps,
     stepped_up_rows,
@@ -63,7 +63,7 @@ def _rows_at_last_step(
         keys = {"measure": measure, "against": name, "rule": str(rule)}
         yield from trajectory_rows([step], stack([spearman(row, values)]), keys)
         if left is not None and measure in ranked:
-            keys |= {"statistic": "partial_spearman", "given": GIVEN}
+            keys |= {"statistic": "partial_spearman", "given": selection.given}
             yield from trajectory_rows([step], stack([controls.spearman(row, left)]), keys)
 
 
@@ -79,7 +79,7 @@ def _partial_reliability_rows(
         return
     known = selection.known.copy()
     known[known] = in_both
-    controls = Selection(selection.measured, selection.steps, known).controls
+    controls = replace(selection, known=known).controls
     correlations = [controls.spearman(*(half[in_both] for half in pair)) for pair in halves]
-    keys = {"measure": name, "statistic": "partial_reliability", "given": GIVEN, "rule": str(rule)}
-    yield from stepped_up_rows(selection.steps, correlations, keys)
+    keys = {"measure": name, "statistic": "partial_reliability", "given": selection.given}
+    yield from stepped_up_rows(selection.steps, correlations, keys | {"rule": str(rule)})

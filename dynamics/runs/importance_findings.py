@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from dynamics.runs.importance_trends import GIVEN, norms_with_distance
+from dynamics.runs.importance_selection import known_controls
+from dynamics.runs.importance_trends import norms_with_distance
 from dynamics.runs.measures import identifiable_measures, split_name
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.surgeries import NEIGHBOURS, TOP_BIN_SHARE
@@ -71,18 +72,20 @@ def _sentence(run: Run, name: str, rows: pd.DataFrame) -> str:
     """Sentence on one importance at the last step: with frequency, and with each norm."""
     of_frequency = _last(rows, "log_frequency", name, "spearman")
     step, n = of_frequency["step"], of_frequency["n"]
-    parts = [_gauge(rows, gauge, called, name) for gauge, called in GAUGES.items()]
+    given = given_of(run)
+    parts = [_gauge(rows, gauge, called, name, given) for gauge, called in GAUGES.items()]
     return in_lines(
         f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
         f"frequency {with_interval(of_frequency)}; bands are over these tokens."
-        f"{''.join(_reliability(rows, name))} With",
+        f"{''.join(_reliability(rows, name, given))} With",
         [*filter(None, parts), *_under_other_rules(run, int(step), name)],
     )
 
 
 def _under_other_rules(run: Run, step: int, name: str) -> Iterator[str]:
     """Line on norms whose correlation with an importance turns under another vocabulary rule."""
-    kinds = {"raw": ("spearman", ""), "given frequency and spelling": ("partial_spearman", GIVEN)}
+    given = given_of(run)
+    kinds = {"raw": ("spearman", ""), called_given(given): ("partial_spearman", given)}
     turned, rules = [], []
     for kind, (statistic, given) in kinds.items():
         table = rows_by_rule(run, step, against=name, statistic=statistic, given=given)
@@ -98,17 +101,27 @@ def _under_other_rules(run: Run, step: int, name: str) -> Iterator[str]:
         yield f"no sign changes under other vocabulary rules ({', '.join(rules)})"
 
 
-def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str) -> str | None:
+def given_of(run: Run) -> str:
+    """Return what partial correlations of a run are given, as in the column `given` of trends."""
+    return "+".join(known_controls(run.tokens))
+
+
+def called_given(given: str) -> str:
+    """Return `given_of` in words."""
+    return "given frequency and spelling" if "characters" in given else "given frequency"
+
+
+def _gauge(rows: pd.DataFrame, gauge: str, called: str, name: str, given: str) -> str | None:
     """Part of a sentence on one norm and one importance; None where they are not compared."""
     if (raw := _last(rows, gauge, name, "spearman")).empty:
         return None
     sentence = f"{called} {with_interval(raw)}{_since_first(rows, gauge, name, 'spearman')}"
-    if (partial := _last(rows, gauge, name, "partial_spearman", GIVEN)).empty:
+    if (partial := _last(rows, gauge, name, "partial_spearman", given)).empty:
         return sentence
     return (
-        f"{sentence}, given frequency and spelling {with_interval(partial)}"
+        f"{sentence}, {called_given(given)} {with_interval(partial)}"
         f"{_since_first(rows, gauge, name, 'partial_spearman')}, {_against_null(partial)}"
-        f"{_history(rows, gauge, name)}"
+        f"{_history(rows, gauge, name, given)}"
     )
 
 
@@ -125,22 +138,22 @@ def _against_null(row: pd.Series) -> str:
     )
 
 
-def _history(rows: pd.DataFrame, gauge: str, name: str) -> str:
+def _history(rows: pd.DataFrame, gauge: str, name: str, given: str) -> str:
     """Part of a sentence on the distance from the first step, which may explain the norm's part."""
     pairs = dict(norms_with_distance(rows["measure"].unique()))
     if (distance := pairs.get(gauge)) is None:
         return ""
     suffix = split_name(gauge)[1].suffix
     values = {
-        "the distance from the first step": (distance, GIVEN),
-        "the distance given the norm too": (distance, f"{GIVEN}+{suffix}"),
-        "the norm given its initial value too": (gauge, f"{GIVEN}+initial_norm"),
-        "and given both": (gauge, f"{GIVEN}+initial_norm+distance"),
+        "the distance from the first step": (distance, given),
+        "the distance given the norm too": (distance, f"{given}+{suffix}"),
+        "the norm given its initial value too": (gauge, f"{given}+initial_norm"),
+        "and given both": (gauge, f"{given}+initial_norm+distance"),
     }
     parts = [
         f"{called} {with_interval(row)}"
-        for called, (measure, given) in values.items()
-        if not (row := _last(rows, measure, name, "partial_spearman", given)).empty
+        for called, (measure, controls) in values.items()
+        if not (row := _last(rows, measure, name, "partial_spearman", controls)).empty
     ]
     return f"; so {', '.join(parts)}" if parts else ""
 
@@ -261,7 +274,7 @@ def _since_first(rows: pd.DataFrame, gauge: str, name: str, statistic: str) -> s
     return f" ({with_interval(change.iloc[-1])} since step {change['step'].iloc[0]:,})"
 
 
-def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
+def _reliability(rows: pd.DataFrame, name: str, given: str) -> Iterator[str]:
     """Sentence on the reliability of an importance, in parts; nothing where it has none."""
     reliability = _of(rows, name, "", "reliability")
     if reliability.empty:
@@ -283,7 +296,7 @@ def _reliability(rows: pd.DataFrame, name: str) -> Iterator[str]:
     if partial.empty or np.isnan(partial["value"]):
         yield "."
     else:
-        yield f", given frequency and spelling to about {np.sqrt(partial['value']):.2f}."
+        yield f", {called_given(given)} to about {np.sqrt(partial['value']):.2f}."
 
 
 def _of(

@@ -41,6 +41,11 @@ STEPS_WITH_HISTORY = 20
 """Most steps at which what a row has gone through is held fixed: its controls differ by step."""
 
 
+def known_controls(tokens: pd.DataFrame) -> tuple[str, ...]:
+    """Return the names of `COVARIATES` that are known of tokens: spelling needs a tokenizer."""
+    return tuple(name for name in COVARIATES if name not in SURFACE or name in tokens)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """Steps and tokens of an importance, with the norms, ranks and covariates of these tokens.
@@ -49,11 +54,16 @@ class Selection:
         measured: What the trends are made of.
         steps: Steps at which there is an importance.
         known: Mask of the n tokens that the rule keeps and whose importance is known.
+        measures: Measures that are compared with the importance.
+        held_fixed: Names of what is held fixed: columns of tokens, `log_frequency`, `merge_rank`;
+            all of `COVARIATES` that are known when None.
     """
 
     measured: TrendInput
     steps: Sequence[int]
     known: Bool[np.ndarray, " V"]
+    measures: Sequence[str] = tuple(GAUGES)
+    held_fixed: tuple[str, ...] | None = None
 
     @cached_property
     def tokens(self) -> pd.DataFrame:
@@ -65,7 +75,8 @@ class Selection:
         """Each norm at the selected steps, by name."""
         indices = [list(self.measured.steps).index(step) for step in self.steps]
         measures = self.measured.measures
-        return {name: measures[name][indices][:, self.known] for name in GAUGES if name in measures}
+        names = [name for name in self.measures if name in measures]
+        return {name: measures[name][indices][:, self.known] for name in names}
 
     @cached_property
     def initial(self) -> dict[str, Float[np.ndarray, " n"]]:
@@ -80,19 +91,25 @@ class Selection:
 
     @cached_property
     def covariates(self) -> dict[str, Ranked]:
-        """Ranks of `COVARIATES`; those of the count stand for log frequency."""
+        """Ranks of what is held fixed; those of the count stand for log frequency."""
         columns = {"log_frequency": "count", "merge_rank": "token_id"}
-        return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in COVARIATES}
+        names = known_controls(self.tokens) if self.held_fixed is None else self.held_fixed
+        return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in names}
+
+    @cached_property
+    def given(self) -> str:
+        """What is held fixed, as in the column `given` of trends."""
+        return "+".join(self.covariates)
 
     @cached_property
     def controls(self) -> Controls:
-        """`COVARIATES`, prepared."""
+        """What is held fixed, prepared."""
         return Controls(self.covariates)
 
     @cached_property
     def within_bins(self) -> WithinBins:
         """Bins of frequency."""
-        bins = equal_count_bins(self.covariates["log_frequency"], WITHIN_BINS)
+        bins = equal_count_bins(rank(self.tokens["count"].to_numpy()), WITHIN_BINS)
         return WithinBins(bins, self.tokens["count"])
 
     @cached_property

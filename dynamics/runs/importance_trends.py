@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float
 
 from dynamics.runs.importance_selection import COVARIATES as COVARIATES
 from dynamics.runs.importance_selection import GAUGES as GAUGES
+from dynamics.runs.importance_selection import GIVEN as GIVEN
+from dynamics.runs.importance_selection import Selection as _Selection
 from dynamics.runs.importance_selection import (
-    GIVEN,
     halves_over_steps,
     stepped_up_rows,
     steps_and_tokens,
 )
-from dynamics.runs.importance_selection import Selection as _Selection
 from dynamics.runs.measures import is_norm, split_name
 from dynamics.runs.tracked_importance import Importance, factors_of
 from dynamics.runs.trends import (
@@ -179,7 +179,8 @@ class _Followed:
         }
         correlations, null = _partial(pairs)
         for measure, estimates in correlations.items():
-            yield from self._followed(estimates, measure, "partial_spearman", GIVEN, null)
+            given = self.selection.given
+            yield from self._followed(estimates, measure, "partial_spearman", given, null)
 
     def _history_rows(self) -> Iterator[Row]:
         """The same given what the row has gone through: its initial norm, distance and norm.
@@ -204,7 +205,7 @@ class _Followed:
                 )
                 correlations, null = _partial({measure: pairs})
                 trajectory = stack(correlations[measure])
-                keys = self._about(measure, "partial_spearman", f"{GIVEN}+{names}")
+                keys = self._about(measure, "partial_spearman", f"{selection.given}+{names}")
                 band = simultaneous_band(trajectory)
                 yield from trajectory_rows(steps, trajectory, keys, null=null, band=band)
 

@@ -212,21 +212,23 @@ def _against(
 def _controls(
     measured: TrendInput, kept: Bool[np.ndarray, " V"]
 ) -> list[tuple[Row, Callable[[Ranked, Float[np.ndarray, " n"]], Correlation]]]:
-    """Frequency beyond spelling; where documents are counted, spread over them beyond frequency.
+    """Frequency beyond spelling, if known; where documents are counted, spread beyond frequency.
 
-    The second is a partial and a within-bin correlation. Each comes as its columns of a trend and
+    The last is a partial and a within-bin correlation. Each comes as its columns of a trend and
     a function of a measure, ranked and unranked.
     """
     tokens = measured.tokens[kept]
     frequency = rank(tokens["count"].to_numpy())
-    surface = Controls([tokens[column].to_numpy() for column in SURFACE])
-    frequency_left = surface.residual(frequency)
-    controls = [
-        (
-            _about("log_frequency", "partial_spearman", "+".join(SURFACE)),
-            lambda ranked, values: surface.spearman(ranked, frequency_left),
-        )
-    ]
+    controls = []
+    if {*SURFACE} <= {*tokens}:
+        surface = Controls([tokens[column].to_numpy() for column in SURFACE])
+        frequency_left = surface.residual(frequency)
+        controls += [
+            (
+                _about("log_frequency", "partial_spearman", "+".join(SURFACE)),
+                lambda ranked, values: surface.spearman(ranked, frequency_left),
+            )
+        ]
     documents = tokens["document_count"].to_numpy(dtype=float, na_value=np.nan)
     if np.isfinite(documents).all():
         given_frequency = Controls([frequency])

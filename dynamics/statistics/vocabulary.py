@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 from dynamics.errors import ConfigError
 
-KINDS = ("word_start", "continuation")
-"""Kinds of token that can enter; not twin, padding, special, added, byte, fragment, unreachable."""
+KINDS = ("word_start", "continuation", "unknown")
+"""Kinds of token that can enter; not twin, padding, uncounted, special, added, byte, fragment or
+unreachable. Without a tokenizer every counted token is of kind `unknown`."""
 
 _DEFAULT_COUNT = 10
 
@@ -119,5 +120,6 @@ def placebo_mask(counts: Integer[np.ndarray, " V"], kinds: ArrayLike) -> Bool[np
     """Mask of tokens that never occurred, so that their rows moved without any data.
 
     Special tokens are not among them: a mask or an end of text is fed without standing in the text.
+    Nor are those whose count is not known.
     """
-    return (np.asarray(counts) == 0) & (np.asarray(kinds) != "special")
+    return (np.asarray(counts) == 0) & ~np.isin(kinds, ("special", "uncounted"))

@@ -158,7 +158,7 @@ def _held_out_of(folder: Path, training: Path | None) -> np.ndarray | None:
 
 def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None) -> ProbeText:
     stream_tokenizer, expected = stream.info.tokenizer_sha256, counts.info.tokenizer_sha256
-    if stream_tokenizer not in (None, expected):
+    if stream_tokenizer and expected and stream_tokenizer != expected:
         raise MismatchError(
             f"{stream.path} was made with tokenizer {stream_tokenizer[:12]}, but {counts.name} was "
             f"counted with tokenizer {expected[:12]}; probe a stream made with the latter"

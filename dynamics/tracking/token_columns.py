@@ -23,6 +23,8 @@ def token_columns(
 
     Raises:
         MismatchError: There are more counts than rows, other than for such entries.
+
+    Without a tokenizer nothing is known of spelling, and there are no such columns.
     """
     difference = (
         f"{counts.name} has {len(counts.table)} tokens but the embedding of {name} has {rows} rows"
@@ -37,12 +39,14 @@ def token_columns(
     if "occurrence_share" in table:
         padding["occurrence_share"] = 1.0
     table = pd.concat([table, padding], ignore_index=True) if len(padding) else table
-    kind = _spelled_kind(table)
-    surface = _spelling(table["token"], kind, counts.info)
     columns = {str(name): column.to_numpy() for name, column in table.items()}
     columns["document_count"] = table["document_count"].to_numpy(float, na_value=np.nan)
     positive_count = np.where(table["count"] > 0, table["count"], np.nan)
     columns["log_frequency"] = np.log(positive_count / counts.info.tokens_counted)
+    if counts.info.tokenizer_sha256 is None:
+        return columns
+    kind = _spelled_kind(table)
+    surface = _spelling(table["token"], kind, counts.info)
     columns["characters"] = surface.str.len().to_numpy(np.int32)
     columns["word_start"] = (kind == "word_start").to_numpy()
     columns["ascii_alphabetic"] = np.array([t.isascii() and t.isalpha() for t in surface])

@@ -1,17 +1,27 @@
 """The training that made a series, its token stream and its counts."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.training_folder import read_training, training_of
-from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
+from dynamics.corpus.counts import Counts, check_tokenizer, is_counts_file, read_counts
 from dynamics.corpus.public.public_counts import find_public_counts
-from dynamics.corpus.tokenizers.loading import fetch_tokenizer, load_tokenizer, tokenizer_sha256
+from dynamics.corpus.table_counts import read_table_counts
+from dynamics.corpus.tokenizers.loading import (
+    TOKENIZER_FILES,
+    fetch_tokenizer,
+    load_tokenizer,
+    tokenizer_sha256,
+)
 from dynamics.corpus.tokens import open_stream
 from dynamics.errors import MismatchError
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.tracking.exposed import Exposed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def training_folder(series: CheckpointSeries) -> Path | None:
@@ -38,25 +48,54 @@ def find_counts(
 
     Args:
         series: The series.
-        counts: Path of a `counts.parquet`; `auto` for those in the training folder of the series,
-            or else of a sample of its public training stream, None where neither is known; `none`
-            for None.
-        report: Receives a line about the sample, before and after it is read.
+        counts: Path of a `counts.parquet`, or of a table with a row per token
+            (`read_table_counts`); `auto` for the counts in the training folder of the series, or
+            else of a sample of its public training stream, None where neither is known; `none` for
+            None.
+        report: Receives a line about the sample, before and after it is read; or about the table.
         on_progress: Receives how many blocks of the sample are counted, of how many.
 
     Raises:
         CorpusError: There are no counts at the path.
+        MismatchError: The tokens of the table are not those of the series.
     """
     if counts == "none":
         return None
     if counts != "auto":
-        return read_counts(counts)
+        if is_counts_file(counts):
+            return read_counts(counts)
+        rows = series.checkpoints[0].vocab_size
+        return read_table_counts(counts, series_tokenizer(series), rows, series.name, report)
     training = training_folder(series)
     if training is not None:
         return read_counts(training / "counts.parquet")
     if series.checkpoints[0].path is not None:
         return None
     return find_public_counts(series.name, report=report, on_progress=on_progress)
+
+
+def series_tokenizer(series: CheckpointSeries) -> "PreTrainedTokenizerFast | None":
+    """Load the tokenizer of a series; None where no checkpoint has one beside it.
+
+    It is that of the training folder, or of the first checkpoint with one, or of the folder of the
+    checkpoints, where trainers leave it too; on a hub that of the revision `main`.
+
+    Raises:
+        CorpusError: It is damaged, or not backed by `tokenizers`.
+        CheckpointError: The hub cannot be reached.
+    """
+    store = series.checkpoints[0].store
+    if isinstance(store, HubRevision):
+        return fetch_tokenizer(store.sibling("main"))
+    if (training := training_folder(series)) is not None:
+        return load_tokenizer(training / "tokenizer")
+    paths = [checkpoint.path for checkpoint in series if checkpoint.path is not None]
+    folders = [*paths, *(path.parent for path in paths[:1])]
+    with_tokenizer = (
+        path for path in folders if any((path / name).is_file() for name in TOKENIZER_FILES)
+    )
+    folder = next(with_tokenizer, None)
+    return None if folder is None else load_tokenizer(folder)
 
 
 def check_same_tokenizer(counts: Counts, series: CheckpointSeries) -> None:
@@ -85,7 +124,9 @@ def check_same_tokenizer(counts: Counts, series: CheckpointSeries) -> None:
 
 def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> None:
     """Refuse counts of another corpus than that of the training."""
-    if corpus_digest is not None and counts.info.corpus_digest != corpus_digest:
+    if corpus_digest is None or counts.info.table is not None:  # of a table no corpus is known
+        return
+    if counts.info.corpus_digest != corpus_digest:
         raise MismatchError(
             f"{counts.name} was counted on another corpus ({counts.info.corpus_digest[:12]}) than "
             f"{training} was trained on ({corpus_digest[:12]}); give "

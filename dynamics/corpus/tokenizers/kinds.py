@@ -5,6 +5,8 @@ The kind of a row is the first of these that holds:
     twin          the tokenizer has no entry for the row; by `corpus.twins` it replaces another
                   token in a random share of its occurrences
     padding       the tokenizer has no entry for the row
+    uncounted     a table of counts that a user brought has no row for the token
+    unknown       there are counts by id and no tokenizer
     special       a token of the tokenizer's own: end of text, mask, padding, unknown
     added         added to the vocabulary by hand (runs of spaces in GPT-NeoX)
     byte          a single byte of 0x80 or more

@@ -29,6 +29,16 @@ END_OF_TEXT = "<|endoftext|>"
 MASK = "<|mask|>"
 _BATCH_CHARACTERS = 4_000_000
 _LARGE_DOCUMENT = 1_000_000  # characters from which on a document is tokenised in pieces
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files any of which is a tokenizer."""
+
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _OLD_FILES = ("vocab.json", "merges.txt", "vocab.txt")  # where there is no tokenizer.json
 _MOST_ROWS = 1 << 24  # more than any model has; arrays with a row per id would not fit in memory
