@@ -200,7 +200,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise CorpusError(f"{path} has two columns {twice[0]!r}; rename one")
 
 
-def _parquet(path: Path) -> tuple[dict[str, Sequence[Any]], list[str]]:
+def _parquet(path: Path) -> tuple[Mapping[str, Sequence[Any]], list[str]]:
     """Read the columns of a parquet file, and name its rows from 1 on."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -217,7 +217,7 @@ def _parquet(path: Path) -> tuple[dict[str, Sequence[Any]], list[str]]:
 
 def _delimited(
     path: Path, text: str
-) -> tuple[dict[str, Sequence[str]], list[str], tuple[str, ...]]:
+) -> tuple[Mapping[str, Sequence[str]], list[str], tuple[str, ...]]:
     """Read the columns of a CSV or TSV and the lines of its rows; a nameless column is left out."""
     first_line = text.split("\n", 1)[0]
     if not first_line.strip():

@@ -110,7 +110,7 @@ def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
     counts = first.record.counts
     versions = ", ".join(f"{name} {number}" for name, number in first.record.versions.items())
     corpus = f"Corpus {counts['corpus_digest'][:16]}, " if counts else ""
-    sha256 = counts and counts["tokenizer_sha256"]
+    sha256 = counts["tokenizer_sha256"] if counts else None
     tokenizer = f"tokenizer {sha256[:16]}, " if sha256 else ""
     rule = f"{first.kept.sum():,} tokens by the rule {first.rule}; " if first.rule else ""
     yield f"{corpus}{tokenizer}{rule}{versions}."
