@@ -288,6 +288,7 @@ class TrackingSettings(Settings):
 
     Attributes:
         all: Whether to take slow measures of the weights too, of all rows instead of a sample.
+        paths: Whether to follow each row over all steps, in a second pass over the series.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether to measure the held-out loss after surgery on the norms.
         agreement: Whether to compare attribution methods with occlusion within inputs.
@@ -305,6 +306,7 @@ class TrackingSettings(Settings):
     """
 
     all: bool = False
+    paths: bool = False
     importance: list[str] = Field(default_factory=list)
     surgery: bool = False
     agreement: bool = False

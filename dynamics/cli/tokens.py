@@ -12,6 +12,8 @@ from dynamics.runs.measures import is_norm
 if TYPE_CHECKING:
     import pandas as pd
 
+_SIGNED = ("change", "error", "rho_change")
+
 
 def tokens(
     run: Annotated[Path, typer.Argument(help="A run folder, or a study folder.")],
@@ -66,23 +68,22 @@ def _as_text(changes: "pd.DataFrame") -> str:
     measure, against, steps = (changes.attrs[key] for key in ("of", "against", "steps"))
     first_rho, last_rho = changes.attrs["rho"]
     kind = "log change" if is_norm(measure) and "error" not in changes else "change"
-    names = ["token", "id", "count", *(f"step {step:,}" for step in steps), kind]
     numbers = [name for name in changes.columns if name not in ("token_id", "token", "count")]
-    names += ["error"] if "error" in changes else []
+    others = [name.replace("_", " ") for name in numbers[3:]]  # after before, after and change
+    names = ["token", "id", "count", *(f"step {step:,}" for step in steps), kind, *others]
     rows = [
         [
             _visible(row["token"]),
             str(row["token_id"]),
             f"{row['count']:,}",
-            *(f"{row[name]:.4g}" for name in ("before", "after")),
-            *(f"{row[name]:+.4g}" for name in numbers[2:]),
+            *(f"{row[name]:{'+' * (name in _SIGNED)}.4g}" for name in numbers),
         ]
         for row in changes.to_dict("records")
     ]
     return (
         f"rho of {measure} with {against}: {first_rho:+.3f} at step {steps[0]:,}, "
         f"{last_rho:+.3f} at step {steps[1]:,} ({changes.attrs['n']:,} tokens)\n"
-        f"{table([[*names, 'rho change'], *rows])}"
+        f"{table([names, *rows])}"
     )
 
 

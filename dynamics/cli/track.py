@@ -65,6 +65,14 @@ def track(
             rich_help_panel=_MEASURES,
         ),
     ] = False,
+    paths: Annotated[
+        bool,
+        typer.Option(
+            "--paths",
+            help="Read the series a second time, to follow each row over all steps.",
+            rich_help_panel=_MEASURES,
+        ),
+    ] = False,
     importance: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,11 +127,13 @@ def track(
     Steps that cannot be measured are left out, and the same command adds them once they can be; so
     are steps of a hub that the cheap audit flags, unless allow_flagged=true. With --importance,
     --surgery or --agreement the model of each step is run as well. These can be added to an
-    existing run, but only once: a run folder holds one set of their settings.
+    existing run, but only once: a run folder holds one set of their settings. --paths can be added
+    at any time.
     """
     names = ",".join(importance or ()).replace(" ", "").split(",")
     options = {
         "all": all_measures,
+        "paths": paths,
         "importance": list(dict.fromkeys(names)) if importance else None,
         "surgery": surgery,
         "agreement": agreement,
@@ -142,7 +152,7 @@ def track(
 
     check_importances(settings)
     if dry_run:
-        cost = track_cost(opened := open_any(series), steps, rows)
+        cost = track_cost(opened := open_any(series), steps, rows, paths=settings.paths)
         running = live_cost(opened, steps, settings) if settings.runs_models else None
         texts = [part.describe() for part in (cost, running) if part]
         emit(as_json, cost.__dict__ | {"live": running and running.__dict__}, "\n".join(texts))

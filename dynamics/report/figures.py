@@ -16,6 +16,7 @@ from dynamics.report.frequency import (
 )
 from dynamics.report.importance import importance_over_training
 from dynamics.report.importance_tokens import norm_against_importance
+from dynamics.report.paths import paths
 from dynamics.report.statistics_over_steps import agreement, matrices, slopes, surgery
 from dynamics.report.style import STYLE
 from dynamics.runs.arms import Arm
@@ -35,6 +36,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "slopes": slopes,
     "agreement": agreement,
     "matrices": matrices,
+    "paths": paths,
 }
 
 _NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}

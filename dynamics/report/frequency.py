@@ -27,8 +27,8 @@ from dynamics.report.style import (
 from dynamics.runs.compare import Arm, arms_of
 from dynamics.runs.grouping import Runs
 from dynamics.runs.measures import identifiable_measures
+from dynamics.runs.profile import NEVER_SEEN
 from dynamics.runs.run import Run, rows_where
-from dynamics.runs.trends import NEVER_SEEN
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "input_embedding_norm": ("input", {"color": "#0b3c7d", "marker": "o"}),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from dynamics.errors import ConfigError, OutputError, StepError, did_you_mean
 from dynamics.runs.measures import is_norm
+from dynamics.runs.paths import OF_TOKEN
 from dynamics.runs.run import Run
 from dynamics.runs.tracked_importance import Importance, read_importances
 from dynamics.statistics.correlation import difference, spearman
@@ -57,9 +58,11 @@ def changed_tokens(
         One row per token, the largest change first: `token_id`, `token`, `count`, `before`,
         `after`; `change`, a difference of logarithms for norms and of values for all else; `error`
         for an importance, the standard error of its change, |d1 - d2| / 2 with d1, d2 the changes
-        of the two halves; `rho_change`, by how much less the correlation would have changed without
-        the token (to first order: its influence at the second step minus that at the first, over
-        n). `attrs` tells what was compared: `of`, `against`, `steps`, `n`, and `rho` at both steps.
+        of the two halves; `time_to_half`, `ray_share` and `ray_share_of_walk` of the row where
+        rows were followed over the steps (for an importance, of the input row); `rho_change`, by
+        how much less the correlation would have changed without the token (to first order: its
+        influence at the second step minus that at the first, over n). `attrs` tells what was
+        compared: `of`, `against`, `steps`, `n`, and `rho` at both steps.
 
     Raises:
         StepError: A step was not measured; the message lists the nearest that were.
@@ -84,6 +87,7 @@ def changed_tokens(
     columns = {"before": quantity.values[0], "after": quantity.values[1], "change": quantity.change}
     if quantity.error is not None:
         columns["error"] = quantity.error
+    columns |= _of_paths(run, quantity.name)
     changed = tokens.assign(**{name: column[defined] for name, column in columns.items()})
     changed["rho_change"] = difference(second, first).influence / max(len(tokens), 1)
     changed = changed.sort_values("change", ascending=lost, kind="stable").head(
@@ -155,6 +159,19 @@ def _frequency(run: Run) -> _Quantity:
     """Log frequency, which does not change."""
     frequency = run.tokens["log_frequency"].to_numpy(np.float64)
     return _Quantity("log_frequency", np.stack([frequency] * 2), np.zeros_like(frequency))
+
+
+def _of_paths(run: Run, name: str) -> dict[str, Float[np.ndarray, " V"]]:
+    """Columns on the paths of the rows that a measure is of, or of input rows; none without paths.
+
+    A tied matrix has paths as the input embedding.
+    """
+    role = "output" if name.startswith("output_") and not run.record.series.tied else "input"
+    return {
+        column: run.tokens[f"{column}_{role}"].to_numpy(np.float64)
+        for column in OF_TOKEN
+        if f"{column}_{role}" in run.tokens
+    }
 
 
 def _check_steps(place: str, requested: tuple[int, int], steps: Sequence[int]) -> None:

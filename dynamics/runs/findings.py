@@ -14,6 +14,7 @@ from dynamics.runs.importance_findings import (
     with_interval,
 )
 from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
+from dynamics.runs.path_findings import path_findings
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.slope_trends import (
     CAUSAL,
@@ -129,6 +130,7 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
         sentences.append(_never_seen(run, unused_row_factor))
     if is_few:
         return [*sentences, *_stops(run)]
+    sentences += path_findings(run)
     if "twin_of" in run.tokens:
         sentences += _twins(run)
     return [*sentences, *importance_findings(run), *_stops(run), _open(run)]

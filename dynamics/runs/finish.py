@@ -12,16 +12,16 @@ from dynamics.checkpoints.architectures import ROLES
 from dynamics.runs.importance_checks import importance_check_rows
 from dynamics.runs.importance_trends import importance_rows
 from dynamics.runs.measures import EXPOSURE
+from dynamics.runs.paths import path_columns, path_profile_rows, path_trend_rows, read_paths
+from dynamics.runs.profile import PROFILE_COLUMNS, profile_rows
 from dynamics.runs.record import RunRecord
 from dynamics.runs.run import LIVE_ROWS, MATRIX_ROWS, read_measures, stored_rows, write_table
 from dynamics.runs.slope_trends import slope_rows
 from dynamics.runs.tracked_importance import read_importances
 from dynamics.runs.trends import (
-    PROFILE_COLUMNS,
     Row,
     TrendInput,
     in_columns,
-    profile_rows,
     trend_rows,
 )
 from dynamics.statistics.departures import departures
@@ -53,8 +53,13 @@ def finish(
     cosines: Mapping[str, Float[np.ndarray, "K V"]] = {}
     if over_steps:
         cosines = _cosines(output, record) if measured is None else measured.measures
+    paths = read_paths(output, record)
     tables: dict[str, Mapping[str, Any]] = {
-        "tokens.parquet": {**(tokens or token_ids), **_departures(record, cosines)}
+        "tokens.parquet": {
+            **(tokens or token_ids),
+            **_departures(record, cosines),
+            **path_columns(paths),
+        }
     }
     trends: list[Row] = []
     profile: list[Row] = []
@@ -67,8 +72,9 @@ def finish(
             *slope_rows(measured, rule),
             *importance_rows(measured, importances, rule),
             *importance_check_rows(measured, importances, rule),
+            *path_trend_rows(paths, measured, rule),
         ]
-        profile = list(profile_rows(measured, rule))
+        profile = [*profile_rows(measured, rule), *path_profile_rows(paths, measured, rule)]
     matrix_tables = {each.step: each.matrices_sha256 for each in record.checkpoints}
     live_tables = {each.step: each.tables.get(LIVE_ROWS) for each in record.live_checkpoints}
     trends += stored_rows(output, MATRIX_ROWS, matrix_tables)

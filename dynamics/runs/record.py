@@ -141,6 +141,26 @@ class LiveRecord(_Record):
     architecture: dict[str, Any] = {}
 
 
+class PathTableRecord(_Record):
+    """A table of the paths of some rows: position of its first row, its rows, and its digest."""
+
+    start: int
+    rows: int
+    sha256: str
+
+
+class PathsRecord(_Record):
+    """The stage that follows each row over all steps.
+
+    Attributes:
+        weights_sha256: Digest of the steps, and of the embeddings at each, that paths are of.
+        tables: The finished tables, each of consecutive rows, ascending.
+    """
+
+    weights_sha256: str
+    tables: list[PathTableRecord]
+
+
 class StopRecord(_Record):
     """A step at which measuring ended before the training did, and the reason."""
 
@@ -172,6 +192,7 @@ class RunRecord(_Record):
         tables: Digest of each table over all steps, by file name.
         measures_left_out: Measures that need every row, when some rows were read.
         live: What the models were run for; not set when they were not.
+        paths: Paths of the rows over all steps; not set when they were not followed.
         stops: Where measuring ended before the training did.
         without_trends: Reason why no trends could be computed.
         stages: Stages of the run with their settings and digests.
@@ -189,6 +210,7 @@ class RunRecord(_Record):
     tables: dict[str, str]
     measures_left_out: list[str] = []
     live: LiveRecord | None = None
+    paths: PathsRecord | None = None
     stops: list[StopRecord] = []
     without_trends: str | None = None
     stages: list[StageRecord] = []
@@ -237,6 +259,9 @@ class RunRecord(_Record):
         stages = [
             StageRecord(name="weights", settings=self.settings.plain(), digests=digests),
         ]
+        if self.paths is not None:
+            digests = {"weights": self.paths.weights_sha256}
+            stages.append(StageRecord(name="paths", settings={}, digests=digests))
         if self.live is not None:
             probes = (self.live.probes or {}).get("sha256")
             inputs = {"probes": probes, "held_out": self.live.held_out_sha256}

@@ -6,6 +6,7 @@
     matrices/step-NNNNNNNN.parquet  rows of trends.parquet: what the matrices say at that step
     importance/step-NNNNNNNN.parquet  one row per probed token: what the model does with it
     live/step-NNNNNNNN.parquet    rows of trends.parquet: what the running model says at that step
+    paths/rows-NNNNNNNN.parquet   one row per token: cosine to the last step at each, ray share
     trends.parquet                one row per step and statistic
     profile.parquet               one row per step, measure and frequency bin
 
@@ -270,6 +271,11 @@ def read_importance(run: Path, checkpoint: LiveCheckpointRecord) -> pd.DataFrame
     """
     path = step_path(run, IMPORTANCE, checkpoint.step)
     return read_table(path, checkpoint.tables[IMPORTANCE])
+
+
+def paths_path(run: Path, start: int) -> Path:
+    """Path of the table of paths whose first row has this position, in a run folder."""
+    return run / "paths" / f"rows-{start:08d}.parquet"
 
 
 def measures_path(run: Path, step: int) -> Path:

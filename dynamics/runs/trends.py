@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from dynamics.runs.measures import split_name
-from dynamics.statistics.bins import binned_profile, equal_count_bins, log_spaced_bins
+from dynamics.statistics.bins import equal_count_bins
 from dynamics.statistics.controlled import Controls, WithinBins
 from dynamics.statistics.correlation import Correlation, NormalEstimate, spearman
 from dynamics.statistics.intervals import NOWHERE, Band, Interval
@@ -21,19 +21,15 @@ from dynamics.statistics.null import NullBand, null_band
 from dynamics.statistics.onset import onset, step_before
 from dynamics.statistics.ranks import Ranked, rank
 from dynamics.statistics.trajectory import Trajectory, stack
-from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask, swept
+from dynamics.statistics.vocabulary import VocabularyRule, swept
 
 LEVEL = 0.95
-PROFILE_BINS = 30
 WITHIN_BINS = 20
 OF_FREQUENCY = ("log_frequency", "log_exposure")
 """What norms are correlated with that tells how often a token occurs."""
 
 ONSET = "_onset"
 """Ending of statistics whose value is a step, and whose interval the steps that it lies between."""
-
-NEVER_SEEN = -1
-"""Label of the profile's group of rows that never occur."""
 
 FEWEST_TOKENS = 10
 """A rule that keeps fewer tokens than this has no correlations."""
@@ -44,10 +40,6 @@ SURFACE = ("characters", "word_start", "ascii_alphabetic")
 TREND_COLUMNS = (
     *("step", "measure", "against", "statistic", "given", "rule"),
     *("value", "low", "high", "band_low", "band_high", "n", "null_low", "null_high"),
-)
-PROFILE_COLUMNS = (
-    *("step", "measure", "bin", "count_low", "count_median", "count_high", "n"),
-    *("mean", "mean_low", "mean_high", "median", "median_low", "median_high"),
 )
 
 Row = Mapping[str, Any]
@@ -123,7 +115,7 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
     rows.
     """
     for variant in swept(rule):
-        mask = _mask(measured, variant)
+        mask = rule_mask(measured, variant)
         if mask.sum() < FEWEST_TOKENS:
             continue
         against = list(_against(measured, mask))
@@ -150,44 +142,7 @@ def trend_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
                 yield from trajectory_rows(measured.steps, trajectory, keys, n=n, band=band)
 
 
-def profile_rows(measured: TrendInput, rule: VocabularyRule) -> Iterator[Row]:
-    """One row per step, measure and bin of frequency, ready for `profile.parquet`.
-
-    Bins of the tokens that the rule keeps are equally wide in log count, merged until each has 50;
-    rows that never occur come apart, as bin -1.
-    """
-    mask = _mask(measured, rule)
-    counts = measured.tokens["count"].to_numpy()
-    never = np.flatnonzero(placebo_mask(counts, measured.tokens["kind"]))
-    groups = [(never, np.full(len(never), NEVER_SEEN))]
-    if mask.sum() >= FEWEST_TOKENS:
-        groups.append((np.flatnonzero(mask), log_spaced_bins(counts[mask], PROFILE_BINS)))
-    for tokens, labels in groups:
-        if len(tokens) == 0:
-            continue
-        bounds = pd.Series(counts[tokens]).groupby(labels).agg(["min", "median", "max"])
-        for name, array in measured.measures.items():
-            for step, values in zip(measured.steps, array[:, tokens], strict=True):
-                profile = binned_profile(values, labels, LEVEL)
-                for index, label in enumerate(profile.label):
-                    yield {
-                        "step": step,
-                        "measure": name,
-                        "bin": int(label),
-                        "count_low": int(bounds["min"][label]),
-                        "count_median": float(bounds["median"][label]),
-                        "count_high": int(bounds["max"][label]),
-                        "n": int(profile.n[index]),
-                        "mean": profile.mean[index],
-                        "mean_low": profile.mean_low[index],
-                        "mean_high": profile.mean_high[index],
-                        "median": profile.median[index],
-                        "median_low": profile.median_low[index],
-                        "median_high": profile.median_high[index],
-                    }
-
-
-def _mask(measured: TrendInput, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
+def rule_mask(measured: TrendInput, rule: VocabularyRule) -> Bool[np.ndarray, " V"]:
     """Mask of the tokens that a rule keeps."""
     return rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
 

@@ -121,15 +121,21 @@ def train_and_track(
 
 
 def check_tracking(settings: StudySettings) -> None:
-    """Check before a training that its models can be run as the settings say.
+    """Check before a training that its checkpoints can be measured as the settings say.
 
     Raises:
-        ConfigError: There is no importance of a name, or no row to measure losses on.
+        ConfigError: There is no importance of a name, or no row to measure losses on, or too few
+            checkpoints to follow rows over.
     """
+    from dynamics.tracking.paths import check_enough_steps
     from dynamics.tracking.plan import check_importances
+    from dynamics.training.prepare import schedule
 
     tracking = settings.tracking
     check_importances(tracking)
+    if tracking.paths:
+        model_steps, embedding_steps = schedule(settings)
+        check_enough_steps({*model_steps, *embedding_steps})
     if tracking.live_parts and not (settings.corpus.held_out_rows or tracking.probe.text):
         raise ConfigError(
             "tracking.surgery and tracking.agreement need rows that are not trained on; set "
@@ -140,14 +146,15 @@ def check_tracking(settings: StudySettings) -> None:
 def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
     """Return whether a run was tracked with the settings of a study.
 
-    A study that does not run the models accepts a run that did. `auto` is any device.
+    A study that does not run the models, or follow rows, accepts a run that did. `auto` is any
+    device.
 
     Args:
         record: Contents of the run's `run.json`.
         settings: Settings of the study.
     """
     tracking, live = settings.tracking, record.live
-    if record.settings.all != tracking.all:
+    if record.settings.all != tracking.all or (tracking.paths and record.paths is None):
         return False
     if not tracking.runs_models or live is None:
         return not tracking.runs_models

@@ -30,6 +30,7 @@ class TrackCost:
         requests_per_checkpoint: Requests to a hub for one checkpoint (file list, headers and byte
             ranges); 0 for a folder.
         rows: The rows that are read, all of them when None.
+        passes: How often each checkpoint is read; twice where rows are followed over all steps.
         left_out: Why steps of a folder cannot be measured, by step; on a hub this is not known
             before they are read.
         notes: One line for each file or folder of the series that was skipped.
@@ -41,6 +42,7 @@ class TrackCost:
     file_bytes_per_checkpoint: int
     requests_per_checkpoint: int
     rows: str | None = None
+    passes: int = 1
     left_out: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -59,6 +61,8 @@ class TrackCost:
             f"their files {self.file_bytes_per_checkpoint / 1e6:12,.1f} MB each  "
             f"{file_bytes / 1e9:10,.2f} GB in all, of which {share:.{decimals}%} is read\n"
             f"requests    {self.requests_per_checkpoint:12,} each     {requests:10,} in all"
+            + f"\nread twice, to follow rows: {embedding_bytes / 1e9:,.{decimals + 1}f} GB more"
+            * (self.passes - 1)
             + "".join(f"\nstep {step} is left out: {why}" for step, why in self.left_out.items())
             + "".join(f"\n{note}" for note in self.notes)
         )
@@ -112,10 +116,18 @@ def live_cost(series: CheckpointSeries, steps: str, live: "TrackingSettings") ->
     return LiveCost(len(selected), contexts, length, contexts * passes, held_out)
 
 
-def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = None) -> TrackCost:
+def track_cost(
+    series: CheckpointSeries, steps: str = "all", rows: str | None = None, *, paths: bool = False
+) -> TrackCost:
     """Estimate the cost of tracking these steps, or some rows of them.
 
     Reads the headers of every step of a folder; on a hub only those of the last readable step.
+
+    Args:
+        series: Checkpoints of one model.
+        steps: Steps to measure, in the step language.
+        rows: Rows to read; all of them when None.
+        paths: Whether rows are followed over all steps, in a second pass.
 
     Raises:
         ConfigError: The rows are malformed, or the embedding has no such rows.
@@ -149,6 +161,7 @@ def track_cost(series: CheckpointSeries, steps: str = "all", rows: str | None = 
         sum(files.values()),
         requests,
         None if selection is None else str(selection),
+        2 if paths else 1,
         left_out.reasons,
         series.notes,
     )

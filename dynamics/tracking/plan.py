@@ -29,6 +29,7 @@ from dynamics.tracking.exposed import (
 from dynamics.tracking.faulty_steps import LeftOut, find_faults
 from dynamics.tracking.matrices import MATRICES
 from dynamics.tracking.measuring import MeasureSettings
+from dynamics.tracking.paths import check_enough_steps
 from dynamics.tracking.token_columns import token_columns
 from dynamics.tracking.training_data import check_same_tokenizer, training_folder, training_stream
 
@@ -80,6 +81,7 @@ class TrackPlan:
         measure_settings: Settings of the measures of weights.
         exposures: Iterator over the checkpoints, of how often each token was used before.
         live: The plan of running the models, None when they are not run.
+        paths: Whether to follow each row over all steps.
         record: Contents of `run.json` so far.
     """
 
@@ -88,6 +90,7 @@ class TrackPlan:
     measure_settings: MeasureSettings
     exposures: Iterator[dict[str, np.ndarray]]
     live: "LivePlan | None"
+    paths: bool
     record: RunRecord
 
 
@@ -103,8 +106,9 @@ def plan_run(
 
     Raises:
         ConfigError: The rule is malformed, or keeps too few tokens to correlate anything; or the
-            rows are malformed, or not there; or there is a stream without counts; or the
-            settings of running the models do not fit them, or come with some rows only.
+            rows are malformed, or not there; or there is a stream without counts; or paths are
+            wanted of fewer than 3 steps; or the settings of running the models do not fit them, or
+            come with some rows only.
         MismatchError: Counts, stream and series do not belong together.
         StepError: A step does not exist.
         CheckpointError: A step that `steps` names cannot be measured, or none can; or a hub is out
@@ -123,6 +127,8 @@ def plan_run(
     left_out = LeftOut(series.select(steps), steps, report)
     left_out.add_all(find_faults(series, steps, allow_flagged=settings.allow_flagged))
     measurable = left_out.remaining
+    if settings.paths:
+        check_enough_steps(measurable.steps)
     first = measurable.checkpoints[0]
     if note := first.final_norm_note:
         report(note)
@@ -157,7 +163,9 @@ def plan_run(
     if exposed is None and counts is not None:
         exposed = training_stream(series)
     exposures = exposure_columns(exposed, measurable, counts, settings.exposure)
-    return TrackPlan(measurable, left_out, measure_settings, exposures, live, record)
+    return TrackPlan(
+        measurable, left_out, measure_settings, exposures, live, settings.paths, record
+    )
 
 
 def _settings(options: TrackOptions) -> TrackingSettings:

@@ -24,8 +24,8 @@ def resume(
 
     Args:
         output: The run folder.
-        record: New contents of `run.json`; it gets the measures, checkpoints (also damaged ones)
-            and live stage of the folder.
+        record: New contents of `run.json`; it gets the measures, checkpoints (also damaged ones),
+            live stage and paths of the folder.
         series: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -48,6 +48,8 @@ def resume(
     record.checkpoints = stored.checkpoints
     if stored.live is not None:
         record.live = stored.live
+    if stored.paths is not None:
+        record.paths = stored.paths
     checkpoints = {checkpoint.step: checkpoint for checkpoint in series}
     for measured in stored.checkpoints:
         checkpoint = checkpoints.get(measured.step)

@@ -1,7 +1,7 @@
 """Walk a checkpoint series once and leave a run: measures per step, then trends over steps.
 
-The stages of a call: plan (all checks), claim or resume the folder, walk the checkpoints, run the
-models if `live` is set, finish (tables over all steps).
+The stages of a call: plan (all checks), claim or resume the folder, walk the checkpoints, follow
+their rows if `paths` is set, run the models if `live` is set, finish (tables over all steps).
 
 One checkpoint at a time is read, measured and written whole, so that a killed run can be resumed. A
 step whose table has changed is measured again. A step that cannot be measured is left out, with the
@@ -24,6 +24,7 @@ from dynamics.runs.record import CheckpointRecord
 from dynamics.runs.run import MATRIX_ROWS, Run, measures_path, step_path, write_table
 from dynamics.runs.trends import in_columns
 from dynamics.tracking.faulty_steps import Fault
+from dynamics.tracking.paths import has_whole_paths, run_paths
 from dynamics.tracking.plan import TrackOptions, TrackPlan, plan_run
 from dynamics.tracking.resume import resume, resume_live
 from dynamics.tracking.walk import MeasuredCheckpoint, Unmeasurable, WalkResult, walk
@@ -50,7 +51,8 @@ def track(
         ahead: Checkpoints measured at once with an executor.
         report: Receives a line for each step that is left out, for each new note on the files of a
             checkpoint, and for anything else that was skipped.
-        on_checkpoint: Called before each checkpoint and after the last.
+        on_checkpoint: Called before each checkpoint and after the last; then the same for parts of
+            the rows, where these are followed over all steps.
         on_live: The same for the checkpoints whose model is run.
         options: Counts, steps and settings that determine the results, see `TrackOptions`.
 
@@ -66,6 +68,7 @@ def track(
     done = _claim(plan, output)
     with closing(_walk(plan, done, executor, ahead)) as results:
         _write_steps(plan, output, done, results, report, on_checkpoint)
+    _follow_rows(plan, output, report, on_checkpoint)
     if plan.live is not None:
         from dynamics.tracking.live_stage import run_live  # imports transformers, which is slow
 
@@ -188,6 +191,19 @@ def _write_step(
     if result.notes:
         checkpoint_record.notes = list(result.notes)
     return checkpoint_record
+
+
+def _follow_rows(plan: TrackPlan, output: Path, report: Report, on_part: OnProgress) -> None:
+    """Follow all rows over the steps if the plan says so; else drop paths that are not of them."""
+    record, ids = plan.record, plan.measure_settings.rows
+    if has_whole_paths(record, output, record.series.vocab_size if ids is None else len(ids)):
+        return
+    if plan.paths:
+        report(f"reading {len(record.steps)} steps again, to follow each row over them")
+        run_paths(plan.series, record, output, ids, on_part)
+    elif record.paths is not None:
+        record.unset("paths")
+        report("the paths of rows are not of all rows and steps, and left out; --paths redoes them")
 
 
 def _comparable(result: MeasuredCheckpoint, measures: Sequence[str] | None) -> WalkResult:
