@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
 
-from dynamics.checkpoints.series import open_series
 from dynamics.config import TrackingSettings
 from dynamics.errors import ConfigError, MismatchError
 from dynamics.runs import run as runs
