@@ -63,7 +63,7 @@ def read(monkeypatch):
     monkeypatch.setattr("dynamics.tracking.plan.check_importances", lambda settings: None)
     for name in ("track_cost", "live_cost"):
         cost = SimpleNamespace(describe=lambda: "")
-        monkeypatch.setattr(f"dynamics.tracking.cost.{name}", lambda *of, cost=cost: cost)
+        monkeypatch.setattr(f"dynamics.tracking.cost.{name}", lambda *of, cost=cost, **named: cost)
 
     def read(*arguments):
         settings = []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dynamics.cli.tokens import _visible
+from dynamics.config import TrackingSettings
 from tests.tracking.measured import write_importances
 from tests.tracking.synthetic import grow, make_counts, tracked
 
@@ -39,6 +40,21 @@ def test_the_table_tells_what_was_compared_and_shows_every_token(dynamics, run):
         assert f"  {name}" in header
     assert len(rows) == 5
     assert any(row.startswith("␣") and "\\n" in row for row in rows)
+
+
+def test_paths_of_rows_stand_beside_their_change(dynamics, tmp_path):
+    run = tracked(tmp_path, settings=TrackingSettings(paths=True))
+    about = ["tokens", run.path, "--gained", "norm", "--between", 2, 32]
+    about += ["--measure", "output_embedding_norm"]
+    _, out, _ = dynamics(*about, "--top", 5)
+    _, header, *rows = out.splitlines()
+    for name in ("log change", "time to half", "ray share", "ray share of walk", "rho change"):
+        assert f"  {name}" in header
+    assert len(rows) == 5
+    _, out, _ = dynamics(*about, "--json")
+    for token in json.loads(out)["tokens"]:
+        for name in ("time_to_half", "ray_share", "ray_share_of_walk"):
+            assert token[name] == pytest.approx(run.tokens[f"{name}_output"][token["token_id"]])
 
 
 def test_json_has_the_numbers(dynamics, run):

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 
-from dynamics.errors import OutputError
+from dynamics.config import TrackingSettings
+from dynamics.errors import NothingToDrawError, OutputError
 from dynamics.report.figures import FIGURES, FORMATS, plot
 from dynamics.report.frequency import (
     LINES,
@@ -14,7 +15,8 @@ from dynamics.report.frequency import (
     norm_against_frequency,
     norms_by_frequency,
 )
-from dynamics.runs.run import Run
+from dynamics.report.paths import paths
+from dynamics.runs.run import Run, rows_where
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import OUTPUT, STEPS, grow, make_counts, tracked, write_series
 
@@ -206,6 +208,35 @@ def test_the_name_of_a_series_is_text_and_nothing_else(tmp_path, name):
         if name.isascii():  # the default font has no others, and says so
             rendered(figure)
         assert name in texts(figure).replace(r"\$", "$").replace("\n", " ")
+
+
+def test_the_figure_of_paths_draws_the_profile(tmp_path, run):
+    followed = tracked(tmp_path, name="followed", settings=TrackingSettings(paths=True))
+    figure = rendered(paths([run, followed]))
+    assert "followed: 213 tokens, count>=10" in caption(figure)
+    assert len(axes_of(figure)) == 2 * 3
+    for kind, row in zip(("input", "output"), np.reshape(axes_of(figure), (2, 3)), strict=True):
+        assert row[0].get_title() == f"{kind} rows"
+        profile = followed.profile[followed.profile["bin"] >= 0]
+        cosines = rows_where(profile, measure=f"{kind}_embedding_cosine_to_last")
+        labels = [line.get_label() for line in row[0].lines]
+        assert (
+            labels
+            == [
+                f"{low:,}–{high:,} occurrences"
+                for low, high in cosines.groupby("bin")[["count_low", "count_high"]]
+                .first()
+                .to_numpy()
+            ][::-1]
+        )
+        rarest = rows_where(cosines, bin=0)
+        np.testing.assert_array_equal(row[0].lines[-1].get_ydata(), rarest["median"])
+        for ax, names in ((row[1], ["time_to_half"]), (row[2], ["ray_share", "ray_share_of_walk"])):
+            for name, line in zip(names, ax.lines, strict=True):
+                expected = rows_where(profile, measure=f"{kind}_embedding_{name}")["median"]
+                np.testing.assert_array_equal(line.get_ydata(), expected)
+    with pytest.raises(NothingToDrawError, match=r"no run were followed over the steps \(dynamics"):
+        paths([run])
 
 
 def test_a_tied_run_says_so(tmp_path):
