@@ -32,7 +32,7 @@ def paths(runs: Runs) -> Figure:
         (arm, role)
         for arm in arms
         for role in ROLES
-        if (arm.runs[0].profile["measure"] == f"{role}_{RAY_SHARE}").any()
+        if len(_of_bins(arm.runs[0], f"{role}_{RAY_SHARE}"))
     ]
     if not rows:
         raise NothingToDrawError("no rule keeps enough tokens for bins of frequency")
@@ -65,13 +65,18 @@ def paths(runs: Runs) -> Figure:
     return figure
 
 
+def _of_bins(run: Run, measure: str) -> pd.DataFrame:
+    """Return the profile of a measure, without tokens that never occur, by ascending bin."""
+    rows = rows_where(run.profile, measure=measure)
+    return rows[rows["bin"] >= 0].sort_values(["bin", "step"])
+
+
 def _draw_cosines(ax: Axes, run: Run, measure: str) -> None:
     """Draw the median cosine of some bins of frequency over steps, the most frequent first."""
-    table = rows_where(run.profile, measure=measure)
-    table = table[table["bin"] >= 0]
+    table = _of_bins(run, measure)
     bins = np.unique(table["bin"])
     for index, label in enumerate(bins[spread(len(bins), _BINS)][::-1]):
-        rows = rows_where(table, bin=label).sort_values("step")
+        rows = rows_where(table, bin=label)
         low, high = rows[["count_low", "count_high"]].iloc[0]
         _draw_interval(ax, rows["step"], rows, f"{low:,}–{high:,} occurrences", index)
     step_axis(ax, run.steps)
@@ -79,8 +84,7 @@ def _draw_cosines(ax: Axes, run: Run, measure: str) -> None:
 
 def _draw_medians(ax: Axes, run: Run, measure: str, label: str, index: int) -> None:
     """Draw the median of a measure in each bin of frequency."""
-    rows = rows_where(run.profile, measure=measure).sort_values("bin")
-    rows = rows[rows["bin"] >= 0]
+    rows = _of_bins(run, measure)
     _draw_interval(ax, rows["count_median"], rows, label, index)
     ax.set_xscale("log")
 

@@ -36,8 +36,8 @@ def _half_way(run: Run, role: str) -> str:
     way = f"from their direction at step {steps[0]:,} to that at step {steps[-1]:,}"
     left_out = int(run.kept.sum()) - (row["n"] if row else 0)
     hardly = (
-        f"{left_out:,} of {run.kept.sum():,} {kind} rows have no such time, as they turn by less "
-        f"than a cosine of {MIN_COSINE}, or are zero at some step"
+        f"{left_out:,} of {run.kept.sum():,} {kind} rows have no such time, as their last "
+        f"direction is within a cosine of {MIN_COSINE} of the first, or they are zero at some step"
     )
     correlation = _of_paths(run, f"{role}_{TIME_TO_HALF}", "spearman", "log_frequency")
     if row is None or correlation is None:

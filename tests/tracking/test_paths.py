@@ -119,7 +119,7 @@ def test_findings_say_both_ends_and_how_many_rows_are_left_out(series, counts, t
         f"{top['median_high']:.0f}], those of the rarest ("
     ) in text
     assert f"n {rarest['n']}) by step {rarest['median']:.0f} [" in text
-    assert "; 1 of 268 output rows have no such time, as they turn by less than" in text
+    assert "; 1 of 268 output rows have no such time, as their last direction is" in text
     share = run.tokens["ray_share_input"][run.kept].median()
     assert f"by a median share of {share:.3f} [" in text
     plain = tracked(tmp_path / "plain", counts=counts)
