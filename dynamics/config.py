@@ -210,6 +210,12 @@ class CheckpointSettings(Settings):
     state_every: int | None = Field(default=None, gt=0)
 
 
+Words = Literal["space", "bare", "either"]
+"""Token that stands for a word in a list of words: `space` is the one that begins a word, with its
+leading space where the vocabulary writes one; `bare` the one without; `either` the first of these
+that there is."""
+
+
 class ProbeSettings(Settings):
     """Text that the models are run on, and further tokens to probe in it.
 
@@ -289,6 +295,11 @@ class TrackingSettings(Settings):
     Attributes:
         all: Whether to take slow measures of the weights too, of all rows instead of a sample.
         paths: Whether to follow each row over all steps, in a second pass over the series.
+        covariates: Tables with a row per token, whose columns of numbers every measure and every
+            importance is correlated with.
+        words: Token that stands for a word in these tables: `space`, the one that begins a word,
+            with its leading space; `bare`, the one without; `either`, the first of these that there
+            is.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether to measure the held-out loss after surgery on the norms.
         agreement: Whether to compare attribution methods with occlusion within inputs.
@@ -307,6 +318,8 @@ class TrackingSettings(Settings):
 
     all: bool = False
     paths: bool = False
+    covariates: list[str] = Field(default_factory=list)
+    words: Words = "space"
     importance: list[str] = Field(default_factory=list)
     surgery: bool = False
     agreement: bool = False
@@ -321,7 +334,7 @@ class TrackingSettings(Settings):
     allow_flagged: bool = False
     dask: str | None = None
 
-    @field_validator("importance", mode="before")
+    @field_validator("importance", "covariates", mode="before")
     @classmethod
     def _one_or_several(cls, names: Any) -> Any:
         return [names] if isinstance(names, str) else names

@@ -73,6 +73,15 @@ def track(
             rich_help_panel=_MEASURES,
         ),
     ] = False,
+    covariates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Correlate everything with the numbers per token in this table (CSV, TSV or "
+            "parquet with a column token_id, token or word); may be given several times.",
+            rich_help_panel=_MEASURES,
+        ),
+    ] = None,
     importance: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,6 +143,7 @@ def track(
     options = {
         "all": all_measures,
         "paths": paths,
+        "covariates": covariates or None,
         "importance": list(dict.fromkeys(names)) if importance else None,
         "surgery": surgery,
         "agreement": agreement,

@@ -4,23 +4,19 @@ A spelling is that of the tokenizer (`Ġthe`, `▁the`, `##ing`) or readable tex
 is the tokenizer's spelling of one token and the text of another, the other rows of the table tell
 in which of the two it is written; where they do not, the row is ambiguous and left out.
 
-A word is looked up as one of `WORDS`; words of several tokens are left out.
+A word is looked up by the rule `Words`; words of several tokens are left out.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Integer
 
+from dynamics.config import Words
 from dynamics.corpus.token_table import TokenTable
 from dynamics.errors import MismatchError, first_of
-
-Words = Literal["space", "bare", "either"]
-"""Token that stands for a word: the one that begins a word, with its leading space where the
-vocabulary writes one; the one without; or the first of these that there is."""
 
 UNMATCHED = -1
 _NO_TEXT = ("padding", "twin")
@@ -94,7 +90,7 @@ def spellings(
     for token_id, (surface, kind) in enumerate(zip(surfaces, kinds, strict=True)):
         if kind not in _NO_TEXT and surface:
             texts[surface].append(token_id)
-        if kind == "word_start":
+        if kind == "word_start" or (kind == "uncounted" and surface.startswith(" ")):
             word_starts.setdefault(surface.removeprefix(" "), token_id)
     return Spellings(name, len(surfaces), own or {}, dict(texts), word_starts, normalized)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from dynamics.corpus.documents.compression import (
@@ -35,6 +36,9 @@ KEYS: tuple[Key, ...] = get_args(Key)
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """Cells of a column of numbers, in lower case, that hold no number."""
 
+Table = str | Path | pd.DataFrame | pd.Series
+"""A table of tokens: its file, or what pandas has of it."""
+
 _LONGEST_FIELD = (1 << 31) - 1  # the largest that every platform's csv takes
 _KINDS = "a table of tokens is CSV, TSV or parquet"
 
@@ -45,7 +49,7 @@ class TokenTable:
 
     Attributes:
         name: Name in messages: the path of the file.
-        sha256: Digest of the file.
+        sha256: Digest of the file; empty for a table in memory.
         key: The column that names the tokens.
         columns: Cells of every column by its name, texts in CSV, values in parquet.
         places: Place of each row in messages, such as `line 3`.
@@ -87,7 +91,7 @@ class TokenTable:
             if not isinstance(cell, str):
                 raise CorpusError(
                     f"{self.where(row)}: column {column!r} holds {cell!r}, expected text; write it "
-                    "as a string"
+                    "as a string (pandas.read_csv needs keep_default_na=False)"
                 )
         return list(self.columns[column])
 
@@ -122,6 +126,27 @@ class TokenTable:
                 "correct it, or remove the row"
             )
         return int(number)
+
+
+def token_table(table: Table) -> TokenTable:
+    """Return a table of tokens from a file, a frame or a series of pandas.
+
+    The key may be the index, if the index has its name.
+
+    Raises:
+        CorpusError: As for `read_token_table`.
+    """
+    if isinstance(table, (str, Path)):
+        return read_token_table(table)
+    frame = table.to_frame() if isinstance(table, pd.Series) else table
+    if {*frame.index.names} & {*KEYS}:
+        frame = frame.reset_index()
+    name = "the table"
+    header = [str(column) for column in frame.columns]
+    _check_header(name, header)
+    columns = {column: frame.iloc[:, index].tolist() for index, column in enumerate(header)}
+    places = [f"row {row}" for row in range(1, len(frame) + 1)]
+    return checked(TokenTable(name, "", _key(columns), columns, places))
 
 
 def read_token_table(path: str | Path) -> TokenTable:
@@ -185,7 +210,7 @@ def _key(columns: Mapping[str, Sequence[Any]]) -> Key:
     return next(key for key in KEYS if key in columns)
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
+def _check_header(path: Path | str, header: Sequence[str]) -> None:
     """Refuse columns without a key, or two of one name.
 
     Raises:

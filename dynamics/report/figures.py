@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from dynamics.errors import NothingToDrawError, OutputError, did_you_mean
 from dynamics.files import whole_file
 from dynamics.progress import Report, no_report
+from dynamics.report.covariates import covariates_over_training
 from dynamics.report.frequency import (
     correlation_over_training,
     norm_against_frequency,
@@ -32,6 +33,7 @@ FIGURES: dict[str, Callable[[Runs], Figure]] = {
     "norm_against_frequency": norm_against_frequency,
     "importance": importance_over_training,
     "norm_against_importance": norm_against_importance,
+    "covariates": covariates_over_training,
     "surgery": surgery,
     "slopes": slopes,
     "agreement": agreement,

@@ -1,6 +1,7 @@
 """Figures of the correlation of norm and importance over training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 
 from matplotlib.figure import Figure
 
@@ -18,6 +19,7 @@ from dynamics.runs.compare import Arm
 from dynamics.runs.grouping import Runs
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import rows_where
+from dynamics.runs.tracked_importance import COVARIATE, is_covariate
 from dynamics.statistics.reliability import RELIABLE
 
 GAUGES = {name: label.axis for name, label in identifiable_measures().items()}
@@ -47,7 +49,7 @@ def importances_of(arms: Sequence[Arm], statistic: str = "spearman") -> list[str
         trends = arm.trends
         of_norms = trends["measure"].isin(GAUGES) & (trends["statistic"] == statistic)
         names |= set(trends["against"][of_norms])
-    names -= set(NO_IMPORTANCE)
+    names = {name for name in names - set(NO_IMPORTANCE) if not is_covariate(name)}
     ordered = [name for name in IMPORTANCES if name in names]
     return [*ordered, *sorted(names - set(ordered))]
 
@@ -63,9 +65,8 @@ def importance_over_training(runs: Runs) -> Figure:
     """
     arms = arms_over_steps(runs, "importance")
     names = importances_of(arms, "partial_spearman")
-    rows = _rows_of_one_arm(arms[0], names) if len(arms) == 1 else _several_arms(arms, names)
     figure, _ = draw_panels(
-        rows,
+        correlation_panels(arms, names, GAUGES),
         missing="no run has importances to compare norms with; track it with --importance",
         width=2.3 if len(arms) == 1 else 1.9,
     )
@@ -82,18 +83,30 @@ def importance_over_training(runs: Runs) -> Figure:
     )
     caption(
         figure,
-        f"Spearman correlation of norm and importance, raw and given {_covariates(arms)}. "
-        f"{arms_note(arms, drawn={arm.name: _probed(arm, names) for arm in arms})} "
+        f"Spearman correlation of norm and importance, raw and given {controls_of(arms, names)}. "
+        f"{arms_note(arms, drawn={arm.name: tokens_drawn(arm, names) for arm in arms})} "
         f"{bands}{grey} Hollow points: the split-half reliability of the importance is below "
         f"{RELIABLE:g}, so a trend may be one of measurement error.",
     )
     return figure
 
 
-def _rows_of_one_arm(arm: Arm, importances: Sequence[str]) -> Iterator[list[Panel]]:
-    """Panels of one arm: a row for each norm, a panel for each importance."""
-    for gauge, label in GAUGES.items():
-        yield from _wrapped([_panel(arm, gauge, name, label) for name in importances])
+def correlation_panels(
+    arms: Sequence[Arm], names: Sequence[str], measures: Mapping[str, str]
+) -> Iterator[list[Panel]]:
+    """Panels of measures in rows and what they are correlated with in columns.
+
+    Args:
+        arms: One arm, whose panels hold raw, partial and disattenuated correlations; or several,
+            whose panels hold a line for each arm, raw and partial ones in rows of their own.
+        names: What measures are correlated with, as in the column `against` of trends.
+        measures: Label of each measure.
+    """
+    if len(arms) > 1:
+        yield from _several_arms(arms, names, measures)
+        return
+    for measure, label in measures.items():
+        yield from _wrapped([_panel(arms[0], measure, name, label) for name in names])
 
 
 def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
@@ -123,9 +136,11 @@ def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
     return Panel(title_of(name), curves, f"correlation,\n{label}", null)
 
 
-def _several_arms(arms: Sequence[Arm], names: Sequence[str]) -> Iterator[list[Panel]]:
+def _several_arms(
+    arms: Sequence[Arm], names: Sequence[str], measures: Mapping[str, str]
+) -> Iterator[list[Panel]]:
     """Panels with a line for each arm: raw and partial correlations in rows of their own."""
-    for gauge, label in GAUGES.items():
+    for gauge, label in measures.items():
         for statistic, kind, covariates in (
             ("spearman", "raw", ""),
             ("partial_spearman", "partial", None),
@@ -155,7 +170,9 @@ def _unreliable(arm: Arm, name: str) -> frozenset[int]:
 
 
 def title_of(name: str) -> str:
-    """Title of an importance in a panel."""
+    """Title of an importance or a covariate in a panel."""
+    if is_covariate(name):  # dollar signs would begin mathematics
+        return fill(name.removeprefix(COVARIATE), 24).replace("$", r"\$")
     return IMPORTANCES.get(name, name.replace("_", " ").replace("attribution ", "attribution,\n"))
 
 
@@ -169,7 +186,7 @@ def _first_step(arm: Arm) -> str:
     return f"step {first:,}, the first measured step, after training has begun"
 
 
-def _probed(arm: Arm, names: Sequence[str]) -> str:
+def tokens_drawn(arm: Arm, names: Sequence[str]) -> str:
     """Number of tokens in the correlations with importances, as text for the caption."""
     rows = arm.trends
     rows = rows[rows["rule"] == str(arm.runs[0].rule)]
@@ -181,15 +198,13 @@ def _probed(arm: Arm, names: Sequence[str]) -> str:
     return f"{most:,} tokens" if fewest == most else f"{fewest:,} to {most:,} tokens"
 
 
-def _covariates(arms: Sequence[Arm]) -> str:
-    """Covariates of the partial correlations, as text for the caption."""
-    for arm in arms:
-        trends = arm.trends
-        covariates = trends["given"][
-            trends["measure"].isin(GAUGES)
-            & ~trends["against"].isin(NO_IMPORTANCE)
-            & (trends["statistic"] == "partial_spearman")
-        ]
-        if len(covariates):
-            return max(covariates, key=len).replace("+", ", ").replace("_", " ")
-    return "nothing"
+def controls_of(arms: Sequence[Arm], names: Sequence[str]) -> str:
+    """What the partial correlations with these names are given, as text for the caption."""
+    given = [
+        arm.rows(gauge, name, "partial_spearman")["given"]
+        for arm in arms
+        for gauge in GAUGES
+        for name in names
+    ]
+    controls = [rows.iloc[0] for rows in given if len(rows)]
+    return max(controls, key=len).replace("+", ", ").replace("_", " ") if controls else "nothing"

@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from dynamics.runs.arms import CORRELATIONS, Arm, Quantity
+from dynamics.runs.covariate_trends import read_covariates
 from dynamics.runs.importance_trends import HISTORY
 from dynamics.runs.measures import EXPOSURE, split_name
 from dynamics.runs.run import Run
@@ -161,11 +162,12 @@ class _Step:
         return self._prepared[key]
 
     def _entering(self, quantity: Quantity) -> Bool[np.ndarray, " V"]:
-        """Mask of the tokens of the rule for which an importance is known at every step."""
-        importance = self._importances.get(quantity.against)
-        if importance is None:
-            return self.run.kept
-        return self.run.kept & np.isfinite(importance.values).all(axis=0)
+        """Mask of the tokens of the rule for which importance and covariate are always known."""
+        mask = self.run.kept
+        for name in (quantity.measure, quantity.against):
+            if (importance := self._importances.get(name)) is not None:
+                mask = mask & np.isfinite(importance.values).all(axis=0)
+        return mask
 
     def _variable(self, name: str, quantity: Quantity) -> Float[np.ndarray, " V"]:
         """Values of a measure, an importance or a control for all tokens."""
@@ -228,5 +230,7 @@ class _Step:
 
     @cached_property
     def _importances(self) -> dict[str, Importance]:
-        """Importances of the run by name."""
-        return read_importances(self.run.path, self.run.record.live_checkpoints, self.run.tokens)
+        """Importances and covariates of the run by name."""
+        run = self.run
+        importances = read_importances(run.path, run.record.live_checkpoints, run.tokens)
+        return importances | read_covariates(run.path, run.record.covariates, run.tokens)

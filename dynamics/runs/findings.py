@@ -8,6 +8,7 @@ import numpy as np
 from dynamics.runs.derived import against_decay
 from dynamics.runs.importance_findings import (
     GAUGES,
+    covariate_findings,
     importance_findings,
     in_lines,
     measured_importances,
@@ -133,7 +134,8 @@ def findings(run: Run, *, unused_row_factor: float | None = None) -> list[str]:
     sentences += path_findings(run)
     if "twin_of" in run.tokens:
         sentences += _twins(run)
-    return [*sentences, *importance_findings(run), *_stops(run), _open(run)]
+    sentences += [*importance_findings(run), *covariate_findings(run)]
+    return [*sentences, *_stops(run), _open(run)]
 
 
 def _stops(run: Run) -> list[str]:

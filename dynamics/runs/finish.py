@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from dynamics.checkpoints.architectures import ROLES
+from dynamics.runs.covariate_trends import covariate_rows, read_covariates
 from dynamics.runs.importance_checks import importance_check_rows
 from dynamics.runs.importance_trends import importance_rows
 from dynamics.runs.measures import EXPOSURE
@@ -49,7 +50,7 @@ def finish(
             only the rows that were computed step by step.
     """
     token_ids = {"token_id": np.arange(record.series.vocab_size) if ids is None else ids}
-    measured = None if tokens is None or not over_steps else _measured(output, record, tokens)
+    measured = None if tokens is None or not over_steps else measured_of(output, record, tokens)
     cosines: Mapping[str, Float[np.ndarray, "K V"]] = {}
     if over_steps:
         cosines = _cosines(output, record) if measured is None else measured.measures
@@ -67,12 +68,14 @@ def finish(
         assert record.settings.rule is not None  # there are counts
         rule = parse_rule(record.settings.rule, record.settings.rows)
         importances = read_importances(output, record.live_checkpoints, measured.tokens)
+        covariates = read_covariates(output, record.covariates, measured.tokens)
         trends = [
             *trend_rows(measured, rule),
             *slope_rows(measured, rule),
             *importance_rows(measured, importances, rule),
             *importance_check_rows(measured, importances, rule),
             *path_trend_rows(paths, measured, rule),
+            *covariate_rows(measured, importances, covariates, rule),
         ]
         profile = [*profile_rows(measured, rule), *path_profile_rows(paths, measured, rule)]
     matrix_tables = {each.step: each.matrices_sha256 for each in record.checkpoints}
@@ -111,7 +114,7 @@ def _cosines(output: Path, record: RunRecord) -> dict[str, Float[np.ndarray, "K 
     return {name: np.stack(rows) for name, rows in cosines.items()}
 
 
-def _measured(output: Path, record: RunRecord, tokens: Mapping[str, np.ndarray]) -> TrendInput:
+def measured_of(output: Path, record: RunRecord, tokens: Mapping[str, Any]) -> TrendInput:
     """Read measures, tokens and exposures at every step."""
     tables = [read_measures(output, checkpoint) for checkpoint in record.checkpoints]
     exposed = all(column in table for table in tables for column in EXPOSURE.values())

@@ -23,7 +23,10 @@ from dynamics.statistics.vocabulary import VocabularyRule, swept
 
 
 def importance_check_rows(
-    measured: TrendInput, importances: Mapping[str, Importance], rule: VocabularyRule
+    measured: TrendInput,
+    importances: Mapping[str, Importance],
+    rule: VocabularyRule,
+    held_fixed: tuple[str, ...] | None = None,
 ) -> Iterator[Row]:
     """One row per step and statistic, ready for `trends.parquet`.
 
@@ -36,16 +39,17 @@ def importance_check_rows(
         measured: What the trends are made of.
         importances: Importances by name.
         rule: The main vocabulary rule.
+        held_fixed: As in `Selection`.
     """
     counts, kinds = measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy()
     for steps, known, names in steps_and_tokens(measured, importances, rule.mask(counts, kinds)):
-        selection = Selection(measured, steps, known)
+        selection = Selection(measured, steps, known, held_fixed=held_fixed)
         for name in names:
             yield from _partial_reliability_rows(name, importances[name], selection, rule)
     last = {name: importance.at_last_step for name, importance in importances.items()}
     for other in swept(rule)[1:]:
         for steps, known, names in steps_and_tokens(measured, last, other.mask(counts, kinds)):
-            selection = Selection(measured, steps[-1:], known)
+            selection = Selection(measured, steps[-1:], known, held_fixed=held_fixed)
             for name in names:
                 yield from _rows_at_last_step(name, last[name], selection, other)
 
@@ -58,7 +62,7 @@ def _rows_at_last_step(
     values = rank(importance.values[-1, selection.known], name)
     left = controls.residual(values) if importance.beyond_frequency else None
     ranked = {measure: rows[-1] for measure, rows in selection.ranked.items()}
-    frequency = {"log_frequency": selection.covariates["log_frequency"]}
+    frequency = {"log_frequency": selection.frequency}
     for measure, row in (frequency | ranked).items():
         keys = {"measure": measure, "against": name, "rule": str(rule)}
         yield from trajectory_rows([step], stack([spearman(row, values)]), keys)

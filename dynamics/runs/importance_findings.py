@@ -1,6 +1,6 @@
 """Findings on norms and importance in sentences, computed from the trends of a run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from dynamics.runs.measures import identifiable_measures, split_name
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.surgeries import NEIGHBOURS, TOP_BIN_SHARE
 from dynamics.runs.sweep_findings import rows_by_rule, turn
-from dynamics.runs.tracked_importance import factors_of
+from dynamics.runs.tracked_importance import COVARIATE, factors_of, is_covariate
 from dynamics.runs.trends import FEWEST_TOKENS, LEVEL
 from dynamics.statistics.intervals import normal_quantile
 from dynamics.statistics.reliability import RELIABLE
@@ -64,16 +64,38 @@ def importance_findings(run: Run) -> list[str]:
 
 def measured_importances(run: Run) -> list[str]:
     """Importances that the trends of a run hold frequency against, in their order."""
+    return [name for name in _compared_with_frequency(run) if not is_covariate(name)]
+
+
+def covariate_findings(run: Run) -> list[str]:
+    """Sentences on each covariate of a run: with frequency, norms and the chief importances."""
+    rows = rows_where(run.trends, rule=str(run.rule))
+    importances = measured_importances(run)
+    spoken = [name for name in SPOKEN if name in importances] or importances[:1]
+    names = [name for name in _compared_with_frequency(run) if is_covariate(name)]
+    return [_sentence(run, name, rows, spoken) for name in names]
+
+
+def _compared_with_frequency(run: Run) -> list[str]:
+    """Importances and covariates that the trends hold frequency against, in their order."""
     rows = rows_where(run.trends, measure="log_frequency", statistic="spearman")
     return list(rows["against"].unique())
 
 
-def _sentence(run: Run, name: str, rows: pd.DataFrame) -> str:
-    """Sentence on one importance at the last step: with frequency, and with each norm."""
+def _sentence(run: Run, name: str, rows: pd.DataFrame, importances: Sequence[str] = ()) -> str:
+    """Sentence on one importance or covariate at the last step: with frequency, with each norm.
+
+    Args:
+        run: The run.
+        name: The importance or covariate.
+        rows: Trends under the main rule.
+        importances: Importances that are compared with it as well.
+    """
     of_frequency = _last(rows, "log_frequency", name, "spearman")
     step, n = of_frequency["step"], of_frequency["n"]
     given = given_of(run)
-    parts = [_gauge(rows, gauge, called, name, given) for gauge, called in GAUGES.items()]
+    measures = GAUGES | {importance: importance.replace("_", " ") for importance in importances}
+    parts = [_gauge(rows, measure, called, name, given) for measure, called in measures.items()]
     return in_lines(
         f"{_called(name)} at step {step:,} ({n:,} tokens, rho [simultaneous band]): with log "
         f"frequency {with_interval(of_frequency)}; bands are over these tokens."
@@ -317,5 +339,7 @@ def _last(
 
 
 def _called(name: str) -> str:
-    """Name of an importance or a method at the beginning of a sentence."""
+    """Name of an importance, a covariate or a method at the beginning of a sentence."""
+    if is_covariate(name):
+        return f"The column {name.removeprefix(COVARIATE)!r}"
     return name.replace("_", " ").capitalize()

@@ -90,11 +90,21 @@ class Selection:
         return {name: [rank(row, name) for row in rows] for name, rows in self.gauges.items()}
 
     @cached_property
+    def frequency(self) -> Ranked:
+        """Ranks of the counts, which are those of log frequency."""
+        return rank(self.tokens["count"].to_numpy())
+
+    @cached_property
     def covariates(self) -> dict[str, Ranked]:
         """Ranks of what is held fixed; those of the count stand for log frequency."""
-        columns = {"log_frequency": "count", "merge_rank": "token_id"}
         names = known_controls(self.tokens) if self.held_fixed is None else self.held_fixed
-        return {name: rank(self.tokens[columns.get(name, name)].to_numpy()) for name in names}
+        columns = {"merge_rank": "token_id"}
+        return {
+            name: self.frequency
+            if name == "log_frequency"
+            else rank(self.tokens[columns.get(name, name)].to_numpy(), name)
+            for name in names
+        }
 
     @cached_property
     def given(self) -> str:
@@ -109,7 +119,7 @@ class Selection:
     @cached_property
     def within_bins(self) -> WithinBins:
         """Bins of frequency."""
-        bins = equal_count_bins(rank(self.tokens["count"].to_numpy()), WITHIN_BINS)
+        bins = equal_count_bins(self.frequency, WITHIN_BINS)
         return WithinBins(bins, self.tokens["count"])
 
     @cached_property

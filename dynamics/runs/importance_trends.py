@@ -61,7 +61,11 @@ DRAWS = 5_000
 
 
 def importance_rows(
-    measured: TrendInput, importances: Mapping[str, Importance], rule: VocabularyRule
+    measured: TrendInput,
+    importances: Mapping[str, Importance],
+    rule: VocabularyRule,
+    measures: Sequence[str] = tuple(GAUGES),
+    held_fixed: tuple[str, ...] | None = None,
 ) -> Iterator[Row]:
     """One row per step and statistic, ready for `trends.parquet`.
 
@@ -82,20 +86,22 @@ def importance_rows(
         importances: Importances by name. One known for fewer than 10 of the tokens that the rule
             keeps gives no rows.
         rule: Which tokens enter.
+        measures: Measures that are compared with the importances.
+        held_fixed: As in `Selection`.
     """
     mask = rule.mask(measured.tokens["count"].to_numpy(), measured.tokens["kind"].to_numpy())
     products = factors_of(list(importances))
     for steps, known, names in steps_and_tokens(measured, importances, mask):
-        selection = _Selection(measured, steps, known)
+        selection = _Selection(measured, steps, known, measures, held_fixed)
         for name in names:
-            yield from _Followed(name, importances[name], selection, str(rule)).rows()
+            yield from Followed(name, importances[name], selection, str(rule)).rows()
         del selection  # its ranks take gigabytes where tokens and steps are many
     for name, pair in products.items():
         yield from _shares(name, [importances[member] for member in (name, *pair)], mask, str(rule))
 
 
 @dataclass(frozen=True)
-class _Followed:
+class Followed:
     """One importance over steps, and the rows that come of it.
 
     Attributes:
@@ -112,12 +118,15 @@ class _Followed:
 
     def rows(self) -> Iterator[Row]:
         """Yield every row of this importance but the shares of its factors."""
-        reliability = self._reliability()
-        if reliability is not None:
-            yield from self._reliability_rows(reliability)
-        frequency = [self.selection.covariates["log_frequency"]] * len(self._ranked)
-        yield from self._spearman_rows({"log_frequency": frequency}, reliability)
-        yield from self._spearman_rows(self.selection.ranked, reliability)
+        if self._reliability is not None:
+            yield from self._reliability_rows(self._reliability)
+        frequency = [self.selection.frequency] * len(self._ranked)
+        yield from self._spearman_rows({"log_frequency": frequency}, self._reliability)
+        yield from self.measure_rows()
+
+    def measure_rows(self) -> Iterator[Row]:
+        """Yield the rows of the measures of the selection against this importance."""
+        yield from self._spearman_rows(self.selection.ranked, self._reliability)
         if self.importance.beyond_frequency:
             yield from self._partial_rows()
             yield from self._history_rows()
@@ -141,6 +150,7 @@ class _Followed:
         keys = {"measure": measure, "against": self.name, "statistic": statistic, "given": given}
         return keys | {"rule": self.rule}
 
+    @cached_property
     def _reliability(self) -> list[Reliability] | None:
         """Reliability at each step, over tokens with both halves at all steps; None without."""
         halves = halves_over_steps(self.importance, self.selection)

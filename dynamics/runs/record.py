@@ -161,6 +161,26 @@ class PathsRecord(_Record):
     tables: list[PathTableRecord]
 
 
+class CovariateRecord(_Record):
+    """One covariate of tokens, from a table that a user brought.
+
+    Attributes:
+        name: Name of its column.
+        source: Table that it came from.
+        tokens: Tokens of which it is known.
+        has_halves: Whether it was measured twice.
+        values_sha256: Digest of its values per token.
+        table_sha256: Digest of its table in the run folder.
+    """
+
+    name: str
+    source: str
+    tokens: int
+    has_halves: bool
+    values_sha256: str
+    table_sha256: str
+
+
 class StopRecord(_Record):
     """A step at which measuring ended before the training did, and the reason."""
 
@@ -193,6 +213,7 @@ class RunRecord(_Record):
         measures_left_out: Measures that need every row, when some rows were read.
         live: What the models were run for; not set when they were not.
         paths: Paths of the rows over all steps; not set when they were not followed.
+        covariates: Covariates of tokens, in the order in which they were added; not set without.
         stops: Where measuring ended before the training did.
         without_trends: Reason why no trends could be computed.
         stages: Stages of the run with their settings and digests.
@@ -211,6 +232,7 @@ class RunRecord(_Record):
     measures_left_out: list[str] = []
     live: LiveRecord | None = None
     paths: PathsRecord | None = None
+    covariates: list[CovariateRecord] = []
     stops: list[StopRecord] = []
     without_trends: str | None = None
     stages: list[StageRecord] = []
@@ -267,6 +289,10 @@ class RunRecord(_Record):
             inputs = {"probes": probes, "held_out": self.live.held_out_sha256}
             digests = {name: sha256 for name, sha256 in inputs.items() if sha256 is not None}
             stages.append(StageRecord(name="live", settings=self.live.settings, digests=digests))
+        if self.covariates:
+            sources = {covariate.name: covariate.source for covariate in self.covariates}
+            digests = {covariate.name: covariate.values_sha256 for covariate in self.covariates}
+            stages.append(StageRecord(name="covariates", settings=sources, digests=digests))
         return stages
 
 

@@ -7,16 +7,17 @@
     importance/step-NNNNNNNN.parquet  one row per probed token: what the model does with it
     live/step-NNNNNNNN.parquet    rows of trends.parquet: what the running model says at that step
     paths/rows-NNNNNNNN.parquet   one row per token: cosine to the last step at each, ray share
+    covariates/NAME-HHHHHHHH.parquet  one row per token that has a value in a user's column
     trends.parquet                one row per step and statistic
     profile.parquet               one row per step, measure and frequency bin
 
 V tokens, K steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,11 @@ from dynamics.runs.record import (
 from dynamics.runs.trends import Row
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule, placebo_mask
 from dynamics.steps import summarize_steps
+
+if TYPE_CHECKING:
+    from dynamics.config import Words
+    from dynamics.corpus.token_table import Table
+    from dynamics.runs.correlate import CovariateTrends
 
 IMPORTANCE, MATRIX_ROWS, LIVE_ROWS = "importance", "matrices", "live"
 """Folders of a run with tables of each step: a row per probed token, and rows of trends from the
@@ -141,6 +147,38 @@ class Run:
                 raise OutputError(f"{self.path} has no trend with {column} {value!r} in {wanted}")
         return rows.sort_values("step")
 
+    def correlate(
+        self,
+        table: "Table",
+        *,
+        given: str | Sequence[str] | None = None,
+        measures: Sequence[str] | None = None,
+        words: "Words" = "space",
+    ) -> "CovariateTrends":
+        """Correlate measures and importances with the columns of a table, over steps.
+
+        Args:
+            table: A CSV, TSV or parquet file, or a frame of pandas, with a row per token: a column
+                `token_id`, `token` or `word`, and columns of numbers.
+            given: What partial correlations hold fixed: columns of `tokens` or of the table,
+                `log_frequency` or `merge_rank`, joined by `+` or as a list; frequency and spelling
+                when None.
+            measures: Full names of measures; all when None.
+            words: Token that stands for a word: `space`, the one that begins a word; `bare`, the
+                one without its leading space; `either`, the first of these that there is.
+
+        Raises:
+            CorpusError: The table cannot be read.
+            MismatchError: Its tokens are not those of the run.
+            OutputError: The run has no counts, or no such measure or control.
+
+        Example:
+            >>> run.correlate("ratings.csv", given="log_frequency").plot()  # doctest: +SKIP
+        """
+        from dynamics.runs.correlate import correlate  # which reads runs itself
+
+        return correlate(self, table, given=given, measures=measures, words=words)
+
     @cached_property
     def profile(self) -> pd.DataFrame:
         """One row per step, measure and frequency bin; empty without counts."""
@@ -229,12 +267,19 @@ class Run:
         Raises:
             OutputError: No such measure; the message lists those there are.
         """
-        measures = self.record.measures
-        if measure not in measures:
-            raise OutputError(
-                f"{self.path} has no measure {measure!r}; it has {', '.join(measures)}"
-            )
+        self.check_measure(measure)
         return np.stack([self.measures(step)[measure].to_numpy() for step in self.steps])
+
+    def check_measure(self, measure: str) -> None:
+        """Refuse a measure that the run does not have.
+
+        Raises:
+            OutputError: No such measure; the message lists those there are.
+        """
+        if measure not in self.record.measures:
+            raise OutputError(
+                f"{self.path} has no measure {measure!r}; it has {', '.join(self.record.measures)}"
+            )
 
 
 def _unfinished(run: Path, record: RunRecord) -> str:

@@ -34,6 +34,9 @@ equally many pairs, or where what shuffled corpora give is subtracted.
 
 HALVES = ("_half_1", "_half_2")
 
+COVARIATE = "covariate:"
+"""Beginning of the names of covariates in trends, where importances stand beside them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Importance:
@@ -84,8 +87,13 @@ def factors_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {
         name: (f"{name}_norm", f"{name}_logit")
         for name in names
-        if f"{name}_norm" in names and f"{name}_logit" in names
+        if f"{name}_norm" in names and f"{name}_logit" in names and not is_covariate(name)
     }
+
+
+def is_covariate(name: str) -> bool:
+    """Return whether a name in trends is that of a covariate, not of a measure or an importance."""
+    return name.startswith(COVARIATE)
 
 
 def _of_corpus(tokens: pd.DataFrame) -> dict[str, Importance]:

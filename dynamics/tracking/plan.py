@@ -11,6 +11,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.training_folder import TRAIN_JSON, read_training
 from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts
+from dynamics.corpus.covariates import Covariate
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file
@@ -19,6 +20,7 @@ from dynamics.runs.measures import MEASURES
 from dynamics.runs.record import RunRecord, RunSettings, SeriesRecord
 from dynamics.runs.trends import FEWEST_TOKENS
 from dynamics.statistics.vocabulary import VocabularyRule, parse_rule
+from dynamics.tracking.covariates import plan_covariates
 from dynamics.tracking.exposed import (
     Exposed,
     Exposure,
@@ -82,6 +84,7 @@ class TrackPlan:
         exposures: Iterator over the checkpoints, of how often each token was used before.
         live: The plan of running the models, None when they are not run.
         paths: Whether to follow each row over all steps.
+        covariates: Covariates to add to the run.
         record: Contents of `run.json` so far.
     """
 
@@ -91,6 +94,7 @@ class TrackPlan:
     exposures: Iterator[dict[str, np.ndarray]]
     live: "LivePlan | None"
     paths: bool
+    covariates: list[Covariate]
     record: RunRecord
 
 
@@ -144,6 +148,7 @@ def plan_run(
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
     measure_settings = MeasureSettings(tokens, ids, parsed_rule, settings.all)
+    covariates = plan_covariates(settings, measurable, counts, measure_settings, report)
     live = _plan_live(settings, measurable, counts, measure_settings, report)
     run_settings = RunSettings(steps=steps, rule=None if counts is None else rule, all=settings.all)
     record = new_record(
@@ -164,7 +169,14 @@ def plan_run(
         exposed = training_stream(series)
     exposures = exposure_columns(exposed, measurable, counts, settings.exposure)
     return TrackPlan(
-        measurable, left_out, measure_settings, exposures, live, settings.paths, record
+        measurable,
+        left_out,
+        measure_settings,
+        exposures,
+        live,
+        settings.paths,
+        covariates,
+        record,
     )
 
 

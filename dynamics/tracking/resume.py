@@ -25,7 +25,7 @@ def resume(
     Args:
         output: The run folder.
         record: New contents of `run.json`; it gets the measures, checkpoints (also damaged ones),
-            live stage and paths of the folder.
+            live stage, paths and covariates of the folder.
         series: The checkpoints to measure.
         ids: Ids of the rows that are read, all of them when None.
 
@@ -50,6 +50,8 @@ def resume(
         record.live = stored.live
     if stored.paths is not None:
         record.paths = stored.paths
+    if stored.covariates:
+        record.covariates = stored.covariates
     checkpoints = {checkpoint.step: checkpoint for checkpoint in series}
     for measured in stored.checkpoints:
         checkpoint = checkpoints.get(measured.step)

@@ -23,6 +23,7 @@ from dynamics.runs.finish import finish
 from dynamics.runs.record import CheckpointRecord
 from dynamics.runs.run import MATRIX_ROWS, Run, measures_path, step_path, write_table
 from dynamics.runs.trends import in_columns
+from dynamics.tracking.covariates import add_covariates
 from dynamics.tracking.faulty_steps import Fault
 from dynamics.tracking.paths import has_whole_paths, run_paths
 from dynamics.tracking.plan import TrackOptions, TrackPlan, plan_run
@@ -82,7 +83,7 @@ def _claim(plan: TrackPlan, output: Path) -> dict[int, CheckpointRecord]:
 
     Raises:
         ConfigError: The settings of running the models do not fit the first model.
-        MismatchError: The folder holds another run.
+        MismatchError: The folder holds another run, or a covariate of the same name.
         OutputError: The folder holds something other than a run.
     """
     record = plan.record
@@ -91,6 +92,7 @@ def _claim(plan: TrackPlan, output: Path) -> dict[int, CheckpointRecord]:
         resume_live(output, record, plan.live.new_record())
         if not record.live_checkpoints:
             plan.live.check()
+    add_covariates(output, record, plan.covariates)
     return done
 
 

@@ -87,10 +87,11 @@ def series_tokenizer(series: CheckpointSeries) -> "PreTrainedTokenizerFast | Non
     store = series.checkpoints[0].store
     if isinstance(store, HubRevision):
         return fetch_tokenizer(store.sibling("main"))
-    if (training := training_folder(series)) is not None:
-        return load_tokenizer(training / "tokenizer")
+    training = training_folder(series)
     paths = [checkpoint.path for checkpoint in series if checkpoint.path is not None]
     folders = [*paths, *(path.parent for path in paths[:1])]
+    if training is not None:
+        folders = [training / "tokenizer"]
     with_tokenizer = (
         path for path in folders if any((path / name).is_file() for name in TOKENIZER_FILES)
     )

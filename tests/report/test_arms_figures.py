@@ -184,6 +184,7 @@ def test_no_text_is_cropped_and_the_caption_states_its_terms(runs, name, count):
     [
         ("importance", "no run has importances to compare norms with; track it with --importance"),
         ("norm_against_importance", "no run has importances to draw norms against; track it with"),
+        ("covariates", "no run has covariates; add them with dynamics track --covariates"),
         ("surgery", "no run has surgery on norms; track it with --surgery"),
         ("agreement", "no run has agreement within inputs; track it with --agreement"),
     ],
