@@ -219,7 +219,7 @@ def _spellings(run: Run) -> Spellings:
         kinds[run.tokens["token_id"]] = run.tokens["kind"].to_numpy()
     own = {
         mark + text[1:]: token_id
-        for token_id, text in surfaces.items()
+        for token_id, text in enumerate(surfaces)
         for mark in _MARKS
         if text.startswith(" ") and text.isascii()
     }
