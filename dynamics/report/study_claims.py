@@ -25,7 +25,7 @@ def claims_section(judgement: Judgement) -> Iterator[str]:
     verdicts = judgement.verdicts
     if not verdicts:
         return
-    yield "## Claims stated before"
+    yield "## Claims stated before the runs"
     yield _headline(judgement)
     if judgement.change is not None:
         yield judgement.change

@@ -21,6 +21,7 @@ from transformers.trainer_callback import CallbackHandler
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import MeasureError, one_line
+from dynamics.runs.measures import is_norm
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.steps import parse
@@ -240,7 +241,7 @@ class NormDynamicsCallback(TrainerCallback):
         )
         numbers = {}
         for name, values in columns.items():
-            if "_norm" not in name:
+            if not is_norm(name):
                 continue
             numbers[f"{name}_mean"] = float(values[selected_rows].mean())
             if tokens is not None:

@@ -113,7 +113,7 @@ def test_twins_stand_beside_what_they_are_beyond_the_curve(page, runs):
 def test_every_question_is_asked_and_answered(page):
     assert "Not measured" not in page.replace(section(page, "information gain beyond"), "")
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
-    assert headings[:2] == ["What was run", "Claims stated before"]
+    assert headings[:2] == ["What was run", "Claims stated before the runs"]
     assert len(headings) == len(set(headings)) == 11
 
 
@@ -123,7 +123,7 @@ def section(page, heading):
 
 def test_few_seeds_are_called_descriptive_and_names_are_text(page):
     assert "descriptive: two\\|&lt;b>." in page
-    verdicts = section(page, "Claims stated before")
+    verdicts = section(page, "Claims stated before the runs")
     assert re.search(r"\| two\\\|&lt;b> \| .* \| 2 \| descriptive† \|", verdicts)
     assert re.search(r"\| one \| .* \| 5 \| confirmed† \|", verdicts)
     assert "With fewer than 5 seeds numbers are descriptive and get no verdict." in verdicts
@@ -206,7 +206,7 @@ def test_arms_that_count_once_are_named_with_the_reason(runs, tmp_path, write):
         for seed in range(5)
     ]
     page = write([*runs[:5], *alike])
-    verdicts = section(page, "Claims stated before")
+    verdicts = section(page, "Claims stated before the runs")
     assert "Counted once with one, whose numbers stand for both: no-decay (the same seeds" in page
     assert "at most 0.000 of the width of its claimed range; the limit is 0.1" in page
     assert "| one, no-decay |" in verdicts and "\n| one |" not in verdicts
