@@ -18,8 +18,9 @@ FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 def main() -> None:
     """Draw and print."""
     run = Run(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
-    (drawn,) = plot([run], FIGURES, figures=["correlation"], formats=["png"])
-    print(drawn.replace(FIGURES / "demo-correlation.png"))
+    (drawn,) = plot([run], FIGURES, figures=["headline"], formats=["png"])
+    print(drawn)
+    drawn.with_suffix(".txt").unlink()  # the README has words of its own
     print("\n".join(findings(run)))
 
 

@@ -16,6 +16,8 @@ from dynamics.cli.tokens import tokens
 from dynamics.cli.track import track
 from dynamics.distribution import DISTRIBUTION, VERSION
 
+_HEADLINE = "The headline"
+
 app = typer.Typer(
     name="dynamics",
     help="Follow how the norms of token embeddings come to correlate with frequency and importance "
@@ -95,7 +97,7 @@ def train(
     emit(as_json, {"checkpoints": str(checkpoints)}, f"checkpoints: {checkpoints}")
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn side by side.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures.")],
@@ -105,16 +107,55 @@ def plot(
     formats: Annotated[
         list[str], typer.Option("--format", help="pdf, svg or png; may be given several times.")
     ] = ["pdf", "png"],  # noqa: B006 (typer copies it)
+    measures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Norms of the headline: input, or output (under both centrings); may be given "
+            "several times.",
+            show_default="input",
+            rich_help_panel=_HEADLINE,
+        ),
+    ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            help="Importance of the headline (default: norm-matched occlusion, else occlusion, "
+            "else the first of the run).",
+            rich_help_panel=_HEADLINE,
+        ),
+    ] = None,
+    overlay: Annotated[
+        bool,
+        typer.Option(
+            "--overlay",
+            help="Lay runs or arms over each other in the headline, with their differences.",
+            rich_help_panel=_HEADLINE,
+        ),
+    ] = False,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Draw captions into the pictures too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw the figures of one or several runs."""
+    """Draw the figures of one or several runs, each with its caption in a file beside it."""
     from dynamics.report.figures import plot as plot_runs
     from dynamics.runs.run import Run
 
     opened = [Run(path) for path in runs]
     left_out: list[str] = []
+    settings = {
+        "measures": measures,
+        "importance": importance,
+        "overlay": overlay,
+        "caption": caption,
+    }
     files = plot_runs(
-        opened, output, figures=figures or (), formats=formats, report=left_out.append
+        opened,
+        output,
+        figures=figures or (),
+        formats=formats,
+        settings={name: value for name, value in settings.items() if value},
+        report=left_out.append,
     )
     with Stages() as stages:
         for line in left_out:

@@ -28,7 +28,7 @@ class Curve:
         label: Label in the legend.
         look: Colour, marker and style of the line.
         hollow: Steps at which the point is hollow.
-        thin: Draw a thin line without points and interval.
+        thin: Draw a thin dash-dotted line without points and interval.
         baseline: Mark the value at the first step by a fine line.
     """
 
@@ -67,7 +67,7 @@ class Curve:
                 ax.plot(rows["step"], rows["value"], color=color, lw=0.4, alpha=0.45)
         x, y = mean["step"].to_numpy(), mean["value"].to_numpy()
         if self.thin:
-            ax.plot(x, y, color=color, lw=0.7, ls=":", label=self.label)
+            ax.plot(x, y, color=color, lw=0.7, ls="-.", label=self.label)
             return True
         ax.fill_between(x, low, high, color=color, alpha=shade, lw=0)
         ax.plot(x, y, label=self.label, ms=2.8, lw=1.1, **self.look)
@@ -146,9 +146,9 @@ def draw_panels(
                 ax.set_yscale("symlog", linthresh=linear_within)
             _draw_panel(ax, panel)
             if j == np.flatnonzero(full[row][used_columns])[0]:
-                ax.set_ylabel(panel.ylabel, fontsize=7)
+                ax.set_ylabel(panel.ylabel, fontsize=8)
             if i == np.flatnonzero(full[used_rows][:, column])[-1]:
-                ax.set_xlabel("training step", fontsize=7)
+                ax.set_xlabel("training step", fontsize=8)
             drawn.append(ax)
     return figure, drawn
 
@@ -164,5 +164,5 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         {step for curve in panel.curves for rows in curve.seeds for step in rows["step"]}
     )
     step_axis(ax, [int(step) for step in steps])
-    ax.set_title(panel.title, fontsize=7.5)
-    ax.tick_params(labelsize=6.5)
+    ax.set_title(panel.title, fontsize=8)
+    ax.tick_params(labelsize=7)

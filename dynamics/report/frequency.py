@@ -18,6 +18,7 @@ from dynamics.report.style import (
     caption,
     chosen_steps,
     ends,
+    log_axis,
     panels,
     show_legend,
     spread,
@@ -94,7 +95,7 @@ def _raw_norms_note(arms: Sequence[Arm]) -> str:
     free = [arm for arm in arms if all(run.record.is_output_shift_free for run in arm.runs)]
     if not free:
         return ""
-    names = "" if len(free) == len(arms) else f" of {', '.join(title(arm) for arm in free)}"
+    names = "" if len(free) == len(arms) else f" of {', '.join(arm.name for arm in free)}"
     return (
         f" Raw output norms{names} are not identifiable: a vector added to every output row "
         "changes no prediction."
@@ -190,9 +191,10 @@ def _heat_map(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
 def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
     """Draw the density of norm and count at a step, and the median of each bin of frequency."""
     kept_mask = run.kept
+    counts = run.tokens["count"].to_numpy()[kept_mask]
     # The scale begins below one token, which would be white on white otherwise.
     ax.hexbin(
-        run.tokens["count"].to_numpy()[kept_mask],
+        counts,
         run.measures(step)[measure].to_numpy()[kept_mask],
         xscale="log",
         gridsize=28,
@@ -201,6 +203,7 @@ def _density(ax: Axes, run: Run, measure: str, step: int) -> None:
         lw=0.1,
         mincnt=1,
     )
+    log_axis(ax, counts.min(), counts.max())
     bins = rows_where(run.profile, measure=measure, step=step)
     bins = bins[bins["bin"] >= 0]
     center = bins["count_median"]

@@ -37,8 +37,21 @@ IMPORTANCES = {
 }
 """Importances in the order in which they are drawn; others follow under their own names."""
 
+CONTROLS = {
+    "log_frequency": "frequency",
+    "characters": "length in characters",
+    "word_start": "beginning of a word or not",
+    "ascii_alphabetic": "ASCII letters alone or not",
+    "merge_rank": "merge rank",
+    "initial_norm": "initial norm",
+    "distance": "distance from the first step",
+}
+"""What is held fixed, in words, by its name in `given`."""
+
 NO_IMPORTANCE = ("log_frequency", "log_exposure", "log_document_frequency", "held_out_loss", "")
-_IN_A_ROW = 5
+_IN_A_ROW = 3
+"""Panels in a row: as many as a page of text shows at the size they are drawn at."""
+
 _RHO, _PARTIAL = look(0), look(1)
 
 
@@ -120,7 +133,7 @@ def _wrapped(row: Sequence[Panel]) -> Iterator[list[Panel]]:
 
 def _panel(arm: Arm, gauge: str, name: str, label: str) -> Panel:
     """Raw, partial and disattenuated correlation of a norm and an importance."""
-    hollow = _unreliable(arm, name)
+    hollow = unreliable_steps(arm, name)
     null = arm.rows(gauge, name, "spearman", "")["null_high"].max()
     curves = [
         Curve(arm, gauge, name, "spearman", "", "raw", _RHO, hollow, baseline=True),
@@ -151,7 +164,7 @@ def _several_arms(
                     [
                         Curve(
                             *(arm, gauge, name, statistic, covariates, title(arm), look(index)),
-                            hollow=_unreliable(arm, name),
+                            hollow=unreliable_steps(arm, name),
                         )
                         for index, arm in enumerate(arms)
                     ],
@@ -162,11 +175,16 @@ def _several_arms(
             yield from _wrapped(row)
 
 
-def _unreliable(arm: Arm, name: str) -> frozenset[int]:
+def unreliable_steps(arm: Arm, name: str) -> frozenset[int]:
     """Steps at which an importance has too little reliability, on average over seeds."""
     rows = arm.rows(name, "", "reliability", "")
     mean = rows.groupby("step")["value"].mean()
     return frozenset(int(step) for step in mean.index[mean < RELIABLE])
+
+
+def controls_in_words(given: str) -> str:
+    """Names in `given` of the trends as text, such as `frequency, merge rank`."""
+    return ", ".join(CONTROLS.get(name, name.replace("_", " ")) for name in given.split("+"))
 
 
 def title_of(name: str) -> str:
@@ -207,4 +225,4 @@ def controls_of(arms: Sequence[Arm], names: Sequence[str]) -> str:
         for name in names
     ]
     controls = [rows.iloc[0] for rows in given if len(rows)]
-    return max(controls, key=len).replace("+", ", ").replace("_", " ") if controls else "nothing"
+    return controls_in_words(max(controls, key=len)) if controls else "nothing"

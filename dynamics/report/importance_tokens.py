@@ -5,11 +5,10 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from dynamics.errors import NothingToDrawError
 from dynamics.report.importance import GAUGES, title_of
-from dynamics.report.style import arms_note, caption, chosen_steps, panels, title
+from dynamics.report.style import arms_note, caption, chosen_steps, log_axis, panels, title
 from dynamics.runs.compare import arms_of
 from dynamics.runs.grouping import Runs
 from dynamics.runs.run import Run
@@ -94,7 +93,7 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
     norm = run.measures(step)[gauge].to_numpy()[kept_mask]
     measured = importance[np.isfinite(importance)]
     if (measured > 0).all():
-        _log_axis(ax, measured.min(), measured.max())
+        log_axis(ax, measured.min(), measured.max())
     return ax.scatter(
         importance,
         norm,
@@ -107,15 +106,6 @@ def _scatter(ax: Axes, run: Run, gauge: str, name: str, step: int) -> PathCollec
         alpha=0.8,
         rasterized=True,
     )
-
-
-def _log_axis(ax: Axes, low: float, high: float) -> None:
-    """Set a logarithmic axis that has labels also where its range is below a few decades."""
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    if high < 30 * low:
-        ticks = sorted({float(f"{value:.1g}") for value in np.geomspace(low, high, 4)})
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _importance(run: Run, name: str, step: int) -> Float[np.ndarray, " V"]:

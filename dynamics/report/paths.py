@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dynamics.checkpoints.architectures import ROLES
 from dynamics.errors import NothingToDrawError
-from dynamics.report.style import arms_note, caption, look, panels, spread, step_axis, title
+from dynamics.report.style import arms_note, caption, log_axis, look, panels, spread, step_axis, title
 from dynamics.runs.compare import arms_of
 from dynamics.runs.grouping import Runs
 from dynamics.runs.paths import LAST_COSINE, RAY_SHARE, RAY_SHARE_OF_WALK, TIME_TO_HALF
@@ -86,7 +86,7 @@ def _draw_medians(ax: Axes, run: Run, measure: str, label: str, index: int) -> N
     """Draw the median of a measure in each bin of frequency."""
     rows = _of_bins(run, measure)
     _draw_interval(ax, rows["count_median"], rows, label, index)
-    ax.set_xscale("log")
+    log_axis(ax, rows["count_median"].min(), rows["count_median"].max())
 
 
 def _draw_interval(ax: Axes, x: pd.Series, rows: pd.DataFrame, label: str, index: int) -> None:

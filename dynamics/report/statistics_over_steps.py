@@ -61,6 +61,7 @@ def surgery(runs: Runs) -> Figure:
         f"axis is linear within ±{_LINEAR:g} and logarithmic beyond.",
         arms,
         "Bands: 95 % intervals over held-out rows.",
+        of_tokens=False,
     )
     return figure
 
@@ -108,6 +109,7 @@ def agreement(runs: Runs) -> Figure:
         arms,
         "Bands: 95 % intervals over inputs.",
         legend_columns=4,
+        of_tokens=False,
     )
     return figure
 
@@ -142,11 +144,18 @@ def matrices(runs: Runs) -> Figure:
 
 
 def _explain(
-    figure: Figure, text: str, arms: Sequence[Arm], bands: str, legend_columns: int = 2
+    figure: Figure,
+    text: str,
+    arms: Sequence[Arm],
+    bands: str,
+    *,
+    legend_columns: int = 2,
+    of_tokens: bool = True,
 ) -> None:
-    """Draw the legend, and a caption of the text, the arms and their bands."""
+    """Draw the legend, and set a caption of the text, the arms and their bands."""
     show_legend(figure, legend_columns)
-    caption(figure, f"{text} {arms_note(arms)} {bands_note(arms, bands)}")
+    note = arms_note(arms, of_tokens=of_tokens)
+    caption(figure, f"{text} {note} {bands_note(arms, bands)}")
 
 
 def _of_gauges(

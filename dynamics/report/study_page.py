@@ -65,7 +65,7 @@ def write_page(
     counted = all(run.rule is not None for run in runs)
     folder = page.with_suffix("")
     figures = plot(runs, folder, formats=["png"], arms=grouping, report=report) if counted else []
-    drawn = {file.stem: f"{folder.name}/{file.name}" for file in figures}
+    drawn = {file.stem: _picture(file) for file in figures}
     parts = [
         f"# Study: {title}",
         *_what_was_run(arms, command),
@@ -74,11 +74,21 @@ def write_page(
         *_importance(arms, drawn),
     ]
     shown = "\n\n".join(parts)
-    further = [f"![{name}]({path})" for name, path in drawn.items() if f"]({path})" not in shown]
+    further = [f"![{name}]{picture}" for name, picture in drawn.items() if picture not in shown]
     parts += ["## Further figures", *further] if further else []
     with whole_file(page) as partial:
         partial.write_text("\n\n".join(parts) + "\n", "utf-8")
     return figures
+
+
+def _picture(file: Path) -> str:
+    """Return the path of a picture for a page beside its folder, and its caption where it has one.
+
+    The path is in parentheses, as it follows the text in brackets.
+    """
+    path = f"({file.parent.name}/{file.name})"
+    caption = file.with_suffix(".txt")
+    return f"{path}\n\n{plain(caption.read_text('utf-8').strip())}" if caption.exists() else path
 
 
 def _what_was_run(arms: Sequence[Arm], command: str) -> Iterator[str]:
@@ -181,7 +191,7 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
         yield from _centrings(arms, section.signs)
     for figure in section.figures:
         if figure in drawn:
-            yield f"![{section.title}]({drawn[figure]})"
+            yield f"![{section.title}]{drawn[figure]}"
 
 
 def _under_other_rules(measures: Mapping[str, str], arms: Sequence[Arm]) -> Iterator[str]:
@@ -319,6 +329,6 @@ def _importance(arms: Sequence[Arm], drawn: dict[str, str]) -> Iterator[str]:
             table = markdown(["importance", "arm", *columns, "reliability"], rows)
             yield f"**Norm: {label.short}**\n\n{table}"
         yield from _importance_checks(gauge, label.short, names, arms)
-    for figure in ("importance", "norm_against_importance"):
+    for figure in ("headline", "importance", "norm_against_importance"):
         if figure in drawn:
-            yield f"![Norms and importance]({drawn[figure]})"
+            yield f"![Norms and importance]{drawn[figure]}"

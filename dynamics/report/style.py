@@ -1,7 +1,9 @@
 """Shared parts of all figures: looks, panels, axes, names and captions.
 
 The caption of every figure states the number of tokens, the rule that selected them and the meaning
-of its bands. Colours differ in lightness, lines also in style and marker, to be readable in grey.
+of its bands. It is the label of the figure, is written to a file beside the picture, and is drawn
+into the picture on request. Colours differ in lightness, lines also in style and marker, to be
+readable in grey.
 """
 
 import textwrap
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from dynamics.errors import NothingToDrawError
 from dynamics.runs.compare import Arm, arms_of
@@ -41,7 +44,11 @@ LOOKS: tuple[dict[str, Any], ...] = (
 """Distinguishable looks of lines, in order of use."""
 
 _CHARACTERS_PER_INCH = 18.5
-"""Characters of a caption line; few enough that wide letters stay inside the figure."""
+"""Characters of a drawn caption; few enough that wide letters stay inside the figure."""
+
+_CAPTION_SIZE = 6.5
+_CAPTION_LINE = 1.25 * _CAPTION_SIZE / 72
+"""Height of a line of a drawn caption, in inches."""
 
 
 def look(position: int) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def panels(
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure and its axes, rows x columns; rows share their vertical axis if `share`."""
     # Not pyplot: nothing global, no window, and figures are freed with their last reference.
-    figure = Figure(figsize=(max(4.6, width * columns), height * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(max(4.6, width * columns), height * rows + 0.3), layout="constrained")
     sharey = "row" if share and columns > 1 else "none"
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
@@ -70,9 +77,20 @@ def step_axis(ax: Axes, steps: Sequence[int]) -> None:
     else:
         ax.set_xscale("log")
         ticks = sorted({first, *(tick for tick in ticks if tick > 2 * first)})
+    if len(ticks) == 1 and last > first:
+        ticks.append(last)
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.set(xlim=(-0.15 if first == 0 else first / 1.15, last * 1.15))
+
+
+def log_axis(ax: Axes, low: float, high: float) -> None:
+    """Set a logarithmic horizontal axis whose labels are few, also over less than a few decades."""
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if high < 30 * low:
+        ticks = sorted({float(f"{value:.1g}") for value in np.geomspace(low, high, 4)})
+        ax.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
 
 
 def spread(length: int, most: int) -> np.ndarray:
@@ -92,11 +110,13 @@ def ends(steps: Sequence[int]) -> list[int]:
 
 
 def title(arm: Arm, width: int = 1000) -> str:
-    """Name of an arm, broken to a width.
+    """Name of an arm for a figure, broken to a width."""
+    return without_mathematics(textwrap.fill(arm.name, width))
 
-    Dollar signs are escaped: matplotlib would set the text between two as mathematics.
-    """
-    return textwrap.fill(arm.name, width).replace("$", r"\$")
+
+def without_mathematics(text: str) -> str:
+    """Escape dollar signs: matplotlib would set the text between two as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def arms_over_steps(runs: Runs, figure: str) -> list[Arm]:
@@ -128,7 +148,11 @@ def show_legend(figure: Figure, columns: int) -> None:
 
 
 def arms_note(
-    arms: Sequence[Arm], *, first_seeds: bool = False, drawn: Mapping[str, str] | None = None
+    arms: Sequence[Arm],
+    *,
+    first_seeds: bool = False,
+    drawn: Mapping[str, str] | None = None,
+    of_tokens: bool = True,
 ) -> str:
     """Parenthesis of a caption: arms, seeds, tokens, the rule, steps the audit left out.
 
@@ -137,7 +161,18 @@ def arms_note(
         first_seeds: Only the first seed of every arm is drawn.
         drawn: Number of tokens drawn, as text, by the name of the arm; those that its rule keeps
             when None.
+        of_tokens: Whether what is drawn is of the tokens that the rule keeps. Otherwise neither
+            they nor the rule are named.
     """
+    left_out = [
+        f"{arm.name}: {_steps(left)} left out, flagged by the audit"
+        for arm in arms
+        for run in arm.runs
+        if (left := run.record.series.left_out)
+    ]
+    if not of_tokens:
+        names = [f"{arm.name}{_seeds(arm, first_seeds)}" for arm in arms]
+        return f"({'; '.join([*names, *left_out])}.)"
     drawn = drawn or {arm.name: f"{arm.runs[0].kept.sum():,} tokens" for arm in arms}
     tokens = {
         arm.name: f"{drawn[arm.name]}, {arm.runs[0].rule}{_seeds(arm, first_seeds)}" for arm in arms
@@ -146,17 +181,11 @@ def arms_note(
     parts = (
         [f"{len(arms)} arms: {next(iter(tokens.values()))}"]
         if alike
-        else [f"{title(arm)}: {tokens[arm.name]}" for arm in arms]
+        else [f"{arm.name}: {tokens[arm.name]}" for arm in arms]
     )
     twins = any("twin_of" in run.tokens for arm in arms for run in arm.runs if run.rule)
     kinds = "no padding, special, added, byte, fragment or unreachable tokens"
     kinds = f"no twins, {kinds}" if twins else kinds
-    left_out = [
-        f"{title(arm)}: {_steps(left)} left out, flagged by the audit"
-        for arm in arms
-        for run in arm.runs
-        if (left := run.record.series.left_out)
-    ]
     return f"({'; '.join([*parts, kinds, *left_out])}.)"
 
 
@@ -181,10 +210,22 @@ def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Write the caption below a figure."""
-    width, _ = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(width * _CHARACTERS_PER_INCH))
-    figure.supxlabel("\n".join(lines), fontsize=6.5, x=0.01, ha="left", color="#333333")
+    """Set the caption of a figure: one paragraph, which is not drawn."""
+    figure.set_label(text)
+
+
+def caption_of(figure: Figure) -> str:
+    """Return the caption of a figure; empty where it has none."""
+    return str(figure.get_label())
+
+
+def draw_caption(figure: Figure) -> None:
+    """Draw the caption of a figure below it; the figure grows by the height of its lines."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(caption_of(figure), int(width * _CHARACTERS_PER_INCH))
+    figure.set_size_inches(width, height + len(lines) * _CAPTION_LINE)
+    text = without_mathematics("\n".join(lines))
+    figure.supxlabel(text, fontsize=_CAPTION_SIZE, x=0.01, ha="left", color="#333333")
 
 
 def _seeds(arm: Arm, first: bool) -> str:

@@ -60,17 +60,36 @@ def crossed(arm: Arm, quantity: Quantity) -> OverSeeds | None:
         if np.isnan(row["value"]):
             continue
         exact = replace(quantity, given=row["given"])
-        try:
-            estimate, per_token = _step(run, int(row["step"])).estimate(exact)
-        except KeyError:  # tables of another version lack a column
+        again = estimate_again(run, int(row["step"]), exact, row["value"])
+        if again is None:
             return None
-        if not abs(estimate - row["value"]) <= _SAME:
-            return None
-        values.append(estimate)
-        contributions.append(per_token)
+        values.append(again[0])
+        contributions.append(again[1])
     fisher = quantity.statistic in CORRELATIONS
     fewest = int(rows["n"].min())
     return crossed_mean(np.array(values), _aligned(contributions), sampled=fewest, fisher=fisher)
+
+
+def estimate_again(
+    run: Run, step: int, quantity: Quantity, stored: float
+) -> tuple[float, pd.Series] | None:
+    """Make a value of the trends again from the measures, with each token's contribution to it.
+
+    Args:
+        run: The run.
+        step: The step.
+        quantity: One of `CROSSED`, with its `given`.
+        stored: The value in the trends.
+
+    Returns:
+        The value, and contributions by token id, the root of whose sum of squares is its standard
+        error; None where the measures do not give `stored`, as those of another version.
+    """
+    try:
+        value, contributions = _step(run, step).estimate(quantity)
+    except KeyError:  # tables of another version lack a column
+        return None
+    return (value, contributions) if abs(value - stored) <= _SAME else None
 
 
 def crossed_rows(arm: Arm) -> Iterator[dict[str, Any]]:

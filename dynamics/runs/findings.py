@@ -14,6 +14,7 @@ from dynamics.runs.importance_findings import (
     measured_importances,
     with_interval,
 )
+from dynamics.runs.lasting import lasting_correlation
 from dynamics.runs.measures import identifiable_measures, is_norm, shown_measures
 from dynamics.runs.path_findings import path_findings
 from dynamics.runs.run import Run, rows_where
@@ -27,7 +28,6 @@ from dynamics.runs.slope_trends import (
 from dynamics.runs.sweep_findings import (
     SweptRow,
     alike,
-    band_scale,
     rows_by_rule,
     rules_of,
     turns,
@@ -195,7 +195,7 @@ def _end(run: Run) -> str:
         for measure, label in GAUGES.items()
         if measure in rows
     ]
-    verdicts = [(rule, _sign_of_output(run, rows)) for rule, rows in table.items()]
+    verdicts = [(rule, sign_of_output(run, rows)) for rule, rows in table.items()]
     otherwise = alike(verdicts)
     return (
         f"At step {run.steps[-1]:,}, rho with log frequency [simultaneous band over tokens]: "
@@ -203,7 +203,7 @@ def _end(run: Run) -> str:
     )
 
 
-def _sign_of_output(run: Run, rows: Mapping[str, SweptRow]) -> str:
+def sign_of_output(run: Run, rows: Mapping[str, SweptRow]) -> str:
     """What the two centrings decide on the sign of output norms and frequency."""
     uniform, unigram = (rows.get(measure) for measure in IDENTIFIABLE_OUTPUT)
     if run.rows is not None:
@@ -229,26 +229,10 @@ def _order(run: Run) -> str:
     for measure, label in GAUGES.items():
         if measure not in run.record.measures:
             continue
-        steps = [(rule, _first_lasting(run, measure, rule)) for rule in rules_of(run)]
+        steps = [(rule, str(lasting_correlation(run, measure, rule))) for rule in rules_of(run)]
         otherwise = alike(steps)
         parts.append(f"{label} {steps[0][1]}{f' ({otherwise})' if otherwise else ''}")
     return f"Frequency shows beyond the null band and stays: {'; '.join(parts)}."
-
-
-def _first_lasting(run: Run, measure: str, rule: VocabularyRule) -> str:
-    """When every correlation lies beyond the null band from then on, on one side, as text."""
-    main, rows = run.trend(measure), run.trend(measure, rule=rule)
-    reach = main["null_high"].to_numpy() * band_scale(main["n"].iloc[0], rows["n"].iloc[0])
-    value, steps = rows["value"].to_numpy(), rows["step"].tolist()
-    side = np.where(np.abs(value) > reach, np.sign(value), 0)
-    if side[-1] == 0:
-        return "not by the end"
-    elsewhere = np.flatnonzero(side != side[-1])
-    if not len(elsewhere):
-        at_or_before = f", so that it began at or before step {steps[0]:,}" if steps[0] else ""
-        return f"at every measured step, the first of which is {steps[0]:,}{at_or_before}"
-    last = elsewhere[-1]
-    return f"from step {steps[last + 1]:,} on, not yet at step {steps[last]:,}"
 
 
 def _never_seen(run: Run, factor: float) -> str:

@@ -152,12 +152,16 @@ def _against_null(row: pd.Series) -> str:
     reach = row["null_high"]
     if abs(row["value"]) > reach:
         return f"beyond its null band of ±{reach:.3f}"
-    error = (row["high"] - row["low"]) / (2 * normal_quantile(LEVEL))
-    found = reach + float(ndtri(POWER)) * error
     return (
         f"inside its null band of ±{reach:.3f}: undecided ({row['n']:,} tokens show a rho of "
-        f"±{found:.2f} with probability {POWER})"
+        f"±{rho_found(row):.2f} with probability {POWER})"
     )
+
+
+def rho_found(row: Mapping[Any, Any] | pd.Series) -> float:
+    """Return the correlation that would lie beyond the null band of a row with `POWER`."""
+    error = (row["high"] - row["low"]) / (2 * normal_quantile(LEVEL))
+    return row["null_high"] + float(ndtri(POWER)) * error
 
 
 def _history(rows: pd.DataFrame, gauge: str, name: str, given: str) -> str:

@@ -16,6 +16,7 @@ from dynamics.report.frequency import (
     norms_by_frequency,
 )
 from dynamics.report.paths import paths
+from dynamics.report.style import caption_of, draw_caption
 from dynamics.runs.run import Run, rows_where
 from dynamics.tracking.track import track
 from tests.tracking.synthetic import OUTPUT, STEPS, grow, make_counts, tracked, write_series
@@ -50,11 +51,11 @@ def rendered(figure):
 
 
 def caption(figure):
-    return " ".join(figure.get_supxlabel().split())
+    return " ".join(caption_of(figure).split())
 
 
 def texts(figure):
-    found = [figure.get_supxlabel()]
+    found = [caption_of(figure)]
     for ax in figure.axes:
         found += [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
     return "\n".join(found)
@@ -176,6 +177,7 @@ def test_several_runs_are_compared_at_their_first_and_last_steps(run, other):
 @pytest.mark.parametrize("runs", [1, 3])
 def test_no_text_is_cropped_and_the_caption_states_its_terms(run, other, name, runs):
     figure = FIGURES[name]([run, other, run][:runs])
+    draw_caption(figure)
     figure.draw_without_rendering()
     whole = figure.bbox
     drawn = [figure._supxlabel, *(text for legend in figure.legends for text in legend.texts)]
@@ -276,7 +278,11 @@ def test_plot_draws_every_figure_that_applies(run, tmp_path):
     files = plot([run], tmp_path, formats=["png"])
     of_weights = (*OF_FREQUENCY, "slopes", "matrices")
     assert [file.name for file in files] == [f"{name}.png" for name in of_weights]
-    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert sorted(tmp_path.glob("*.png")) == sorted(files)
+    for file in files:
+        text = file.with_suffix(".txt").read_text()
+        assert text == f"{caption_of(FIGURES[file.stem]([run]))}\n"
+    assert len([*tmp_path.iterdir()]) == 2 * len(files)
 
 
 @pytest.mark.parametrize("name", ["correlation", "norms_by_frequency"])

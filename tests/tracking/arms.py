@@ -70,6 +70,11 @@ def trend_row(step, measure, against, statistic, value, *, given="", rule="count
     }
 
 
+def with_null(row, reach):
+    """A row of trends with a null band."""
+    return row | {"null_low": -reach, "null_high": reach}
+
+
 def planted(seed=0, steps=STEPS, shift=0.0):
     """A row of every statistic that the figures and the page of a study speak of."""
     rng = np.random.default_rng(seed)
