@@ -110,9 +110,8 @@ def plot(
     measures: Annotated[
         list[str] | None,
         typer.Option(
-            help="Norms of the headline: input, or output (under both centrings); may be given "
-            "several times.",
-            show_default="input",
+            help="Norms of the headline: input, or output under both centrings (default: input); "
+            "may be given several times.",
             rich_help_panel=_HEADLINE,
         ),
     ] = None,

@@ -70,6 +70,8 @@ class Curve:
             ax.plot(x, y, color=color, lw=0.7, ls="-.", label=self.label)
             return True
         ax.fill_between(x, low, high, color=color, alpha=shade, lw=0)
+        if len(x) == 1:  # a band of one point has no width
+            ax.vlines(x, low, high, color=color, alpha=2 * shade, lw=2)
         ax.plot(x, y, label=self.label, ms=2.8, lw=1.1, **self.look)
         hollow = np.isin(x, list(self.hollow))
         ax.plot(

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 
 from dynamics.checkpoints.architectures import ROLES
 from dynamics.errors import NothingToDrawError
-from dynamics.report.style import arms_note, caption, log_axis, look, panels, spread, step_axis, title
+from dynamics.report.style import (
+    arms_note,
+    caption,
+    log_axis,
+    look,
+    panels,
+    spread,
+    step_axis,
+    title,
+)
 from dynamics.runs.compare import arms_of
 from dynamics.runs.grouping import Runs
 from dynamics.runs.paths import LAST_COSINE, RAY_SHARE, RAY_SHARE_OF_WALK, TIME_TO_HALF
