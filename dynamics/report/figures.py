@@ -47,11 +47,11 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "headline": headline_over_training,
 }
 
-SETTINGS_OF: dict[str, tuple[str, ...]] = {"headline": ("measures", "importance", "overlay")}
-"""Settings that figures take, by figure; each is an argument of `plot`."""
-
-REPORTING = ("headline",)
-"""Figures that are drawn in part, with a line, where the runs hold not all of it."""
+SETTINGS_OF: dict[str, tuple[str, ...]] = {
+    "headline": ("measures", "importance", "overlay", "report"),
+}
+"""Keywords of figures, beside runs: settings of `plot`, and its `report` where a figure is drawn in
+part if the runs do not hold all of it."""
 
 _NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
@@ -77,7 +77,7 @@ def plot(
         figures: Names out of `FIGURES`; when empty, all for which the runs hold data.
         formats: Names out of `FORMATS`, each a file.
         arms: Runs of each arm by its name, where the grouping is set; see `arms_of`.
-        settings: Settings of figures by name, those of `SETTINGS_OF`; and `caption`, which draws
+        settings: Settings of figures by name, see `SETTINGS_OF`; and `caption`, which draws
             captions into the pictures too.
         report: Receives a line for each figure that is left out or drawn in part; and for each arm,
             where there are several runs, with what keeps arms apart.
@@ -150,8 +150,9 @@ def _drawn(
     """Draw the named figures, or all that apply."""
 
     def draw_figure(name: str) -> Figure:
-        taken = {key: settings[key] for key in SETTINGS_OF.get(name, ()) if key in settings}
-        return FIGURES[name](arms, **taken, **({"report": report} if name in REPORTING else {}))
+        available = {**settings, "report": report}
+        taken = {key: available[key] for key in SETTINGS_OF.get(name, ()) if key in available}
+        return FIGURES[name](arms, **taken)
 
     if figures:
         return {name: draw_figure(name) for name in figures}

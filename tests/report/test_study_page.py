@@ -245,8 +245,17 @@ def test_the_page_says_how_weak_weight_decay_was(page, runs):
 def test_figures_lie_beside_the_page_and_are_shown_in_it(runs, tmp_path):
     left_out = []
     figures = write_page(tmp_path / "page.md", runs[:1], title="toys", report=left_out.append)
-    shown = re.findall(r"!\[.*\]\((page/\w+\.png)\)", (tmp_path / "page.md").read_text())
-    assert {tmp_path / name for name in shown} == set(figures) == set((tmp_path / "page").iterdir())
-    assert len(figures) == 8
-    (line,) = left_out
-    assert line.startswith("figure norm_against_importance is left out: no run has importances")
+    page = (tmp_path / "page.md").read_text()
+    shown = re.findall(r"!\[.*\]\((page/\w+\.png)\)", page)
+    pictures = set((tmp_path / "page").glob("*.png"))
+    assert {tmp_path / name for name in shown} == set(figures) == pictures
+    assert len(figures) == 9
+    for figure in figures:
+        caption = figure.with_suffix(".txt").read_text().strip()
+        assert f"(page/{figure.name})\n\n{caption}" in page
+    assert len([*(tmp_path / "page").iterdir()]) == 2 * len(figures)
+    assert [line.split(":")[0] for line in left_out] == [
+        "figure norm_against_importance is left out",
+        "figure paths is left out",
+        "figure headline shows frequency alone",
+    ]

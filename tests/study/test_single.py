@@ -64,7 +64,7 @@ def test_a_study_trains_measures_correlates_and_draws(study):
     assert run.name == "tiny"
     assert run.info["settings"]["all"] is True
     assert result["run"] == str(folder / "run")
-    assert len(result["figures"]) == 14
+    assert len(result["figures"]) == 16
     assert all(str(folder / "figures") in file for file in result["figures"])
     assert {path.name for path in folder.iterdir()} == {"training", "run", "figures"}
     json.dumps(result)
