@@ -205,9 +205,9 @@ def otherwise_under_rules(arm: Arm, measures: Sequence[str]) -> str:
 
     In the words of findings, which know one run; empty for several seeds, or where all rules agree.
     """
-    if len(arm.runs) > 1:
+    if len(arm.runs) != 1:
         return ""
-    run, parts = arm.runs[0], []
+    (run,), parts = arm.runs, []
     for measure in measures:
         outcomes = [(rule, str(lasting_correlation(run, measure, rule))) for rule in rules_of(run)]
         if text := alike(outcomes):

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from dynamics.errors import NothingToDrawError, OutputError
@@ -128,10 +129,10 @@ def test_the_curves_bands_and_null_bands_are_the_trends(request, name):
         np.testing.assert_array_equal(line.get_xdata(), rows["step"])
         np.testing.assert_array_equal(line.get_ydata(), rows["value"])
         (band,) = [band for band in ax.collections if isinstance(band, PolyCollection)]
-        corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+        corners = {tuple(corner) for corner in np.asarray(band.get_paths()[0].vertices)}
         for edge in ("band_low", "band_high"):
             assert set(zip(rows["step"], rows[edge], strict=True)) <= corners
-        (null,) = ax.patches
+        (null,) = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
         assert null.get_y() == -rows["null_high"].max()
         assert null.get_height() == pytest.approx(2 * rows["null_high"].max())
 
@@ -165,9 +166,9 @@ def test_output_norms_are_drawn_under_both_centrings(run):
 def test_overlaid_arms_share_panels_and_differences_are_those_of_the_tables(run, other):
     figure = rendered(headline_over_training([run, other], overlay=True))
     arms = [Arm(made.name, (made,), ("",), "") for made in (run, other)]
-    axes = np.reshape(axes_of(figure), (3, 2))
+    axes = axes_of(figure)
     curves = {}
-    for (left, right), (label, about) in zip(axes, OCCLUSION.items(), strict=True):
+    for left, right, (label, about) in zip(axes[::2], axes[1::2], OCCLUSION.items(), strict=True):
         entries = entries_of(left)
         for made, entry in zip((run, other), entries, strict=True):
             against, statistic, given = about
@@ -202,12 +203,9 @@ def brightness(color):
 def problems(figure, smallest=SMALLEST):
     """What is not legible in a figure at its own size."""
     figure.draw_without_rendering()
+    beyond = {text for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) for text in unseen(axis)}
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-    boxes = {
-        text: text.get_window_extent()
-        for text in texts
-        if text.axes is None or not is_tick_beyond(text)
-    }
+    boxes = {text: text.get_window_extent() for text in texts if text not in beyond}
     boxes = {text: box for text, box in boxes.items() if box.width}
     page = figure.bbox
     for text, box in boxes.items():
@@ -228,15 +226,13 @@ def problems(figure, smallest=SMALLEST):
                 yield f"alike in grey: {first.get_label()} and {second.get_label()}"
 
 
-def is_tick_beyond(text):
-    """Whether a text is the label of a tick outside its axis, which is not drawn."""
-    for axis in (text.axes.xaxis, text.axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        ticks = axis.get_major_ticks()  # the axis may hold more, left from an earlier layout
-        inside = [tick for tick in ticks if low <= tick.get_loc() <= high]
-        if any(text in (tick.label1, tick.label2) for tick in [*axis.majorTicks, *axis.minorTicks]):
-            return not any(text in (tick.label1, tick.label2) for tick in inside)
-    return False
+def unseen(axis):
+    """Labels of ticks that are not drawn: outside the axis, or left from an earlier layout."""
+    low, high = sorted(axis.get_view_interval())
+    drawn = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    for tick in (*axis.majorTicks, *axis.minorTicks):
+        if tick not in drawn:
+            yield from (tick.label1, tick.label2)
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -1,5 +1,7 @@
 """Differences of arms equal jackknives over tokens, and scipy's intervals over seeds."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,7 +80,8 @@ def seeds_of(values, seeds):
         def rows(self, measure, against, statistic, given=None):
             return self.__dict__["made"]
 
-    arm = Made("made", (None,) * len(seeds), tuple(seeds), "")
+    runs: Any = (None,) * len(seeds)  # their rows are made below
+    arm = Made("made", runs, tuple(seeds), "")
     made = [
         trend_row(step, INPUT, "occlusion", "partial_spearman", value, given=GIVEN) | {"seed": seed}
         for step, row in values.items()
@@ -99,7 +102,8 @@ def test_arms_of_several_seeds_are_compared_over_seeds_as_scipy_does(paired):
     curve = difference_curve(arm, seeds_of(OTHER, "012" if paired else "345"), ABOUT)
     assert list(curve["step"]) == [8, 16]
     assert set(curve["over"]) == {"seeds"}
-    for step, row in curve.set_index("step").iterrows():
+    for row in curve.to_dict("records"):
+        step = row["step"]
         test = (
             stats.ttest_rel(ONE[step], OTHER[step])
             if paired

@@ -103,7 +103,7 @@ def test_the_title_dates_frequency_as_findings_do(planted, values, steps, title,
     run = planted(rows(values, steps=steps), steps)
     assert headline_of(run) == f"Input norms {title}; importance was not measured."
     (order,) = [text for text in findings(run) if text.startswith("Frequency shows")]
-    said = re.search(r"input embedding norms ([^(;]*)", order)[1]
+    (said,) = re.findall(r"input embedding norms ([^(;]*)", order)
     assert finding in said
 
 
@@ -217,6 +217,6 @@ def test_rules_that_date_frequency_otherwise_are_named_in_the_words_of_findings(
     run = planted(rows((0, 0, 0, 0.0)))
     text = otherwise_under_rules(arm_of(run), (INPUT,))
     (order,) = [text for text in findings(run) if text.startswith("Frequency shows")]
-    said = re.search(r"input embedding norms not by the end \(([^)]*)\)", order)[1]
+    (said,) = re.findall(r"input embedding norms not by the end \(([^)]*)\)", order)
     assert text == f"arm, frequency beyond the null band under other rules: Input norms {said}."
     assert otherwise_under_rules(arm_of(run, run), (INPUT,)) == ""
