@@ -176,7 +176,7 @@ def test_overlaid_arms_share_panels_and_differences_are_those_of_the_tables(run,
             np.testing.assert_array_equal(drawn_line(left, entry).get_ydata(), rows["value"])
             assert " ".join(entry.split()).startswith(f"{made.name}, n = ")
         curves[label] = difference_curve(arms[1], arms[0], Quantity(INPUT, *about))
-        line = next(line for line in right.lines if len(line.get_xdata()) == len(curves[label]))
+        line = next(line for line in right.lines if np.size(line.get_xdata()) == len(curves[label]))
         np.testing.assert_array_equal(line.get_ydata(), curves[label]["value"])
         expected = [
             b - a
@@ -184,7 +184,7 @@ def test_overlaid_arms_share_panels_and_differences_are_those_of_the_tables(run,
                 *(drawn_line(left, entry).get_ydata() for entry in entries), strict=True
             )
         ]
-        np.testing.assert_allclose(line.get_ydata(), expected)
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), expected)
     assert titles(figure) == [differences_headline(arms[1], arms[0], INPUT, curves)]
     assert "tied-other minus bare, input norms at step 32: frequency -" in titles(figure)[0]
     assert "say nothing of other seeds" in caption_of(figure)
