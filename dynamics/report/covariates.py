@@ -21,6 +21,7 @@ from dynamics.report.style import (
     arms_over_steps,
     bands_note,
     caption,
+    draw_caption,
     show_legend,
 )
 from dynamics.runs.grouping import Runs
@@ -75,6 +76,7 @@ def draw(run: Run, path: str | Path | None = None) -> Figure:
     """Draw `covariates_over_training` of one run, and write it to a file if there is a path."""
     with mpl.rc_context(STYLE):
         figure = covariates_over_training([run])
+        draw_caption(figure)  # no file lies beside it
         if path is not None:
             with whole_file(Path(path)) as partial:
                 figure.savefig(partial, format=Path(path).suffix[1:] or None)

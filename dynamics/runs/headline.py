@@ -21,6 +21,7 @@ from dynamics.runs.lasting import lasting_correlation
 from dynamics.runs.measures import identifiable_measures
 from dynamics.runs.run import Run, rows_where
 from dynamics.runs.sweep_findings import alike, rows_by_rule, rules_of
+from dynamics.runs.tracked_importance import is_covariate
 
 HEADLINE_NORMS: dict[str, tuple[str, ...]] = {"input": (INPUT_NORM,), "output": IDENTIFIABLE_OUTPUT}
 """Norms of each embedding; those of the output under both centrings, which must agree."""
@@ -46,7 +47,7 @@ def headline_importance(arms: Sequence[Arm]) -> str | None:
     for arm in arms:
         given = given_of(arm.runs[0])
         partial = rows_where(arm.trends, statistic="partial_spearman", given=given)
-        names += list(partial["against"].unique())
+        names += [name for name in partial["against"].unique() if not is_covariate(name)]
     ordered = [name for name in PREFERRED if name in names] + names
     return ordered[0] if ordered else None
 

@@ -256,6 +256,7 @@ def test_figures_lie_beside_the_page_and_are_shown_in_it(runs, tmp_path):
     assert len([*(tmp_path / "page").iterdir()]) == 2 * len(figures)
     assert [line.split(":")[0] for line in left_out] == [
         "figure norm_against_importance is left out",
+        "figure covariates is left out",
         "figure paths is left out",
         "figure headline shows frequency alone",
     ]
