@@ -300,6 +300,7 @@ class TrackingSettings(Settings):
         words: Token that stands for a word in these tables: `space`, the one that begins a word,
             with its leading space; `bare`, the one without; `either`, the first of these that there
             is.
+        tokenizer: Folder, `tokenizer.json` or hub name of the tokenizer, for checkpoints without.
         importance: Names of importances, or `all`; none by default.
         surgery: Whether to measure the held-out loss after surgery on the norms.
         agreement: Whether to compare attribution methods with occlusion within inputs.
@@ -320,6 +321,7 @@ class TrackingSettings(Settings):
     paths: bool = False
     covariates: list[str] = Field(default_factory=list)
     words: Words = "space"
+    tokenizer: str | None = None
     importance: list[str] = Field(default_factory=list)
     surgery: bool = False
     agreement: bool = False

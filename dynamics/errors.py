@@ -4,6 +4,7 @@ DynamicsError                printed by the command line on one line, with exit 
 ├── ConfigError              a setting is unknown, of the wrong type or contradicts another
 ├── StepError                a step expression is malformed or names steps that do not exist
 ├── CorpusError              text cannot be read, is empty, or is too small for the settings
+│   └── NoTokenizerError     a place holds no tokenizer
 ├── CheckpointError          a checkpoint file is missing, damaged, unsafe or of unknown layout
 │   └── UnreachableError     a hub cannot be reached or refuses; the files may be sound
 ├── MismatchError            two things that must belong together do not (tokenizer, run, series)
@@ -32,6 +33,10 @@ class StepError(DynamicsError):
 
 class CorpusError(DynamicsError):
     """Text cannot be read, is empty, or is too small for the settings."""
+
+
+class NoTokenizerError(CorpusError):
+    """A place holds no tokenizer."""
 
 
 class CheckpointError(DynamicsError):

@@ -1,6 +1,5 @@
 """Checkpoint that a place names, and its files on disk: weights, configuration and tokenizer."""
 
-import os
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +18,11 @@ from dynamics.checkpoints.weight_files import (
     other_weights_file,
     standard_files,
 )
-from dynamics.corpus.tokenizers.loading import TOKENIZER_FILES, load_tokenizer
+from dynamics.corpus.tokenizers.loading import (
+    TOKENIZER_FILES,
+    load_tokenizer,
+    tokenizer_folder,
+)
 from dynamics.errors import CheckpointError, CorpusError
 
 _BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
@@ -107,16 +110,15 @@ def tokenizer_of(
     checkpoint: Checkpoint, folder: Path, *, trust_remote_code: bool
 ) -> PreTrainedTokenizerFast:
     """Load the tokenizer beside the weights, or that of the training which wrote them."""
-    places = [folder]
-    if checkpoint.path is not None:
-        places.append(Path(os.path.abspath(checkpoint.path)).parents[1] / "tokenizer")  # noqa: PTH100
-    for place in places:
-        if any((place / name).is_file() for name in TOKENIZER_FILES):
-            try:
-                return load_tokenizer(place, trust_remote_code=trust_remote_code)
-            except CorpusError as error:
-                raise CheckpointError(str(error)) from error
+    place = tokenizer_folder(folder)
+    if place is None and checkpoint.path is not None:
+        place = tokenizer_folder(checkpoint.path)
+    if place is not None:
+        try:
+            return load_tokenizer(place, trust_remote_code=trust_remote_code)
+        except CorpusError as error:
+            raise CheckpointError(str(error)) from error
     raise CheckpointError(
         f"{checkpoint.store.name}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); put the files "
-        "of the one it was trained with beside its weights"
+        "of the one it was trained with beside its weights (dynamics track takes --tokenizer)"
     )

@@ -266,7 +266,9 @@ class LiveModel:
     @cached_property
     def batching(self) -> Batching:
         """Inputs that may run together without changing each other's results, found by trial."""
-        short, long = (sentence_ids(self.network, length) for length in (5, 13))
+        longest = min(13, self.max_length or 13)
+        lengths = (min(5, longest - 1), longest)
+        short, long = (sentence_ids(self.network, length) for length in lengths)
         probes = [short, [*short[-2::-1], short[-1]], long]
         segments = [[0] * len(ids) for ids in probes] if self.has_segments else None
         decoder = probes if self.is_encoder_decoder else None

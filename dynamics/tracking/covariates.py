@@ -54,7 +54,8 @@ def plan_covariates(
             "covariates are correlated given frequency, which needs token counts; give --counts"
         )
     tables = map(read_token_table, settings.covariates)
-    covariates = covariates_of(tables, _spellings(series, counts), settings.words, report)
+    known_spellings = _spellings(series, counts, settings.tokenizer)
+    covariates = covariates_of(tables, known_spellings, settings.words, report)
     kept = measured.rule.mask(measured.tokens["count"], measured.tokens["kind"])
     ids = measured.tokens["token_id"][kept]
     for covariate in covariates:
@@ -69,10 +70,10 @@ def plan_covariates(
     return covariates
 
 
-def _spellings(series: CheckpointSeries, counts: Counts) -> Spellings:
+def _spellings(series: CheckpointSeries, counts: Counts, place: str | None) -> Spellings:
     """Return the spellings of the series' tokenizer; without one the texts of the counts."""
     rows = max(series.checkpoints[0].vocab_size, len(counts.table))
-    if (tokenizer := series_tokenizer(series)) is not None:
+    if (tokenizer := series_tokenizer(series, place)) is not None:
         return vocabulary_spellings(tokenizer, rows, series.name)
     surfaces, kinds = counts.table["token"].tolist(), counts.table["kind"].tolist()
     without = rows - len(surfaces)

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Integer
+from transformers import PreTrainedTokenizerFast
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.weight_files import WEIGHTS_FILES
 from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
-from dynamics.corpus.tokenizers.loading import tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import load_tokenizer, tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.held_out import HeldOut
@@ -45,7 +46,7 @@ from dynamics.tracking.faulty_steps import without
 from dynamics.tracking.measuring import MeasureSettings
 from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.resume import is_whole
-from dynamics.tracking.training_data import training_folder
+from dynamics.tracking.training_data import series_tokenizer, training_folder
 
 HELD_OUT_ROWS = 64
 """Rows that losses and agreement are measured on, at most."""
@@ -65,6 +66,7 @@ class LivePlan:
         rule: The main vocabulary rule.
         count: Occurrences of each row's token.
         kind: Kind of each row's token.
+        tokenizer: Tokenizer of the models; each has its own when None.
     """
 
     settings: TrackingSettings
@@ -76,6 +78,7 @@ class LivePlan:
     rule: VocabularyRule
     count: Integer[np.ndarray, " V"]
     kind: np.ndarray
+    tokenizer: PreTrainedTokenizerFast | None = None
 
     @property
     def entries(self) -> Bool[np.ndarray, " V"]:
@@ -96,7 +99,7 @@ class LivePlan:
             CheckpointError: It cannot be loaded.
             MismatchError: Its tokenizer is not that of the counts.
         """
-        model = load_model(checkpoint, device=self.device)
+        model = load_model(checkpoint, tokenizer=self.tokenizer, device=self.device)
         check_tokenizer(self.counts, tokenizer_sha256(model.tokenizer), model.name)
         if self.probes is not None:
             choose_importances(self.settings.importance, model)
@@ -219,8 +222,15 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(selected)} steps hold embeddings only and are not run")
+    place = settings.tokenizer
     text = open_probe_text(
-        settings.probe, models[0], training_folder(series), counts, settings.context_length, report
+        settings.probe,
+        models[0],
+        training_folder(series),
+        counts,
+        settings.context_length,
+        report,
+        tokenizer=None if settings.probe.text is None else series_tokenizer(series, place),
     )
     probes = held_out = None
     if settings.importance:
@@ -248,6 +258,7 @@ def prepare_live(
         rule,
         tokens["count"],
         tokens["kind"],
+        None if place is None else load_tokenizer(place),
     )
 
 

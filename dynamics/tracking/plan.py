@@ -141,7 +141,7 @@ def plan_run(
     ids = None if selection is None else selection.ids
     tokens = None
     if counts is not None:
-        check_same_tokenizer(counts, measurable)
+        check_same_tokenizer(counts, measurable, settings.tokenizer)
         tokens = token_columns(counts, first.vocab_size, measurable.name, report)
         if ids is None:
             check_enough(counts, parsed_rule, parsed_rule.mask(tokens["count"], tokens["kind"]))

@@ -10,15 +10,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from dynamics.checkpoints.checkpoint import Checkpoint
-from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.config import ProbeSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
 from dynamics.corpus.documents.corpora import documents, settings_of
 from dynamics.corpus.documents.large_text import Document
 from dynamics.corpus.tokenizers.loading import (
     end_of_text_id,
-    fetch_tokenizer,
-    load_tokenizer,
     tokenize,
     tokenizer_sha256,
 )
@@ -59,6 +56,8 @@ def open_probe_text(
     counts: Counts,
     sequence_length: int,
     report: Report = no_report,
+    *,
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> ProbeText:
     """Open a text to probe.
 
@@ -69,16 +68,17 @@ def open_probe_text(
             on the rows that were held out of a training; of another text or stream, on all rows. Of
             a corpus that the series was trained on, only rows that its own training held out are
             used.
-        checkpoint: A checkpoint of the series, whose tokenizer encodes the text.
+        checkpoint: A checkpoint of the series.
         training: Folder of the training that made the series; None if not made by `dynamics train`.
         counts: Token counts, of the same tokenizer.
         sequence_length: T of rows that are cut from a text or a third-party file of ids.
         report: Receives lines on skipped files, on text lost in tokenizing, and on documents that
             take much memory.
+        tokenizer: Tokenizer of the series, which encodes a text.
 
     Raises:
-        ConfigError: There is no text and no training; or a setting does not apply to the kind of
-            text.
+        ConfigError: There is no text and no training, or no tokenizer for a text; or a setting does
+            not apply to the kind of text.
         CorpusError: The text cannot be read, or is too short.
         MismatchError: The stream is of another tokenizer.
     """
@@ -105,7 +105,11 @@ def open_probe_text(
             vocab_size=counts.info.vocab_size,
         )
         return _of_stream(stream, counts, stream.ids)
-    tokenizer = _tokenizer(checkpoint, training)
+    if tokenizer is None:
+        raise ConfigError(
+            f"the tokenizer of {checkpoint.store.name} is not known, and the text {place} is to be "
+            "tokenised with it; give it with --tokenizer"
+        )
     check_tokenizer(counts, tokenizer_sha256(tokenizer), checkpoint.store.name)
     _refuse_unused(settings, "text", ("text_column", "split", "format", "separator"))
 
@@ -164,18 +168,6 @@ def _of_stream(stream: TokenStream, counts: Counts, held_out: np.ndarray | None)
             f"counted with tokenizer {expected[:12]}; probe a stream made with the latter"
         )
     return ProbeText(str(stream.path), stream.ids, stream.sequence_length, held_out)
-
-
-def _tokenizer(checkpoint: Checkpoint, training: Path | None) -> "PreTrainedTokenizerFast":
-    """Load the tokenizer of a training folder, or without one that of the checkpoint.
-
-    On the hub it is that of the revision `main`, whatever revision the checkpoint is.
-    """
-    if training is not None:
-        return load_tokenizer(training / "tokenizer")
-    if isinstance(checkpoint.store, HubRevision):
-        return fetch_tokenizer(checkpoint.store.sibling("main"))
-    return load_tokenizer(checkpoint.store.name if checkpoint.path is None else checkpoint.path)
 
 
 def _joined(

@@ -10,13 +10,13 @@ from dynamics.corpus.counts import Counts, check_tokenizer, is_counts_file, read
 from dynamics.corpus.public.public_counts import find_public_counts
 from dynamics.corpus.table_counts import read_table_counts
 from dynamics.corpus.tokenizers.loading import (
-    TOKENIZER_FILES,
     fetch_tokenizer,
     load_tokenizer,
+    tokenizer_folder,
     tokenizer_sha256,
 )
 from dynamics.corpus.tokens import open_stream
-from dynamics.errors import MismatchError
+from dynamics.errors import MismatchError, NoTokenizerError
 from dynamics.progress import OnProgress, Report, no_progress, no_report
 from dynamics.tracking.exposed import Exposed
 
@@ -41,6 +41,7 @@ def find_counts(
     series: CheckpointSeries,
     counts: str,
     *,
+    tokenizer: str | None = None,
     report: Report = no_report,
     on_progress: OnProgress = no_progress,
 ) -> Counts | None:
@@ -52,6 +53,7 @@ def find_counts(
             (`read_table_counts`); `auto` for the counts in the training folder of the series, or
             else of a sample of its public training stream, None where neither is known; `none` for
             None.
+        tokenizer: As for `series_tokenizer`.
         report: Receives a line about the sample, before and after it is read; or about the table.
         on_progress: Receives how many blocks of the sample are counted, of how many.
 
@@ -65,7 +67,8 @@ def find_counts(
         if is_counts_file(counts):
             return read_counts(counts)
         rows = series.checkpoints[0].vocab_size
-        return read_table_counts(counts, series_tokenizer(series), rows, series.name, report)
+        known = series_tokenizer(series, tokenizer)
+        return read_table_counts(counts, known, rows, series.name, report)
     training = training_folder(series)
     if training is not None:
         return read_counts(training / "counts.parquet")
@@ -74,53 +77,73 @@ def find_counts(
     return find_public_counts(series.name, report=report, on_progress=on_progress)
 
 
-def series_tokenizer(series: CheckpointSeries) -> "PreTrainedTokenizerFast | None":
+def series_tokenizer(
+    series: CheckpointSeries, place: str | None = None
+) -> "PreTrainedTokenizerFast | None":
     """Load the tokenizer of a series; None where no checkpoint has one beside it.
 
     It is that of the training folder, or of the first checkpoint with one, or of the folder of the
     checkpoints, where trainers leave it too; on a hub that of the revision `main`.
 
+    Args:
+        series: The series.
+        place: Folder, `tokenizer.json` or hub name of the tokenizer to take instead.
+
     Raises:
-        CorpusError: It is damaged, or not backed by `tokenizers`.
+        CorpusError: It is damaged, or not backed by `tokenizers`; or there is none at the place.
         CheckpointError: The hub cannot be reached.
+        MismatchError: Another was used in the training that made the series.
     """
+    training = training_folder(series)
+    if place is not None:
+        tokenizer = load_tokenizer(place)
+        if training is not None:
+            _check_trained_with(tokenizer, training, place)
+        return tokenizer
     store = series.checkpoints[0].store
     if isinstance(store, HubRevision):
-        return fetch_tokenizer(store.sibling("main"))
-    training = training_folder(series)
-    paths = [checkpoint.path for checkpoint in series if checkpoint.path is not None]
-    folders = [*paths, *(path.parent for path in paths[:1])]
-    if training is not None:
-        folders = [training / "tokenizer"]
-    with_tokenizer = (
-        path for path in folders if any((path / name).is_file() for name in TOKENIZER_FILES)
-    )
-    folder = next(with_tokenizer, None)
+        try:
+            return fetch_tokenizer(store.sibling("main"))
+        except NoTokenizerError:
+            return None
+    paths = (checkpoint.path for checkpoint in series if checkpoint.path is not None)
+    folder = next(filter(None, map(tokenizer_folder, paths)), None)
     return None if folder is None else load_tokenizer(folder)
 
 
-def check_same_tokenizer(counts: Counts, series: CheckpointSeries) -> None:
+def _check_trained_with(tokenizer: "PreTrainedTokenizerFast", training: Path, place: str) -> None:
+    """Refuse a tokenizer that is not the one of the training."""
+    if tokenizer_sha256(tokenizer) != read_training(training).tokenizer_sha256:
+        raise MismatchError(
+            f"{place} is another tokenizer than {training} was trained with; leave --tokenizer out"
+        )
+
+
+def check_same_tokenizer(
+    counts: Counts, series: CheckpointSeries, place: str | None = None
+) -> None:
     """Refuse counts of another tokenizer or corpus than the series', or without its twins.
 
     The corpus is compared for series that `dynamics train` made.
 
+    Args:
+        counts: The counts.
+        series: The series.
+        place: As for `series_tokenizer`.
+
     Raises:
         MismatchError: The counts do not belong to the series.
     """
-    training, folder = training_folder(series), series.checkpoints[0].path
-    store = series.checkpoints[0].store
-    if isinstance(store, HubRevision):
-        tokenizer = fetch_tokenizer(store.sibling("main"))
-        check_tokenizer(counts, tokenizer_sha256(tokenizer), series.name)
-    elif folder is None:
+    training = training_folder(series)
+    if training is None:
+        if (tokenizer := series_tokenizer(series, place)) is not None:
+            check_tokenizer(counts, tokenizer_sha256(tokenizer), place or series.name)
         return
-    elif training is not None:
-        record = read_training(training)
-        check_tokenizer(counts, record.tokenizer_sha256, str(training))
-        _check_corpus(counts, record.corpus_digest, training)
-        _check_twins(counts, training)
-    elif (folder / "tokenizer.json").exists():
-        check_tokenizer(counts, tokenizer_sha256(load_tokenizer(folder)), str(folder))
+    if place is not None:
+        _check_trained_with(load_tokenizer(place), training, place)
+    check_tokenizer(counts, read_training(training).tokenizer_sha256, str(training))
+    _check_corpus(counts, read_training(training).corpus_digest, training)
+    _check_twins(counts, training)
 
 
 def _check_corpus(counts: Counts, corpus_digest: str | None, training: Path) -> None:

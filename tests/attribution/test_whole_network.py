@@ -98,6 +98,12 @@ def test_what_a_network_mixes_is_run_apart():
     assert batching["longformer"] == batching["albert"] == batching["bart"] == "padded"
 
 
+@pytest.mark.parametrize("window", [12, 13])
+def test_the_trial_of_batches_fits_the_window(window):
+    config = hf.BertConfig(**SHAPE | {"max_position_embeddings": window}, num_labels=3)
+    assert model_of(hf.BertForSequenceClassification, config).batching == "padded"
+
+
 class MixesInputs(hf.BertForSequenceClassification):
     """Each input gets the mean of all that are in the batch."""
 

@@ -97,3 +97,65 @@ def test_a_table_of_spellings_needs_the_tokenizer_and_gives_the_same(
     assert weights.digests["corpus"] == hashlib.sha256(table.read_bytes()).hexdigest()
     assert set(weights.digests) == {"corpus", "tokenizer"}
     assert set(by_id.record.stages[0].digests) == {"corpus"}
+
+
+def test_several_series_are_a_run_each(dynamics, fails, checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoints)
+    options = ("--counts", "by_id.csv", "--rule", "count>=1")
+    status, out, err = dynamics("track", "hf-seed0", "hf-seed1", *options, "-o", tmp_path / "runs")
+    assert status == 0, err
+    assert out.count("run: ") == 2
+    alone = tmp_path / "alone"
+    dynamics("track", "hf-seed1", *options, "-o", alone)
+    for table in ("tokens", "trends", "profile"):
+        contents = [
+            (run / f"{table}.parquet").read_bytes() for run in (alone, tmp_path / "runs/hf-seed1")
+        ]
+        assert contents[0] == contents[1]
+    assert fails("track", "hf-seed0", "hf-seed1", "-o", alone).endswith(
+        f"{alone} is a run, and 2 series need a folder that holds one run for each; give another "
+        "with -o"
+    )
+    assert "the series hf-seed0 is given twice" in fails(
+        "track", "hf-seed0", "hf-seed0", "-o", tmp_path / "x"
+    )
+    same = fails("track", "hf-seed0", checkpoints / "hf-seed0", "-o", tmp_path / "x")
+    assert f"would both be tracked into {tmp_path / 'x' / 'hf-seed0'}; track each by itself" in same
+    # Nothing is tracked where one of them is not there.
+    assert "hf-seed7" in fails("track", "hf-seed0", "hf-seed7", "-o", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_series_that_fails_leaves_the_others_tracked(
+    dynamics, checkpoints, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(checkpoints)
+    shutil.copytree("hf-seed1", tmp_path / "broken")
+    for weights in (tmp_path / "broken").rglob("model.safetensors"):
+        weights.write_bytes(b"")
+    status, out, message = dynamics(
+        "track", tmp_path / "broken", "hf-seed0", "-o", tmp_path / "runs"
+    )
+    assert status == 2
+    assert out.endswith(f"run: {tmp_path / 'runs' / 'hf-seed0'}\n")
+    message = message.strip().splitlines()[-1]
+    assert message.startswith(f"dynamics: 1 of 2 series: {tmp_path / 'broken'}: ")
+    assert package.Run(tmp_path / "runs" / "hf-seed0").steps == [2, 4, 6]
+
+
+def test_a_tokenizer_is_given_to_a_series_without_one(dynamics, checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoints)
+    (tmp_path / "text.txt").write_text(" ".join([TEXT] * 60))
+    arguments = ("track", "hf-seed1", "--rule", "count>=1", "--probe", tmp_path / "text.txt",
+                 "--importance", "surprisal", "context_length=8", "contexts=2")  # fmt: skip
+    given = ("--tokenizer", "tokenizer")
+    _, _, err = dynamics(*arguments, "--counts", "by_id.csv", "-o", tmp_path / "none")
+    assert err.endswith("is to be tokenised with it; give it with --tokenizer\n")
+    for table in ("by_id.csv", "by_token.csv"):
+        run = tmp_path / table
+        status, _, err = dynamics(*arguments, *given, "--counts", table, "-o", run)
+        assert status == 0, err
+        assert len(package.Run(run).record.live_checkpoints) == 3
+    unread = ("--tokenizer", "hf-seed0", "--counts", "by_id.csv", "-o", tmp_path / "x")
+    _, _, err = dynamics(*arguments, *unread)
+    assert "dynamics: hf-seed0 holds no tokenizer (tokenizer.json, " in err

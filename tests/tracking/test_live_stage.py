@@ -32,6 +32,7 @@ from dynamics.tracking import live_stage as module
 from dynamics.tracking.measuring import MeasureSettings
 from dynamics.tracking.probe_text import open_probe_text
 from dynamics.tracking.track import track
+from dynamics.tracking.training_data import series_tokenizer
 from tests.models import tiny
 from tests.probe_settings import probe_settings
 from tests.tracking.live_series import (
@@ -312,7 +313,8 @@ def test_contexts_can_come_from_text_a_stream_and_ids_of_others(training, follow
 
 
 def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_path):
-    checkpoint = open_series(training).checkpoints[0]
+    series = open_series(training)
+    checkpoint, known = series.checkpoints[0], {"tokenizer": series_tokenizer(series)}
     texts = [f"the cat sat on the mat and a dog ran {number} times. " * 9 for number in range(9)]
     (tmp_path / "text.txt").write_text(texts[0])
     folder = tmp_path / "folder"
@@ -320,18 +322,21 @@ def test_contexts_come_from_the_column_and_split_that_are_named(training, tmp_pa
     rows = pd.DataFrame({"body": texts})
     rows[:1].to_json(folder / "test.jsonl", orient="records", lines=True)
     rows[1:].to_json(folder / "train.jsonl", orient="records", lines=True)
-    plain = open_probe_text(
-        ProbeSettings(text=str(tmp_path / "text.txt")), checkpoint, training, counts_of(), 12
-    )
+    file = ProbeSettings(text=str(tmp_path / "text.txt"))
+    plain = open_probe_text(file, checkpoint, training, counts_of(), 12, **known)
     notes = []
     table = ProbeSettings(text=str(folder), text_column="body", split="test")
-    read = open_probe_text(table, checkpoint, training, counts_of(), 12, notes.append)
+    read = open_probe_text(table, checkpoint, training, counts_of(), 12, notes.append, **known)
     assert read.rows.tolist() == plain.rows.tolist()
     (note,) = [note for note in notes if note.startswith("reading ")]
     assert "skipped: train.jsonl (split train)" in note
     unknown = ProbeSettings(text=str(folder), text_column="body", split="nonsense")
     with pytest.raises(CorpusError, match=r"'nonsense'; .*; give probe\.split=train"):
-        open_probe_text(unknown, checkpoint, training, counts_of(), 12)
+        open_probe_text(unknown, checkpoint, training, counts_of(), 12, **known)
+    with pytest.raises(
+        ConfigError, match=r"the tokenizer of .* is not known, .*; give it with --to"
+    ):
+        open_probe_text(file, checkpoint, None, counts_of(), 12)
 
 
 def test_ids_to_probe_are_read_in_the_type_that_is_named(training, tmp_path):

@@ -6,6 +6,7 @@ itself.
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dynamics.checkpoints.hub.client import Hub
 from dynamics.checkpoints.hub.revisions import HubRevision
+from dynamics.checkpoints.step_names import parse_step_name
+from dynamics.checkpoints.training_folder import training_of
 from dynamics.corpus.documents.document_pieces import DocumentCutter
 from dynamics.corpus.documents.large_text import Document, LargeText, parts_of
 from dynamics.corpus.tokenizers.spelling import model_words, unknown_id
-from dynamics.errors import CorpusError, DynamicsError
+from dynamics.errors import CorpusError, DynamicsError, NoTokenizerError
 from dynamics.progress import Report, no_report
 
 if TYPE_CHECKING:
@@ -175,6 +178,35 @@ def _copy(revision: HubRevision, filenames: Iterable[str], folder: str) -> dict[
     return contents
 
 
+def tokenizer_folder(checkpoint: Path) -> Path | None:
+    """Return the folder of the tokenizer of a checkpoint, None where no file of one is found.
+
+    It is that of the checkpoint, or that of the checkpoints, where trainers leave it too, or that
+    of the training folder that `dynamics train` made.
+    """
+    folders = [checkpoint]
+    path = Path(os.path.abspath(checkpoint))  # noqa: PTH100 (a link called step-4 is step 4)
+    if (training := training_of(path)) is not None:
+        folders += [training / "tokenizer"]
+    elif parse_step_name(path.name) is not None:  # else the folder above may be of anything
+        folders += [path.parent]
+    return next((folder for folder in folders if _holds_tokenizer(folder)), None)
+
+
+def _holds_tokenizer(folder: Path, files: Iterable[str] = TOKENIZER_FILES) -> bool:
+    return any((folder / file).is_file() for file in files)
+
+
+def _check_read(tokenizer: object, folder: Path, name: str) -> None:
+    """Refuse a tokenizer without entries, which transformers makes of a `config.json` alone."""
+    files = {*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()}
+    if not _holds_tokenizer(folder, files):
+        raise NoTokenizerError(
+            f"{name} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give the folder of the one "
+            "that the model was trained with"
+        )
+
+
 def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
     """Tokenizer of a folder or a `tokenizer.json`; `name` stands for it in messages."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -190,6 +222,7 @@ def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrai
             tokenizer = AutoTokenizer.from_pretrained(
                 str(path), trust_remote_code=trust_remote_code
             )
+            _check_read(tokenizer, path, name)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             kind = type(tokenizer).__name__
             raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
