@@ -235,12 +235,17 @@ def track(
 
 
 def _places(first: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the series of a command, and its settings: arguments with `=` that are no path."""
-    further = [text for text in arguments if "=" not in text or Path(text).expanduser().exists()]
-    places = [first, *further]
+    """Return the series of a command, and its settings: those with `=` or a key's name."""
+    settings = [
+        text
+        for text in arguments
+        if ("=" in text or text.partition(".")[0] in TrackingSettings.model_fields)
+        and not Path(text).expanduser().exists()
+    ]
+    places = [first, *(text for text in arguments if text not in settings)]
     if repeated := sorted({place for place in places if places.count(place) > 1}):
         raise ConfigError(f"the series {repeated[0]} is given twice; give it once")
-    return places, [text for text in arguments if text not in further]
+    return places, settings
 
 
 def _run_folders(places: Sequence[str], output: Path | None) -> list[Path]:

@@ -262,7 +262,10 @@ def read_counts(path: Path | str) -> Counts:
 
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CorpusError(f"there are no counts {path}; make them with `dynamics count`")
+        raise CorpusError(
+            f"there are no counts {path}; make them with `dynamics count`, or "
+            "give a table with the columns token_id (or token) and count"
+        )
     try:
         table = pq.read_table(path)
         content = json.loads((table.schema.metadata or {})[_METADATA_KEY])

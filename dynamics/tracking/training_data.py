@@ -64,7 +64,7 @@ def find_counts(
     if counts == "none":
         return None
     if counts != "auto":
-        if is_counts_file(counts):
+        if is_counts_file(counts) or not Path(counts).expanduser().exists():
             return read_counts(counts)
         rows = series.checkpoints[0].vocab_size
         known = series_tokenizer(series, tokenizer)

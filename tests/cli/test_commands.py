@@ -365,7 +365,7 @@ def test_plotting_lists_its_files(dynamics, shared, tmp_path):
         ),
         ("track {}/series -o {}/series", "series exists and holds no run; give another output"),
         ("track {}/series -o {}/new --counts {}/gone.parquet", "gone.parquet; make them with `dyn"),
-        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "is not a file of counts"),
+        ("track {}/series -o {}/new --counts {}/training/tokens.bin", "is not UTF-8: byte"),
         ("track {}/series -o {}/new --steps 7", "step 7 does not exist; the nearest are 2 and 8"),
         ("track {}/series -o {}/new --steps soon", "cannot read 'soon' in the steps 'soon'; a st"),
         ("track {}/training -o {}/new --rule most", "cannot read the vocabulary rule 'most'; it"),

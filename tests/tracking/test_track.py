@@ -211,7 +211,7 @@ def test_counts_of_another_tokenizer_are_refused_by_name(tmp_path, counts):
     tokenizer.save_pretrained(tmp_path / "series/step-0")
     theirs = tokenizer_sha256(tokenizer)[:12]
     with pytest.raises(
-        MismatchError, match=f"the counts was counted with tokenizer {'a' * 12}, but .*step-0 has"
+        MismatchError, match=f"the counts was counted with tokenizer {'a' * 12}, but .*series has"
     ) as raised:
         track(series, tmp_path / "run", counts=counts)
     assert theirs in str(raised.value)

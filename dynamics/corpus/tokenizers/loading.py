@@ -197,9 +197,8 @@ def _holds_tokenizer(folder: Path, files: Iterable[str] = TOKENIZER_FILES) -> bo
     return any((folder / file).is_file() for file in files)
 
 
-def _check_read(tokenizer: object, folder: Path, name: str) -> None:
-    """Refuse a tokenizer without entries, which transformers makes of a `config.json` alone."""
-    files = {*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()}
+def _check_holds_tokenizer(folder: Path, name: str, files: Iterable[str]) -> None:
+    """Refuse a folder without any of the files: transformers makes tokenizers of `config.json`."""
     if not _holds_tokenizer(folder, files):
         raise NoTokenizerError(
             f"{name} holds no tokenizer ({', '.join(TOKENIZER_FILES)}); give the folder of the one "
@@ -219,10 +218,12 @@ def _load(path: Path, name: str, *, trust_remote_code: bool = False) -> "PreTrai
         if path.is_file():
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
         else:
+            _check_holds_tokenizer(path, name, [*TOKENIZER_FILES, "tokenizer_config.json"])
             tokenizer = AutoTokenizer.from_pretrained(
                 str(path), trust_remote_code=trust_remote_code
             )
-            _check_read(tokenizer, path, name)
+            own_files = getattr(tokenizer, "vocab_files_names", {}).values()
+            _check_holds_tokenizer(path, name, [*TOKENIZER_FILES, *own_files])
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             kind = type(tokenizer).__name__
             raise CorpusError(f"the tokenizer {name} ({kind}) has no tokenizer.json; convert it")
