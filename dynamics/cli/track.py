@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -277,7 +277,7 @@ def _run_folders(places: Sequence[str], output: Path | None) -> list[Path]:
 
 def _cost(
     place: str, steps: str, rows: str | None, settings: TrackingSettings
-) -> tuple[dict[str, object], str]:
+) -> tuple[dict[str, Any], str]:
     """Return the estimated cost of tracking a series, as a result and as text."""
     from dynamics.checkpoints.opening import open_any
     from dynamics.tracking.cost import live_cost, track_cost

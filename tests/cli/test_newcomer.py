@@ -156,6 +156,6 @@ def test_a_tokenizer_is_given_to_a_series_without_one(dynamics, checkpoints, tmp
         status, _, err = dynamics(*arguments, *given, "--counts", table, "-o", run)
         assert status == 0, err
         assert len(package.Run(run).record.live_checkpoints) == 3
-    unread = ("--tokenizer", "hf-seed0", "--counts", "by_id.csv", "-o", tmp_path / "x")
+    unread = ("--tokenizer", "hf-seed1/checkpoint-2", "--counts", "by_id.csv", "-o", tmp_path / "x")
     _, _, err = dynamics(*arguments, *unread)
-    assert "dynamics: hf-seed0 holds no tokenizer (tokenizer.json, " in err
+    assert "dynamics: hf-seed1/checkpoint-2 holds no tokenizer (tokenizer.json, " in err
