@@ -114,6 +114,19 @@ def show_methods() -> None:
         cog.outl(f"| `{name}` | {said} | {method.covers} |")
 
 
+def show_layouts() -> None:
+    """Write a table of the methods that take blocks apart, and the architectures they cover."""
+    from dynamics.attribution.methods import METHODS
+    from dynamics.models.block_layouts import LAYOUTS
+
+    cog.outl(f"| `--method` | {' | '.join(layout.name for layout in LAYOUTS.values())} |")
+    cog.outl("|---" * (1 + len(LAYOUTS)) + "|")
+    for name, method in METHODS.items():
+        if (excludes := method.excludes) is not None:
+            cells = ["" if excludes(layout) else "yes" for layout in LAYOUTS.values()]
+            cog.outl(f"| `{name}` | {' | '.join(cells)} |")
+
+
 def show_surgeries() -> None:
     """Write a table of the surgeries on norms into the page."""
     from dynamics.runs.surgeries import DRAWS, SURGERIES

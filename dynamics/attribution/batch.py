@@ -4,9 +4,10 @@ B inputs, P positions, T targets, D hidden size. Inputs are padded on the right 
 with targets of readout -1; scores are NaN there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,8 @@ from dynamics.models.live_model import Batch, LiveModel, Reading
 from dynamics.models.output import nearly_equal
 from dynamics.models.stack import Stack
 from dynamics.scores.logits import CHUNK, LogitForm, log_form, shift
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,8 @@ class AttributionBatch:
         foils: Label or token id that each target is contrasted with, -1 for none.
         settings: Settings of the methods.
         reading: Result of a forward pass over the inputs, where there has been one.
+        shared: Results that do not depend on the layer of the settings, by name, each with the
+            inputs that it is of; see `shared_result`.
 
     Raises:
         ConfigError: The logit form is that of a softmax over labels, and the model predicts a
@@ -46,6 +51,7 @@ class AttributionBatch:
     foils: Int[Tensor, "B T"]
     settings: AttributionSettings = field(default_factory=AttributionSettings)
     reading: Reading | None = None
+    shared: dict[str, tuple[Batch, Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         form = self.settings.logit_form
@@ -111,6 +117,23 @@ class AttributionBatch:
             foils=self.foils[indices],
             reading=None,
         )
+
+    def alone(self, index: int) -> Batch:
+        """Return one input without its padding, as a batch of one."""
+        return self.inputs.part([index], self.inputs.lengths[index])
+
+    def shared_result(self, name: str, compute: Callable[[], Result]) -> Result:
+        """Return a result that the layers of these inputs share, computed once.
+
+        Args:
+            name: Name of the result.
+            compute: Computes it; it must not depend on the settings.
+        """
+        inputs, result = self.shared.get(name, (None, None))
+        if inputs is not self.inputs:
+            result = compute()
+            self.shared[name] = (self.inputs, result)
+        return cast(Result, result)
 
     def with_ids(
         self, ids: Int[Tensor, "B Q"], original_positions: Int[Tensor, "B Q"] | None = None

@@ -24,6 +24,8 @@ from dynamics.models.live_model import LiveModel
 from dynamics.progress import OnProgress, Report, no_progress
 
 _IN_RESULT = {"norm_source", "logit_form", "layer", "side", "protocol"}
+# Settings that came later: files written before can be resumed, because the default is left out.
+_ADDED = {"mixing": "rolled_out"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ class AttributionJob(Attributing):
     def _request(self, text: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that a line of JSON has no entry for, without those that are None."""
         of_text = {key: value for key, value in text.items() if key != "text"}
-        settings = {k: value for k, value in vars(self.settings).items() if k not in _IN_RESULT}
+        settings = {
+            name: value
+            for name, value in vars(self.settings).items()
+            if name not in _IN_RESULT and _ADDED.get(name) != value
+        }
         if self.settings.counts is not None:
             digest = sha256(self.settings.counts.tobytes()).hexdigest()[:16]
             settings["counts"] = f"sha256:{digest}"

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from dynamics.attribution import baselines, gradients, lrp, normxlogit
 from dynamics.attribution.batch import AttributionBatch, Scores
+from dynamics.attribution.mixing import LayoutRefusal, block_refusal, every_layout
 from dynamics.attribution.occlusion import occlusion
+from dynamics.attribution.rollout import attention_rollout
+from dynamics.attribution.value_zeroing import value_zeroing
 from dynamics.errors import ConfigError, did_you_mean
 from dynamics.models.live_model import LiveModel
 
@@ -21,12 +25,54 @@ class Method:
         refuses: Returns the reason why a model is not covered, None when it is.
         needs: `nothing` of the prediction; the `prediction` of the whole network; or the `head`,
             applied to single representations or asked for its read-out position.
+        forwards: Returns the number of its own forward passes over an input of so many positions;
+            None for one where it needs predictions, else none.
+        excludes: Returns the reason why it is not defined on a layout of blocks; None for a method
+            that does not look into blocks.
     """
 
     function: Callable[[AttributionBatch], Scores]
     covers: str
     refuses: Callable[[LiveModel], str | None] = lambda model: None
     needs: Literal["nothing", "prediction", "head"] = "prediction"
+    forwards: Callable[[int], int] | None = None
+    excludes: LayoutRefusal | None = None
+
+    @property
+    def runs_network(self) -> bool:
+        """Return whether it runs forward passes of its own."""
+        return self.forwards is not None or self.needs == "prediction"
+
+    def passes(self, positions: int) -> int:
+        """Return the number of its own forward passes over an input of so many positions."""
+        return int(self.runs_network) if self.forwards is None else self.forwards(positions)
+
+
+def _one_pass(positions: int) -> int:
+    """Return the number of passes of a method that records the blocks once."""
+    return 1
+
+
+def _of_blocks(
+    function: Callable[[AttributionBatch], Scores],
+    excludes: LayoutRefusal = every_layout,
+    forwards: Callable[[int], int] = _one_pass,
+) -> Method:
+    """Return a method that takes the blocks of a network apart.
+
+    Args:
+        function: As in `Method`.
+        excludes: As in `Method`.
+        forwards: As in `Method`.
+    """
+    return Method(
+        function,
+        "[architectures with a record of their blocks](#methods-by-architecture)",
+        partial(block_refusal, excludes),
+        "head",
+        forwards,
+        excludes,
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -38,14 +84,23 @@ METHODS: dict[str, Method] = {
     "gradient_norm": Method(gradients.gradient_norm, "every architecture and head"),
     "gradient_x_input": Method(gradients.gradient_x_input, "every architecture and head"),
     "integrated_gradients": Method(
-        gradients.integrated_gradients, "every architecture and head; needs the extra `attribution`"
+        gradients.integrated_gradients,
+        "every architecture and head; needs the extra `attribution`",
+        forwards=lambda positions: 52,  # input, baseline, and steps where the first 50 converge
     ),
     "cp_lrp": Method(
         lrp.cp_lrp,
         "attention with every head; no state-space or recurrent models, no log-probabilities",
         lrp.refuses,
     ),
-    "occlusion": Method(occlusion, "every architecture and head; one forward pass per token"),
+    "attention_rollout": _of_blocks(attention_rollout),
+    # One pass, and the blocks once more for each position and for the unchanged input.
+    "value_zeroing": _of_blocks(value_zeroing, forwards=lambda positions: positions + 2),
+    "occlusion": Method(
+        occlusion,
+        "every architecture and head; one forward pass per token",
+        forwards=lambda positions: positions,
+    ),
     "random": Method(baselines.random, "everything", needs="nothing"),
     "recency": Method(baselines.recency, "everything", needs="head"),
     "inverse_log_frequency": Method(

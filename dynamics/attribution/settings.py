@@ -41,6 +41,8 @@ class AttributionSettings:
         steps: Steps of integrated gradients to begin with; doubled until they have converged.
         occlude_with: Replacement of an occluded token: `mask`, `pad`, `unk`, `mean` (the mean row),
             `delete`, or `auto`.
+        mixing: Blocks that methods of mixing between positions follow: `rolled_out` from the
+            embeddings through all blocks up to the layer, or the `single` block of the layer.
         seed: Seed of the random scores.
         counts: Occurrences of each token id, for the baseline that ranks by frequency.
     """
@@ -53,6 +55,7 @@ class AttributionSettings:
     baseline: Literal["auto", "zero", "pad", "mask"] = "auto"
     steps: int = 50
     occlude_with: Literal["auto", "mask", "pad", "unk", "mean", "delete"] = "auto"
+    mixing: Literal["rolled_out", "single"] = "rolled_out"
     seed: int = 0
     counts: "np.ndarray | None" = None
 

@@ -118,8 +118,8 @@ IMPORTANCES: dict[str, Importance] = {
     **{
         f"attribution_{name}": Importance(
             partial(_attribution, name),
-            # What a head answers is shared; what needs predictions runs the network itself.
-            ("attributed", *([name] if method.needs == "prediction" else [])),
+            # What a head answers is shared; other methods run the network themselves.
+            ("attributed", *([name] if method.runs_network else [])),
             method=name,
         )
         for name, method in METHODS.items()
@@ -186,8 +186,7 @@ def forwards_per_context(names: Sequence[str], length: int) -> int:
         length: Ids of a context.
     """
     passes = {key for name in choose_importances(names) for key in IMPORTANCES[name].passes}
-    counts = {"integrated_gradients": 52, "occlusion": length}
-    return sum(counts.get(key, 1) for key in passes)
+    return sum(METHODS[key].passes(length) if key in METHODS else 1 for key in passes)
 
 
 @torch.no_grad()

@@ -149,6 +149,11 @@ class Stack:
         return self._blocks[0]
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, in order."""
+        return self._blocks
+
+    @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self._blocks)
@@ -257,13 +262,16 @@ class Stack:
         """
         if layer == self.depth:
             return states.final
-        norm = self._final_norm(states)
+        norm = self.final_norm(states)
         return norm(states.blocks[layer - 1] if layer else states.embedding)
 
-    def _final_norm(self, states: States) -> nn.Module:
+    def final_norm(self, states: States) -> nn.Module:
         """Return the module that turns the output of the last block into the input of the head.
 
         It is found by its result, not by its name: none (an identity) is tried first.
+
+        Args:
+            states: States recorded with `blocks`.
 
         Raises:
             CheckpointError: No module does.

@@ -60,7 +60,8 @@ CONFIGS = {
         max_position_embeddings=POSITIONS,
     ),
 }  # fmt: skip
-VARIANTS = {  # of architectures that have more than one kind of block
+VARIANTS = {  # architectures of another kind of block, and of more than one kind
+    "olmo2": lambda: hf.Olmo2Config(**_LAYERS, num_key_value_heads=1, **_TEXT_END),
     "gpt_neox_sequential": lambda: hf.GPTNeoXConfig(
         **_LAYERS, **_TEXT_END, use_parallel_residual=False
     ),
