@@ -6,8 +6,14 @@ from functools import partial
 from typing import Literal
 
 from dynamics.attribution import baselines, gradients, lrp, normxlogit
+from dynamics.attribution.alti import alti, alti_logit
 from dynamics.attribution.batch import AttributionBatch, Scores
-from dynamics.attribution.mixing import LayoutRefusal, block_refusal, every_layout
+from dynamics.attribution.mixing import (
+    LayoutRefusal,
+    block_refusal,
+    every_layout,
+    layouts_that_add_to_the_residual,
+)
 from dynamics.attribution.occlusion import occlusion
 from dynamics.attribution.rollout import attention_rollout
 from dynamics.attribution.value_zeroing import value_zeroing
@@ -94,6 +100,8 @@ METHODS: dict[str, Method] = {
         lrp.refuses,
     ),
     "attention_rollout": _of_blocks(attention_rollout),
+    "alti": _of_blocks(alti),
+    "alti_logit": _of_blocks(alti_logit, layouts_that_add_to_the_residual),
     # One pass, and the blocks once more for each position and for the unchanged input.
     "value_zeroing": _of_blocks(value_zeroing, forwards=lambda positions: positions + 2),
     "occlusion": Method(

@@ -120,6 +120,11 @@ class BlockParts:
         return precise(self.call.value_of_heads)[0]
 
     @property
+    def heads_width(self) -> int:
+        """Width HW of all heads side by side."""
+        return self.call.output.shape[-2] * self.call.output.shape[-1]
+
+    @property
     def _attended_heads(self) -> Float[Tensor, "P HW"]:
         """Mean value of each head and position, by its attention weights."""
         return (self.weights @ self.values).transpose(0, 1).flatten(1)
