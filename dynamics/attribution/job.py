@@ -98,7 +98,7 @@ class AttributionJob(Attributing):
         settings = {
             name: value
             for name, value in vars(self.settings).items()
-            if name not in _IN_RESULT and _ADDED.get(name) != value
+            if name not in _IN_RESULT and not (name in _ADDED and _ADDED[name] == value)
         }
         if self.settings.counts is not None:
             digest = sha256(self.settings.counts.tobytes()).hexdigest()[:16]
