@@ -18,8 +18,9 @@ from dynamics.attribution.logit_shares import (
 )
 from dynamics.attribution.mixing import Mixing, mixing_scores, rows_of_sum_one
 from dynamics.models.attention_calls import precise
-from dynamics.models.block_parts import BlockParts, record_blocks
+from dynamics.models.block_parts import BlockParts
 from dynamics.models.head_parts import linear_head
+from dynamics.models.recorded_blocks import record_blocks
 
 PARTS = ("initial", "feed_forward", "attention_bias", "final_bias")
 NUMBERS_AT_ONCE = 2**24  # of the vectors that are held together: 128 MiB in double precision

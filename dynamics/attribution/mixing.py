@@ -19,8 +19,9 @@ from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.errors import ConfigError
 from dynamics.models.attention_calls import precise
 from dynamics.models.block_layouts import BlockLayout, layout_of, layout_refusal
-from dynamics.models.block_parts import BlockParts, record_blocks
+from dynamics.models.block_parts import BlockParts
 from dynamics.models.live_model import LiveModel
+from dynamics.models.recorded_blocks import record_blocks
 
 Mixing = Float[Tensor, "P P"]
 LayoutRefusal = Callable[[BlockLayout], str | None]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from dynamics.errors import ConfigError
 from dynamics.models.attention_calls import precise
-from dynamics.models.block_parts import ModuleCall, module_calls
+from dynamics.models.block_parts import ModuleCall
 from dynamics.models.frozen_maps import LinearMap, distance, linear_map, tolerance
 from dynamics.models.live_model import LiveModel
+from dynamics.models.recorded_blocks import module_calls
 
 
 @dataclass(frozen=True, eq=False)

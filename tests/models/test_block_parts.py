@@ -7,8 +7,8 @@ from transformers.modeling_utils import AttentionInterface
 from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.attention_calls import AttentionCall, attention_calls
 from dynamics.models.block_layouts import LAYOUTS, layout_of
-from dynamics.models.block_parts import record_blocks
 from dynamics.models.live_model import Batch
+from dynamics.models.recorded_blocks import record_blocks
 from tests.attribution.blocks_by_hand import FAMILIES, TASKS, blocks_by_hand, linear_norm
 from tests.models import tiny
 
