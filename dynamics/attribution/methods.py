@@ -8,11 +8,14 @@ from typing import Literal
 from dynamics.attribution import baselines, gradients, lrp, normxlogit
 from dynamics.attribution.alti import alti, alti_logit
 from dynamics.attribution.batch import AttributionBatch, Scores
+from dynamics.attribution.decompx import decompx, decompx_without_biases
+from dynamics.attribution.globenc import globenc
 from dynamics.attribution.mixing import (
     LayoutRefusal,
     block_refusal,
     every_layout,
     layouts_that_add_to_the_residual,
+    layouts_that_norm_the_residual,
 )
 from dynamics.attribution.occlusion import occlusion
 from dynamics.attribution.rollout import attention_rollout
@@ -102,6 +105,9 @@ METHODS: dict[str, Method] = {
     "attention_rollout": _of_blocks(attention_rollout),
     "alti": _of_blocks(alti),
     "alti_logit": _of_blocks(alti_logit, layouts_that_add_to_the_residual),
+    "globenc": _of_blocks(globenc, layouts_that_norm_the_residual),
+    "decompx": _of_blocks(decompx),
+    "decompx_without_biases": _of_blocks(decompx_without_biases),
     # One pass, and the blocks once more for each position and for the unchanged input.
     "value_zeroing": _of_blocks(value_zeroing, forwards=lambda positions: positions + 2),
     "occlusion": Method(

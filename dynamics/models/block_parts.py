@@ -165,6 +165,30 @@ class BlockParts:
         norm = self.norm(self.layout.attention.sum_norm)
         return norm(terms, rows) if norm else terms
 
+    def value_map(self) -> LinearMap:
+        """Return the map from the normed input to the values of all key-value heads."""
+        path, kind = self.layout.value, self.layout.value_rows
+        whole = self.map(path)
+        rows = torch.arange(len(whole.weight), device=whole.weight.device)
+        if kind == "last_third":
+            rows = rows.view(3, -1)[2]
+        elif kind == "third_of_each_head":
+            rows = rows.view(len(self.weights), 3, -1)[:, 2].flatten()
+        values = precise(self.call.value)[0].transpose(0, 1).flatten(1)
+        self._check("values", self.output_of(path)[:, rows], values)
+        return LinearMap(whole.weight[rows], whole.bias[rows])
+
+    def of_heads(self, values: Float[Tensor, "... GW"]) -> Float[Tensor, "... HW"]:
+        """Repeat the values of key-value heads, side by side, for the query heads of each."""
+        groups = self.call.value.shape[1]
+        by_head = values.unflatten(-1, (groups, -1))
+        return by_head.repeat_interleave(len(self.weights) // groups, dim=-2).flatten(-2)
+
+    def attend(self, values: Float[Tensor, "P K GW"]) -> Float[Tensor, "P K HW"]:
+        """Mix parts of the values by the attention weights of each head."""
+        by_head = self.of_heads(values).unflatten(-1, (len(self.weights), -1))
+        return torch.einsum("hpq,qkhw->pkhw", self.weights, by_head).flatten(-2)
+
     def map(self, path: str) -> LinearMap:
         """Return a linear map of the block, compared with what the live module gave."""
         recorded = linear_map(self.block.get_submodule(path))

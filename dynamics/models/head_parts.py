@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynamics.errors import ConfigError
 from dynamics.models.attention_calls import precise
@@ -76,8 +76,3 @@ def linear_head(model: LiveModel, state: Float[Tensor, " D"]) -> LinearMap:
         f"{model.name} ({type(model.network).__name__}): its head is not one linear map (it "
         f"applies {names}), so a logit is no sum over blocks; use decompx or cp_lrp"
     )
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Return whether a module of `HeadCalls` is a norm, not a linear map."""
-    return type(module).__name__.endswith("Norm")
