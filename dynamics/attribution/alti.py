@@ -50,7 +50,7 @@ def contributions(block: BlockParts) -> tuple[Mixing, int]:
     by_chunk = []
     for rows in row_chunks(block):
         terms, states = block.mixing_terms(rows), block.mixed[rows]
-        # Ferrando et al. 2022 (arXiv 2203.04212), section 3: max(0, |y_i|_1 - |y_i - T_i(x_j)|_1)
+        # Ferrando et al. 2022 (arXiv 2203.04212): max(0, |y_i|_1 - |y_i - T_i(x_j)|_1)
         apart = (states[:, None] - terms).abs().sum(-1)
         by_chunk.append((states.abs().sum(-1, keepdim=True) - apart).clamp_min(0))
     # A position without attention weight has the vector 0, whose nearness is rounding at most.

@@ -19,7 +19,7 @@ from dynamics.attribution.logit_shares import SUMS, check_shares, conservation, 
 from dynamics.errors import MeasureError
 from dynamics.models.attention_calls import precise
 from dynamics.models.block_parts import BlockParts
-from dynamics.models.frozen_maps import FrozenNorm, distance, frozen_norm, linear_map, tolerance
+from dynamics.models.frozen_maps import FrozenNorm, distance, linear_map
 from dynamics.models.head_parts import HeadCalls, head_calls
 from dynamics.models.recorded_blocks import RecordedBlocks, record_blocks
 
@@ -194,12 +194,5 @@ def _logit_parts(parts: Parts, head: HeadCalls, share: Share) -> Float[Tensor, "
         if (first := linear_map(call.module)) is not None:
             parts = share(first(parts), first.bias)
         else:
-            value, output = call.value[None], call.output[None]
-            norm = frozen_norm(call.module, value, output, tolerance(output.dtype))
-            if norm is None:
-                raise MeasureError(
-                    f"a norm of the head ({type(call.module).__name__}) is not one that can be "
-                    "decomposed; use a method that needs predictions only, such as occlusion"
-                )
-            parts = _normed(parts, norm, slice(None), share)
+            parts = _normed(parts, head.norm(call), slice(None), share)
     return parts * slope(head.logits, state)

@@ -26,7 +26,7 @@ def lengths(block: BlockParts) -> tuple[Mixing, int]:
     """
     last_norm = block.norm(block.layout.feed_forward.sum_norm)
     assert last_norm is not None, "blocks without are refused"
-    # Modarressi et al. 2022 (arXiv 2205.03286), section 3: N_ij = |LN2(LN1(T_i(x_j)))|_2
+    # Modarressi et al. 2022 (arXiv 2205.03286): N_ij = |LN2(LN1(T_i(x_j)))|_2
     by_chunk = [
         last_norm(block.mixing_terms(rows), rows).norm(dim=-1) for rows in row_chunks(block)
     ]

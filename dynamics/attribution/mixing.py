@@ -75,7 +75,7 @@ def rows_of_sum_one(mixing: Mixing) -> tuple[Mixing, int]:
 
 def rolled_out(matrices: Float[Tensor, "L P P"]) -> Mixing:
     """Return the product of the matrices of blocks, the last block leftmost; identity for none."""
-    # Abnar & Zuidema 2020 (arXiv 2005.00928), section 3: R_l = A_l R_(l-1)
+    # Abnar & Zuidema 2020 (arXiv 2005.00928): R_l = A_l R_(l-1)
     product = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     for matrix in matrices:
         product = matrix @ product

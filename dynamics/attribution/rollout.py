@@ -22,5 +22,5 @@ def attention_rollout(batch: AttributionBatch) -> Scores:
 def _with_residual(block: BlockParts) -> tuple[Mixing, int]:
     """Return the mean over heads of the attention weights, half of each row for the residual."""
     mean = block.weights.mean(0)
-    # Abnar & Zuidema 2020 (arXiv 2005.00928), eq. 1 of section 3: A = 0.5 W_att + 0.5 I
+    # Abnar & Zuidema 2020 (arXiv 2005.00928): A = 0.5 W_att + 0.5 I
     return rows_of_sum_one(mean + torch.eye(len(mean), dtype=mean.dtype, device=mean.device))

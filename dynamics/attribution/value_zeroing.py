@@ -29,7 +29,7 @@ def _distances(block: BlockParts) -> tuple[Mixing, int]:
     chunks = positions.split(max(1, POSITIONS_AT_ONCE // count - 1))
     for chunk in chunks:
         clean, *changed = block.with_values_zeroed(torch.cat([chunk.new_tensor([-1]), chunk]))
-        # Mohebbi et al. 2023 (arXiv 2301.12971), eq. 3: C_ij = 1 - cos(changed_i, clean_i)
+        # Mohebbi et al. 2023 (arXiv 2301.12971): C_ij = 1 - cos(changed_i, clean_i)
         cosine = torch.cosine_similarity(torch.stack(changed), clean[None], dim=-1)
         distances.append(1 - cosine)
     by_position = torch.cat(distances).T

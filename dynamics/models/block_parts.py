@@ -155,10 +155,10 @@ class BlockParts:
         """Transformed vector of each position in `mixed`, without biases of norms and output.
 
         The value of a position under the attention weights, and the residual of the same position;
-        through the norm of the sum where the block has one (Kobayashi et al. 2021, eq. 4).
+        through the norm of the sum where the block has one (Kobayashi et al. 2021).
         """
         positions = torch.arange(len(self.input), device=self.input.device)
-        # T_i(x_j) = sum_h A_ij W_O v_j + [i = j] x_i, Ferrando et al. 2022, eq. 7
+        # T_i(x_j) = sum_h A_ij W_O v_j + [i = j] x_i, Ferrando et al. 2022 (arXiv 2203.04212)
         terms = self.attention_shares(rows)
         own = positions[rows]
         terms[torch.arange(len(own), device=own.device), own] += self.input[rows]

@@ -10,10 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynamics.errors import ConfigError
+from dynamics.errors import ConfigError, MeasureError
 from dynamics.models.attention_calls import precise
 from dynamics.models.block_parts import ModuleCall
-from dynamics.models.frozen_maps import LinearMap, distance, linear_map, tolerance
+from dynamics.models.frozen_maps import (
+    FrozenNorm,
+    LinearMap,
+    distance,
+    frozen_norm,
+    linear_map,
+    tolerance,
+)
 from dynamics.models.live_model import LiveModel
 from dynamics.models.recorded_blocks import module_calls
 
@@ -23,14 +30,32 @@ class HeadCalls:
     """A head, applied to one representation.
 
     Attributes:
+        name: The model, for messages.
+        limit: Largest distance of a copy of a norm from its output.
         state: The representation.
         calls: Calls of linear maps and norms, in order.
         logits: The logits that the head gives.
     """
 
+    name: str
+    limit: float
     state: Float[Tensor, " D"]
     calls: Sequence[ModuleCall]
     logits: Float[Tensor, " C"]
+
+    def norm(self, call: ModuleCall) -> FrozenNorm:
+        """Return the norm of a call with its true divisor.
+
+        Raises:
+            MeasureError: It is no norm that can be followed.
+        """
+        norm = frozen_norm(call.module, call.value[None], call.output[None], self.limit)
+        if norm is None:
+            raise MeasureError(
+                f"{self.name}: a norm of its head ({type(call.module).__name__}) is not one that "
+                "can be decomposed; use a method that needs predictions only, such as occlusion"
+            )
+        return norm
 
 
 @torch.no_grad()
@@ -53,7 +78,8 @@ def head_calls(model: LiveModel, state: Float[Tensor, " D"]) -> HeadCalls:
         ModuleCall(call.module, precise(call.value).flatten(), precise(call.output).flatten())
         for call in calls
     ]
-    return HeadCalls(precise(state), flat, precise(logits))
+    name = f"{model.name} ({type(model.network).__name__})"
+    return HeadCalls(name, tolerance(state.dtype), precise(state), flat, precise(logits))
 
 
 def linear_head(model: LiveModel, state: Float[Tensor, " D"]) -> LinearMap:
@@ -69,10 +95,10 @@ def linear_head(model: LiveModel, state: Float[Tensor, " D"]) -> LinearMap:
     head = head_calls(model, state)
     if len(head.calls) == 1 and (matrix := linear_map(head.calls[0].module)) is not None:
         output = head.calls[0].output
-        if distance(matrix(head.state) + matrix.bias, output) <= tolerance(state.dtype):
+        if distance(matrix(head.state) + matrix.bias, output) <= head.limit:
             return matrix
     names = ", ".join(type(call.module).__name__ for call in head.calls) or "none"
     raise ConfigError(
-        f"{model.name} ({type(model.network).__name__}): its head is not one linear map (it "
+        f"{head.name}: its head is not one linear map (it "
         f"applies {names}), so a logit is no sum over blocks; use decompx or cp_lrp"
     )

@@ -180,7 +180,10 @@ def test_methods_that_need_no_head_need_no_head_check():
     model = model_of(ReadsBothEnds, hf.BertConfig(**SHAPE, num_labels=3))
     own = own_logits(model, "the cat sat")
     for method in METHODS:
-        if METHODS[method].needs == "head":
+        if METHODS[method].refuses(model):
+            with pytest.raises(ConfigError, match=f"{method} does not cover ReadsBothEnds"):
+                next(dynamics.attribute(model, ["the cat sat"], method=method))
+        elif METHODS[method].needs == "head":
             with pytest.raises(CheckpointError, match="does not give the model's own logits"):
                 next(dynamics.attribute(model, ["the cat sat"], method=method))
         elif method != "inverse_log_frequency":
@@ -293,6 +296,8 @@ def test_the_language_part_of_a_model_that_also_sees():
     [("gpt2", "causal", "the cat sat"), ("bert", "masked", "the [MASK] sat")],
 )
 def test_every_method_in_every_dtype(name, task, text, method, dtype):
+    if METHODS[method].refuses(tiny.live(name, task)):
+        pytest.skip(f"{method} does not cover {name}")
     settings = AttributionSettings(counts=np.arange(1, tiny.V + 1))
     found, exact = (
         next(
