@@ -191,9 +191,7 @@ class BlockParts:
 
     def map(self, path: str) -> LinearMap:
         """Return a linear map of the block, compared with what the live module gave."""
-        recorded = linear_map(self.block.get_submodule(path))
-        if recorded is None:
-            self._refuse(path, torch.inf)
+        recorded = linear_map(self.block.get_submodule(path)) or self._refuse(path, torch.inf)
         self._check(path, recorded(self.input_of(path)) + recorded.bias, self.output_of(path))
         return recorded
 
