@@ -11,11 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.attribution.batch import AttributionBatch, Scores
-from dynamics.attribution.logit_shares import (
-    check_shares,
-    conservation,
-    of_targets,
-)
+from dynamics.attribution.logit_shares import check_shares, conservation, of_targets
 from dynamics.attribution.mixing import Mixing, mixing_scores, rows_of_sum_one
 from dynamics.models.attention_calls import precise
 from dynamics.models.block_parts import BlockParts

@@ -90,19 +90,16 @@ def _scores(batch: AttributionBatch, method: str, share: Share) -> Scores:
     for index, inputs in enumerate(map(batch.alone, range(len(batch.inputs)))):
         blocks = record_blocks(batch.model, inputs)
         layer = len(blocks) if batch.settings.layer is None else batch.settings.layer
-        parts = decomposed(blocks, layer, share)
-        scored = blocks.reading.scored
-        states = batch.model.stack().as_final(scored, layer)[0]
-        length = len(states)
+        parts, norm = decomposed(blocks, layer, share), blocks.final_norm(layer)
+        parts = parts if norm is None else _normed(parts, norm, share)
+        states = batch.model.stack().as_final(blocks.reading.scored, layer)[0]
         for target in batch.target_mask[index].nonzero().flatten().tolist():
             readout = int(batch.readouts[index, target])
-            norm, row = blocks.final_norm(layer), [readout]
-            final = parts[row] if norm is None else _normed(parts[row], norm, row, share)
             head = head_calls(batch.model, states[readout])
-            by_column = _logit_parts(final, head, share)[0].T  # C x K
+            by_column = _logit_parts(parts[readout, None], head, share)[0].T  # C x K
             shares = of_targets(batch, index, [target], by_column)[0]
             logit = of_targets(batch, index, [target], head.logits)[0]
-            values[index, :length, target] = shares[:length]
+            values[index, : len(states), target] = shares[: len(states)]
             checks["logit"][index, target] = logit
             checks["conservation"][index, target] = conservation(batch, method, shares, logit)
             if share is keep_apart:
@@ -175,12 +172,12 @@ def slope(result: Tensor, value: Tensor) -> Tensor:
 def _normed_at(block: BlockParts, path: str | None, parts: Parts, share: Share) -> Parts:
     """Return parts after a norm of the block; unchanged for no norm."""
     norm = block.norm(path)
-    return parts if norm is None else _normed(parts, norm, slice(None), share)
+    return parts if norm is None else _normed(parts, norm, share)
 
 
-def _normed(parts: Parts, norm: FrozenNorm, rows: slice | list[int], share: Share) -> Parts:
+def _normed(parts: Parts, norm: FrozenNorm, share: Share) -> Parts:
     """Return parts after a norm, its bias shared out."""
-    return share(norm(parts, rows), norm.bias)
+    return share(norm(parts), norm.bias)
 
 
 def _logit_parts(parts: Parts, head: HeadCalls, share: Share) -> Float[Tensor, "1 K C"]:
@@ -194,5 +191,5 @@ def _logit_parts(parts: Parts, head: HeadCalls, share: Share) -> Float[Tensor, "
         if (first := linear_map(call.module)) is not None:
             parts = share(first(parts), first.bias)
         else:
-            parts = _normed(parts, head.norm(call), slice(None), share)
+            parts = _normed(parts, head.norm(call), share)
     return parts * slope(head.logits, state)

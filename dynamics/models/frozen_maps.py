@@ -51,8 +51,13 @@ class LinearMap:
         return parts @ self.weight.T
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer of torch or transformers."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
 def linear_map(module: nn.Module) -> LinearMap | None:
-    """Return the map of a module, None where it is no linear layer of torch or transformers."""
+    """Return the map of a module in wide numbers, None where it is no linear layer."""
     if not isinstance(module, nn.Linear | Conv1D):
         return None
     weight = precise(module.weight.detach())

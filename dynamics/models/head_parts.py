@@ -18,6 +18,7 @@ from dynamics.models.frozen_maps import (
     LinearMap,
     distance,
     frozen_norm,
+    is_linear,
     linear_map,
     tolerance,
 )
@@ -69,7 +70,7 @@ def head_calls(model: LiveModel, state: Float[Tensor, " D"]) -> HeadCalls:
     modules = [
         module
         for module in model.network.modules()
-        if linear_map(module) is not None or type(module).__name__.endswith("Norm")
+        if is_linear(module) or type(module).__name__.endswith("Norm")
     ]
     head = model.head  # it probes the model, before calls are recorded
     with module_calls(modules) as calls:
@@ -83,7 +84,7 @@ def head_calls(model: LiveModel, state: Float[Tensor, " D"]) -> HeadCalls:
 
 
 def linear_head(model: LiveModel, state: Float[Tensor, " D"]) -> LinearMap:
-    """Return the map from a representation to logits, before these are scaled or capped.
+    """Return the map from a representation to logits, before a cap on these.
 
     Args:
         model: The model.
@@ -95,10 +96,14 @@ def linear_head(model: LiveModel, state: Float[Tensor, " D"]) -> LinearMap:
     head = head_calls(model, state)
     if len(head.calls) == 1 and (matrix := linear_map(head.calls[0].module)) is not None:
         output = head.calls[0].output
-        if distance(matrix(head.state) + matrix.bias, output) <= head.limit:
+        cap = getattr(model.network.config.get_text_config(), "final_logit_softcapping", None)
+        # Heads over labels have no cap where those over the vocabulary have one.
+        candidates = (output, cap * (output / cap).tanh()) if cap else (output,)
+        is_whole_head = any(distance(logits, head.logits) <= head.limit for logits in candidates)
+        if is_whole_head and distance(matrix(head.state) + matrix.bias, output) <= head.limit:
             return matrix
     names = ", ".join(type(call.module).__name__ for call in head.calls) or "none"
     raise ConfigError(
-        f"{head.name}: its head is not one linear map (it "
+        f"{head.name}: its head is not one linear map behind which a cap alone may stand (it "
         f"applies {names}), so a logit is no sum over blocks; use decompx or cp_lrp"
     )

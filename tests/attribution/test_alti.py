@@ -232,6 +232,19 @@ class TestLogit:
         with pytest.raises(ConfigError, match="its head is not one linear map"):
             alti_logit(attribution_batch(model))
 
+    def test_logits_that_are_scaled_behind_the_head_are_refused(self):
+        model = fresh("llama")
+        network, run = model.network, model.network.forward
+
+        def scaled(*args, **more):
+            output = run(*args, **more)
+            output.logits = output.logits * 2
+            return output
+
+        network.forward = scaled
+        with pytest.raises(ConfigError, match="not one linear map behind which a cap alone may"):
+            alti_logit(attribution_batch(model))
+
     def test_shares_that_miss_the_logit_are_refused(self, monkeypatch):
         """Switched off: without the norm's divisor the parts are those of another logit."""
         from dynamics.models.frozen_maps import FrozenNorm
