@@ -87,11 +87,10 @@ def test_nothing_heavy_is_imported_before_it_is_used(program):
 def test_a_slip_in_settings_is_refused_at_once(tmp_path, arguments, told):
     (tmp_path / "mine.yaml").write_text("name: x\ntraining: {steps: 5, stpes: 5}\n", "utf-8")
     program = (
-        "import sys, time, dynamics.__main__ as program\n"
+        "import sys, dynamics.__main__ as program\n"
         f"try: program.main({arguments.split()!r})\n"
         "except SystemExit as end:\n"
-        f"    print(end.code, [name for name in {HEAVY!r} if name in sys.modules])\n"
-        "    print(time.process_time())"
+        f"    print(end.code, [name for name in {HEAVY!r} if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *sys.path]))}
     done = subprocess.run(
@@ -103,9 +102,7 @@ def test_a_slip_in_settings_is_refused_at_once(tmp_path, arguments, told):
     )
     assert done.stderr.startswith(f"dynamics: {told}")
     assert done.stderr.count("\n") == 1
-    imported, seconds = done.stdout.splitlines()
-    assert imported == "2 []"
-    assert float(seconds) < 1  # of the processor; half of it on the machines this was written on
+    assert done.stdout == "2 []\n"
 
 
 def test_the_version_is_printed_with_the_name(capsys):
