@@ -312,7 +312,7 @@ def show_architecture() -> None:
 
 EXTENSIONS = (
     ("a measure per token", "`View` to `TokenScores`", "`Measure`", "MEASURES"),
-    ("a statistic of a matrix", "`MatrixView` to rows of trends", "the function", "MATRICES"),
+    ("a statistic of a matrix", "`MatrixView` to rows of trends", "`MatrixStatistic`", "MATRICES"),
     ("an attribution method", "`AttributionBatch` to `Scores`", "`Method`", "METHODS"),
     (
         "an importance from the model",

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dynamics.configurations import configuration_file
+from dynamics.former_names import warn_of
+from dynamics.measure_groups import DEFAULT_GROUPS, MeasureGroups
 from dynamics.settings_files import (
     Settings,
     StepExpression,
@@ -289,11 +291,17 @@ class StreamSettings(Settings):
         return self
 
 
+EVERYTHING = {"measures": "all", "every_row": True}
+"""Settings that the former `all: true` stands for."""
+
+
 class TrackingSettings(Settings):
     """Settings of what is measured of each checkpoint, by `dynamics track` or in a study.
 
     Attributes:
-        all: Whether to take slow measures of the weights too, of all rows instead of a sample.
+        measures: Groups of measures of the weights: `norms` (always), `distances`, `ranks`,
+            `readouts`, `spectrum`; or `all`.
+        every_row: Whether every row enters effective ranks and read-outs, not a sample of 8,192.
         paths: Whether to follow each row over all steps, in a second pass over the series.
         covariates: Tables with a row per token, whose columns of numbers every measure and every
             importance is correlated with.
@@ -308,7 +316,8 @@ class TrackingSettings(Settings):
         probe_tokens_per_stratum: Tokens to probe in each of 10 strata of frequency.
         contexts: Contexts per probed token.
         context_length: Tokens per context.
-        device: `cpu`, `cuda`, or `auto` for cuda where there is one.
+        device: Device to measure the weights and run the models on: `cpu`, `cuda`, or `auto` for
+            cuda where there is one.
         probe: Text that the models are run on.
         stream: Token stream that the series was trained on.
         exposure: `exact` reads the token stream of a public series up to the last step; `auto`
@@ -317,7 +326,8 @@ class TrackingSettings(Settings):
         dask: Address of a dask scheduler to measure on.
     """
 
-    all: bool = False
+    measures: MeasureGroups = Field(default_factory=lambda: list(DEFAULT_GROUPS))
+    every_row: bool = False
     paths: bool = False
     covariates: list[str] = Field(default_factory=list)
     words: Words = "space"
@@ -335,6 +345,16 @@ class TrackingSettings(Settings):
     exposure: Literal["auto", "exact"] = "auto"
     allow_flagged: bool = False
     dask: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_all(cls, content: Any) -> Any:
+        """Read `all`, which 0.1 had in place of `measures` and `every_row`."""
+        if not isinstance(content, dict) or "all" not in content:
+            return content
+        warn_of("the setting 'all'", "'measures: all' with 'every_row: true'")
+        content = dict(content)
+        return (EVERYTHING if content.pop("all") else {}) | content
 
     @field_validator("importance", "covariates", mode="before")
     @classmethod

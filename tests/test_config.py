@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dynamics.config import StudySettings, load
 from dynamics.errors import ConfigError
+from dynamics.measure_groups import MEASURE_GROUPS
 from dynamics.study.settings import load_study
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -220,6 +221,30 @@ def test_what_is_written_is_read_back(tmp_path_factory, steps, rate, tied, seed)
     assert (loaded.training.steps, loaded.training.learning_rate) == (steps, rate)
     assert (loaded.model.tied, loaded.seed) == (tied, seed)
     assert StudySettings.model_validate(loaded.model_dump(mode="json")) == loaded
+
+
+def test_groups_of_measures_are_a_list_or_words_and_norms_are_always_among_them(read):
+    assert read(LEAST).tracking.measures == ["norms", "distances"]
+    for written, groups in [
+        ("ranks", ["norms", "ranks"]),
+        ("'spectrum, distances'", ["norms", "distances", "spectrum"]),
+        ("[readouts, norms]", ["norms", "readouts"]),
+        ("all", list(MEASURE_GROUPS)),
+    ]:
+        assert read(LEAST + f"tracking: {{measures: {written}}}\n").tracking.measures == groups
+    with pytest.raises(
+        ConfigError, match=r"measures: there is no group of .* 'rank'; did you mean"
+    ):
+        read(LEAST + "tracking: {measures: [rank]}\n")
+    with pytest.raises(
+        ConfigError, match=r"tracking.measures: groups of measures are names .*got 3"
+    ):
+        read(LEAST + "tracking: {measures: 3}\n")
+    with pytest.warns(DeprecationWarning, match="setting 'all' is called 'measures: all' with 'ev"):
+        former = read(LEAST + "tracking: {all: true}\n").tracking
+    assert (former.measures, former.every_row) == (list(MEASURE_GROUPS), True)
+    with pytest.warns(DeprecationWarning, match="setting 'all'"):
+        assert read(LEAST + "tracking: {all: false}\n") == read(LEAST)
 
 
 def test_importances_are_a_list_or_a_word_and_steps_are_read(read):

@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -69,6 +70,11 @@ FORMER_OPTIONS: dict[str, dict[str, str]] = {
 }
 """Options that became settings: by command, the key of the setting for each option."""
 
+FORMER_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "track": dict.fromkeys(("--all", "all=true"), ("measures=all", "every_row=true")),
+}
+"""Whole arguments that several settings took the place of: by command, these settings."""
+
 _NOTE = "dynamics.former_options"
 
 
@@ -106,13 +112,17 @@ class SettingsCommand(TyperCommand):
 def _as_settings(command: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:
     """Return arguments with former options as `key=value` at the end, and a note of them."""
     former_options = FORMER_OPTIONS.get(command, {})
+    former_words = FORMER_WORDS.get(command, {})
     remaining: list[str] = []
+    replaced: dict[str, tuple[str, ...]] = {}
     texts: dict[str, list[str]] = {}
     words = iter(arguments)
     for word in words:
         option, equals, text = word.partition("=")
         if word == "--":
             remaining += [word, *words]
+        elif word in former_words:
+            replaced[word] = former_words[word]
         elif (key := former_options.get(option)) is None:
             remaining.append(word)
         else:
@@ -121,10 +131,12 @@ def _as_settings(command: str, arguments: Sequence[str]) -> tuple[list[str], str
             if text is None:
                 raise typer.BadParameter(f"{option} requires an argument")
             texts.setdefault(key, []).append(text)
-    settings = [f"{key}={_yaml_of(_types_of(command, key), texts[key])}" for key in texts]
+    settings = list(dict.fromkeys(chain(*replaced.values())))
+    settings += [f"{key}={_yaml_of(_types_of(command, key), texts[key])}" for key in texts]
     if not settings:
         return remaining, None
-    options = " and ".join(option for option, key in former_options.items() if key in texts)
+    former = [*replaced, *(option for option, key in former_options.items() if key in texts)]
+    options = " and ".join(former)
     note = f"dynamics: instead of {options} type {shlex.join(settings)}"
     return [*remaining, *settings], note
 

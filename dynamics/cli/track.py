@@ -77,14 +77,15 @@ def track(
             rich_help_panel=_MEASURES,
         ),
     ] = None,
-    all_measures: Annotated[
-        bool,
+    measures: Annotated[
+        str | None,
         typer.Option(
-            "--all",
-            help="Also take slow measures, and use all rows instead of a sample.",
+            metavar="GROUPS",
+            help="Groups of measures of the weights: distances, ranks, readouts, spectrum, or all "
+            "(default: norms,distances; norms are always taken).",
             rich_help_panel=_MEASURES,
         ),
-    ] = False,
+    ] = None,
     paths: Annotated[
         bool,
         typer.Option(
@@ -138,7 +139,8 @@ def track(
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
         typer.Option(
-            help="Device that the models are run on (default: auto).", rich_help_panel=_MODELS
+            help="Device that weights are measured and models run on (default: auto, cuda where "
+            "there is one)."
         ),
     ] = None,
     workers: Annotated[
@@ -163,7 +165,7 @@ def track(
     """
     names = ",".join(importance or ()).replace(" ", "").split(",")
     options = {
-        "all": all_measures,
+        "measures": measures,
         "paths": paths,
         "covariates": covariates or None,
         "tokenizer": tokenizer,

@@ -16,6 +16,7 @@ from dynamics.checkpoints.hub.revisions import HubRevision
 from dynamics.errors import CheckpointError, ConfigError, did_you_mean, message_of, refuse_unknown
 from dynamics.models import load_checks
 from dynamics.models.checkpoint_files import fetch, find_checkpoint, tokenizer_of
+from dynamics.models.devices import usable_device
 from dynamics.models.live_model import LiveModel, Task
 from dynamics.models.named_errors import named_errors
 from dynamics.models.quiet import quiet_transformers
@@ -179,13 +180,7 @@ def _parse_settings(
         raise ConfigError(f"there is no dtype {dtype!r}; {did_you_mean(dtype, DTYPES)}, auto")
     if task is not None and task not in AUTO_CLASSES:
         raise ConfigError(f"there is no task {task!r}; {did_you_mean(task, AUTO_CLASSES)}")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used: {message_of(error)}; cpu always can"
-        ) from error
+    target = usable_device(device)
     if target.type == "cpu" and dtype == "float16":
         raise ConfigError("float16 on a CPU is slow and overflows; use float32 or bfloat16")
     return DTYPES.get(dtype, dtype), target

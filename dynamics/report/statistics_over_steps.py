@@ -126,7 +126,8 @@ def matrices(runs: Runs) -> Figure:
     }
     figure, axes = draw_panels(
         _arm_columns(arms, lines),
-        missing="no run has read-outs of frequency; track it again to have them",
+        missing="no run has read-outs of frequency; track into another folder with --measures "
+        "distances,readouts",
         width=_width(arms),
     )
     for ax in axes:

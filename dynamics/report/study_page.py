@@ -180,7 +180,8 @@ def _section(section: Section, arms: Sequence[Arm], drawn: dict[str, str]) -> It
         if (text := _table(columns, arms)) is not None
     ]
     if not tables:
-        yield NOT_MEASURED
+        added_by = f" A new run with `{section.added_by}` has it." if section.added_by else ""
+        yield NOT_MEASURED + added_by
         return
     yield section.text
     for name, text in [*tables, *crossed_tables(section.tables, arms)]:

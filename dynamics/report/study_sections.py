@@ -71,6 +71,7 @@ class Section:
         swept: Label of each measure whose correlation with frequency at the last step is shown
             under every vocabulary rule.
         signs: Meaning of the sign of output norms, where both centrings agree on it.
+        added_by: Setting with which it is measured, where that is not the default.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Section:
     figures: tuple[str, ...] = ()
     signs: Signs | None = None
     swept: Mapping[str, str] = field(default_factory=dict)
+    added_by: str = ""
 
 
 def _of_gauges(step: Literal["first", "last"]) -> tuple[Column, ...]:
@@ -232,6 +234,7 @@ SECTIONS: tuple[Section, ...] = (
             "Output embedding": _read_outs("output_embedding"),
         },
         ("matrices",),
+        added_by="tracking.measures=distances,readouts",
     ),
     Section(
         "When does it happen?",

@@ -11,6 +11,7 @@ from typing import Literal
 
 from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.errors import OutputError, did_you_mean
+from dynamics.measure_groups import MeasureGroup
 
 NullFamily = Literal["norm", "unused", "displacement"]
 """Measures of one family share a simultaneous null band."""
@@ -27,7 +28,7 @@ class Measure:
         suffix: Its name without the embedding.
         family: NullFamily of its null band; norms are shown and compared on a log scale.
         needs_all_rows: Whether it needs a mean over rows, so that there is none of some rows only.
-        slow: Whether it is measured only when everything is wanted.
+        group: Group of measures that it is taken with.
         labels: Embeddings for which findings and figures show it, each with what is removed from
             the norm (empty for nothing).
         with_importance: Embeddings for which it is compared with importance.
@@ -38,7 +39,7 @@ class Measure:
     suffix: str
     family: NullFamily
     needs_all_rows: bool = False
-    slow: bool = False
+    group: MeasureGroup = "norms"
     labels: Mapping[Role, str] = field(default_factory=dict)
     with_importance: tuple[Role, ...] = ()
     distance: str = ""
@@ -71,20 +72,21 @@ MEASURES = {
         ),
         Measure("norm_folded", "norm", True),
         Measure("norm_features_centered", "norm", with_importance=("input_embedding",)),
-        Measure("distance_from_first", "displacement", with_importance=ROLES),
+        Measure("distance_from_first", "displacement", group="distances", with_importance=ROLES),
         Measure(
             "distance_from_first_centered",
             "displacement",
             needs_all_rows=True,
+            group="distances",
             with_importance=ROLES,
         ),
-        Measure("cosine_to_first", "displacement"),
-        Measure("unused_distance", "unused", True),
-        Measure("unused_cosine_distance", "unused", True),
-        Measure("unused_cosine_distance_centered", "unused", True),
-        Measure("cosine_to_input", "displacement"),
-        Measure("unused_cosine_distance_without_first", "unused", True, slow=True),
-        Measure("norm_whitened", "norm", True, slow=True),
+        Measure("cosine_to_first", "displacement", group="distances"),
+        Measure("unused_distance", "unused", True, group="distances"),
+        Measure("unused_cosine_distance", "unused", True, group="distances"),
+        Measure("unused_cosine_distance_centered", "unused", True, group="distances"),
+        Measure("cosine_to_input", "displacement", group="distances"),
+        Measure("unused_cosine_distance_without_first", "unused", True, group="spectrum"),
+        Measure("norm_whitened", "norm", True, group="spectrum"),
     )
 }
 """Every measure by suffix."""

@@ -8,14 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from dynamics.errors import OutputError, first_problem, message_of
 from dynamics.files import write_json
+from dynamics.measure_groups import MEASURE_GROUPS, MeasureGroup
 
 RUN_JSON = "run.json"
 FORMAT = 1
 """Format of the file: 0 (not written) had no list of stages."""
+
+_FORMER_GROUPS: tuple[MeasureGroup, ...] = ("norms", "distances", "ranks", "readouts")
+"""Groups that every run of 0.1 measured."""
 
 CALLBACK = "NormDynamicsCallback"
 """`command` of a run that a training wrote while it was under way."""
@@ -71,14 +75,18 @@ class RunSettings(_Record):
     Attributes:
         steps: Which steps, in the step language.
         rule: Vocabulary rule of the main statistics; None without counts.
-        all: Whether slow measures are taken too.
+        measures: Groups of measures that are taken; not set in folders from before matrices were
+            measured.
+        every_row: Whether every row enters effective ranks and read-outs, not a sample; not set
+            when a sample does.
         rows: Which rows are read; not set when all are.
         stream: The token stream that exposure is counted in, where it was named.
     """
 
     steps: str
     rule: str | None
-    all: bool = False
+    measures: list[MeasureGroup] = []
+    every_row: bool = False
     rows: str | None = None
     stream: dict[str, Any] | None = None
 
@@ -92,6 +100,8 @@ class CheckpointRecord(_Record):
         tokens_seen: Tokens trained on up to it, where known.
         commit: Its commit on a hub.
         file_sha256: Digest of the file of each embedding, where a hub tells it.
+        device: Device that measured it; not set for `cpu`. Numbers of two devices differ in their
+            last digits.
         tensor_sha256: Digest of the values of each embedding; not set when some rows were read.
         rows_sha256: Digest of the rows that were read of each embedding.
         table_sha256: Digest of its table of measures.
@@ -104,6 +114,7 @@ class CheckpointRecord(_Record):
     tokens_seen: int | None
     commit: str | None
     file_sha256: dict[str, str | None]
+    device: str | None = None
     tensor_sha256: dict[str, str] = {}
     rows_sha256: dict[str, str] = {}
     table_sha256: str
@@ -236,6 +247,22 @@ class RunRecord(_Record):
     stops: list[StopRecord] = []
     without_trends: str | None = None
     stages: list[StageRecord] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_all(cls, content: Any) -> Any:
+        """Read what 0.1 measured: `all` in place of groups, and the same groups by a callback."""
+        settings = content.get("settings") if isinstance(content, dict) else None
+        if not isinstance(settings, dict) or "measures" in settings:
+            return content
+        if "all" not in settings and content.get("command") != CALLBACK:
+            return content
+        settings = dict(settings)
+        if settings.pop("all", False):
+            settings |= {"measures": list(MEASURE_GROUPS), "every_row": True}
+        else:
+            settings["measures"] = list(_FORMER_GROUPS)
+        return {**content, "settings": settings}
 
     @property
     def steps(self) -> list[int]:

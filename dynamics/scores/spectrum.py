@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
-from dynamics.scores.norms import Rows, accumulator, chunks, score_rows
+from dynamics.scores.norms import READ_ROWS, Rows, accumulator, chunks, score_rows
 
 SecondMoment = Float[Tensor, "D D"]
 
@@ -28,19 +28,22 @@ def second_moment(
         shift: Vector subtracted first, such as the mean row; none when None.
         weights: Weight of each row, not negative, of any scale. None weighs all alike.
     """
-    width = embedding.shape[1]
-    total = torch.zeros(width, width, dtype=torch.float64)
+    width, device = embedding.shape[1], embedding[:0].device
+    total = torch.zeros(width, width, dtype=torch.float64, device=device)
     mass = float(len(embedding)) if weights is None else weights.double().sum().item()
     dtype = accumulator(embedding)
-    product = torch.empty(width, width, dtype=dtype)
-    for start, rows in chunks(embedding, dtype):
+    product = torch.empty(width, width, dtype=dtype, device=device)
+    for start, rows in chunks(embedding, dtype, size=READ_ROWS):  # fewer, larger products
         if shift is not None:
             rows.sub_(shift.to(dtype))
         if weights is not None:
             # The square root: each row stands on both sides of the product.
             rows.mul_(weights[start : start + len(rows), None].to(dtype).sqrt())
-        array = rows.numpy()  # numpy computes one triangle of the product, torch both
-        np.matmul(array.T, array, out=product.numpy())
+        if device.type == "cpu":
+            array = rows.numpy()  # numpy computes one triangle of the product, torch both
+            np.matmul(array.T, array, out=product.numpy())
+        else:
+            torch.matmul(rows.T, rows, out=product)
         total += product
     return total / mass
 
@@ -80,4 +83,4 @@ def norm_under(
         # Oyama et al. 2023, eq. 12-14: (u - shift)' G (u - shift); rounding may leave it below 0
         return ((rows @ moment) * rows).sum(dim=1).clamp_(min=0).sqrt_()
 
-    return score_rows(embedding, norm, torch.float64)
+    return score_rows(embedding, norm, torch.float64, device=moment.device)

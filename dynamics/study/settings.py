@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from dynamics.config import StudySettings
 from dynamics.configurations import configuration_file
 from dynamics.errors import did_you_mean
+from dynamics.measure_groups import DEFAULT_GROUPS, MeasureGroups
 from dynamics.settings_files import (
     Settings,
     StepExpression,
@@ -98,6 +99,7 @@ class SeriesStudy(Settings):
         steps: Steps to measure, in the step language.
         rule: Vocabulary rule of the main statistics.
         counts: As for `dynamics track`: `auto`, `none`, or a path.
+        measures: Groups of measures of the weights, as for `dynamics track`.
         arms: Series that are seeds of one arm, by the arm's name, where their own names do not say
             so: `{pythia-70m: [pythia-70m, "pythia-70m-seed{1..9}"]}`. Series of other shapes, last
             steps or rules cannot be of one arm. The others are grouped by their names.
@@ -108,6 +110,7 @@ class SeriesStudy(Settings):
     steps: StepExpression = "all"
     rule: str = "count>=10"
     counts: str = "auto"
+    measures: MeasureGroups = Field(default_factory=lambda: list(DEFAULT_GROUPS))
     arms: dict[Name, list[str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

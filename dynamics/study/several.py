@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamics.checkpoints.training_folder import is_training, read_training
-from dynamics.config import StudySettings
+from dynamics.config import StudySettings, TrackingSettings
 from dynamics.errors import OutputError, StudyError
 from dynamics.progress import Report, no_report
 from dynamics.runs.record import RUN_JSON, read_record
@@ -91,7 +91,7 @@ class ReadRun:
 
     Attributes:
         series: Name of the series.
-        study: The study, whose steps, rule and counts are used.
+        study: The study, whose steps, rule, counts and measures are used.
         folder: The run folder.
         command: The command line, recorded in the run.
     """
@@ -115,6 +115,7 @@ class ReadRun:
             counts=find_counts(series, self.study.counts, report=report),
             steps=self.study.steps,
             rule=self.study.rule,
+            settings=TrackingSettings(measures=self.study.measures),
             command=self.command,
             report=report,
         )

@@ -146,15 +146,19 @@ def check_tracking(settings: StudySettings) -> None:
 def is_tracked(record: RunRecord, settings: StudySettings) -> bool:
     """Return whether a run was tracked with the settings of a study.
 
-    A study that does not run the models, or follow rows, accepts a run that did. `auto` is any
-    device.
+    A study that does not run the models, or follow rows, accepts a run that did, and one of more
+    groups of measures than its own. `auto` is any device.
 
     Args:
         record: Contents of the run's `run.json`.
         settings: Settings of the study.
     """
     tracking, live = settings.tracking, record.live
-    if record.settings.all != tracking.all or (tracking.paths and record.paths is None):
+    if not {*tracking.measures} <= {*record.settings.measures}:
+        return False
+    if record.settings.every_row != tracking.every_row:
+        return False
+    if tracking.paths and record.paths is None:
         return False
     if not tracking.runs_models or live is None:
         return not tracking.runs_models

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from transformers.trainer_callback import CallbackHandler
 
 from dynamics.corpus.counts import Counts, check_tokenizer, read_counts
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256
-from dynamics.errors import MeasureError, one_line
+from dynamics.errors import ConfigError, MeasureError, one_line
+from dynamics.measure_groups import DEFAULT_GROUPS, measure_groups
 from dynamics.runs.measures import is_norm
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.vocabulary import parse_rule
@@ -56,10 +57,12 @@ class NormDynamicsCallback(TrainerCallback):
         counts: Token counts of the training corpus, or the path of a `counts.parquet`; None for
             norms alone.
         rule: Vocabulary rule of the main statistics.
+        measures: Groups of measures of the weights: `norms` (always), `distances`, `ranks`,
+            `readouts`, `spectrum`; or `all`.
         name: Name of the run in figures; the name of its folder when None.
 
     Raises:
-        ConfigError: The rule is malformed.
+        ConfigError: The rule is malformed, or there is no such group of measures.
         CorpusError: There are no counts at the path.
         StepError: The steps are malformed.
 
@@ -75,6 +78,7 @@ class NormDynamicsCallback(TrainerCallback):
         steps: str = "log2(512)+every(1000)",
         counts: Counts | str | Path | None = None,
         rule: str = "count>=10",
+        measures: str | Sequence[str] = DEFAULT_GROUPS,
         name: str | None = None,
     ) -> None:
         output = Path(output)
@@ -83,8 +87,17 @@ class NormDynamicsCallback(TrainerCallback):
         self._counts = (
             counts if counts is None or isinstance(counts, Counts) else read_counts(counts)
         )
+        try:
+            groups = measure_groups(measures)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self._run = TrainingRun(
-            output, counts=self._counts, steps=steps, rule=rule, name=name or output.resolve().name
+            output,
+            counts=self._counts,
+            steps=steps,
+            rule=rule,
+            measures=groups,
+            name=name or output.resolve().name,
         )
         self._due: set[int] = set()
         self._measuring = False

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Integer
 from transformers import PreTrainedTokenizerFast
 
@@ -32,6 +31,7 @@ from dynamics.importance.importances import (
 from dynamics.importance.probes import ProbeSet, sample_probes
 from dynamics.importance.surgery import BATCH, surgery_rows
 from dynamics.models.architecture_probes import probe_architecture
+from dynamics.models.devices import usable_device
 from dynamics.models.live_model import LiveModel
 from dynamics.models.load import load_model
 from dynamics.models.named_errors import named_errors
@@ -88,8 +88,7 @@ class LivePlan:
     @property
     def device(self) -> str:
         """Device that the models run on, with `auto` resolved."""
-        device = self.settings.device
-        return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return str(usable_device(self.settings.device))
 
     def load(self, checkpoint: Checkpoint) -> LiveModel:
         """Load the model of a checkpoint, and check that the settings fit it.

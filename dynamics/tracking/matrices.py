@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
+from dynamics.measure_groups import MeasureGroup
 from dynamics.runs.trends import LEVEL, Row, estimate_row, trend_row
-from dynamics.scores.norms import chunks, embedding_norm, mean_row
+from dynamics.scores.norms import chunks, mean_row
 from dynamics.scores.spectrum import effective_rank, second_moment
 from dynamics.statistics.correlation import spearman
 from dynamics.statistics.line import least_squares_line
@@ -24,7 +25,7 @@ from dynamics.statistics.vocabulary import VocabularyRule
 from dynamics.tracking.measure_functions import View
 
 MOST_ROWS = 8192
-"""Most rows that enter a quantity whose cost grows with rows times D^2, unless `slow` is set.
+"""Most rows that enter a quantity whose cost grows with rows times D^2, unless `every_row` is set.
 
 They are drawn at random, the same rows at every step; the column `n` has their number.
 """
@@ -44,6 +45,7 @@ class MatrixView:
         bias: For an output embedding, the bias added to the logits.
         folded_bias: For a head without bias, what the final norm's bias adds to the logits.
         whitened: Whitened norms of the input embedding, None where they were not measured.
+        every_row: Whether all rows enter, whatever the cost.
     """
 
     view: View
@@ -52,6 +54,7 @@ class MatrixView:
     bias: TokenScores | None = None
     folded_bias: TokenScores | None = None
     whitened: TokenScores | None = None
+    every_row: bool = False
 
     @cached_property
     def rule_mask(self) -> Bool[np.ndarray, " V"]:
@@ -61,9 +64,9 @@ class MatrixView:
         return self.rule.mask(self.tokens["count"], self.tokens["kind"])
 
     def sample_ids(self, rows: Bool[np.ndarray, " V"]) -> Integer[np.ndarray, " n"]:
-        """Return ids of these rows, ascending; at most `MOST_ROWS` unless `slow` is set."""
+        """Return ids of these rows, ascending; at most `MOST_ROWS` unless `every_row` is set."""
         ids = np.flatnonzero(rows)
-        if self.view.slow or len(ids) <= MOST_ROWS:
+        if self.every_row or len(ids) <= MOST_ROWS:
             return ids
         return np.sort(np.random.default_rng(0).choice(ids, MOST_ROWS, replace=False))
 
@@ -75,22 +78,39 @@ def mean_direction(embedding: MatrixView) -> Iterator[Row]:
     Both are NaN for a matrix of zeros.
     """
     view = embedding.view
-    norms = embedding_norm(view.matrix).double()
+    norms = view.norms.double()
     norms = norms if view.entries is None else norms[view.entries]
-    length = torch.linalg.vector_norm(view.uniform_mean)
+    length = torch.linalg.vector_norm(view.means["uniform"])
     share = length**2 / norms.square().mean()  # n |m|^2 / sum |row|^2
     ratio = length / norms.mean()
     yield trend_row(share.item(), len(norms), statistic="mean_direction_share")
     yield trend_row(ratio.item(), len(norms), statistic="mean_shift_ratio")
 
 
+def identical_rows(embedding: MatrixView) -> Iterator[Row]:
+    """Number of rows that equal another row bit by bit, and of groups that they form.
+
+    They have equal norms, so that correlations count them as ties; they are not independent. Rows
+    that pad the matrix do not count.
+    """
+    view, found = embedding.view, embedding.view.identical
+    representatives = found.representatives
+    if view.entries is not None:
+        representatives = representatives[view.entries[found.ids]]
+    sizes = representatives.bincount()
+    sizes = sizes[sizes > 1]
+    rows = len(view.matrix) if view.entries is None else int(view.entries.sum())
+    yield trend_row(float(sizes.sum()), rows, statistic="identical_rows")
+    yield trend_row(float(len(sizes)), rows, statistic="identical_row_groups")
+
+
 def effective_ranks(embedding: MatrixView) -> Iterator[Row]:
     """Effective rank of the rows, without and with centring."""
     entries = embedding.view.entries
     matrix = embedding.view.matrix
-    rows = np.ones(len(matrix), dtype=bool) if entries is None else entries.numpy()
+    rows = np.ones(len(matrix), dtype=bool) if entries is None else entries.cpu().numpy()
     ids = embedding.sample_ids(rows)
-    matrix = matrix[torch.from_numpy(ids)] if len(ids) < len(rows) else matrix
+    matrix = matrix[torch.from_numpy(ids).to(matrix.device)] if len(ids) < len(rows) else matrix
     mean = mean_row(matrix)
     centered = second_moment(matrix, shift=mean)
     moment = centered + torch.outer(mean, mean)  # E[x x^T] = Cov(x) + m m^T
@@ -128,7 +148,7 @@ def bias_frequency(embedding: MatrixView) -> Iterator[Row]:
     ):
         if bias is None or embedding.tokens is None or not embedding.rule_mask.any():
             continue
-        values = bias.double().numpy()[embedding.rule_mask]
+        values = bias.double().cpu().numpy()[embedding.rule_mask]
         frequency = embedding.tokens["log_frequency"][embedding.rule_mask]
         labels = {"measure": measure, "against": "log_frequency", "rule": str(embedding.rule)}
         slope, _ = least_squares_line(frequency, values)
@@ -158,30 +178,50 @@ def whitened_norm_law(embedding: MatrixView) -> Iterator[Row]:
     yield estimate_row(r2, statistic="whitened_r2", **labels)
 
 
-MATRICES: dict[str, Callable[[MatrixView], Iterator[Row]]] = {
-    "mean_direction": mean_direction,
-    "effective_rank": effective_ranks,
-    "frequency_readout": frequency_readout,
-    "bias_frequency": bias_frequency,
-    "whitened_norm_law": whitened_norm_law,
-}
+@dataclass(frozen=True)
+class MatrixStatistic:
+    """A statistic of whole matrices.
 
-OF_THE_HEAD = ("bias_frequency", "whitened_norm_law")
-"""Functions of `MATRICES` for output embeddings; the others are not repeated for a tied one."""
+    Attributes:
+        rows: Function that yields its rows of trends.
+        group: Group of measures that it is taken with.
+        of_the_head: Whether it is of the output embedding even where that is the input embedding;
+            the others are not repeated for a tied one.
+    """
+
+    rows: Callable[[MatrixView], Iterator[Row]]
+    group: MeasureGroup
+    of_the_head: bool = False
+
+
+MATRICES: dict[str, MatrixStatistic] = {
+    "mean_direction": MatrixStatistic(mean_direction, "norms"),
+    "identical_rows": MatrixStatistic(identical_rows, "norms"),
+    "effective_rank": MatrixStatistic(effective_ranks, "ranks"),
+    "frequency_readout": MatrixStatistic(frequency_readout, "readouts"),
+    "bias_frequency": MatrixStatistic(bias_frequency, "norms", of_the_head=True),
+    "whitened_norm_law": MatrixStatistic(whitened_norm_law, "spectrum", of_the_head=True),
+}
 
 
 def matrix_rows(role: str, embedding: MatrixView, *, step: int) -> list[Row]:
     """Return all scalars that apply to one embedding, as rows of `trends.parquet`."""
-    names = OF_THE_HEAD if embedding.view.tied and role == "output_embedding" else MATRICES
-    scalars = (row for name in names for row in MATRICES[name](embedding))
-    return [{"measure": role, **row, "step": step} for row in scalars]
+    view = embedding.view
+    repeated = view.tied and role == "output_embedding"
+    return [
+        {"measure": role, **row, "step": step}
+        for statistic in MATRICES.values()
+        if statistic.group in view.groups and (statistic.of_the_head or not repeated)
+        for row in statistic.rows(embedding)
+    ]
 
 
 def folded_bias(matrix: EmbeddingMatrix, bias: HiddenVector) -> TokenScores:
     """Return U beta, what the final norm's bias beta adds to each logit, in float64."""
-    logits = torch.empty(len(matrix), dtype=torch.float64)
+    logits = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
+    bias = bias.double().to(matrix.device)
     for start, rows in chunks(matrix, torch.float64):
-        logits[start : start + len(rows)] = rows @ bias.double()
+        logits[start : start + len(rows)] = rows @ bias
     return logits
 
 
@@ -196,7 +236,10 @@ def _folds(
     target = target - target[0]  # so that equal values become exact zeros
     target = target - target.mean()
     fold = fold_of(len(ids))
-    parts = [(torch.from_numpy(ids[fold == k]), target[fold == k]) for k in np.unique(fold)]
+    parts = [
+        (torch.from_numpy(ids[fold == k]).to(matrix.device), target[fold == k])
+        for k in np.unique(fold)
+    ]
     width = matrix.shape[1]
     dtype = torch.promote_types(matrix.dtype, torch.float32)
 
@@ -205,7 +248,7 @@ def _folds(
         norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         return torch.cat([rows, torch.where(norms > 0, rows / norms, 0), norms], dim=1)
 
-    total, squares = torch.zeros(2, 2 * width + 1, dtype=torch.float64)
+    total, squares = torch.zeros(2, 2 * width + 1, dtype=torch.float64, device=matrix.device)
     for part, _ in parts:
         values = features(part)
         total += values.sum(dim=0, dtype=torch.float64)
@@ -219,7 +262,7 @@ def _folds(
     mean, scale = mean.to(dtype), scale.to(dtype)
 
     rows, units_and_norm = moments(
-        ((features(part).sub_(mean).div_(scale).numpy(), values) for part, values in parts),
+        ((features(part).sub_(mean).div_(scale).cpu().numpy(), values) for part, values in parts),
         [slice(0, width), slice(width, None)],
     )
     return {

@@ -5,26 +5,34 @@ where its measure does not apply. Scalars of the whole matrix are in `matrices`.
 size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Bool, Integer
+import torch
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dynamics.axes import EmbeddingMatrix, HiddenVector, TokenScores
 from dynamics.errors import MeasureError
+from dynamics.measure_groups import DEFAULT_GROUPS, MeasureGroup
 from dynamics.runs.measures import MEASURES
+from dynamics.scores.identical import IdenticalRows, identical_rows
 from dynamics.scores.norms import (
+    Displacement,
+    RowProducts,
     Rows,
     cosine_between,
     displacement,
-    embedding_norm,
     mean_row,
+    norm_of_difference,
+    norms_and_means,
+    row_products,
     rows_not_finite,
 )
 from dynamics.scores.spectrum import first_component, norm_under, second_moment
-from dynamics.scores.unused import cosine_distance_to, distance_to
+from dynamics.scores.unused import cosine_distance_without, cosine_distances, unit
+from dynamics.tracking.references import StoredRows
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class View:
             may be on disk; None where there is none of the same shape.
         tied: Whether the two are one matrix.
         unused: Mask of the rows that no token of the stream uses; None where not known.
-        slow: Whether to take the slow measures too.
+        groups: Groups of measures to take.
     """
 
     matrix: EmbeddingMatrix
@@ -58,41 +66,109 @@ class View:
     input_embedding: EmbeddingMatrix | Rows | None = None
     tied: bool = False
     unused: Bool[Tensor, " V"] | None = None
-    slow: bool = False
+    groups: Collection[MeasureGroup] = DEFAULT_GROUPS
 
     @cached_property
-    def uniform_mean(self) -> HiddenVector:
-        """Mean row, with equal weight for every entry."""
-        return mean_row(self.matrix, self.entries)
+    def identical(self) -> IdenticalRows:
+        """Rows that are equal bit by bit; whatever follows from a row alone is equal for them."""
+        return identical_rows(self.matrix)
 
     @cached_property
-    def change_from_first(self) -> tuple[TokenScores, TokenScores]:
-        """Distance and cosine to the first checkpoint."""
-        return displacement(self.matrix, self.first)
+    def _norms_and_means(self) -> tuple[TokenScores, dict[str, HiddenVector]]:
+        """Norms, and those mean rows that are defined, by name."""
+        weightings = {"uniform": self.entries}
+        if self.counts is not None:
+            weightings["unigram"] = self.counts
+        if self.unused is not None and self.unused.any():
+            weightings["unused"] = self.unused
+        weightings = weightings if self.has_all_rows else {}
+        norms, means = norms_and_means(self.matrix, list(weightings.values()))
+        return self.identical.tie(norms), dict(zip(weightings, means, strict=True))
+
+    @property
+    def norms(self) -> TokenScores:
+        """Norm of each row as it is stored."""
+        return self._norms_and_means[0]
+
+    @property
+    def means(self) -> dict[str, HiddenVector]:
+        """Mean rows: `uniform` over entries, `unigram` weighted by counts, `unused`.
+
+        The last two are left out where they are not defined or not known, all for some rows only.
+        """
+        return self._norms_and_means[1]
 
     @cached_property
-    def unused_mean(self) -> HiddenVector | None:
-        """Mean of the rows that are never used; None where there are none or it is not known."""
-        if self.unused is None or not self.unused.any():
-            return None
-        return mean_row(self.matrix, self.unused)
+    def vectors(self) -> dict[str, HiddenVector]:
+        """Vectors that measures need the product of each row with, in float64."""
+        vectors = {"ones": torch.ones_like(self.matrix[0], dtype=torch.float64), **self.means}
+        if "unused" in self.means:
+            vectors["unused_unit"] = unit(self.means["unused"])
+            vectors["unused_unit_centered"] = unit(self.means["unused"] - self.means["uniform"])
+        if self.gain is not None and "uniform" in self.means:
+            vectors["gain"] = self.gain.double()
+            vectors["mean_under_gain"] = self.means["uniform"] * self.gain.double().square()
+        return vectors
+
+    @cached_property
+    def _row_products(self) -> RowProducts:
+        weights = None if self.gain is None else self.gain.double().square()
+        found = row_products(self.matrix, torch.stack(list(self.vectors.values())), weights)
+        for scores in (found.norms, found.products, found.squares):
+            if scores is not None:
+                self.identical.tie(scores)
+        return found
+
+    @property
+    def norms64(self) -> Float[Tensor, " V"]:
+        """Norm of each row, in float64."""
+        return self._row_products.norms
+
+    @property
+    def squares_under_gain(self) -> Float[Tensor, " V"] | None:
+        """Squared norm of each row times the gain, in float64; None without a gain."""
+        return self._row_products.squares
+
+    def product(self, name: str) -> Float[Tensor, " V"]:
+        """Product of each row with one of `vectors`."""
+        return self._row_products.products[:, list(self.vectors).index(name)]
+
+    def distance_to_mean(self, name: str) -> Float[Tensor, " V"]:
+        """L2 distance of each row to one of `means`, in float64."""
+        mean = self.means[name]
+        # |x - m|^2 = |x|^2 + |m|^2 - 2 x.m
+        squares = self.norms64.square() + mean @ mean
+        return norm_of_difference(self.matrix, squares, 2 * self.product(name), shift=mean)
+
+    @cached_property
+    def centered_norms(self) -> Float[Tensor, " V"]:
+        """Norm of each row without the mean row of all entries, in float64."""
+        return self.distance_to_mean("uniform")
+
+    @cached_property
+    def change_from_first(self) -> Displacement:
+        """Change since the first checkpoint; `shifted` without the mean change of all entries."""
+        first, mean_change = self.first, None
+        if self.has_all_rows:
+            kept = isinstance(first, StoredRows)
+            mean = first.mean(self.entries) if kept else mean_row(first, self.entries)
+            mean_change = self.means["uniform"] - mean.to(self.matrix.device)
+        return displacement(self.matrix, first, mean_change, self.norms)
 
 
 def norm(view: View) -> TokenScores:
     """Norm of the row as it is stored."""
-    return embedding_norm(view.matrix)
+    return view.norms
 
 
 def norm_centered(view: View) -> TokenScores:
     """Norm after subtracting the mean row, with equal weight for every entry."""
-    return embedding_norm(view.matrix, shift=view.uniform_mean)
+    return view.centered_norms
 
 
 def norm_centered_frequency(view: View) -> TokenScores | None:
     """Norm after subtracting the mean row, with tokens weighted by their counts."""
-    if view.counts is None:
-        return None
-    return embedding_norm(view.matrix, shift=mean_row(view.matrix, view.counts))
+    return view.distance_to_mean("unigram") if "unigram" in view.means else None
 
 
 def norm_folded(view: View) -> TokenScores | None:
@@ -101,13 +177,21 @@ def norm_folded(view: View) -> TokenScores | None:
     The uniform mean row is subtracted first, as for `norm_centered`: the gain does not make it
     identifiable.
     """
-    if view.gain is None:
+    if view.gain is None or view.squares_under_gain is None:
         return None
-    return embedding_norm(
+    mean, gain = view.means["uniform"], view.gain.double()
+    # |(x - m) g|^2 = |x g|^2 + |m g|^2 - 2 x.(m g^2), and the squared feature mean D times
+    squares = view.squares_under_gain + (mean * gain) @ (mean * gain)
+    subtracted = 2 * view.product("mean_under_gain")
+    if center_features := view.final_norm == "layer":
+        subtracted = subtracted + (view.product("gain") - mean @ gain).square() / len(gain)
+    return norm_of_difference(
         view.matrix,
-        shift=view.uniform_mean,
+        squares,
+        subtracted,
+        shift=mean,
         gain=view.gain,
-        center_features=view.final_norm == "layer",
+        center_features=center_features,
     )
 
 
@@ -115,57 +199,60 @@ def norm_features_centered(view: View) -> TokenScores | None:
     """Norm without the row's mean over features, which LayerNorm ignores."""
     if view.final_norm != "layer":
         return None
-    return embedding_norm(view.matrix, center_features=True)
+    subtracted = view.product("ones").square() / view.matrix.shape[1]
+    return norm_of_difference(view.matrix, view.norms64.square(), subtracted, center_features=True)
 
 
 def distance_from_first(view: View) -> TokenScores:
     """L2 distance to the row at the first checkpoint of the run."""
-    return view.change_from_first[0]
+    return view.change_from_first.distances
 
 
-def distance_from_first_centered(view: View) -> TokenScores | None:
+def distance_from_first_centered(view: View) -> TokenScores:
     """L2 distance to the row at the first checkpoint without the mean difference of all entries."""
-    if not view.has_all_rows:
-        return None
-    mean_change = view.uniform_mean - mean_row(view.first, view.entries)
-    return displacement(view.matrix, view.first, mean_change)[0]
+    return view.change_from_first.shifted
 
 
 def cosine_to_first(view: View) -> TokenScores:
     """Cosine between the row and itself at the first checkpoint of the run."""
-    return view.change_from_first[1]
+    return view.change_from_first.cosines
 
 
 def unused_distance(view: View) -> TokenScores | None:
     """L2 distance to the mean of the rows that are never used."""
-    return None if view.unused_mean is None else distance_to(view.matrix, view.unused_mean)
+    return view.distance_to_mean("unused") if "unused" in view.means else None
 
 
 def unused_cosine_distance(view: View) -> TokenScores | None:
     """Cosine distance to the mean of the rows that are never used."""
-    return None if view.unused_mean is None else cosine_distance_to(view.matrix, view.unused_mean)
+    if "unused" not in view.means:
+        return None
+    return cosine_distances(view.product("unused_unit"), view.norms64)
 
 
 def unused_cosine_distance_without_first(view: View) -> TokenScores | None:
     """Cosine distance to the mean never-used row without the rows' first principal component."""
-    if view.unused_mean is None or not view.slow:
+    if "unused" not in view.means:
         return None
-    moment = second_moment(view.matrix, shift=view.uniform_mean, weights=view.entries)
-    return cosine_distance_to(view.matrix, view.unused_mean, without=first_component(moment))
+    moment = second_moment(view.matrix, shift=view.means["uniform"], weights=view.entries)
+    distances = cosine_distance_without(view.matrix, view.means["unused"], first_component(moment))
+    return view.identical.tie(distances)
 
 
 def unused_cosine_distance_centered(view: View) -> TokenScores | None:
     """Cosine distance to the mean never-used row after subtracting the mean row."""
-    if view.unused_mean is None:
+    if "unused" not in view.means:
         return None
-    return cosine_distance_to(view.matrix, view.unused_mean, shift=view.uniform_mean)
+    direction, mean = view.vectors["unused_unit_centered"], view.means["uniform"]
+    products = view.product("unused_unit_centered") - mean @ direction
+    return cosine_distances(products, view.centered_norms)
 
 
 def cosine_to_input(view: View) -> TokenScores | None:
     """Cosine between the output and the input row of a token, in models that are not tied."""
     if view.input_embedding is None or view.tied:
         return None
-    return cosine_between(view.matrix, view.input_embedding)
+    return cosine_between(view.matrix, view.input_embedding, view.norms64)
 
 
 def input_norm_whitened(view: View) -> TokenScores | None:
@@ -173,15 +260,13 @@ def input_norm_whitened(view: View) -> TokenScores | None:
 
     Both embeddings are centred by their unigram means; see `norm_under`.
     """
-    if view.input_embedding is None or view.counts is None or not view.slow:
+    if view.input_embedding is None or view.counts is None:
         return None
-    moment = second_moment(
-        view.matrix, shift=mean_row(view.matrix, view.counts), weights=view.counts
-    )
+    moment = second_moment(view.matrix, shift=view.means["unigram"], weights=view.counts)
+    shift = mean_row(view.input_embedding, view.counts).to(view.matrix.device)
     # Oyama et al. 2023, eq. 12-14
-    return norm_under(
-        view.input_embedding, moment, shift=mean_row(view.input_embedding, view.counts)
-    )
+    norms = norm_under(view.input_embedding, moment, shift=shift)
+    return identical_rows(view.input_embedding).tie(norms)
 
 
 FUNCTIONS: dict[str, Callable[[View], TokenScores | None]] = {
@@ -198,46 +283,60 @@ FUNCTIONS: dict[str, Callable[[View], TokenScores | None]] = {
     "unused_cosine_distance_without_first": unused_cosine_distance_without_first,
     "unused_cosine_distance_centered": unused_cosine_distance_centered,
     "cosine_to_input": cosine_to_input,
+    "norm_whitened": input_norm_whitened,
 }
-
 """The function of each record in `dynamics.runs.measures`, by suffix."""
 
 WHITENED = "input_embedding_norm_whitened"
-"""Measured when the output embedding is at hand, hence by full name and not among `FUNCTIONS`."""
+"""Full name of the norm of input rows that is measured with the output embedding."""
 
 
 def measure(role: str, view: View, *, step: int) -> dict[str, TokenScores]:
     """Take every measure that applies to one embedding, and return them by full name.
 
+    Args:
+        role: Role of the embedding.
+        view: The embedding.
+        step: Its step, for messages.
+
+    Returns:
+        Measures in the processor's memory, in float32, or float64 for a float64 matrix.
+
     Raises:
         MeasureError: A row holds NaN or infinity (the message names tokens and step), or finite
             values are so large that their squares overflow.
     """
-    norms = norm(view)
+    _check_finite(role, view, step)
+    measures: dict[str, TokenScores] = {}
+    for suffix, function in FUNCTIONS.items():
+        record = MEASURES[suffix]
+        name = WHITENED if suffix == "norm_whitened" else f"{role}_{suffix}"
+        if record.group not in view.groups or (record.needs_all_rows and not view.has_all_rows):
+            continue
+        if (scores := function(view)) is not None:
+            measures[name] = scores.to("cpu", view.norms.dtype)
+    return measures
+
+
+def _check_finite(role: str, view: View, step: int) -> None:
+    """Refuse rows whose norms, or whose squared norms together, are not finite numbers.
+
+    Raises:
+        MeasureError: There are such rows.
+    """
+    norms, name = view.norms, f"the {role.replace('_', ' ')} at step {step}"
+    dtype = str(norms.dtype).removeprefix("torch.")
     if not norms.square().sum().isfinite() and view.matrix.isfinite().all():
-        largest, dtype = view.matrix.abs().max().item(), str(norms.dtype).removeprefix("torch.")
+        largest = view.matrix.abs().max().item()
         raise MeasureError(
-            f"the {role.replace('_', ' ')} at step {step} holds values up to {largest:.3g}, and "
-            f"sums of their squares overflow {dtype}; leave that step out with --steps, or repair "
-            "the checkpoint"
+            f"{name} holds values up to {largest:.3g}, and sums of their squares overflow {dtype}; "
+            "leave that step out with --steps, or repair the checkpoint"
         )
     if bad_ids := (~norms.isfinite()).nonzero().flatten().tolist():
         cause = "hold NaN or infinity"
         if not rows_not_finite(view.matrix[bad_ids]):
-            cause = f"have a norm beyond {norms.dtype}".replace("torch.", "")
+            cause = f"have a norm beyond {dtype}"
         raise MeasureError(
-            f"the {role.replace('_', ' ')} at step {step} has rows that {cause}: {len(bad_ids)} of "
-            f"{len(norms)} (token ids {', '.join(map(str, bad_ids[:5]))}"
-            f"{', ...' if len(bad_ids) > 5 else ''})"
+            f"{name} has rows that {cause}: {len(bad_ids)} of {len(norms)} (token ids "
+            f"{', '.join(map(str, bad_ids[:5]))}{', ...' if len(bad_ids) > 5 else ''})"
         )
-    results = {"norm": norms} | {
-        suffix: scores
-        for suffix, function in FUNCTIONS.items()
-        if suffix != "norm"
-        and (view.has_all_rows or not MEASURES[suffix].needs_all_rows)
-        and (scores := function(view)) is not None
-    }
-    measures = {f"{role}_{suffix}": scores for suffix, scores in results.items()}
-    if view.has_all_rows and (whitened := input_norm_whitened(view)) is not None:
-        measures[WHITENED] = whitened
-    return measures

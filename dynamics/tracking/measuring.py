@@ -12,6 +12,7 @@ from dynamics.axes import TokenScores
 from dynamics.checkpoints.architectures import ROLES, Role
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.errors import MeasureError
+from dynamics.measure_groups import DEFAULT_GROUPS, MeasureGroup
 from dynamics.runs.trends import Row
 from dynamics.scores.norms import Rows
 from dynamics.statistics.vocabulary import VocabularyRule, placebo_mask
@@ -29,13 +30,17 @@ class MeasureSettings:
         tokens: `count`, `kind` and `log_frequency` of each row, None without counts.
         rows: Ids of the rows that are read, ascending, to which `tokens` belongs; all when None.
         rule: Vocabulary rule of the scalars that involve frequency.
-        slow: Whether to take slow measures too.
+        groups: Groups of measures to take.
+        every_row: Whether every row enters effective ranks and read-outs, not a sample.
+        device: Where to compute, such as `cpu`.
     """
 
     tokens: Tokens | None
     rows: np.ndarray | None = None
     rule: VocabularyRule | None = None
-    slow: bool = False
+    groups: tuple[MeasureGroup, ...] = DEFAULT_GROUPS
+    every_row: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -106,34 +111,38 @@ def measure_tensors(
         MeasureError: A row, or a vector of the final norm or the head, is not finite.
     """
     measures = StepMeasures({}, [], {})
-    tokens, rows = settings.tokens, settings.rows
+    tokens, rows, device = settings.tokens, settings.rows, settings.device
     gain = model.final_norm_gain()
     if gain is not None:
-        _check_finite(gain, "final norm weight", model.step)
+        gain = _check_finite(gain, "final norm weight", model.step).to(device)
+    counts = entries = unused = None
+    if tokens is not None:
+        counts = torch.tensor(tokens["count"], device=device)
+        entries = torch.tensor(tokens["kind"] != "padding", device=device)
+        unused = torch.tensor(placebo_mask(tokens["count"], tokens["kind"]), device=device)
     view, input_embedding = None, None
     for role in ROLES:
         if not model.has(role):
             continue
         if view is None or not model.tied:
-            input_embedding = None if view is None else reread(view.matrix)
+            input_embedding = None if view is None else reread(view.matrix.cpu())
             view = None  # frees the matrix before the next is read; no other name may refer to it
             view = View(
                 matrix=read(role),
                 first=first(role),
-                counts=None if tokens is None else torch.tensor(tokens["count"]),
-                entries=None if tokens is None else torch.tensor(tokens["kind"] != "padding"),
+                counts=counts,
+                entries=entries,
                 final_norm=model.final_norm,
                 gain=gain if role == "output_embedding" else None,
                 has_all_rows=rows is None,
                 tied=model.tied,
-                unused=None
-                if tokens is None
-                else torch.tensor(placebo_mask(tokens["count"], tokens["kind"])),
-                slow=settings.slow and rows is None,
+                unused=unused,
+                groups=settings.groups,
             )
+            measures.tensor_sha256[role] = digest(view.matrix)
             if input_embedding is not None and input_embedding.shape == view.matrix.shape:
                 view = replace(view, input_embedding=input_embedding)
-            measures.tensor_sha256[role] = digest(view.matrix)
+            view = replace(view, matrix=view.matrix.to(device))
         else:
             view = replace(view, gain=gain, input_embedding=view.matrix)
             measures.tensor_sha256[role] = measures.tensor_sha256["input_embedding"]
@@ -147,7 +156,13 @@ def measure_tensors(
                 matrix_rows(
                     role,
                     MatrixView(
-                        view, tokens, settings.rule, bias, folded, scores_by_name.get(WHITENED)
+                        view,
+                        tokens,
+                        settings.rule,
+                        bias,
+                        folded,
+                        scores_by_name.get(WHITENED),
+                        settings.every_row,
                     ),
                     step=model.step,
                 )
@@ -169,7 +184,7 @@ def _biases(
     if model.final_norm is None or not model.has("final_norm_bias"):
         return None, None
     bias = _check_finite(model.tensor("final_norm_bias"), "final norm bias", model.step)
-    return None, folded_bias(view.matrix, bias)
+    return None, view.identical.tie(folded_bias(view.matrix, bias))
 
 
 def _check_finite(vector: Tensor, name: str, step: int) -> Tensor:

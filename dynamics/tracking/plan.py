@@ -15,6 +15,9 @@ from dynamics.corpus.covariates import Covariate
 from dynamics.distribution import versions
 from dynamics.errors import ConfigError
 from dynamics.files import sha256_file
+from dynamics.former_names import warn_of
+from dynamics.measure_groups import MEASURE_GROUPS
+from dynamics.models.devices import usable_device
 from dynamics.progress import Report, no_report
 from dynamics.runs.measures import MEASURES
 from dynamics.runs.record import RunRecord, RunSettings, SeriesRecord
@@ -54,7 +57,7 @@ class TrackOptions(TypedDict, total=False):
         exposed: The stream the series was trained on, in training order, in place of that of the
             settings or of the training folder.
         command: The command line, recorded in the run.
-        everything: Replaces `all` of the settings.
+        everything: The former keyword for all groups of measures, of every row.
         allow_flagged: Replaces `allow_flagged` of the settings.
         exposure: Replaces `exposure` of the settings.
         live: The settings, by the keyword that they had before.
@@ -147,21 +150,30 @@ def plan_run(
             check_enough(counts, parsed_rule, parsed_rule.mask(tokens["count"], tokens["kind"]))
         else:
             tokens = {name: column[ids] for name, column in tokens.items()}
-    measure_settings = MeasureSettings(tokens, ids, parsed_rule, settings.all)
+    measure_settings = MeasureSettings(
+        tokens,
+        ids,
+        parsed_rule,
+        groups=tuple(settings.measures),
+        every_row=settings.every_row,
+        device=str(usable_device(settings.device)),
+    )
     covariates = plan_covariates(settings, measurable, counts, measure_settings, report)
     live = _plan_live(settings, measurable, counts, measure_settings, report)
-    run_settings = RunSettings(steps=steps, rule=None if counts is None else rule, all=settings.all)
+    run_settings = RunSettings(
+        steps=steps, rule=None if counts is None else rule, measures=settings.measures
+    )
+    if settings.every_row:
+        run_settings.every_row = True
     record = new_record(
         _series_record(measurable), counts, run_settings, options.get("command", "")
     )
     if selection is not None:
         record.settings.rows = str(selection)
-        names = [
-            suffix
-            for suffix, measure in MEASURES.items()
-            if measure.needs_all_rows and (settings.all or not measure.slow)
+        records = {**{n: m for n, m in MEASURES.items() if m.needs_all_rows}, **MATRICES}
+        record.measures_left_out = [
+            name for name, measure in records.items() if measure.group in settings.measures
         ]
-        record.measures_left_out = [*names, *MATRICES]
     if exposed is not None:
         record.settings.stream = exposed.describe()
     record.series.left_out = left_out.recorded
@@ -183,10 +195,13 @@ def plan_run(
 def _settings(options: TrackOptions) -> TrackingSettings:
     """Return the settings of the options, with the single ones that keywords replace."""
     settings = options.get("settings") or options.get("live") or TrackingSettings()
-    keywords = {"everything": "all", "allow_flagged": "allow_flagged", "exposure": "exposure"}
-    return settings.model_copy(
-        update={key: options[keyword] for keyword, key in keywords.items() if keyword in options}
-    )
+    changes = {key: options[key] for key in ("allow_flagged", "exposure") if key in options}
+    if options.get("everything"):
+        warn_of(
+            "the argument 'everything' of track", 'settings with measures="all", every_row=True'
+        )
+        changes |= {"measures": list(MEASURE_GROUPS), "every_row": True}
+    return settings.model_copy(update=changes)
 
 
 def check_importances(settings: TrackingSettings) -> None:

@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from dynamics.axes import HiddenVector
 from dynamics.checkpoints.architectures import Role
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.formats.byte_sources import check_range
 from dynamics.checkpoints.formats.tensor_entries import TensorEntry, contiguous_stride
 from dynamics.checkpoints.formats.tensors import read_tensor, row_bytes
 from dynamics.errors import OutputError
+from dynamics.scores.norms import mean_row
 
 LEASE = 300.0
 """Seconds for which a worker process keeps references that are not in use."""
@@ -43,12 +46,19 @@ class StoredRows:
         self.shape = shape
         self.dtype = dtype
         self._read = read
+        self._mean: HiddenVector | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> Tensor:
         return self._read(rows)
+
+    def mean(self, entries: Bool[Tensor, " V"] | None) -> HiddenVector:
+        """Return the mean of some rows, all when None; it is kept, so give the same rows always."""
+        if self._mean is None:
+            self._mean = mean_row(self, entries)
+        return self._mean
 
 
 class References:

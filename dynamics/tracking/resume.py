@@ -44,6 +44,12 @@ def resume(
             f"{output} holds another run ({difference}); give another output folder, or remove "
             "that one"
         )
+    if (groups := stored.settings.measures) != record.settings.measures:
+        raise MismatchError(
+            f"{output} holds the groups of measures {','.join(groups)}, not "
+            f"{','.join(record.settings.measures)}; resume it with --measures "
+            f"{','.join(groups)} (tracking.measures in a study), or give another output folder"
+        )
     record.measures = stored.measures
     record.checkpoints = stored.checkpoints
     if stored.live is not None:
@@ -84,6 +90,8 @@ def _difference(stored: RunRecord, record: RunRecord) -> str | None:
     same_steps = stored.series.steps == record.series.steps
     for content in pair:
         series = content["series"]
+        if stored.settings.measures:  # compared by `resume`, which names what to type
+            content["settings"]["measures"] = None
         if same_steps:
             content["settings"]["steps"] = None
         else:

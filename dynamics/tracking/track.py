@@ -190,6 +190,8 @@ def _write_step(
         checkpoint_record.tensor_sha256 = step_measures.tensor_sha256
     else:
         checkpoint_record.rows_sha256 = step_measures.tensor_sha256
+    if result.device != "cpu":
+        checkpoint_record.device = result.device
     if result.notes:
         checkpoint_record.notes = list(result.notes)
     return checkpoint_record

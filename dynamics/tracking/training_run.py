@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from dynamics.checkpoints.weights import Weights
 from dynamics.corpus.counts import Counts
 from dynamics.errors import MeasureError, MismatchError, OutputError, one_line
 from dynamics.files import PARTIAL, whole_folder
+from dynamics.measure_groups import MeasureGroup
 from dynamics.runs.finish import finish
 from dynamics.runs.record import (
     CALLBACK,
@@ -52,16 +53,25 @@ class TrainingRun:
         counts: As in `track`.
         steps: As in `track`; recorded.
         rule: As in `track`.
+        measures: Groups of measures to take.
         name: Name of the run in figures.
     """
 
     def __init__(
-        self, output: Path, *, counts: Counts | None, steps: str, rule: str, name: str
+        self,
+        output: Path,
+        *,
+        counts: Counts | None,
+        steps: str,
+        rule: str,
+        measures: Sequence[MeasureGroup],
+        name: str,
     ) -> None:
         self.output = output
         self.counts = counts
         self.steps = steps
         self.rule = rule
+        self.measures = list(measures)
         self.name = name
         self.record: RunRecord | None = None
         self.tokens: dict[str, np.ndarray] | None = None
@@ -131,7 +141,7 @@ class TrainingRun:
 
         step_measures = measure_tensors(
             model,
-            MeasureSettings(self.tokens, rule=parse_rule(self.rule)),
+            MeasureSettings(self.tokens, rule=parse_rule(self.rule), groups=tuple(self.measures)),
             read=read,
             first=self._first,
             reread=lambda matrix: matrix,
@@ -246,7 +256,11 @@ class TrainingRun:
             check_enough(self.counts, rule, kept_mask)
 
     def _new_record(self, series: SeriesRecord) -> RunRecord:
-        settings = RunSettings(steps=self.steps, rule=None if self.counts is None else self.rule)
+        settings = RunSettings(
+            steps=self.steps,
+            rule=None if self.counts is None else self.rule,
+            measures=self.measures,
+        )
         return new_record(series, self.counts, settings, CALLBACK)
 
     def _write(self, record: RunRecord) -> None:

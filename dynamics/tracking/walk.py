@@ -30,12 +30,14 @@ class MeasuredCheckpoint:
         file_sha256: Digest, by the hub, of the file that holds each embedding; empty for a folder.
         commit: Hash of the commit on a hub, None for a folder.
         notes: Notes on the checkpoint's files for a reader of the numbers.
+        device: Device that it was measured on.
     """
 
     step_measures: StepMeasures
     file_sha256: dict[str, str | None]
     commit: str | None
     notes: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @property
     def measure_names(self) -> list[str]:
@@ -168,7 +170,9 @@ def measure_checkpoint(
             for role in ROLES
             if role in step_measures.tensor_sha256 and checkpoint.path is None
         }
-    return MeasuredCheckpoint(step_measures, files, checkpoint.commit, checkpoint.notes)
+    return MeasuredCheckpoint(
+        step_measures, files, checkpoint.commit, checkpoint.notes, settings.device
+    )
 
 
 def _check_shape(checkpoint: Checkpoint, first: Checkpoint, role: Role) -> None:

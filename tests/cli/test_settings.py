@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from dynamics.cli.app import app
-from dynamics.cli.settings import FORMER_OPTIONS, SETTINGS
+from dynamics.cli.settings import FORMER_OPTIONS, FORMER_WORDS, SETTINGS
 from dynamics.config import TrackingSettings
 from dynamics.settings_files import read_settings
 
@@ -94,6 +94,9 @@ def read(monkeypatch):
             ["stream.file=a b.bin", "stream.batch_size=3"],
         ),
         (["--dask", "tcp://host:8786"], ["dask=tcp://host:8786"]),
+        (["--all"], ["measures=all", "every_row=true"]),
+        (["all=true"], ["measures=all", "every_row=true"]),
+        (["--contexts=8", "--all"], ["measures=all", "every_row=true", "contexts=8"]),
     ],
 )
 def test_options_that_became_settings_give_the_same_and_name_the_new_spelling(
@@ -104,7 +107,7 @@ def test_options_that_became_settings_give_the_same_and_name_the_new_spelling(
     assert settings == expected != TrackingSettings(surgery=True)
     assert silence == []
     typed = shlex.join(word for word in current if "=" in word and "probe.text" not in word)
-    assert line.startswith("dynamics: instead of --")
+    assert line.startswith("dynamics: instead of ")
     assert line.endswith(f" type {typed}")
 
 
@@ -114,6 +117,9 @@ def test_former_options_are_options_no_more_and_their_settings_exist(command):
     assert not names & {*FORMER_OPTIONS[command]}
     keys = {key for model in SETTINGS[command] for key in keys_of(model)}
     assert {*FORMER_OPTIONS[command].values()} <= keys
+    words = FORMER_WORDS.get(command, {})
+    assert not names & {*words}
+    assert {setting.split("=")[0] for settings in words.values() for setting in settings} <= keys
 
 
 def test_a_former_option_without_its_value_is_told(dynamics):

@@ -20,7 +20,7 @@ from tests.tracking.synthetic import grow, write_series
 
 
 def test_each_record_has_a_function():
-    assert set(MEASURES) == {*measure_functions.FUNCTIONS, "norm_whitened"}
+    assert set(MEASURES) == {*measure_functions.FUNCTIONS}
     assert all(suffix == measure.suffix for suffix, measure in MEASURES.items())
 
 

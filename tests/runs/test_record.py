@@ -9,8 +9,9 @@ import pytest
 from dynamics import Run
 from dynamics.__main__ import main
 from dynamics.errors import OutputError
+from dynamics.measure_groups import MEASURE_GROUPS
 from dynamics.runs.findings import findings, last_step_table
-from dynamics.runs.record import FORMAT, RunRecord, read_record
+from dynamics.runs.record import CALLBACK, FORMAT, RunRecord, read_record
 from tests.tracking.synthetic import STEPS
 
 OLD = Path(__file__).parents[1] / "golden" / "run_format_0"
@@ -81,13 +82,30 @@ def test_bytes_are_those_that_were_read(run, copy):
     assert json.loads(before)["format"] == FORMAT
 
 
+@pytest.mark.parametrize(
+    ("former", "command", "groups", "every_row"),
+    [
+        ({"all": False}, "dynamics track", ["norms", "distances", "ranks", "readouts"], False),
+        ({"all": True}, "dynamics track", list(MEASURE_GROUPS), True),
+        ({}, CALLBACK, ["norms", "distances", "ranks", "readouts"], False),
+        ({}, "dynamics track", [], False),  # from before matrices were measured
+    ],
+)
+def test_former_settings_are_the_groups_that_were_measured(run, former, command, groups, every_row):
+    settings = {"steps": "all", "rule": "count>=10", **former}
+    record = RunRecord.model_validate(run.info | {"settings": settings, "command": command})
+    assert record.settings.measures == groups
+    assert record.settings.every_row is every_row
+    assert "all" not in record.plain()["settings"]
+
+
 def test_stages_have_their_settings_and_digests(run):
     (stage,) = run.record.stages
     assert stage.name == "weights"
     assert (
         stage.settings
         == run.info["settings"]
-        == {"steps": "all", "rule": "count>=10", "all": False}
+        == {"steps": "all", "rule": "count>=10", "measures": ["norms", "distances"]}
     )
     assert stage.digests["tokenizer"] == run.info["counts"]["tokenizer_sha256"]
 

@@ -4,15 +4,19 @@ import torch
 from scipy.stats import ortho_group
 
 from dynamics.scores.norms import (
-    CHUNK_ROWS,
+    CHUNK_ELEMENTS,
+    READ_ROWS,
     chunks,
     cosine_between,
     displacement,
     embedding_norm,
     mean_row,
+    norm_of_difference,
+    norms_and_means,
+    row_products,
 )
 
-ROWS, WIDTH = 2 * CHUNK_ROWS + 37, 24  # two chunks and a part
+ROWS, WIDTH = 2 * READ_ROWS + 37, 24  # read in two parts and a rest
 
 
 @pytest.fixture
@@ -90,8 +94,9 @@ def test_a_rotation_changes_no_norm_and_no_displacement(matrix, counts):
 def test_norms_scale_with_the_matrix_and_cosines_do_not(matrix):
     before = matrix.roll(1, 0)
     torch.testing.assert_close(embedding_norm(3 * matrix), 3 * embedding_norm(matrix))
-    distances, cosines = displacement(3 * matrix, 3 * before)
-    torch.testing.assert_close((distances / 3, cosines), displacement(matrix, before))
+    scaled, change = displacement(3 * matrix, 3 * before), displacement(matrix, before)
+    torch.testing.assert_close(scaled.distances / 3, change.distances)
+    torch.testing.assert_close(scaled.cosines, change.cosines)
 
 
 def test_one_vector_added_to_every_row_changes_raw_norms_only(matrix, counts, rng):
@@ -137,40 +142,45 @@ def test_a_mean_of_nothing_is_an_error(weights):
 def test_a_matrix_without_rows_has_no_norms():
     empty = torch.empty(0, 5, dtype=torch.float16)
     assert embedding_norm(empty).shape == (0,)
-    assert [part.shape for part in displacement(empty, empty)] == [(0,), (0,)]
+    assert [part.shape for part in displacement(empty, empty)] == 3 * [(0,)]
 
 
 def test_zero_rows_have_norm_zero_and_no_direction():
     now = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 4.0]])
     before = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [3.0, 4.0]])
-    distances, cosines = displacement(now, before)
+    distances, cosines, _ = displacement(now, before)
     assert distances.tolist() == [0, 5, 5, 0]
     assert cosines.tolist() == [1, 0, 0, 1]
     assert embedding_norm(now).tolist() == [0, 0, 5, 5]
 
 
 def test_what_is_not_finite_shows_in_its_own_row_only(matrix):
-    matrix[5, 3], matrix[CHUNK_ROWS + 2, 0] = torch.nan, torch.inf
+    matrix[5, 3], matrix[READ_ROWS + 2, 0] = torch.nan, torch.inf
     norms = embedding_norm(matrix)
     assert norms[5].isnan()
-    assert norms[CHUNK_ROWS + 2].isinf()
+    assert norms[READ_ROWS + 2].isinf()
     assert norms.isfinite().sum() == ROWS - 2
 
 
 def test_displacement_agrees_with_numpy_and_is_exact_for_what_stays(matrix, rng):
     now = matrix + torch.tensor(0.1 * rng.standard_normal((ROWS, WIDTH)))
     now[::7] = matrix[::7]
-    distances, cosines = displacement(now.float(), matrix.float())
+    shift = torch.tensor(rng.standard_normal(WIDTH))
+    distances, cosines, shifted = displacement(now.float(), matrix.float(), shift)
     a, b = now.float().double().numpy(), matrix.float().double().numpy()
     expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(distances, np.linalg.norm(a - b, axis=1), rtol=1e-6)
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
+    moved = np.linalg.norm(a - b - shift.numpy(), axis=1)
+    np.testing.assert_allclose(shifted, moved, rtol=1e-6)
+    known = displacement(now.float(), matrix.float(), shift, embedding_norm(now.float()))
+    torch.testing.assert_close(known, displacement(now.float(), matrix.float(), shift))
     assert (distances[::7] == 0).all()
     assert (cosines[::7] == 1).all()
 
 
 def test_opposite_rows_have_cosine_minus_one_and_no_less(matrix):
-    _, cosines = displacement(matrix.float(), -7 * matrix.float())
+    cosines = displacement(matrix.float(), -7 * matrix.float()).cosines
     assert cosines.min() >= -1
     torch.testing.assert_close(cosines, -torch.ones(ROWS))
 
@@ -189,10 +199,54 @@ def test_chunks_share_one_buffer_of_a_thousand_rows(matrix):
         ),
         strict=True,
     )
-    assert starts == (0, CHUNK_ROWS, 2 * CHUNK_ROWS)
-    assert sizes == (CHUNK_ROWS, CHUNK_ROWS, 37)
+    assert starts == (0, READ_ROWS, 2 * READ_ROWS)
+    assert sizes == (READ_ROWS, READ_ROWS, 37)
     assert len(set(buffers)) == 1
     assert stored.untyped_storage().data_ptr() not in buffers
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_chunks_of_wide_rows_are_smaller_and_every_row_comes_once_in_order(size):
+    wide = torch.arange(2 * READ_ROWS + 5.0)[:, None].expand(-1, CHUNK_ELEMENTS // 100)
+    parts = [(start, rows[:, 0].clone()) for start, rows in chunks(wide, torch.float32, size=size)]
+    assert torch.cat([rows for _, rows in parts]).equal(wide[:, 0])
+    assert all(rows[0] == start for start, rows in parts)
+    assert max(len(rows) for _, rows in parts) == (size or 100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_norms_and_means_in_one_pass_are_those_of_a_pass_each(matrix, counts, dtype):
+    stored = matrix.to(dtype)
+    norms, means = norms_and_means(stored, [None, counts, counts > 1])
+    assert norms.equal(embedding_norm(stored))
+    exact = stored.double()
+    for mean, weights in zip(means, (torch.ones(ROWS), counts, counts > 1), strict=True):
+        expected = weights.double() @ exact / weights.double().sum()
+        torch.testing.assert_close(mean, expected, rtol=1e-12, atol=1e-12)
+    none, no_means = norms_and_means(stored, [])
+    assert none.equal(norms)
+    assert no_means.shape == (0, WIDTH)
+
+
+def test_products_are_those_of_float64(matrix, rng):
+    vectors = torch.tensor(rng.standard_normal((3, WIDTH)))
+    weights = torch.tensor(rng.random(WIDTH))
+    found = row_products(matrix.half(), vectors, weights)
+    exact = matrix.half().double()
+    torch.testing.assert_close(found.norms, exact.norm(dim=1))
+    torch.testing.assert_close(found.products, exact @ vectors.T)
+    torch.testing.assert_close(found.squares, exact.square() @ weights)
+    assert row_products(matrix, vectors).squares is None
+
+
+def test_a_difference_that_cancels_is_taken_of_the_rows(rng):
+    """From squares alone a row within 1e-9 of the mean would have no digit left."""
+    mean = torch.tensor(rng.standard_normal(WIDTH)) + 5
+    apart = 10.0 ** -torch.arange(14, dtype=torch.float64)[:, None]
+    rows = mean + apart * torch.tensor(rng.standard_normal((14, WIDTH)))
+    squares = rows.square().sum(dim=1) + mean @ mean
+    found = norm_of_difference(rows, squares, 2 * rows @ mean, shift=mean)
+    np.testing.assert_allclose(found, (rows - mean).norm(dim=1), rtol=1e-8)
 
 
 def test_nothing_is_written_into_the_matrix(matrix, counts):

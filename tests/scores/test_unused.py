@@ -6,7 +6,7 @@ import torch
 
 from dynamics.scores.norms import mean_row
 from dynamics.scores.spectrum import first_component, second_moment
-from dynamics.scores.unused import cosine_distance_to, distance_to
+from dynamics.scores.unused import cosine_distance_without, cosine_distances, unit
 
 ROWS = 1300  # more than one chunk
 
@@ -27,36 +27,30 @@ def dense(rows, vector):
     return 1 - rows @ vector / np.maximum(norms, 1e-30)
 
 
-def test_distances(matrix, target):
-    expected = np.linalg.norm(matrix.double().numpy() - target.numpy(), axis=1)
-    np.testing.assert_allclose(distance_to(matrix, target), expected, rtol=1e-6)
+def test_cosine_distances_from_products_and_norms(matrix, target):
+    rows = matrix.double()
+    found = cosine_distances(rows @ unit(target), rows.norm(dim=1))
+    np.testing.assert_allclose(found, dense(rows.numpy(), target.numpy()), atol=1e-12)
 
 
-def test_cosine_distances_plain_without_a_direction_and_centred(matrix, target):
+def test_cosine_distances_without_a_direction(matrix, target):
     rows, vector = matrix.double().numpy(), target.numpy()
-    mean = rows.mean(axis=0)
-    component = np.linalg.svd(rows - mean)[2][0]
+    component = np.linalg.svd(rows - rows.mean(axis=0))[2][0]
     moment = second_moment(matrix, shift=mean_row(matrix))
-    for settings, treated in [
-        ({}, lambda v: v),
-        ({"shift": mean_row(matrix)}, lambda v: v - mean),
-        ({"without": first_component(moment)}, lambda v: v - np.outer(v @ component, component)),
-    ]:
-        goal = treated(vector[None])[0]
-        found = cosine_distance_to(matrix, target, **settings)
-        np.testing.assert_allclose(found, dense(treated(rows), goal), atol=2e-5)
+    found = cosine_distance_without(matrix, target, first_component(moment))
+    without = [each - np.outer(each @ component, component) for each in (rows, vector[None])]
+    np.testing.assert_allclose(found, dense(without[0], without[1][0]), atol=2e-5)
 
 
 def test_ends_and_zeros():
-    matrix = torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 5.0], [0.0, 0.0]])
-    target = torch.tensor([1.0, 0.0])
-    assert cosine_distance_to(matrix, target).tolist() == [0, 2, 1, 1]
-    assert cosine_distance_to(matrix, torch.zeros(2)).tolist() == [1, 1, 1, 1]
-    assert distance_to(matrix, torch.zeros(2)).tolist() == [2, 3, 5, 0]
+    matrix = torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 5.0], [0.0, 0.0]]).double()
+    norms = matrix.norm(dim=1)
+    for vector, distances in (([1.0, 0.0], [0, 2, 1, 1]), ([0.0, 0.0], [1, 1, 1, 1])):
+        products = matrix @ unit(torch.tensor(vector))
+        assert cosine_distances(products, norms).tolist() == distances
 
 
 def test_the_matrix_stays_as_it_is(matrix, target):
     before = matrix.clone()
-    distance_to(matrix, target)
-    cosine_distance_to(matrix, target, shift=mean_row(matrix))
+    cosine_distance_without(matrix, target, torch.eye(16, dtype=torch.float64)[0])
     assert matrix.equal(before)

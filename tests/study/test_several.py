@@ -134,9 +134,13 @@ def test_other_settings_of_tracking_are_no_finished_run(study, config, tmp_path)
     with pytest.raises(StudyError, match=r"2 of 2 runs .*already holds results .*contexts is 2 "):
         again(**asked | {"contexts": 3})
     with pytest.raises(
-        StudyError, match=r"2 of 2 runs .*holds another run .*all is False in the folder, T"
+        StudyError,
+        match=r"2 of 2 runs .*holds the groups of measures norms,distances, not norms,distances,"
+        r"ranks; resume it with --measures norms,distances \(tracking.measures in a study\)",
     ):
-        again(all=True)
+        again(measures="distances,ranks")
+    assert again(measures="norms").importances == ["surprisal"]
+    assert lines[0] == "0 of 2 runs to do, 0 at once"
 
 
 def test_a_run_can_be_sent_to_another_process(config):

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from dynamics.config import TrackingSettings, load
 from dynamics.errors import ConfigError
+from dynamics.measure_groups import MEASURE_GROUPS
 from dynamics.runs.run import Run
 from dynamics.study.single import run_study
 from tests.tracking import independent
@@ -34,7 +35,8 @@ model: {{hidden_size: 32, num_layers: 2, num_heads: 2}}
 training: {{steps: 24, batch_size: 4, sequence_length: 32, learning_rate: 1e-2, max_passes: 3,
            device: cpu, threads: 1}}
 checkpoints: {{steps: "log2(4)"}}
-tracking: {{all: true, importance: [surprisal, occlusion], live_steps: "0,last", contexts: 3,
+tracking: {{measures: all, every_row: true, importance: [surprisal, occlusion],
+           live_steps: "0,last", contexts: 3,
            probe_tokens_per_stratum: 1, device: cpu}}
 """
     )
@@ -62,7 +64,8 @@ def test_a_study_trains_measures_correlates_and_draws(study):
     run = Run(folder)
     assert run.steps == [0, 1, 2, 4, 24]
     assert run.name == "tiny"
-    assert run.info["settings"]["all"] is True
+    assert run.info["settings"]["measures"] == list(MEASURE_GROUPS)
+    assert run.info["settings"]["every_row"] is True
     assert result["run"] == str(folder / "run")
     assert len(result["figures"]) == 16
     assert all(str(folder / "figures") in file for file in result["figures"])

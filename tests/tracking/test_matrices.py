@@ -7,7 +7,10 @@ import pytest
 from scipy.stats import linregress, spearmanr
 
 from dynamics.checkpoints.series import open_series
+from dynamics.config import TrackingSettings
 from dynamics.errors import MismatchError
+from dynamics.measure_groups import MEASURE_GROUPS
+from dynamics.runs.findings import last_step_table
 from dynamics.runs.measures import MEASURES
 from dynamics.runs.run import Run, read_table, step_path, stored_rows
 from dynamics.runs.trends import TREND_COLUMNS
@@ -28,6 +31,8 @@ from tests.tracking.synthetic import (
     write_series,
 )
 
+EVERYTHING = TrackingSettings(measures="all", every_row=True)
+MATRICES = TrackingSettings(measures="ranks,readouts")
 BETA = "gpt_neox.final_layer_norm.bias"
 LAST = STEPS[-1]
 
@@ -48,7 +53,7 @@ def complete(tmp_path_factory, counts):
     counts.table["information_gain_symmetric"] = gain
     folder = tmp_path_factory.mktemp("complete")
     series = write_series(folder / "series", with_beta(counts, dtype=np.float64))
-    return track(series, folder / "run", counts=counts, everything=True), folder / "series"
+    return track(series, folder / "run", counts=counts, settings=EVERYTHING), folder / "series"
 
 
 def scalar(run, statistic, step=LAST, **about):
@@ -154,7 +159,9 @@ def test_a_head_s_bias_is_taken_as_it_is_and_once_for_a_tied_model(tmp_path, cou
         )
         config = {"model_type": "gpt2", "tie_word_embeddings": True}
         (folder / "config.json").write_text(json.dumps(config))
-    run = track(open_series(tmp_path / "series"), tmp_path / "run", counts=counts, everything=True)
+    run = track(
+        open_series(tmp_path / "series"), tmp_path / "run", counts=counts, settings=EVERYTHING
+    )
     kept, frequency = kept_frequency(run)
     found = scalar(run, "spearman", step=1, measure="output_bias")
     assert found["value"] == pytest.approx(spearmanr(bias[kept], frequency).statistic)
@@ -209,17 +216,42 @@ def test_the_whitened_norm_law_is_a_line_through_the_origin(complete):
     assert scalar(run, "whitened_r2", **about)["value"] == pytest.approx(r2)
 
 
-def test_without_all_the_slow_ones_are_left_out(run):
-    assert not any(
-        name.endswith(tuple(s for s in MEASURES if MEASURES[s].slow))
-        for name in run.info["measures"]
-    )
-    assert "whitened_slope" not in set(run.trends["statistic"])
+@pytest.mark.parametrize("group", MEASURE_GROUPS)
+def test_what_is_measured_is_what_the_groups_name(group, counts, tmp_path):
+    series = write_series(tmp_path / "series", with_beta(counts))
+    settings = TrackingSettings(measures=group)
+    run = track(series, tmp_path / "run", counts=counts, steps="2,last", settings=settings)
+    groups = {MEASURES[name.split("_", 2)[2]].group for name in run.info["measures"]}
+    assert groups == {"norms", group} - {"ranks", "readouts"}
+    statistics = {*run.trends["statistic"]}
+    assert ("effective_rank" in statistics) == (group == "ranks")
+    assert ("readout_r2" in statistics) == (group == "readouts")
+    assert {"mean_direction_share", "identical_rows", "slope"} <= statistics
+    assert ("left_initialisation_input" in run.tokens) == (group == "distances")
+    assert last_step_table(run)
+
+
+def test_equal_rows_are_counted_at_each_step_and_are_ties(counts, tmp_path):
+    series = grow(counts)
+    for step, tensors in series.items():
+        if step < 8:
+            tensors[OUTPUT][40:44] = tensors[OUTPUT][40]
+            tensors[OUTPUT][60] = tensors[OUTPUT][59]
+    run = track(write_series(tmp_path / "series", series), tmp_path / "run", counts=counts)
+    for step, rows, groups in [(0, 6, 2), (2, 6, 2), (8, 0, 0)]:
+        about = {"step": step, "measure": "output_embedding"}
+        assert scalar(run, "identical_rows", **about)["value"] == rows
+        assert scalar(run, "identical_row_groups", **about)["value"] == groups
+        assert scalar(run, "identical_rows", step=step)["value"] == 0
+    table = run.measures(2)
+    for name in table.columns.drop("token_id"):
+        if name.startswith("output") and name != "output_embedding_cosine_to_input":
+            assert len({*table[name][40:44]}) == len({*table[name][59:61]}) == 1, name
 
 
 def test_a_tied_model_is_whitened_by_itself(tmp_path, counts):
     series = write_series(tmp_path / "series", grow(counts, steps=(0, 1)), tied=True)
-    run = track(series, tmp_path / "run", counts=counts, everything=True)
+    run = track(series, tmp_path / "run", counts=counts, settings=EVERYTHING)
     rows, share = tensor(tmp_path / "series", INPUT, 1), counts.table["count"].to_numpy()
     share = share / share.sum()
     centered = rows - share @ rows
@@ -234,9 +266,10 @@ def test_no_more_rows_than_said_enter_unless_everything_is_asked_for(
 ):
     monkeypatch.setattr(matrices, "MOST_ROWS", 100)
     some, again = (
-        track(series, tmp_path / name, counts=counts, steps="last") for name in ("some", "again")
+        track(series, tmp_path / name, counts=counts, steps="last", settings=MATRICES)
+        for name in ("some", "again")
     )
-    everything = track(series, tmp_path / "all", counts=counts, steps="last", everything=True)
+    everything = track(series, tmp_path / "all", counts=counts, steps="last", settings=EVERYTHING)
     for statistic, about in [("effective_rank", {}), ("readout_r2", {"given": "rows"})]:
         assert scalar(some, statistic, **about)["n"] == 100
         assert scalar(everything, statistic, **about)["n"] > 200
@@ -262,7 +295,7 @@ def test_equal_counts_have_no_readout_and_no_correlation(tmp_path):
     counts = make_counts()
     counts.table["count"] = 40
     series = write_series(tmp_path / "series", grow(counts, steps=(0,)))
-    run = track(series, tmp_path / "run", counts=counts)
+    run = track(series, tmp_path / "run", counts=counts, settings=MATRICES)
     assert np.isnan(scalar(run, "readout_r2", step=0, given="rows")["value"])
     assert np.isnan(scalar(run, "slope", step=0, measure="output_bias_folded")["value"])
 
@@ -270,7 +303,8 @@ def test_equal_counts_have_no_readout_and_no_correlation(tmp_path):
 def test_matrices_of_zeros_have_nothing_to_say(tmp_path, counts):
     series = grow(counts, steps=(0, 1))
     series[0][OUTPUT] = np.zeros_like(series[0][OUTPUT])
-    run = track(write_series(tmp_path / "series", series), tmp_path / "run", counts=counts)
+    opened = write_series(tmp_path / "series", series)
+    run = track(opened, tmp_path / "run", counts=counts, settings=MATRICES)
     about = {"step": 0, "measure": "output_embedding"}
     assert np.isnan(scalar(run, "effective_rank", **about)["value"])
     assert np.isnan(scalar(run, "mean_direction_share", **about)["value"])
@@ -298,12 +332,13 @@ def test_each_token_has_the_step_at_which_it_leaves_its_initialisation(complete)
 def test_a_run_of_an_older_version_is_another_run(series, counts, tmp_path):
     path = track(series, tmp_path / "run", counts=counts, steps="last").path
     info = json.loads((path / "run.json").read_text())
-    del info["settings"]["all"]
+    del info["settings"]["measures"]
     for entry in info["checkpoints"]:
         del entry["matrices_sha256"]
     (path / "run.json").write_text(json.dumps(info))
     with pytest.raises(
-        MismatchError, match=r"settings: all is None in the folder, False now\); give"
+        MismatchError,
+        match=r"settings: measures is None in the folder, \['norms', 'distances'\] now\)",
     ):
         track(series, path, counts=counts, steps="last")
 

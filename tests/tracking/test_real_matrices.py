@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynamics.checkpoints.series import open_series
+from dynamics.config import TrackingSettings
 from dynamics.corpus.count import count_corpus
 from dynamics.statistics.vocabulary import parse_rule
 from dynamics.tracking.track import track
@@ -31,7 +32,12 @@ def wheel_of(name, package):
 
 def tracked(model, folder):
     counts = count_corpus(str(SHARED / BOOKS), str(model))
-    return track(open_series(model), folder / "run", counts=counts, everything=True)
+    return track(
+        open_series(model),
+        folder / "run",
+        counts=counts,
+        settings=TrackingSettings(measures="all", every_row=True),
+    )
 
 
 def rho(run, measure, rule):

@@ -9,6 +9,7 @@ import pytest
 from dynamics.checkpoints.formats.tensors import digest
 from dynamics.checkpoints.rows import parse_rows
 from dynamics.errors import ConfigError, MismatchError
+from dynamics.measure_groups import DEFAULT_GROUPS
 from dynamics.runs.findings import findings, last_step_table
 from dynamics.runs.measures import MEASURES, split_name
 from dynamics.runs.run import Run
@@ -44,8 +45,11 @@ def test_numbers_are_those_of_the_whole_run(series, counts, tmp_path, part):
 def test_the_run_says_which_rows_and_what_is_left_out(series, part):
     assert part.rows == ROWS
     assert part.info["settings"]["rows"] == ROWS
-    wanted = [name for name, m in MEASURES.items() if m.needs_all_rows and not m.slow]
-    assert part.info["measures_left_out"] == [*wanted, *MATRICES]
+    wanted = [
+        name for name, m in MEASURES.items() if m.needs_all_rows and m.group in DEFAULT_GROUPS
+    ]
+    wanted += [name for name, statistic in MATRICES.items() if statistic.group in DEFAULT_GROUPS]
+    assert part.info["measures_left_out"] == wanted
     assert not (part.path / "matrices").exists()
     assert part.info["series"]["vocab_size"] == 300
     for entry, checkpoint in zip(part.info["checkpoints"], series, strict=True):

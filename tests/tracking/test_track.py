@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from dynamics.checkpoints.checkpoint import Checkpoint
 from dynamics.checkpoints.series import open_series
+from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts
 from dynamics.corpus.tokenizers.loading import tokenizer_sha256, train_tokenizer
 from dynamics.errors import (
@@ -21,6 +23,7 @@ from dynamics.errors import (
     OutputError,
     StepError,
 )
+from dynamics.measure_groups import MEASURE_GROUPS
 from dynamics.runs.run import Run
 from dynamics.tracking import walk as walking
 from dynamics.tracking.track import track
@@ -76,7 +79,11 @@ def test_the_run_says_what_made_it_and_neither_when_nor_where(series, counts, tm
     assert info["command"] == "dynamics track x"
     assert info["counts"]["tokenizer_sha256"] == "a" * 64
     assert set(info["versions"]) == {"dynamics", "torch", "numpy", "scipy", "pyarrow"}
-    assert info["settings"] == {"steps": "all", "rule": "count>=10", "all": False}
+    assert info["settings"] == {
+        "steps": "all",
+        "rule": "count>=10",
+        "measures": ["norms", "distances"],
+    }
     for entry, checkpoint in zip(info["checkpoints"], series, strict=True):
         assert entry["step"] == checkpoint.step
         assert entry["tensor_sha256"] == {
@@ -183,11 +190,69 @@ def test_the_folder_of_another_run_is_refused_and_stays_as_it_is(series, counts,
         ("counts: vocab_size is 300 in the folder, 301 now", series, {"counts": other_counts}),
         ("series: name is series in the folder, other now", other_series, {}),
         ("settings: steps is all in the folder, 0,8 now", series, {"steps": "0,8"}),
-        ("settings: all is False in the folder, True now", series, {"everything": True}),
+        (
+            "settings: every_row is None in the folder, True now",
+            series,
+            {"settings": TrackingSettings(every_row=True)},
+        ),
     ]:
         with pytest.raises(MismatchError, match=rf"holds another run \({told}\)"):
             track(given, output, **{"counts": counts} | settings)
     assert files_of(output) == before
+
+
+def test_other_groups_of_measures_are_refused_with_what_to_type(series, counts, tmp_path):
+    output = tmp_path / "run"
+    groups = TrackingSettings(measures="distances,ranks")
+    before = files_of(track(series, output, counts=counts, settings=groups).path)
+    for measures, names in [("norms", "norms"), ("all", ",".join(MEASURE_GROUPS))]:
+        with pytest.raises(
+            MismatchError,
+            match=f"holds the groups of measures norms,distances,ranks, not {names}; resume it "
+            "with --measures norms,distances,ranks ",
+        ):
+            track(series, output, counts=counts, settings=TrackingSettings(measures=measures))
+    track(series, output, counts=counts, settings=groups)
+    assert files_of(output) == before
+
+
+def test_a_run_of_former_settings_is_resumed_with_the_groups_that_it_measured(
+    series, counts, tmp_path
+):
+    groups = TrackingSettings(measures="distances,ranks,readouts")
+    output = track(series, tmp_path / "run", counts=counts, settings=groups).path
+    before = files_of(output)
+    info = json.loads((output / "run.json").read_text())
+    info["settings"] = {"steps": "all", "rule": "count>=10", "all": False}
+    (output / "run.json").write_text(json.dumps(info))
+    with pytest.raises(MismatchError, match="--measures norms,distances,ranks,readouts "):
+        track(series, output, counts=counts)
+    track(series, output, counts=counts, settings=groups)
+    assert files_of(output) == before
+
+
+def test_everything_of_former_scripts_is_every_group_of_every_row(series, counts, tmp_path):
+    everything = TrackingSettings(measures="all", every_row=True)
+    current = track(series, tmp_path / "a", counts=counts, steps="last", settings=everything)
+    with pytest.warns(DeprecationWarning, match="'everything' of track is called settings with"):
+        former = track(series, tmp_path / "b", counts=counts, steps="last", everything=True)
+    assert files_of(former.path) == files_of(current.path)
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_line(series, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a cuda device")
+    with pytest.raises(ConfigError, match=r"^device 'cuda' cannot be used: .*; cpu always can$"):
+        track(series, tmp_path / "run", settings=TrackingSettings(device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_device_of_a_step_is_recorded_unless_it_is_the_processor(series, tmp_path, monkeypatch):
+    run = track(series, tmp_path / "run", settings=TrackingSettings(device="cpu"))
+    assert not any("device" in entry for entry in run.info["checkpoints"])
+    monkeypatch.setattr("dynamics.tracking.plan.usable_device", lambda name: "cpu:0")
+    run = track(series, tmp_path / "other", settings=TrackingSettings(device="auto"))
+    assert {entry["device"] for entry in run.info["checkpoints"]} == {"cpu:0"}
 
 
 def test_a_series_of_the_same_name_and_steps_but_other_weights_is_refused(tmp_path, counts):
