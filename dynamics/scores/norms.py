@@ -310,10 +310,11 @@ def _row_pairs(
 
 def _cosines(first: Tensor, second: Tensor, norms: Tensor | None = None) -> Tensor:
     """Return the cosine of each pair of rows; 0 where one of them is zero, NaN where one has it."""
-    norms = torch.linalg.vector_norm(first, dim=1) if norms is None else norms
-    norms = norms * torch.linalg.vector_norm(second, dim=1)
-    cosine = (first * second).sum(dim=1).div_(norms).clamp_(-1, 1)
-    return cosine.masked_fill_(norms == 0, 0)
+    if norms is None:
+        norms = torch.linalg.vector_norm(first, dim=1)
+    lengths = norms * torch.linalg.vector_norm(second, dim=1)
+    cosine = (first * second).sum(dim=1).div_(lengths).clamp_(-1, 1)
+    return cosine.masked_fill_(lengths == 0, 0)
 
 
 def score_rows(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -195,7 +195,8 @@ def plan_run(
 def _settings(options: TrackOptions) -> TrackingSettings:
     """Return the settings of the options, with the single ones that keywords replace."""
     settings = options.get("settings") or options.get("live") or TrackingSettings()
-    changes = {key: options[key] for key in ("allow_flagged", "exposure") if key in options}
+    keywords = ("allow_flagged", "exposure")
+    changes: dict[str, Any] = {key: options.get(key) for key in keywords if key in options}
     if options.get("everything"):
         warn_of(
             "the argument 'everything' of track", 'settings with measures="all", every_row=True'
