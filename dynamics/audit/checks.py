@@ -163,6 +163,27 @@ def rows(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
         yield Finding("rows", "wrong" if facts.catalog_entry is None else "note", (), message)
 
 
+def identical_rows(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Rows of the last step that equal another row of their matrix bit by bit."""
+    steps = [c for c in facts.checkpoints if any(c.block(role) for role in facts.roles)]
+    messages, rows = [], ()
+    for role, tensor in steps[-1].tensors.items() if steps else ():
+        if (identical := tensor.identical) is None or not identical.groups:
+            continue
+        start, stop = tensor.rows_read or (0, tensor.shape[0])
+        largest = tuple(row + start for row in identical.largest.tolist())
+        rows = rows or largest
+        messages.append(
+            f"{len(identical.ids):,} of {stop - start:,} rows of the {role.replace('_', ' ')} read "
+            f"equal another bit by bit, in {identical.groups:,} "
+            f"group{'s' if identical.groups > 1 else ''}; the largest has {len(largest):,} "
+            f"({name_rows(largest)})"
+        )
+    if messages:
+        step = (steps[-1].step,)
+        yield Finding("identical rows", "note", step, "; ".join(messages), rows=rows[:_ROWS])
+
+
 def jumps(facts: SeriesFacts, findings: Sequence[Finding]) -> Iterator[Finding]:
     """Steps far off the trajectory of the other steps, and breaks in that trajectory."""
     doubtful = {step for finding in findings for step in finding.flagged}
@@ -219,6 +240,7 @@ CHECKS: tuple[Check, ...] = (
     main_branch,
     changed_tensors,
     rows,
+    identical_rows,
     jumps,
     file_notes,
     not_comparable,

@@ -25,6 +25,7 @@ from dynamics.checkpoints.training_folder import read_training, training_of
 from dynamics.corpus.tokenizers.loading import load_tokenizer, vocabulary_size
 from dynamics.errors import CheckpointError, UnreachableError
 from dynamics.progress import OnProgress, no_progress
+from dynamics.scores.identical import IdenticalRows, identical_rows
 from dynamics.scores.norms import embedding_norm, rows_not_finite
 from dynamics.steps import parse
 
@@ -63,6 +64,7 @@ class TensorFacts:
         block: Some of its rows, where they were read.
         rows_read: First row that was read and the one after the last; None where none was.
         not_finite: Rows, or elements of a vector, that hold NaN or infinity, of those read.
+        identical: Rows that equal another bit by bit, counted from the first one read.
     """
 
     dtype: str
@@ -72,6 +74,7 @@ class TensorFacts:
     block: Block | None = None
     rows_read: tuple[int, int] | None = None
     not_finite: tuple[int, ...] = ()
+    identical: IdenticalRows | None = None
 
     @property
     def payload(self) -> str | None:
@@ -313,6 +316,7 @@ class _Reader:
                 block=Block(digest(sample), embedding_norm(sample).mean().item(), _sketch(sample)),
                 rows_read=(first, end),
                 not_finite=tuple(row + first for row in rows_not_finite(rows)),
+                identical=identical_rows(rows),
             )
         if file_sha256 is not None:
             self._read[role, file_sha256] = facts

@@ -91,6 +91,24 @@ def test_what_is_not_finite_is_named_and_repeats_nothing(tmp_path, tensors):
         )
 
 
+def test_rows_that_are_equal_at_the_last_step_are_noted_in_groups(tmp_path, tensors):
+    last = {key: value.clone() for key, value in tensors[STEPS[-1]].items()}
+    last[INPUT][[4, 9, 30]] = last[INPUT][4].clone()
+    last[INPUT][[7, 8]] = last[INPUT][7].clone()
+    tensors[STEPS[-1]] = last
+    write(tmp_path, tensors)
+    for level in ("rows", "all"):
+        audit = audit_series(open_series(tmp_path), tensors=level)
+        (found,) = [finding for finding in audit.findings if finding.kind == "identical rows"]
+        assert (found.severity, found.steps, found.rows) == ("note", (STEPS[-1],), (4, 9, 30))
+        assert found.message == (
+            "5 of 40 rows of the input embedding read equal another bit by bit, in 2 groups; the "
+            "largest has 3 (4, 9, 30)"
+        )
+    unread = audit_series(open_series(tmp_path), tensors="none")
+    assert not [finding for finding in unread.findings if finding.kind == "identical rows"]
+
+
 def test_rows_outside_of_the_block_are_said_not_to_be_read(tmp_path):
     for step in (0, 1):
         matrix = torch.full((3000, 400), float(step + 1))
