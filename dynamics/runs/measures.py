@@ -111,8 +111,14 @@ def split_name(name: str) -> tuple[Role, Measure]:
 
 
 def is_norm(name: str) -> bool:
-    """Return whether a full name is that of a norm; False for names that are no measure's."""
-    measure = MEASURES.get(name.split("_embedding_", 1)[-1])
+    """Return whether a full name is that of a norm; False for names that are no measure's.
+
+    Example:
+        >>> is_norm("input_embedding_norm"), is_norm("norm")  # `norm` attributes predictions
+        (True, False)
+    """
+    suffixes = (name.removeprefix(f"{role}_") for role in ROLES if name.startswith(f"{role}_"))
+    measure = MEASURES.get(next(suffixes, ""))
     return measure is not None and measure.family == "norm"
 
 

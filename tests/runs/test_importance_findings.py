@@ -1,9 +1,11 @@
 """Sentences on importance say what was planted, with its error, and what that leaves open."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dynamics.runs.findings import findings
+from dynamics.runs.run import Run
 from tests.tracking.measured import write_importances
 from tests.tracking.synthetic import grow, log_count, make_counts, tracked
 
@@ -96,3 +98,14 @@ def test_what_may_not_be_controlled_has_no_partial_and_no_reliability(tmp_path):
     assert "given frequency" not in told
     assert "reliability" not in told
     assert "The trends also hold self_information." in sentences
+
+
+def test_attribution_by_norms_beside_importances_is_no_measure_of_weights(run):
+    """Agreement of the method `norm` with occlusion stands in the trends like a measure's."""
+    trends = run.trends
+    rows = trends[(trends["step"] == 32) & (trends["against"] == "occlusion")].head(1)
+    agreement = rows.assign(measure="norm", statistic="within_input_agreement", given="", value=0.1)
+    both = Run(run.path)
+    vars(both)["trends"] = pd.concat([trends, agreement], ignore_index=True)
+    apart = [sentence for sentence in findings(both) if not sentence.startswith("Agreement")]
+    assert apart == [sentence for sentence in findings(run) if "Agreement" not in sentence]
