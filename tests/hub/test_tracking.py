@@ -1,7 +1,6 @@
 """Tracking a series on a hub: the numbers of a folder, each tensor sent once, whatever happens."""
 
 import json
-import multiprocessing
 import random
 import re
 import shutil
@@ -30,6 +29,7 @@ from dynamics.runs.record import read_record
 from dynamics.runs.run import measures_path
 from dynamics.tracking.track import track
 from tests.checkpoints.writers import write_checkpoint
+from tests.fork_server import fork_server
 from tests.hub.standin import Repository, StandIn
 from tests.hub.test_remote_reading import CONFIG, SPARE, like_pythia
 from tests.tracking.synthetic import WIDTH, files_of, grow, make_counts
@@ -146,9 +146,7 @@ def test_counts_of_another_tokenizer_are_refused(standin, counts, tmp_path):
 
 def pools():
     yield ThreadPoolExecutor(4)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.hub.test_tracking"])
-    yield ProcessPoolExecutor(2, mp_context=context)
+    yield ProcessPoolExecutor(2, mp_context=fork_server())
 
 
 def test_threads_and_processes_leave_the_same_run(standin, tmp_path, undisturbed):
@@ -252,8 +250,7 @@ def track_in_child(endpoint, output, workers):
 @pytest.mark.slow
 def test_killed_at_any_moment_the_run_goes_on(standin, tmp_path, undisturbed):
     standin.latency, standin.mbit = 0.01, 100
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.hub.test_tracking"])
+    context = fork_server()
     seeded = random.Random(4)
     kills, takes, runs = 0, None, 0
     while takes is None or kills < 20:

@@ -276,7 +276,7 @@ def test_a_figure_has_the_same_bytes_each_time(run, tmp_path, suffix):
 
 def test_plot_draws_every_figure_that_applies(run, tmp_path):
     files = plot([run], tmp_path, formats=["png"])
-    of_weights = (*OF_FREQUENCY, "slopes", "matrices", "headline")
+    of_weights = (*OF_FREQUENCY, "slopes", "headline")
     assert [file.name for file in files] == [f"{name}.png" for name in of_weights]
     assert sorted(tmp_path.glob("*.png")) == sorted(files)
     for file in files:

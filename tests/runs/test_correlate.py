@@ -79,7 +79,7 @@ def test_it_draws_itself(run, ratings, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     figure.draw_without_rendering()
     said = " ".join(figure.get_supxlabel().split())
-    assert "raw and given log frequency." in said
+    assert "raw and given frequency." in said
     titles = [ax.get_title() for ax in figure.axes if ax.get_visible()]
     assert set(titles) == {"aoa", "length"}
 

@@ -5,7 +5,6 @@ A fork server imports torch once; each child is a clean process a hundredth of a
 
 import gc
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -16,15 +15,14 @@ import torch
 
 from dynamics.errors import DynamicsError
 from dynamics.training.train import train
+from tests.fork_server import fork_server
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "open")
 
 
 def child(target, *arguments):
     """Start a function of this module in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "tests.training.children"])
-    process = context.Process(target=target, args=arguments, daemon=True)
+    process = fork_server().Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
 
