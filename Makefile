@@ -1,4 +1,4 @@
-# make demo   the main job on real text, from nothing: five to eight minutes once installed
+# make demo   the main job on real text, from nothing: five to ten minutes once installed
 # make test   every test that can run here, but for the sweeps over all model classes
 # make test-all  those sweeps too: about ten minutes more
 # make check  format, lint, docstrings, types, layers, generated docs
