@@ -147,7 +147,8 @@ class TwinCurve:
             sides.append(order[first + rng.integers(0, _NEIGHBOURS, (draws, len(places)))])
         ratio = self.log_count[sides[0]] - self.log_count[sides[1]]
         left = residual[sides[0]] - residual[sides[1]]
-        return (ratio * left).sum(axis=1) / (ratio * ratio).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # NaN without pairs, or where no two sides differ
+            return (ratio * left).sum(axis=1) / (ratio * ratio).sum(axis=1)
 
     def _weighted_sum(
         self, norm: Float[np.ndarray, " V"], weights: Float[np.ndarray, " m"], total: float

@@ -62,6 +62,7 @@ def test_pseudo_pairs_have_no_effect_where_twins_have_one(rng):
     pseudo = curve.pseudo_pairs(norm, rng, 200)
     assert abs(pseudo.mean()) < 0.02
     assert curve.slope(norm).statistic > 0.12
+    assert np.isnan(curve.pseudo_pairs(norm, rng, 5, np.zeros(PAIRS, bool))).all()
     of_some = curve.pseudo_pairs(norm, rng, 200, np.arange(PAIRS) < 30)
     assert of_some.std() > pseudo.std()
 
