@@ -16,14 +16,13 @@ from dynamics.models.frozen_maps import tolerance
 SUMS = 10  # roundings of a block that the sum over all of them may have
 
 
-def check_shares(batch: AttributionBatch, method: str) -> None:
-    """Refuse predictions that are no sum of parts at one read-out position.
+def check_is_sum(batch: AttributionBatch, method: str) -> None:
+    """Refuse log-probabilities, which are no sum of shares; that of a contrast is one.
 
     Raises:
-        ConfigError: The logit form is a log-probability, the mean of all positions is read, or a
-            single block is asked for.
+        ConfigError: The logit form is a log-probability.
     """
-    model, form = batch.model, batch.settings.logit_form
+    form = batch.settings.logit_form
     has_no_foil = bool((batch.target_mask & (batch.foils < 0)).any())
     if batch.form == "log_sigmoid" or (form == "log_probability" and has_no_foil):
         raise ConfigError(
@@ -31,6 +30,17 @@ def check_shares(batch: AttributionBatch, method: str) -> None:
             "logit form raw"
             + ("" if batch.form == "log_sigmoid" else " or centered, or give foils")
         )
+
+
+def check_shares(batch: AttributionBatch, method: str) -> None:
+    """Refuse predictions that are no sum of parts at one read-out position.
+
+    Raises:
+        ConfigError: The logit form is a log-probability, the mean of all positions is read, or a
+            single block is asked for.
+    """
+    check_is_sum(batch, method)
+    model = batch.model
     if model.head.readout == "mean":
         raise ConfigError(
             f"{method} shares out the logit of one read-out position, and {model.name} reads the "

@@ -12,7 +12,8 @@ from torch.autograd import forward_ad
 
 from dynamics.attribution.batch import AttributionBatch, Scores
 from dynamics.attribution.gradients import looked_up, per_target, predict
-from dynamics.errors import ConfigError, MeasureError
+from dynamics.attribution.logit_shares import check_is_sum
+from dynamics.errors import MeasureError
 from dynamics.models.linearized import linearized
 from dynamics.models.live_model import LiveModel
 
@@ -50,13 +51,7 @@ def cp_lrp(batch: AttributionBatch) -> Scores:
     """
     target_mask, network = batch.target_mask, batch.model.network
     form = batch.settings.logit_form
-    if batch.form == "log_sigmoid" or (
-        form == "log_probability" and bool((target_mask & (batch.foils < 0)).any())
-    ):
-        raise ConfigError(
-            "cp_lrp shares a logit out, and a log-probability is no sum of shares; use the logit "
-            "form raw" + ("" if batch.form == "log_sigmoid" else " or centered, or give foils")
-        )
+    check_is_sum(batch, "cp_lrp")
     rows = looked_up(batch).requires_grad_()
     _ = batch.model.output  # this and the head probe the model, before it is linearized
     if form != "raw":

@@ -6,11 +6,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from dynamics.files import whole_file
-from dynamics.report.curves import draw_panels
 from dynamics.report.importance import (
     GAUGES,
     controls_of,
     correlation_panels,
+    draw_correlations,
     importances_of,
     title_of,
     tokens_drawn,
@@ -22,7 +22,6 @@ from dynamics.report.style import (
     bands_note,
     caption,
     draw_caption,
-    show_legend,
 )
 from dynamics.runs.grouping import Runs
 from dynamics.runs.run import Run
@@ -41,15 +40,12 @@ def covariates_over_training(runs: Runs) -> Figure:
     names = list(dict.fromkeys(name for arm in arms for name in arm.trends["against"]))
     names = [name for name in names if is_covariate(name)]
     importances = {name: title_of(name) for name in importances_of(arms)}
-    figure, _ = draw_panels(
+    figure = draw_correlations(
         correlation_panels(arms, names, GAUGES | importances),
+        arms,
         missing="no run has covariates; add them with dynamics track --covariates",
-        width=2.3 if len(arms) == 1 else 1.9,
     )
-    show_legend(figure, 5)
-    bands = bands_note(
-        arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
-    )
+    bands = bands_note(arms)
     null = (
         " Grey: simultaneous 95 % null band of the raw correlations with a column. Fine dotted "
         "lines: the value at the first step."

@@ -78,9 +78,7 @@ def correlation_over_training(runs: Runs) -> Figure:
     for row in axes:
         row[0].set_ylabel("Spearman correlation\nwith log frequency")
     show_legend(figure, 2 if columns == 1 else 5)
-    bands = bands_note(
-        arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
-    )
+    bands = bands_note(arms)
     caption(
         figure,
         f"Input and output embedding norms against token frequency. {arms_note(arms)} {bands} "

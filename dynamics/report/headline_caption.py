@@ -27,11 +27,10 @@ def headline_caption(
         )
         if UNIGRAM in measures:
             beyond += " (not for norms with the unigram mean removed)"
-    bands = "Bands cover a whole curve at once with 95 % probability over resampled tokens."
     sentences = [
         f"Spearman correlation of {norms} with log frequency; {beyond}.",
         arms_note(arms),
-        bands_note(arms, bands),
+        bands_note(arms),
         "Grey, chance: simultaneous 95 % null band over all steps, and but for the last panel over "
         "all norms; of several runs the widest.",
         "n: tokens in a correlation.",

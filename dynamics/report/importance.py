@@ -1,6 +1,6 @@
 """Figures of the correlation of norm and importance over training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import fill
 
 from matplotlib.figure import Figure
@@ -78,15 +78,12 @@ def importance_over_training(runs: Runs) -> Figure:
     """
     arms = arms_over_steps(runs, "importance")
     names = importances_of(arms, "partial_spearman")
-    figure, _ = draw_panels(
+    figure = draw_correlations(
         correlation_panels(arms, names, GAUGES),
+        arms,
         missing="no run has importances to compare norms with; track it with --importance",
-        width=2.3 if len(arms) == 1 else 1.9,
     )
-    show_legend(figure, 5)
-    bands = bands_note(
-        arms, "Bands cover a whole curve at once with 95 % probability over resampled tokens."
-    )
+    bands = bands_note(arms)
     grey = (
         " Grey: simultaneous 95 % null band of the raw correlations over all norms and steps, "
         "from permuting importances over tokens. Fine dotted lines: the value at "
@@ -101,6 +98,21 @@ def importance_over_training(runs: Runs) -> Figure:
         f"{bands}{grey} Hollow points: the split-half reliability of the importance is below "
         f"{RELIABLE:g}, so a trend may be one of measurement error.",
     )
+    return figure
+
+
+def draw_correlations(
+    panels: Iterable[Sequence[Panel]], arms: Sequence[Arm], *, missing: str
+) -> Figure:
+    """Draw the panels of `correlation_panels` with one legend.
+
+    Args:
+        panels: The panels, in rows.
+        arms: The arms that they are of.
+        missing: Message of the error when nothing can be drawn.
+    """
+    figure, _ = draw_panels(panels, missing=missing, width=2.3 if len(arms) == 1 else 1.9)
+    show_legend(figure, 5)
     return figure
 
 

@@ -189,7 +189,11 @@ def arms_note(
     return f"({'; '.join([*parts, kinds, *left_out])}.)"
 
 
-def bands_note(arms: Sequence[Arm], of_one_run: str) -> str:
+BANDS_OVER_TOKENS = "Bands cover a whole curve at once with 95 % probability over resampled tokens."
+"""What bands of one run mean in figures of correlations."""
+
+
+def bands_note(arms: Sequence[Arm], of_one_run: str = BANDS_OVER_TOKENS) -> str:
     """Sentence of a caption on bands and intervals.
 
     Args:

@@ -20,7 +20,7 @@ from dynamics.checkpoints.series import CheckpointSeries
 from dynamics.checkpoints.weight_files import WEIGHTS_FILES
 from dynamics.config import TrackingSettings
 from dynamics.corpus.counts import Counts, check_tokenizer
-from dynamics.corpus.tokenizers.loading import load_tokenizer, tokenizer_sha256
+from dynamics.corpus.tokenizers.loading import tokenizer_sha256
 from dynamics.errors import CheckpointError, ConfigError, MeasureError, UnreachableError
 from dynamics.importance.agreement import agreement_rows
 from dynamics.importance.held_out import HeldOut
@@ -221,7 +221,9 @@ def prepare_live(
         )
     if left_out:
         report(f"{len(left_out)} of {len(selected)} steps hold embeddings only and are not run")
-    place = settings.tokenizer
+    place, tokenizer = settings.tokenizer, None
+    if place is not None or settings.probe.text is not None:
+        tokenizer = series_tokenizer(series, place)
     text = open_probe_text(
         settings.probe,
         models[0],
@@ -229,7 +231,7 @@ def prepare_live(
         counts,
         settings.context_length,
         report,
-        tokenizer=None if settings.probe.text is None else series_tokenizer(series, place),
+        tokenizer=tokenizer,
     )
     probes = held_out = None
     if settings.importance:
@@ -257,7 +259,7 @@ def prepare_live(
         rule,
         tokens["count"],
         tokens["kind"],
-        None if place is None else load_tokenizer(place),
+        None if place is None else tokenizer,
     )
 
 

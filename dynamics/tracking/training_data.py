@@ -140,9 +140,10 @@ def check_same_tokenizer(
             check_tokenizer(counts, tokenizer_sha256(tokenizer), place or series.name)
         return
     if place is not None:
-        _check_trained_with(load_tokenizer(place), training, place)
-    check_tokenizer(counts, read_training(training).tokenizer_sha256, str(training))
-    _check_corpus(counts, read_training(training).corpus_digest, training)
+        series_tokenizer(series, place)  # refuses another than that of the training
+    record = read_training(training)
+    check_tokenizer(counts, record.tokenizer_sha256, str(training))
+    _check_corpus(counts, record.corpus_digest, training)
     _check_twins(counts, training)
 
 
